@@ -1,0 +1,351 @@
+"""The E-step of a block of rows: log-densities, responsibilities, sufficient statistics.
+
+Two kernels compute the same thing:
+
+`QuadraticKernel`
+    the fast one. Features Φ = T(z) of a block, z = (x − c) / s, as rows; log-joint Θ Φ; log-sum-exp by column in place;
+    statistics R Φᵀ. Two matrix products and no array of rows × components × features.
+`ResidualKernel`
+    the precise twin. Whitened residuals Uᵀ(x − μ_k) of one component at a time, and moments about the current means.
+
+θ · T(z) cancels when a component is tight compared with its distance from c. The loss is predictable from the parameters
+alone (`CovarianceStructure.amplification`), so `choose_kernel` takes the cheapest arithmetic whose bound is small enough.
+
+Both read rows of any real dtype and accumulate in double precision.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .mixture import MixtureParameters
+from .statistics import Frame, SufficientStatistics
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Largest admissible error of one log-density, in nats, of products in single and in double precision.
+SINGLE_TOLERANCE = 1e-3
+DOUBLE_TOLERANCE = 1e-9
+
+# A block's arrays should stay in a core's share of the cache, and yet be long enough for the matrix products.
+_BLOCK_BYTES = 2 << 20
+_SHORTEST_BLOCK, _LONGEST_BLOCK = 128, 4096
+
+# With more features than this they outgrow the cache, and whitening, which needs none, is faster.
+_MOST_FEATURES = 5000
+
+
+class Kernel(ABC):
+    """The E-step for given parameters, prepared once and applied to many blocks.
+
+    A kernel is immutable and may be shared between threads; what one task writes to is its workspace.
+    """
+
+    arithmetic: str
+    """``"float32"``, ``"float64"`` or ``"precise"``."""
+
+    reference: Array
+    """Point(s) that the statistics' moments are about."""
+
+    block_rows: int
+    """Rows of a block."""
+
+    def __init__(self, parameters: MixtureParameters, frame: Frame) -> None:
+        self.parameters = parameters
+        self.frame = Frame(frame.center, parameters.structure.frame_scale(frame.scale))
+        self.inverse_scale = 1.0 / self.frame.scale[:, None]  # exact: scales are powers of two
+
+    @abstractmethod
+    def workspace(self) -> Any:
+        """Scratch arrays for one task."""
+
+    @abstractmethod
+    def log_joint(self, rows: Array, work: Any) -> Array:
+        """log w_k N(x_b; μ_k, Σ_k) of one block less `row_offset`, shape (K, B): a view into the workspace."""
+
+    @abstractmethod
+    def row_offset(self, work: Any, n_rows: int) -> Array | None:
+        """What `log_joint` has just left out because it is the same for every component, shape (B,); None for nothing."""
+
+    @abstractmethod
+    def statistics(self, rows: Array, weights: Array | None, work: Any) -> SufficientStatistics:
+        """Sufficient statistics of some rows.
+
+        Parameters
+        ----------
+        rows : array of shape (n, D), any real dtype
+        weights : array of shape (n,), float64, or None
+            Sample weights.
+        work : workspace
+        """
+
+    def zero(self) -> SufficientStatistics:
+        """Statistics of no rows."""
+        p = self.parameters
+        return SufficientStatistics.zero(p.structure, self.reference, self.frame.scale, p.n_components)
+
+    def blocks(self, n_rows: int) -> Iterator[slice]:
+        """Slices of at most `block_rows` rows."""
+        step = self.block_rows
+        return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
+
+    # ---- results for each row
+
+    def log_density(self, rows: Array, work: Any = None) -> Array:
+        """Log p(x) of every row, in nats, shape (n,)."""
+        work = work or self.workspace()
+        result = np.empty(len(rows))
+        for block in self.blocks(len(rows)):
+            joint = self.log_joint(rows[block], work)
+            peak, log_total = normalise(joint)
+            np.add(peak, log_total, out=result[block])
+            offset = self.row_offset(work, joint.shape[1])
+            if offset is not None:
+                result[block] += offset
+        return result
+
+    def responsibilities(self, rows: Array, work: Any = None) -> Array:
+        """Posterior probability of every component, shape (n, K)."""
+        work = work or self.workspace()
+        result = np.empty((len(rows), self.parameters.n_components))
+        for block in self.blocks(len(rows)):
+            joint = self.log_joint(rows[block], work)
+            normalise(joint)
+            result[block] = (joint / joint.sum(axis=0)).T
+        return result
+
+    def labels(self, rows: Array, work: Any = None) -> Array:
+        """Most probable component of every row, shape (n,)."""
+        work = work or self.workspace()
+        result = np.empty(len(rows), np.int64)
+        for block in self.blocks(len(rows)):
+            result[block] = self.log_joint(rows[block], work).argmax(axis=0)
+        return result
+
+
+class QuadraticKernel(Kernel):
+    """Two matrix products on quadratic features, in single or double precision."""
+
+    def __init__(self, parameters: MixtureParameters, frame: Frame, dtype: type = np.float64) -> None:
+        super().__init__(parameters, frame)
+        self.arithmetic = np.dtype(dtype).name
+        self.dtype = np.dtype(dtype)
+        self.reference = self.frame.center
+        structure = parameters.structure
+        self.n_quadratic = structure.n_quadratic(parameters.n_features)
+        self.cholesky = structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
+        means = (parameters.means - self.frame.center) / self.frame.scale
+        linear = structure.precision_times(self.cholesky, means)
+        constant = parameters.log_constants - 0.5 * (linear * means).sum(axis=1)
+        quadratic = np.broadcast_to(structure.quadratic_coefficients(self.cholesky), (len(means), self.n_quadratic))
+        self.natural = np.concatenate([quadratic, linear, constant[:, None]], axis=1)
+        """Natural parameters Θ, shape (K, P): the log-joint is Θ Φ."""
+        self.block_rows = _block_rows(self.dtype.itemsize * (self.natural.shape[1] + 2 * len(means)))
+
+    def workspace(self) -> _QuadraticWorkspace:
+        (k, p), n, d = self.natural.shape, self.block_rows, self.parameters.n_features
+        return _QuadraticWorkspace(
+            natural=self.natural.astype(self.dtype),
+            exact=np.empty((d, n)),
+            features=np.ones((p, n), self.dtype),
+            joint=np.empty((k, n), self.dtype),
+            products=np.empty((k, p), self.dtype),
+        )
+
+    def log_joint(self, rows: Array, work: _QuadraticWorkspace) -> Array:
+        return np.matmul(work.natural, self._features(rows, work), out=work.joint[:, : len(rows)])
+
+    def _features(self, rows: Array, work: _QuadraticWorkspace) -> Array:
+        features = work.features[:, : len(rows)]
+        z, exact = features[self.n_quadratic : -1], work.exact[:, : len(rows)]
+        # The difference is taken in double precision whatever the dtype: a large offset must not round the rows.
+        np.subtract(rows.T, self.frame.center[:, None], out=exact)
+        np.multiply(exact, self.inverse_scale, out=z, casting="same_kind")
+        self.parameters.structure.fill_quadratic(z, features[: self.n_quadratic])
+        return features
+
+    def row_offset(self, work: _QuadraticWorkspace, n_rows: int) -> Array | None:
+        z = work.features[self.n_quadratic : -1, :n_rows]
+        return self.parameters.structure.common_row_quadratic(self.cholesky, z)
+
+    def statistics(self, rows: Array, weights: Array | None, work: _QuadraticWorkspace) -> SufficientStatistics:
+        structure, d = self.parameters.structure, self.parameters.n_features
+        sums, common = np.zeros(self.natural.shape), self.zero().second
+        log_likelihood = 0.0
+        for block in self.blocks(len(rows)):
+            block_weights = None if weights is None else weights[block]
+            joint = self.log_joint(rows[block], work)
+            peak, log_total = normalise(joint)
+            log_likelihood += _weighted_sum(peak.astype(np.float64) + log_total, block_weights)
+            factor = np.exp(-log_total) if block_weights is None else np.exp(-log_total) * block_weights
+            joint *= factor.astype(self.dtype, copy=False)
+            features = work.features[:, : joint.shape[1]]
+            sums += np.matmul(joint, features.T, out=work.products)
+            second = structure.common_second(features[self.n_quadratic : -1], block_weights)
+            if second is not None:
+                common += second
+        # Σ r log r = Σ r (θ · T − log p) = <Θ, sums> − log-likelihood: the entropy costs no pass over the responsibilities.
+        entropy = log_likelihood - float(np.multiply(self.natural, sums, where=sums != 0, out=np.zeros_like(sums)).sum())
+        second = sums[:, : self.n_quadratic].reshape(common.shape) if self.n_quadratic else common
+        return SufficientStatistics(
+            self.reference,
+            self.frame.scale,
+            soft_counts=sums[:, -1],
+            first=sums[:, self.n_quadratic : self.n_quadratic + d],
+            second=second,
+            log_likelihood=log_likelihood + structure.common_quadratic(self.cholesky, second),
+            entropy=entropy,
+            n_rows=len(rows),
+            weight_sum=_weighted_sum(np.ones(len(rows)), weights),
+        )
+
+
+@dataclass
+class _QuadraticWorkspace:
+    natural: Array  # Θ in the dtype of the products, (K, P)
+    exact: Array  # x − c, (D, B)
+    features: Array  # Φ, (P, B); the last row stays one
+    joint: Array  # (K, B)
+    products: Array  # (K, P)
+
+
+class ResidualKernel(Kernel):
+    """Whitened residuals, component by component: exact to a few units of rounding for any parameters."""
+
+    arithmetic = "precise"
+
+    def __init__(self, parameters: MixtureParameters, frame: Frame) -> None:
+        super().__init__(parameters, frame)
+        self.reference = parameters.means
+        self.cholesky = parameters.structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
+        self.constants = parameters.log_constants
+        self.block_rows = _block_rows(8 * 2 * (parameters.n_features + parameters.n_components))
+
+    def workspace(self) -> _ResidualWorkspace:
+        d, n = self.parameters.n_features, self.block_rows
+        return _ResidualWorkspace(np.empty((d, n)), np.empty((d, n)), np.empty((self.parameters.n_components, n)))
+
+    def _residual(self, rows: Array, component: int, work: _ResidualWorkspace) -> Array:
+        residual = work.residual[:, : len(rows)]
+        np.subtract(rows.T, self.parameters.means[component][:, None], out=residual)
+        residual *= self.inverse_scale
+        return residual
+
+    def log_joint(self, rows: Array, work: _ResidualWorkspace) -> Array:
+        joint, whitened = work.joint[:, : len(rows)], work.whitened[:, : len(rows)]
+        for k, constant in enumerate(self.constants):
+            residual = self._residual(rows, k, work)
+            distance = self.parameters.structure.mahalanobis(self.cholesky, k, residual, whitened)
+            np.multiply(distance, -0.5, out=joint[k])
+            joint[k] += constant
+        return joint
+
+    def row_offset(self, work: _ResidualWorkspace, n_rows: int) -> Array | None:
+        return None
+
+    def statistics(self, rows: Array, weights: Array | None, work: _ResidualWorkspace) -> SufficientStatistics:
+        total = self.zero()
+        log_likelihood = entropy = 0.0
+        for block in self.blocks(len(rows)):
+            block_weights = None if weights is None else weights[block]
+            joint = self.log_joint(rows[block], work)
+            peak, log_total = normalise(joint)
+            log_likelihood += _weighted_sum(peak + log_total, block_weights)
+            joint *= np.exp(-log_total)
+            entropy += _entropy(joint, block_weights)
+            if block_weights is not None:
+                joint *= block_weights
+            total.soft_counts[...] += joint.sum(axis=1)
+            self._add_moments(rows[block], joint, total, work)
+        return SufficientStatistics(
+            self.reference,
+            self.frame.scale,
+            total.soft_counts,
+            total.first,
+            total.second,
+            log_likelihood,
+            entropy,
+            n_rows=len(rows),
+            weight_sum=_weighted_sum(np.ones(len(rows)), weights),
+        )
+
+    def _add_moments(
+        self, rows: Array, responsibilities: Array, total: SufficientStatistics, work: _ResidualWorkspace
+    ) -> None:
+        whitened = work.whitened[:, : len(rows)]
+        for k, r in enumerate(responsibilities):
+            if r.any():
+                residual = self._residual(rows, k, work)
+                total.first[k] += residual @ r
+                self.parameters.structure.add_scatter(total.second, k, residual, r, whitened)
+
+
+@dataclass
+class _ResidualWorkspace:
+    residual: Array  # (D, B)
+    whitened: Array  # (D, B)
+    joint: Array  # (K, B)
+
+
+def choose_kernel(parameters: MixtureParameters, frame: Frame, dtype: np.dtype[Any]) -> Kernel:
+    """Kernel in the cheapest arithmetic whose rounding is small enough for these parameters.
+
+    Single-precision products serve data that are single precision themselves; everything else is computed in double.
+
+    Parameters
+    ----------
+    parameters : MixtureParameters
+    frame : Frame
+        Where the data lie.
+    dtype : numpy.dtype
+        Of the data.
+    """
+    error = rounding_bounds(parameters, frame)
+    n_features = parameters.structure.n_quadratic(parameters.n_features)
+    if n_features <= _MOST_FEATURES:
+        if dtype.kind == "f" and dtype.itemsize == 4 and error["float32"] <= SINGLE_TOLERANCE:
+            return QuadraticKernel(parameters, frame, np.float32)
+        if error["float64"] <= DOUBLE_TOLERANCE:
+            return QuadraticKernel(parameters, frame, np.float64)
+    return ResidualKernel(parameters, frame)
+
+
+def rounding_bounds(parameters: MixtureParameters, frame: Frame) -> dict[str, float]:
+    """Bound on the rounding error of one log-density of `QuadraticKernel`, in nats, for single and double precision."""
+    structure = parameters.structure
+    scale = structure.frame_scale(frame.scale)
+    means = (parameters.means - frame.center) / scale
+    factor = structure.amplification(means, structure.scale_cholesky(parameters.precisions_cholesky, scale))
+    return {name: float(np.finfo(name).eps) * factor for name in ("float32", "float64")}
+
+
+def normalise(joint: Array) -> tuple[Array, Array]:
+    """Log-sum-exp by column: ``joint`` (K, B) becomes exp(joint − peak) in place; returns peak and log Σ exp, (B,) each."""
+    peak = joint.max(axis=0)
+    # A row infinitely far from every component has no peak to take off.
+    joint -= np.where(np.isneginf(peak), 0, peak)
+    np.exp(joint, out=joint)
+    with np.errstate(divide="ignore"):
+        return peak, np.log(joint.sum(axis=0))
+
+
+def _weighted_sum(values: Array, weights: Array | None) -> float:
+    if weights is None:
+        return float(values.sum())
+    # A row of weight zero says nothing, not even where its density underflows to zero.
+    return float(np.multiply(values, weights, where=weights > 0, out=np.zeros(len(values))).sum())
+
+
+def _entropy(responsibilities: Array, weights: Array | None) -> float:
+    logs = np.log(responsibilities, where=responsibilities > 0, out=np.zeros_like(responsibilities))
+    return -_weighted_sum(np.einsum("kb,kb->b", responsibilities, logs), weights)
+
+
+def _block_rows(row_bytes: int) -> int:
+    rows = 1 << (max(1, _BLOCK_BYTES // row_bytes).bit_length() - 1)
+    return min(max(rows, _SHORTEST_BLOCK), _LONGEST_BLOCK)

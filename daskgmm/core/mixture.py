@@ -1,0 +1,98 @@
+"""The parameters of a mixture as one frozen value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .covariance import CovarianceStructure
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class MixtureParameters:
+    """Weights, means and covariances of a Gaussian mixture, p(x) = Σ_k w_k N(x; μ_k, Σ_k), in double precision."""
+
+    structure: CovarianceStructure
+
+    weights: Array
+    """Shape (K,), non-negative, summing to one."""
+
+    means: Array
+    """Shape (K, D)."""
+
+    covariances: Array
+    """In the shape of the structure's `covariance_shape`."""
+
+    precisions_cholesky: Array
+    """Factors of the inverses of the covariances, same shape."""
+
+    @classmethod
+    def from_covariances(
+        cls, structure: CovarianceStructure, weights: Array, means: Array, covariances: Array
+    ) -> MixtureParameters:
+        """Parameters whose precision factors follow from the covariances.
+
+        Raises
+        ------
+        IllDefinedCovarianceError
+            If a covariance is not positive definite.
+        """
+        return cls(structure, weights, means, covariances, structure.precisions_cholesky(covariances))
+
+    @classmethod
+    def from_precisions_cholesky(
+        cls, structure: CovarianceStructure, weights: Array, means: Array, precisions_cholesky: Array
+    ) -> MixtureParameters:
+        """Parameters whose covariances follow from the precision factors."""
+        return cls(structure, weights, means, structure.covariances(precisions_cholesky), precisions_cholesky)
+
+    @property
+    def n_components(self) -> int:
+        """K."""
+        return int(self.means.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return int(self.means.shape[1])
+
+    @property
+    def n_free(self) -> int:
+        """Free parameters, as the information criteria count them."""
+        covariance = self.structure.n_covariance_parameters(self.n_components, self.n_features)
+        return covariance + self.n_components * self.n_features + self.n_components - 1
+
+    @property
+    def log_constants(self) -> Array:
+        """log w_k − ½ log det(2π Σ_k), shape (K,); −∞ for a component of weight zero."""
+        log_det = self.structure.log_det_cholesky(self.precisions_cholesky, self.n_features)
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(self.weights)
+        return np.asarray(log_weights + log_det - 0.5 * self.n_features * math.log(2 * math.pi))
+
+    def sample(self, n_samples: int, random_state: np.random.RandomState) -> tuple[Array, Array]:
+        """Rows drawn from the mixture, grouped by component, and the component of each.
+
+        Parameters
+        ----------
+        n_samples : int
+        random_state : numpy.random.RandomState
+
+        Returns
+        -------
+        rows : array of shape (n_samples, D)
+        labels : array of shape (n_samples,)
+        """
+        counts = random_state.multinomial(n_samples, self.weights)
+        rows = np.empty((n_samples, self.n_features))
+        stop = 0
+        for k, count in enumerate(counts):
+            start, stop = stop, stop + int(count)
+            noise = random_state.standard_normal((int(count), self.n_features))
+            rows[start:stop] = self.means[k] + self.structure.color(self.covariances, k, noise)
+        return rows, np.repeat(np.arange(self.n_components), counts)

@@ -1,0 +1,147 @@
+"""Sufficient statistics of a mixture: a commutative monoid of moments about a reference point.
+
+For responsibilities r_nk (times sample weights) and a reference c, in units of one scale s per feature,
+
+    n_k = Σ r,   s_k = Σ r (x − c)/s,   S_k = Σ r [(x − c)/s] [(x − c)/s]ᵀ
+
+Adding the statistics of two sets of rows is adding arrays; an M-step needs nothing else. Moments about a point inside the
+data instead of the origin cost nothing and keep a large offset from eating the digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .covariance import CovarianceStructure
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Reference point and units in which the fast kernel sees the data: z = (x − center) / scale."""
+
+    center: Array
+    """Shape (D,), in the units of the data."""
+
+    scale: Array
+    """Shape (D,), in the units of the data; powers of two, so that dividing by it does not round."""
+
+    @classmethod
+    def of(cls, mean: Array, deviation: Array) -> Frame:
+        """Frame of data with this mean and standard deviation; features that do not vary keep their own unit."""
+        usable = np.isfinite(deviation) & (deviation > 0)
+        exponent = np.frexp(np.where(usable, deviation, 1.0))[1]
+        # The square of the scale and its reciprocal must be finite too.
+        return cls(np.asarray(mean, np.float64), np.ldexp(1.0, np.clip(exponent, -500, 500)))
+
+
+@dataclass(frozen=True)
+class SufficientStatistics:
+    """What one E-step over some rows leaves behind. ``+`` joins the statistics of two sets of rows.
+
+    K is the number of components, D the number of features. All accumulation is in double precision.
+    """
+
+    reference: Array
+    """Point(s) the moments are about, in the units of the data: (D,) or, one for each component, (K, D)."""
+
+    scale: Array
+    """Unit of every feature, shape (D,)."""
+
+    soft_counts: Array
+    """n_k, shape (K,): weighted number of rows of each component."""
+
+    first: Array
+    """s_k, shape (K, D): weighted sums about the reference."""
+
+    second: Array
+    """S_k: weighted outer products about the reference, in the shape of the structure's `second_shape`."""
+
+    log_likelihood: float
+    """Σ w log p(x)."""
+
+    entropy: float
+    """−Σ w Σ_k r log r of the responsibilities, in nats: what the ICL criterion subtracts."""
+
+    n_rows: int
+    """Rows seen, whatever their weight."""
+
+    weight_sum: float
+    """Σ w; the number of rows where there are no sample weights."""
+
+    @classmethod
+    def zero(cls, structure: CovarianceStructure, reference: Array, scale: Array, n_components: int) -> SufficientStatistics:
+        """Neutral element of ``+``: the statistics of no rows."""
+        n_features = len(scale)
+        return cls(
+            reference,
+            scale,
+            np.zeros(n_components),
+            np.zeros((n_components, n_features)),
+            np.zeros(structure.second_shape(n_components, n_features)),
+            0.0,
+            0.0,
+            0,
+            0.0,
+        )
+
+    def __add__(self, other: SufficientStatistics) -> SufficientStatistics:
+        if not (np.array_equal(self.reference, other.reference) and np.array_equal(self.scale, other.scale)):
+            raise ValueError("statistics about different reference points or in different units do not add")
+        return replace(
+            self,
+            soft_counts=self.soft_counts + other.soft_counts,
+            first=self.first + other.first,
+            second=self.second + other.second,
+            log_likelihood=self.log_likelihood + other.log_likelihood,
+            entropy=self.entropy + other.entropy,
+            n_rows=self.n_rows + other.n_rows,
+            weight_sum=self.weight_sum + other.weight_sum,
+        )
+
+    @property
+    def mean_log_likelihood(self) -> float:
+        """Log-likelihood per unit of weight, in nats: what EM's stopping rule watches."""
+        return self.log_likelihood / self.weight_sum
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory, in bytes."""
+        return self.soft_counts.nbytes + self.first.nbytes + self.second.nbytes
+
+
+def statistics_of_responsibilities(
+    structure: CovarianceStructure, rows: Array, responsibilities: Array, frame: Frame
+) -> SufficientStatistics:
+    """Statistics of rows in memory whose responsibilities are given, moments about each component's own mean.
+
+    Parameters
+    ----------
+    structure : CovarianceStructure
+    rows : array of shape (n, D)
+    responsibilities : array of shape (n, K)
+        Weighted by the sample weights where there are any. They need not sum to one over the components.
+    frame : Frame
+
+    Returns
+    -------
+    SufficientStatistics
+        ``log_likelihood`` and ``entropy`` are zero: no density was evaluated.
+    """
+    n_components, n_features = responsibilities.shape[1], rows.shape[1]
+    offsets = (rows - frame.center) / frame.scale
+    counts = responsibilities.sum(axis=0)
+    means = frame.center + frame.scale * (responsibilities.T @ offsets) / np.maximum(counts, np.finfo(float).tiny)[:, None]
+    statistics = SufficientStatistics.zero(structure, means, frame.scale, n_components)
+    for k in range(n_components):
+        members = np.flatnonzero(responsibilities[:, k])  # one-hot responsibilities leave few rows to each component
+        weights = np.ascontiguousarray(responsibilities[members, k], dtype=np.float64)
+        residual = np.ascontiguousarray(((rows[members] - means[k]) / frame.scale).T)
+        statistics.first[k] = residual @ weights
+        structure.add_scatter(statistics.second, k, residual, weights, np.empty_like(residual))
+    total = float(counts.sum())
+    return replace(statistics, soft_counts=counts.astype(np.float64), n_rows=len(rows), weight_sum=total)

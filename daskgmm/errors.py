@@ -1,0 +1,139 @@
+"""Every exception and warning that daskgmm raises of its own.
+
+::
+
+    DaskGMMError
+    ├── IllDefinedCovarianceError   (ValueError)         a component collapsed: no Cholesky factor exists
+    ├── NonFiniteDataError          (ValueError)         NaN or infinity, with the row where it was found
+    ├── InvalidWeightsError         (ValueError)         sample weights that are negative, not finite or all zero
+    ├── UnsupportedDataError        (TypeError)          a kind of data or a dtype that has no meaning here
+    ├── DataChangedError            (ValueError)         a pass saw other rows than the passes before it
+    ├── StoreError                  (ValueError)         a Zarr store that is damaged, ambiguous or not Zarr
+    │   └── MissingChunkError                            a chunk that the store's metadata promise is not there
+    ├── StoreNotFoundError          (FileNotFoundError)  nothing at that path or URL
+    ├── OutputExistsError           (FileExistsError)    the output is there already and was not to be replaced
+    ├── ModelFormatError            (ValueError)         a model file that is damaged, foreign or newer than this version
+    ├── SchedulerError              (ValueError, ConnectionError)  a Dask scheduler that does not answer or has no workers
+    └── MissingDependencyError      (ImportError)        an extra is not installed; the message says which
+
+    InitializationWarning           (UserWarning)        a start was dropped, another one served
+
+Each also derives from the built-in type in brackets, so code written for scikit-learn (``except ValueError``) goes on working.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class DaskGMMError(Exception):
+    """Base of every error that daskgmm raises of its own."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild from the finished message: subclasses take other arguments than Exception stores.
+
+        Errors cross process boundaries (worker to driver), where the default would call the constructor with the message.
+        """
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[DaskGMMError], args: tuple[Any, ...], state: dict[str, Any]) -> DaskGMMError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class IllDefinedCovarianceError(DaskGMMError, ValueError):
+    """A component's covariance has no Cholesky factor: it collapsed on too few distinct rows.
+
+    Attributes
+    ----------
+    components : tuple of int
+        The components concerned; empty where all of them share the covariance.
+    """
+
+    def __init__(self, components: tuple[int, ...]) -> None:
+        self.components = components
+        named = ", ".join(map(str, components[:8])) + (", …" if len(components) > 8 else "")
+        which = f"component(s) {named}" if components else "the covariance that all components share"
+        super().__init__(
+            "Fitting the mixture model failed because some components have ill-defined empirical covariance "
+            f"(for instance caused by singleton or collapsed samples): {which}. Try to decrease the "
+            "number of components, increase reg_covar, or scale the input data."
+        )
+
+
+class NonFiniteDataError(DaskGMMError, ValueError):
+    """NaN or infinity in the data.
+
+    Attributes
+    ----------
+    row : int
+        Index of the first such row, counted over the whole data set.
+    """
+
+    def __init__(self, row: int, *, is_nan: bool) -> None:
+        self.row = row
+        what = "NaN" if is_nan else "infinity"
+        super().__init__(
+            f"Input X contains {what} in row {row}. A Gaussian mixture needs finite values: drop or impute such rows "
+            "first (for a dask array for instance with x[~da.isnan(x).any(axis=1)])."
+        )
+
+
+class InvalidWeightsError(DaskGMMError, ValueError):
+    """Sample weights that are negative, not finite, all zero or not one for each row."""
+
+
+class UnsupportedDataError(DaskGMMError, TypeError):
+    """A kind of data, or a dtype, that a Gaussian mixture has no meaning for."""
+
+
+class DataChangedError(DaskGMMError, ValueError):
+    """A pass saw another number of rows than expected: the data changed while it was read."""
+
+
+class StoreError(DaskGMMError, ValueError):
+    """A Zarr store that is damaged, ambiguous, or not Zarr at all."""
+
+
+class MissingChunkError(StoreError):
+    """A chunk that the array's metadata promise is not in the store."""
+
+
+class StoreNotFoundError(DaskGMMError, FileNotFoundError):
+    """Nothing at that path or URL."""
+
+
+class OutputExistsError(DaskGMMError, FileExistsError):
+    """The output exists already and was not to be overwritten."""
+
+
+class ModelFormatError(DaskGMMError, ValueError):
+    """A model file that is damaged, foreign, or written by a newer version."""
+
+
+class SchedulerError(DaskGMMError, ValueError, ConnectionError):
+    """A Dask scheduler that does not answer, has no workers, or went away."""
+
+
+class MissingDependencyError(DaskGMMError, ImportError):
+    """A feature needs a package that is not installed.
+
+    Parameters
+    ----------
+    package : str
+        The package's import name.
+    extra : str
+        The extra of daskgmm that brings it.
+    purpose : str
+        What it is needed for.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'daskgmm[{extra}]'")
+
+
+class InitializationWarning(UserWarning):
+    """One of several starts failed and was dropped."""
