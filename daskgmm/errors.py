@@ -6,7 +6,7 @@
     ├── IllDefinedCovarianceError   (ValueError)         a component collapsed: no Cholesky factor exists
     ├── NonFiniteDataError          (ValueError)         NaN or infinity, with the row where it was found
     ├── InvalidWeightsError         (ValueError)         sample weights that are negative, not finite or all zero
-    ├── UnsupportedDataError        (TypeError)          a kind of data or a dtype that has no meaning here
+    ├── UnsupportedDataError        (TypeError, ValueError)  a kind of data or a dtype that has no meaning here
     ├── DataChangedError            (ValueError)         a pass saw other rows than the passes before it
     ├── StoreError                  (ValueError)         a Zarr store that is damaged, ambiguous or not Zarr
     │   └── MissingChunkError                            a chunk that the store's metadata promise is not there
@@ -86,7 +86,7 @@ class InvalidWeightsError(DaskGMMError, ValueError):
     """Sample weights that are negative, not finite, all zero or not one for each row."""
 
 
-class UnsupportedDataError(DaskGMMError, TypeError):
+class UnsupportedDataError(DaskGMMError, TypeError, ValueError):
     """A kind of data, or a dtype, that a Gaussian mixture has no meaning for."""
 
 

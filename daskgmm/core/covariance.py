@@ -86,6 +86,10 @@ class CovarianceStructure(ABC):
         """log det U of every component, shape (K,) or broadcastable to it."""
 
     @abstractmethod
+    def marginal_variances(self, covariances: Array, n_components: int, n_features: int) -> Array:
+        """Variance of every feature in every component, shape (K, D)."""
+
+    @abstractmethod
     def color(self, covariances: Array, component: int, noise: Array) -> Array:
         """Turn standard normal rows, (n, D), into rows with the component's covariance and mean zero."""
 
@@ -106,6 +110,10 @@ class CovarianceStructure(ABC):
     @abstractmethod
     def add_ridge(self, covariances: Array, ridge: float) -> Array:
         """Covariances with ``ridge`` added to every variance, in place."""
+
+    @abstractmethod
+    def repeat(self, covariances: Array, n_components: int) -> Array:
+        """Covariances of ``n_components`` equal components from those of one."""
 
     # ---- the E-step on quadratic features
 
@@ -208,6 +216,9 @@ class Full(CovarianceStructure):
     def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
         return np.asarray(np.log(np.einsum("kii->ki", precisions_cholesky)).sum(axis=1))
 
+    def marginal_variances(self, covariances: Array, n_components: int, n_features: int) -> Array:
+        return np.einsum("kii->ki", covariances)
+
     def color(self, covariances: Array, component: int, noise: Array) -> Array:
         return noise @ np.linalg.cholesky(covariances[component]).T
 
@@ -220,6 +231,9 @@ class Full(CovarianceStructure):
     def add_ridge(self, covariances: Array, ridge: float) -> Array:
         np.einsum("kii->ki", covariances)[...] += ridge
         return covariances
+
+    def repeat(self, covariances: Array, n_components: int) -> Array:
+        return np.repeat(covariances, n_components, axis=0)
 
     def n_quadratic(self, n_features: int) -> int:
         return triangle_size(n_features)
@@ -304,6 +318,9 @@ class Tied(CovarianceStructure):
     def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
         return np.asarray(np.log(np.diagonal(precisions_cholesky)).sum())
 
+    def marginal_variances(self, covariances: Array, n_components: int, n_features: int) -> Array:
+        return np.broadcast_to(np.diagonal(covariances), (n_components, n_features))
+
     def color(self, covariances: Array, component: int, noise: Array) -> Array:
         return noise @ np.linalg.cholesky(covariances).T
 
@@ -315,6 +332,9 @@ class Tied(CovarianceStructure):
 
     def add_ridge(self, covariances: Array, ridge: float) -> Array:
         np.einsum("ii->i", covariances)[...] += ridge
+        return covariances
+
+    def repeat(self, covariances: Array, n_components: int) -> Array:
         return covariances
 
     def n_quadratic(self, n_features: int) -> int:
@@ -389,6 +409,9 @@ class Diag(CovarianceStructure):
     def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
         return np.asarray(np.log(precisions_cholesky).sum(axis=1))
 
+    def marginal_variances(self, covariances: Array, n_components: int, n_features: int) -> Array:
+        return covariances
+
     def color(self, covariances: Array, component: int, noise: Array) -> Array:
         return noise * np.sqrt(covariances[component])
 
@@ -401,6 +424,9 @@ class Diag(CovarianceStructure):
     def add_ridge(self, covariances: Array, ridge: float) -> Array:
         covariances += ridge
         return covariances
+
+    def repeat(self, covariances: Array, n_components: int) -> Array:
+        return np.repeat(covariances, n_components, axis=0)
 
     def n_quadratic(self, n_features: int) -> int:
         return n_features
@@ -470,6 +496,9 @@ class Spherical(CovarianceStructure):
     def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
         return n_features * np.log(precisions_cholesky)
 
+    def marginal_variances(self, covariances: Array, n_components: int, n_features: int) -> Array:
+        return np.broadcast_to(covariances[:, None], (n_components, n_features))
+
     def color(self, covariances: Array, component: int, noise: Array) -> Array:
         return noise * math.sqrt(covariances[component])
 
@@ -486,6 +515,9 @@ class Spherical(CovarianceStructure):
     def add_ridge(self, covariances: Array, ridge: float) -> Array:
         covariances += ridge
         return covariances
+
+    def repeat(self, covariances: Array, n_components: int) -> Array:
+        return np.repeat(covariances, n_components, axis=0)
 
     def n_quadratic(self, n_features: int) -> int:
         return 1

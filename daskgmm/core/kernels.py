@@ -16,6 +16,7 @@ Both read rows of any real dtype and accumulate in double precision.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,9 +33,15 @@ Array = np.ndarray[Any, np.dtype[Any]]
 SINGLE_TOLERANCE = 1e-3
 DOUBLE_TOLERANCE = 1e-9
 
+# Relative error that a covariance may have when an M-step ends in components that would have asked for finer arithmetic.
+_RESOLUTION = {"float32": 10 * SINGLE_TOLERANCE, "float64": 1000 * DOUBLE_TOLERANCE}
+
 # A block's arrays should stay in a core's share of the cache, and yet be long enough for the matrix products.
 _BLOCK_BYTES = 2 << 20
 _SHORTEST_BLOCK, _LONGEST_BLOCK = 128, 4096
+
+# A responsibility below this is zero to the precise twin: against a whole row it is nothing to ten digits beyond rounding.
+_NEGLIGIBLE = 1e-26
 
 # With more features than this they outgrow the cache, and whitening, which needs none, is faster.
 _MOST_FEATURES = 5000
@@ -59,6 +66,13 @@ class Kernel(ABC):
         self.parameters = parameters
         self.frame = Frame(frame.center, parameters.structure.frame_scale(frame.scale))
         self.inverse_scale = 1.0 / self.frame.scale[:, None]  # exact: scales are powers of two
+
+    def resolves(self, parameters: MixtureParameters) -> bool:
+        """Whether moments computed in this arithmetic are fine enough to have led to ``parameters``.
+
+        An M-step can end in components much tighter than those that chose the kernel: then its covariances are rounding.
+        """
+        return True
 
     @abstractmethod
     def workspace(self) -> Any:
@@ -146,6 +160,9 @@ class QuadraticKernel(Kernel):
         self.natural = np.concatenate([quadratic, linear, constant[:, None]], axis=1)
         """Natural parameters Θ, shape (K, P): the log-joint is Θ Φ."""
         self.block_rows = _block_rows(self.dtype.itemsize * (self.natural.shape[1] + 2 * len(means)))
+        # |θ_k|·|T(z)| is at most |U_k|² (|z| + |μ_k|)², whatever the structure, and a product of P terms errs by √P units.
+        self.largest_mean = float(np.sqrt((means**2).sum(axis=1).max()))
+        self.row_error = float(np.finfo(self.dtype).eps * len(means[0]) * (self.cholesky**2).sum())
 
     def workspace(self) -> _QuadraticWorkspace:
         (k, p), n, d = self.natural.shape, self.block_rows, self.parameters.n_features
@@ -169,9 +186,18 @@ class QuadraticKernel(Kernel):
         self.parameters.structure.fill_quadratic(z, features[: self.n_quadratic])
         return features
 
+    def resolves(self, parameters: MixtureParameters) -> bool:
+        return rounding_bounds(parameters, self.frame)[self.arithmetic] <= _RESOLUTION[self.arithmetic]
+
     def row_offset(self, work: _QuadraticWorkspace, n_rows: int) -> Array | None:
         z = work.features[self.n_quadratic : -1, :n_rows]
         return self.parameters.structure.common_row_quadratic(self.cholesky, z)
+
+    def row_errors(self, work: _QuadraticWorkspace, n_rows: int) -> Array:
+        """Bound on the rounding errors of the log-joints of each row just seen, in nats, shape (B,)."""
+        z = work.features[self.n_quadratic : -1, :n_rows]
+        reach = np.sqrt(np.einsum("db,db->b", z, z)) + self.largest_mean
+        return np.asarray(self.row_error * reach**2)
 
     def statistics(self, rows: Array, weights: Array | None, work: _QuadraticWorkspace) -> SufficientStatistics:
         structure, d = self.parameters.structure, self.parameters.n_features
@@ -215,35 +241,71 @@ class _QuadraticWorkspace:
 
 
 class ResidualKernel(Kernel):
-    """Whitened residuals, component by component: exact to a few units of rounding for any parameters."""
+    """Whitened residuals, component by component: exact to a few units of rounding for any parameters.
+
+    Most components are out of the question for most rows. Where the features are few enough, a `QuadraticKernel` finds out
+    which ones: only pairs of row and component that its rounding leaves in doubt, or that matter, are computed again.
+    """
 
     arithmetic = "precise"
 
     def __init__(self, parameters: MixtureParameters, frame: Frame) -> None:
         super().__init__(parameters, frame)
+        structure = parameters.structure
         self.reference = parameters.means
-        self.cholesky = parameters.structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
+        self.centers = parameters.means[:, :, None] / self.frame.scale[:, None]  # exact: scales are powers of two
+        self.cholesky = structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
         self.constants = parameters.log_constants
-        self.block_rows = _block_rows(8 * 2 * (parameters.n_features + parameters.n_components))
+        few = structure.n_quadratic(parameters.n_features) <= _MOST_FEATURES
+        self.screen = QuadraticKernel(parameters, frame) if few else None
+        """Kernel whose log-joints say which components a row may belong to; None where it would cost more than it saves."""
+        self.block_rows = _block_rows(8 * (3 * parameters.n_features + parameters.n_components))
 
     def workspace(self) -> _ResidualWorkspace:
         d, n = self.parameters.n_features, self.block_rows
-        return _ResidualWorkspace(np.empty((d, n)), np.empty((d, n)), np.empty((self.parameters.n_components, n)))
-
-    def _residual(self, rows: Array, component: int, work: _ResidualWorkspace) -> Array:
-        residual = work.residual[:, : len(rows)]
-        np.subtract(rows.T, self.parameters.means[component][:, None], out=residual)
-        residual *= self.inverse_scale
-        return residual
+        screen = None if self.screen is None else self.screen.workspace()
+        joint = np.empty((self.parameters.n_components, n))
+        return _ResidualWorkspace(screen, joint, np.empty((d, n)), np.empty(d * n), np.empty(d * n))
 
     def log_joint(self, rows: Array, work: _ResidualWorkspace) -> Array:
-        joint, whitened = work.joint[:, : len(rows)], work.whitened[:, : len(rows)]
+        z = work.z[:, : len(rows)]
+        np.multiply(rows.T, self.inverse_scale, out=z)
+        joint = work.joint[:, : len(rows)]
+        near = None if self.screen is None else self._near(self.screen, rows, joint, work)
         for k, constant in enumerate(self.constants):
-            residual = self._residual(rows, k, work)
-            distance = self.parameters.structure.mahalanobis(self.cholesky, k, residual, whitened)
-            np.multiply(distance, -0.5, out=joint[k])
-            joint[k] += constant
+            members = slice(None) if near is None else _members(near[k])
+            residual, scratch = self._residual(z, k, members, work)
+            distance = self.parameters.structure.mahalanobis(self.cholesky, k, residual, scratch)
+            distance *= -0.5
+            distance += constant
+            joint[k, members] = distance
         return joint
+
+    def _near(self, screen: QuadraticKernel, rows: Array, joint: Array, work: _ResidualWorkspace) -> Array:
+        """Which components may have a responsibility that is not negligible, (K, B); writes about right log-joints."""
+        doubt = np.empty(len(rows))
+        for block in screen.blocks(len(rows)):
+            joint[:, block] = screen.log_joint(rows[block], work.screen)
+            n_rows = joint[:, block].shape[1]
+            doubt[block] = 2 * screen.row_errors(work.screen, n_rows)
+            offset = screen.row_offset(work.screen, n_rows)
+            if offset is not None:
+                joint[:, block] += offset
+        # Written so that NaN, from infinity less infinity, counts as near.
+        return ~(joint < joint.max(axis=0) + (math.log(_NEGLIGIBLE) - doubt))
+
+    def _residual(
+        self, z: Array, component: int, members: Array | slice, work: _ResidualWorkspace
+    ) -> tuple[Array, Array]:
+        """z − μ_k of some rows, (D, members), and scratch of the same shape."""
+        shape = z.shape if isinstance(members, slice) else (len(z), len(members))
+        residual, scratch = (flat[: math.prod(shape)].reshape(shape) for flat in (work.residual, work.scratch))
+        if isinstance(members, slice):
+            np.subtract(z, self.centers[component], out=residual)
+        else:
+            np.take(z, members, axis=1, out=residual, mode="clip")  # "raise" would buffer the output
+            residual -= self.centers[component]
+        return residual, scratch
 
     def row_offset(self, work: _ResidualWorkspace, n_rows: int) -> Array | None:
         return None
@@ -257,11 +319,12 @@ class ResidualKernel(Kernel):
             peak, log_total = normalise(joint)
             log_likelihood += _weighted_sum(peak + log_total, block_weights)
             joint *= np.exp(-log_total)
+            joint *= joint > _NEGLIGIBLE
             entropy += _entropy(joint, block_weights)
             if block_weights is not None:
                 joint *= block_weights
             total.soft_counts[...] += joint.sum(axis=1)
-            self._add_moments(rows[block], joint, total, work)
+            self._add_moments(joint, total, work)
         return SufficientStatistics(
             self.reference,
             self.frame.scale,
@@ -274,22 +337,24 @@ class ResidualKernel(Kernel):
             weight_sum=_weighted_sum(np.ones(len(rows)), weights),
         )
 
-    def _add_moments(
-        self, rows: Array, responsibilities: Array, total: SufficientStatistics, work: _ResidualWorkspace
-    ) -> None:
-        whitened = work.whitened[:, : len(rows)]
-        for k, r in enumerate(responsibilities):
-            if r.any():
-                residual = self._residual(rows, k, work)
+    def _add_moments(self, responsibilities: Array, total: SufficientStatistics, work: _ResidualWorkspace) -> None:
+        z = work.z[:, : responsibilities.shape[1]]
+        for k, row in enumerate(responsibilities):
+            members = _members(row > 0)
+            r = row[members]
+            if len(r):
+                residual, scratch = self._residual(z, k, members, work)
                 total.first[k] += residual @ r
-                self.parameters.structure.add_scatter(total.second, k, residual, r, whitened)
+                self.parameters.structure.add_scatter(total.second, k, residual, r, scratch)
 
 
 @dataclass
 class _ResidualWorkspace:
-    residual: Array  # (D, B)
-    whitened: Array  # (D, B)
+    screen: _QuadraticWorkspace | None
     joint: Array  # (K, B)
+    z: Array  # x / s, (D, B)
+    residual: Array  # (D B,), flat, so that a part of the rows is contiguous too
+    scratch: Array  # (D B,)
 
 
 def choose_kernel(parameters: MixtureParameters, frame: Frame, dtype: np.dtype[Any]) -> Kernel:
@@ -341,8 +406,15 @@ def _weighted_sum(values: Array, weights: Array | None) -> float:
     return float(np.multiply(values, weights, where=weights > 0, out=np.zeros(len(values))).sum())
 
 
+def _members(mask: Array) -> Array | slice:
+    """Indices where ``mask`` (B,) is true; all of them where gathering would cost more than it saves."""
+    members = np.flatnonzero(mask)
+    return members if 2 * len(members) < len(mask) else slice(None)
+
+
 def _entropy(responsibilities: Array, weights: Array | None) -> float:
-    logs = np.log(responsibilities, where=responsibilities > 0, out=np.zeros_like(responsibilities))
+    logs = np.maximum(responsibilities, np.finfo(float).tiny)  # 0 log 0 = 0; a mask would keep log from being vectorised
+    np.log(logs, out=logs)
     return -_weighted_sum(np.einsum("kb,kb->b", responsibilities, logs), weights)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .covariance import CovarianceStructure
 from .mixture import MixtureParameters
 from .statistics import SufficientStatistics
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 # Added to every soft count, as scikit-learn does: an empty component then keeps a finite mean.
 _COUNT_FLOOR = 10 * np.finfo(np.float64).eps
 
 
-def maximize(
+def estimate(
     structure: CovarianceStructure, statistics: SufficientStatistics, reg_covar: float
-) -> MixtureParameters:
-    """Parameters that maximise the expected complete-data log-likelihood (Dempster, Laird & Rubin 1977, section 4.3).
+) -> tuple[Array, Array, Array]:
+    """Weights, means and covariances that maximise the expected complete-data log-likelihood (Dempster, Laird & Rubin 1977, section 4.3).
 
     Parameters
     ----------
@@ -24,10 +28,12 @@ def maximize(
     reg_covar : float
         Added to the variances, in squared units of the data.
 
-    Raises
-    ------
-    IllDefinedCovarianceError
-        If a component collapsed.
+    Returns
+    -------
+    weights : array of shape (K,)
+    means : array of shape (K, D)
+    covariances : array
+        In the shape of the structure's `covariance_shape`. Not checked: a collapsed component shows when they are factored.
     """
     soft_counts = statistics.soft_counts + _COUNT_FLOOR
     offsets = statistics.first / soft_counts[:, None]
@@ -35,6 +41,17 @@ def maximize(
     covariances = structure.unscale_covariances(
         structure.central_covariances(statistics.second, soft_counts, offsets), statistics.scale
     )
-    return MixtureParameters.from_covariances(
-        structure, soft_counts / soft_counts.sum(), means, structure.add_ridge(covariances, reg_covar)
-    )
+    return soft_counts / soft_counts.sum(), means, structure.add_ridge(covariances, reg_covar)
+
+
+def maximize(
+    structure: CovarianceStructure, statistics: SufficientStatistics, reg_covar: float
+) -> MixtureParameters:
+    """The M-step: `estimate`, with the covariances factored.
+
+    Raises
+    ------
+    IllDefinedCovarianceError
+        If a component collapsed.
+    """
+    return MixtureParameters.from_covariances(structure, *estimate(structure, statistics, reg_covar))

@@ -1,0 +1,10 @@
+"""Anything that a user has -> rows that a pass can read, piece by piece, wherever the pass runs.
+
+source   what reading means: sources, the parts of them that one task reads, a data set of rows and sample weights
+arrays   NumPy arrays and memory maps
+store    Zarr arrays and groups, their paths and URLs
+blocks   dask arrays
+accept   the one door: whatever came -> `Dataset`
+survey   what is to be known before the first E-step: count, mean, scale, a uniform sample
+output   results: lazy, chunk-aligned, and written whole or not at all
+"""

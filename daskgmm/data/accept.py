@@ -1,0 +1,161 @@
+"""The one door: whatever a user has -> rows in a form that a pass can read.
+
+`resolve` turns names and wrappers into one of the three kinds that the library works on (a NumPy array, a Zarr array, a dask
+array) and loads nothing; `as_dataset` makes a `Dataset` of it.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import zarr
+
+from ..errors import InvalidWeightsError, UnsupportedDataError
+from .arrays import ArraySource, mapped_source
+from .blocks import BlockSource, with_known_chunks
+from .source import Dataset, Source
+from .store import StoreSource, open_zarr, pick_array
+
+Array = np.ndarray[Any, np.dtype[Any]]
+ArrayLike = Any
+
+_KINDS = "a NumPy array, a memmap, a dask array, a Zarr array or its path or URL"
+
+
+def resolve(data: Any) -> Any:
+    """What the data are once names are looked up and wrappers taken off.
+
+    Parameters
+    ----------
+    data : object
+        An array of any kind, a dask or pandas data frame, an xarray DataArray, a Zarr array or group, a path or URL.
+
+    Returns
+    -------
+    dask.array.Array, zarr.Array, numpy.memmap or object
+        The last is anything that scikit-learn's own validation makes a NumPy array of.
+    """
+    if isinstance(data, str | os.PathLike):
+        return open_zarr(data)
+    if isinstance(data, zarr.Group):
+        return pick_array(data)
+    if hasattr(data, "to_dask_array"):
+        return data.to_dask_array()
+    if hasattr(data, "variable") and dask.is_dask_collection(data):
+        return data.data  # an xarray DataArray: its values would be loaded by np.asarray
+    if dask.is_dask_collection(data) and not isinstance(data, da.Array):
+        raise UnsupportedDataError(
+            f"X is a dask {type(data).__name__}; expected {_KINDS}. A bag becomes an array by way of to_dataframe()."
+        )
+    return data
+
+
+def is_lazy(data: Any) -> bool:
+    """Whether resolved data are to be read piece by piece instead of by scikit-learn's validation."""
+    return isinstance(data, da.Array | zarr.Array | np.memmap)
+
+
+def as_dataset(
+    data: Any, sample_weight: Any = None, compute: Callable[[Any], Any] = operator.methodcaller("compute")
+) -> tuple[Dataset, int]:
+    """Rows and weights of resolved data, and how many passes over the data that took.
+
+    Parameters
+    ----------
+    data : numpy.ndarray, numpy.memmap, dask.array.Array or zarr.Array
+        Two-dimensional, of an integer, boolean or floating dtype.
+    sample_weight : array-like of shape (n,), number or None
+        Of any of the same kinds.
+    compute : callable
+        Computes a dask collection, where chunk lengths have to be counted.
+
+    Returns
+    -------
+    dataset : Dataset
+    n_passes : int
+        1 where unknown chunk lengths had to be counted, else 0.
+
+    Raises
+    ------
+    UnsupportedDataError
+        For a dtype that is not a real number.
+    ValueError
+        For anything but two dimensions, for no rows or no features.
+    InvalidWeightsError
+        If the weights are not one for each row.
+    """
+    check_layout(data)
+    counted = False
+    if isinstance(data, da.Array):
+        data, counted = with_known_chunks(data, compute)
+    n_rows = int(data.shape[0])
+    if n_rows == 0:
+        raise ValueError(f"Found array with 0 sample(s) (shape={tuple(data.shape)}) while a minimum of 1 is required.")
+    rows = _source(data)
+    if sample_weight is None:
+        return Dataset(rows), int(counted)
+    return Dataset(rows, _weights(sample_weight, n_rows, rows, compute)), int(counted)
+
+
+def check_layout(data: Any) -> None:
+    """Raise unless the array is two-dimensional, has features, and holds real numbers."""
+    if data.ndim != 2:
+        raise ValueError(
+            f"X: expected 2D array, got {data.ndim}D array of shape {tuple(data.shape)} instead. Rows are samples and columns "
+            "features: reshape your data with X.reshape(-1, 1) if they have one feature, or X.reshape(1, -1) for one sample."
+        )
+    if data.shape[1] == 0:
+        raise ValueError(
+            f"Found array with 0 feature(s) (shape={tuple(data.shape)}) while a minimum of 1 is required."
+        )
+    check_dtype("X", data.dtype)
+
+
+def check_dtype(name: str, dtype: Any) -> None:
+    """Raise `UnsupportedDataError` unless the dtype is boolean, integer or floating."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "c":
+        raise UnsupportedDataError(
+            f"Complex data not supported: {name} has dtype {dtype}. Pass real and imaginary parts as features."
+        )
+    if dtype.kind not in "biuf":
+        raise UnsupportedDataError(
+            f"{name} has dtype {dtype}; expected a boolean, integer or floating dtype. Convert it, for example with "
+            f"{name}.astype('float64')."
+        )
+
+
+def _source(data: Any) -> Source:
+    if isinstance(data, da.Array):
+        return BlockSource(data)
+    if isinstance(data, zarr.Array):
+        return StoreSource(data)
+    return mapped_source(data) or ArraySource(np.asarray(data))
+
+
+def _weights(weights: Any, n_rows: int, rows: Source, compute: Callable[[Any], Any]) -> Source:
+    weights = resolve(weights)
+    if not isinstance(weights, da.Array | zarr.Array):
+        weights = np.asarray(weights)
+        if weights.ndim == 0:
+            weights = np.broadcast_to(weights, (n_rows,))
+    check_dtype("sample_weight", weights.dtype)
+    if weights.ndim != 1:
+        raise InvalidWeightsError(
+            f"sample_weight: expected one dimension, got shape {tuple(weights.shape)}. Sample weights must be 1D array or scalar."
+        )
+    if isinstance(weights, da.Array):
+        weights, _ = with_known_chunks(weights, compute)
+    if weights.shape[0] != n_rows:
+        raise InvalidWeightsError(
+            f"sample_weight.shape == {tuple(weights.shape)}, expected {(n_rows,)}: one weight for each row of X"
+        )
+    if isinstance(weights, da.Array) and rows.cuts is not None:
+        weights = weights.rechunk((tuple(np.diff(rows.cuts).tolist()),))
+    return _source(weights)

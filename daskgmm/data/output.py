@@ -1,0 +1,105 @@
+"""Results with one entry for each row: lazy where the data were lazy, and never all in one memory."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import zarr
+
+from .source import ranges
+from .store import StoreSource
+
+Array = np.ndarray[Any, np.dtype[Any]]
+RowFunction = Callable[[Array, int], Array]
+"""Called with rows and the number of the first of them (−1 where it is not known); returns one entry for each row."""
+
+_BLOCK_BYTES = 64 << 20
+
+
+def as_blocks(data: Any, result_bytes: int = 0) -> da.Array:
+    """Lazy dask array of the rows, all features in one chunk.
+
+    Parameters
+    ----------
+    data : dask.array.Array or zarr.Array
+        Zarr arrays are read in blocks of whole chunks or shards.
+    result_bytes : int
+        Size of what will be computed for each row; it shares the blocks' memory.
+    """
+    if isinstance(data, da.Array):
+        return data if len(data.chunks[1]) == 1 else data.rechunk({1: -1})
+    source = StoreSource(data)
+    rows = max(1, _BLOCK_BYTES // max(1, source.row_bytes, result_bytes))
+    step = max(source.batch_rows, rows // source.batch_rows * source.batch_rows)
+    # A new name each time: Zarr's own token does not change when the data do.
+    return da.from_array(
+        _Rows(data), chunks=(step, data.shape[1]), name=f"gmm-rows-{uuid.uuid4().hex}", asarray=False, inline_array=False
+    )
+
+
+class _Rows:
+    """A Zarr array as dask's from_array wants it, with read errors that name the store."""
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self._rows = StoreSource(array).handle
+        self.shape, self.dtype, self.ndim = array.shape, np.dtype(array.dtype), array.ndim
+
+    def __getitem__(self, index: tuple[slice, slice]) -> Array:
+        return np.asarray(self._rows[index[0]][:, index[1]])
+
+
+def map_rows(blocks: da.Array, function: RowFunction, dtype: Any, n_columns: int | None = None) -> da.Array:
+    """Lazy results, chunked as the rows are.
+
+    Parameters
+    ----------
+    blocks : dask.array.Array
+        From `as_blocks`.
+    function : RowFunction
+    dtype : dtype
+        Of the results.
+    n_columns : int, optional
+        Results for each row; None for one without an axis of its own.
+    """
+    # One node of the graph, so that parameters travel to a worker once and not with every block.
+    shared = dask.delayed(function, pure=False, traverse=False)
+    if n_columns is None:
+        return blocks.map_blocks(
+            _apply, function=shared, token="gmm-rows", dtype=dtype, drop_axis=1, meta=np.empty(0, dtype)
+        )
+    return blocks.map_blocks(
+        _apply,
+        function=shared,
+        token="gmm-rows",
+        dtype=dtype,
+        chunks=(blocks.chunks[0], (n_columns,)),
+        meta=np.empty((0, 0), dtype),
+    )
+
+
+def _apply(block: Any, function: RowFunction, block_info: Any = None) -> Array:
+    start = block_info[0]["array-location"][0][0] if block_info else -1
+    return function(np.asarray(block), -1 if np.isnan(start) else int(start))
+
+
+def apply_rows(rows: Array, function: RowFunction, dtype: Any, n_columns: int | None, n_threads: int) -> Array:
+    """The same for rows in memory, at once: an array in memory."""
+    result = np.empty((len(rows),) if n_columns is None else (len(rows), n_columns), dtype)
+
+    def fill(span: tuple[int, int]) -> None:
+        result[slice(*span)] = function(rows[slice(*span)], span[0])
+
+    spans = list(ranges(0, len(rows), 1 << 15, 1, None))
+    if len(spans) == 1 or n_threads == 1:
+        for span in spans:
+            fill(span)
+        return result
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="gmm-rows") as pool:
+        list(pool.map(fill, spans))
+    return result

@@ -1,0 +1,150 @@
+"""What has to be known before the first E-step, from one pass over the data.
+
+Row count, weighted mean and variance, extremes, finiteness, and a uniform sample of rows. The sample is drawn by row number,
+so it depends on the seed alone, not on chunks or workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InvalidWeightsError, NonFiniteDataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Moments, extremes and a sample of some rows. ``+`` joins those of two ranges of rows, the earlier one first.
+
+    Means and squared deviations are merged pairwise (Chan, Golub & LeVeque 1983), which no offset can hurt.
+    """
+
+    n_rows: int
+    weight_sum: float
+
+    mean: Array
+    """Weighted, shape (D,)."""
+
+    squared_deviations: Array
+    """Σ w (x − mean)², shape (D,)."""
+
+    minimum: Array
+    """Shape (D,)."""
+
+    maximum: Array
+    """Shape (D,)."""
+
+    sample: Array
+    """Sampled rows in their order, shape (n_sample, D), float32 where the data are, else float64."""
+
+    sample_weight: Array
+    """Their weights, shape (n_sample,)."""
+
+    @property
+    def deviation(self) -> Array:
+        """Standard deviation of every feature, shape (D,)."""
+        if self.weight_sum == 0:
+            return np.zeros_like(self.mean)
+        return np.asarray(np.sqrt(self.squared_deviations / self.weight_sum))
+
+    def __add__(self, other: Survey) -> Survey:
+        total = self.weight_sum + other.weight_sum
+        share = other.weight_sum / total if total > 0 else 0.0
+        difference = other.mean - self.mean
+        return Survey(
+            self.n_rows + other.n_rows,
+            total,
+            self.mean + difference * share,
+            self.squared_deviations + other.squared_deviations + difference**2 * (self.weight_sum * share),
+            np.minimum(self.minimum, other.minimum),
+            np.maximum(self.maximum, other.maximum),
+            np.concatenate([self.sample, other.sample]),
+            np.concatenate([self.sample_weight, other.sample_weight]),
+        )
+
+
+@dataclass(frozen=True)
+class SurveyFold:
+    """The pass that makes a `Survey`."""
+
+    leaf_rows: int
+    sampled: Array
+    """Row numbers of the sample, ascending."""
+    dtype: np.dtype[Any]
+    """Of the sample."""
+
+    @property
+    def row_seconds(self) -> float:
+        """Rough time of one row."""
+        return 0.0  # a few operations on each number: reading takes longer
+
+    def start(self) -> _Surveyor:
+        """Evaluator for the leaves of one task."""
+        return _Surveyor(self)
+
+
+class _Surveyor:
+    def __init__(self, fold: SurveyFold) -> None:
+        self.fold = fold
+
+    def __call__(self, start: int, rows: Array, weights: Array | None) -> Survey:
+        check_finite(rows, start)
+        if weights is not None:
+            check_weights(weights, start)
+        x = rows.astype(np.float64, copy=False)
+        w = np.ones(len(rows)) if weights is None else weights
+        total = float(w.sum())
+        # About the first row, so that neither the mean nor the deviations suffer from a large offset.
+        offsets = x - x[0]
+        shift = w @ offsets / total if total > 0 else np.zeros(x.shape[1])
+        offsets -= shift
+        lo, hi = np.searchsorted(self.fold.sampled, [start, start + len(rows)])
+        chosen = self.fold.sampled[lo:hi] - start
+        return Survey(
+            len(rows),
+            total,
+            x[0] + shift,
+            w @ (offsets * offsets),
+            x.min(axis=0),
+            x.max(axis=0),
+            rows[chosen].astype(self.fold.dtype),
+            w[chosen],
+        )
+
+
+def draw_rows(n_rows: int, size: int, seed: Any) -> Array:
+    """Row numbers of a uniform sample without replacement, ascending; all rows where there are at most ``size``.
+
+    Parameters
+    ----------
+    n_rows, size : int
+    seed : int or numpy.random.SeedSequence
+    """
+    if n_rows <= size:
+        return np.arange(n_rows)
+    return np.sort(np.random.default_rng(seed).choice(n_rows, size, replace=False, shuffle=False))
+
+
+def check_finite(rows: Array, start: int) -> None:
+    """Raise `NonFiniteDataError` with the first row that holds NaN or infinity, counted from ``start``."""
+    if rows.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(rows.sum(dtype=np.float64)):
+            return
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if bad.size:
+        raise NonFiniteDataError(start + int(bad[0]), is_nan=bool(np.isnan(rows[bad[0]]).any()))
+
+
+def check_weights(weights: Array, start: int) -> None:
+    """Raise `InvalidWeightsError` with the first row whose weight is negative or not finite, counted from ``start``."""
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if bad.size:
+        raise InvalidWeightsError(
+            f"sample_weight contains {weights[bad[0]]} in row {start + int(bad[0])}; weights have to be finite and not negative"
+        )

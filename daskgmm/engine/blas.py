@@ -1,0 +1,56 @@
+"""One BLAS thread for each task.
+
+Several tasks share a processor already, and a product's last bits depend on the number of threads it is split among. The limit is
+a property of the process: setting it in every task would race, so it is set around a whole fit in the driver, and once for
+good in a worker process, where only tasks run.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+#: Names this process, so that a task can tell whether it runs in its driver's.
+PROCESS = uuid.uuid4().hex
+
+_lock = threading.Lock()
+_holders = 0
+_limits: Any = None
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold BLAS and OpenMP at one thread in this process; nested and concurrent uses share one limit."""
+    _acquire()
+    try:
+        yield
+    finally:
+        _release()
+
+
+def limit_worker(driver: str) -> None:
+    """Hold them at one thread from now on, unless this is the driver's own process, which holds them itself."""
+    if driver != PROCESS and _holders == 0:
+        _acquire()
+
+
+def _acquire() -> None:
+    global _holders, _limits
+    with _lock:
+        if _holders == 0:
+            _limits = threadpool_limits(1)
+        _holders += 1
+
+
+def _release() -> None:
+    global _holders, _limits
+    with _lock:
+        _holders -= 1
+        if _holders == 0:
+            _limits.restore_original_limits()
+            _limits = None

@@ -1,0 +1,115 @@
+"""Passes over data sets, counted."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Protocol
+
+import dask
+from dask.local import get_sync
+
+from ..data.source import Dataset
+from .blas import one_blas_thread
+from .events import BatchFinished, Listener, PassFinished, PassStarted
+from .graph import Batch, Context, build_graph, plan_batches
+from .report import listening
+from .scheduler import Scheduler, find_scheduler
+from .tree import Fold
+
+# A task should be long beside the scheduler's own cost, and short enough to balance and to report.
+_SHORTEST_TASK, _LONGEST_TASK = 0.05, 5.0  # seconds
+_TASKS_PER_THREAD = 3
+
+
+class CostedFold(Fold, Protocol):
+    """A fold that can tell roughly how long it takes."""
+
+    @property
+    def row_seconds(self) -> float:
+        """Estimated time to evaluate one row."""
+
+
+class Engine(AbstractContextManager["Engine"]):
+    """Runs passes over data sets on one scheduler.
+
+    Parameters
+    ----------
+    scheduler : None, str or distributed.Client
+        See `find_scheduler`.
+    in_process : bool
+        The data are in this process's memory.
+    listeners : iterable of callable
+        Called with every event.
+
+    Attributes
+    ----------
+    n_passes : int
+        Passes so far.
+    """
+
+    def __init__(self, scheduler: Any = None, *, in_process: bool = False, listeners: Iterable[Listener] = ()) -> None:
+        self._found = find_scheduler(scheduler, in_process=in_process)
+        self._listeners = tuple(listeners)
+        self._topic = f"daskgmm-{uuid.uuid4().hex}" if self._listeners else None
+        self._resources = ExitStack()
+        self.n_passes = 0
+
+    def __enter__(self) -> Engine:
+        with ExitStack() as stack:
+            self.scheduler: Scheduler = stack.enter_context(self._found)
+            stack.enter_context(one_blas_thread())
+            if self._topic is not None:
+                stack.enter_context(listening(self._topic, self._batch_finished, self.scheduler.client))
+            self._resources = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._resources.close()
+
+    def emit(self, event: Any) -> None:
+        """Tell the listeners."""
+        for listener in self._listeners:
+            listener(event)
+
+    def run(self, dataset: Dataset, fold: CostedFold, label: str) -> Any:
+        """Value of a fold over all rows: one pass.
+
+        Parameters
+        ----------
+        dataset : Dataset
+        fold : CostedFold
+        label : str
+            Names the pass in events, and its tasks on the dashboard.
+        """
+        begin = time.perf_counter()
+        batches = plan_batches(dataset, fold, self._batch_rows(dataset, fold))
+        context = Context(fold, dataset.handles, dataset.n_rows, dataset.reads_ahead, self._topic)
+        graph, key = build_graph(context, batches, dataset.shared_tasks(), label)
+        self._label = label
+        self.emit(PassStarted(label, dataset.n_rows, len(batches)))
+        value = self._scheduler_for(batches).compute(graph, key)
+        self.n_passes += 1
+        self.emit(PassFinished(label, dataset.n_rows, time.perf_counter() - begin))
+        return value
+
+    def compute(self, collection: Any) -> Any:
+        """Value of a dask collection, on this engine's scheduler."""
+        (value,) = dask.compute(collection, scheduler=self.scheduler.get)
+        return value
+
+    def _batch_rows(self, dataset: Dataset, fold: CostedFold) -> int:
+        seconds = fold.row_seconds + dataset.rows.row_bytes / 5e8  # what decoding a compressed store manages
+        fair = -(-dataset.n_rows // (_TASKS_PER_THREAD * self.scheduler.n_threads))
+        return int(max(_SHORTEST_TASK / seconds, min(_LONGEST_TASK / seconds, fair)))
+
+    def _scheduler_for(self, batches: list[Batch]) -> Scheduler:
+        if len(batches) == 1 and self.scheduler.client is None:
+            return Scheduler(get_sync, 1)  # a thread pool would only add its own cost
+        return self.scheduler
+
+    def _batch_finished(self, n_rows: int) -> None:
+        self.emit(BatchFinished(self._label, n_rows))
+

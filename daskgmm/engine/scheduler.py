@@ -1,0 +1,171 @@
+"""Where a pass runs."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import distributed
+from dask.base import get_scheduler
+from dask.local import get_sync
+from dask.threaded import get as get_threaded
+from dask.utils import parse_timedelta
+from distributed.scheduler import KilledWorker
+
+from ..errors import DaskGMMError, SchedulerError
+
+_SYNCHRONOUS = {"synchronous", "sync", "single-threaded"}
+_THREADED = {"threads", "threading", "threaded"}
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """Something that computes the value of a key of a task graph."""
+
+    get: Callable[..., Any]
+    """``get(graph, key)``, as every Dask scheduler has it."""
+
+    n_threads: int
+    """Tasks that run at the same time."""
+
+    client: distributed.Client | None = None
+    """The distributed client behind `get`, if it is one."""
+
+    def compute(self, graph: dict[Any, Any], key: Any) -> Any:
+        """Value of ``key``.
+
+        Raises
+        ------
+        SchedulerError
+            If the cluster behind it went away, or its workers died of the work.
+        """
+        if self.client is None:
+            return self.get(graph, key)
+        try:
+            return self.get(graph, key)
+        except DaskGMMError:
+            raise
+        except KilledWorker as error:
+            raise SchedulerError(
+                f"The workers of {_address(self.client)} died while they worked on one batch ({error}). Most often their memory "
+                "does not suffice: give them more, use fewer threads for each worker, or store the data in smaller chunks."
+            ) from error
+        except (asyncio.CancelledError, concurrent.futures.CancelledError, OSError) as error:
+            raise SchedulerError(
+                f"The Dask scheduler {_address(self.client)} went away during a pass ({type(error).__name__}: {error}). Check "
+                "that it runs and fit again."
+            ) from error
+
+
+def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractContextManager[Scheduler]:
+    """Scheduler that a user's choice, or the surroundings, mean.
+
+    Parameters
+    ----------
+    choice : None, str or distributed.Client
+        None: the client or scheduler in scope, and where there is none the threaded scheduler in this process. ``"synchronous"``,
+        ``"threads"``, the address of a scheduler, or a client.
+    in_process : bool
+        The data are in this process's memory: without an explicit choice they are worked on here, not sent to a cluster.
+
+    Returns
+    -------
+    context manager of Scheduler
+        Closes a client that it opened.
+
+    Raises
+    ------
+    SchedulerError
+        If a scheduler does not answer or has no workers within the time that Dask's ``distributed.comm.timeouts.connect`` allows.
+    TypeError, ValueError
+        If the choice is none of these.
+    """
+    if isinstance(choice, distributed.Client):
+        return nullcontext(_of_client(choice))
+    if isinstance(choice, str):
+        return _of_name(choice)
+    if choice is not None:
+        raise TypeError(
+            f"scheduler={choice!r}; expected None, 'synchronous', 'threads', the address of a scheduler or a distributed.Client"
+        )
+    get = get_scheduler()
+    if get is get_sync:
+        return nullcontext(Scheduler(get_sync, 1))
+    client = getattr(get, "__self__", None)
+    if isinstance(client, distributed.Client) and not in_process:
+        return nullcontext(_of_client(client))
+    return nullcontext(_threaded())
+
+
+def _of_name(name: str) -> AbstractContextManager[Scheduler]:
+    if name in _SYNCHRONOUS:
+        return nullcontext(Scheduler(get_sync, 1))
+    if name in _THREADED:
+        return nullcontext(_threaded())
+    if ":" not in name:
+        raise ValueError(
+            f"scheduler={name!r}; expected 'synchronous', 'threads', or an address such as 'tcp://127.0.0.1:8786'"
+        )
+    return _Connection(name)
+
+
+class _Connection(AbstractContextManager[Scheduler]):
+    """A client of our own for the time of one fit."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __enter__(self) -> Scheduler:
+        try:
+            self.client = distributed.Client(self.address, set_as_default=False, timeout=_patience())
+        except (OSError, ValueError, ImportError) as error:
+            raise SchedulerError(
+                f"scheduler={self.address!r} does not answer ({type(error).__name__}: {error}). Check the address and that "
+                "`dask scheduler` runs there and can be reached from here."
+            ) from error
+        try:
+            return _of_client(self.client)
+        except BaseException:
+            self.client.close()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        self.client.close()
+
+
+def _of_client(client: distributed.Client) -> Scheduler:
+    if client.asynchronous:
+        raise TypeError("scheduler is an asynchronous distributed.Client; fits run synchronously: use Client(address)")
+    if client.status != "running":
+        raise SchedulerError(f"The distributed.Client in use is {client.status}. Connect a new one.")
+    try:
+        client.wait_for_workers(1, timeout=_patience())
+        n_threads = sum(client.nthreads().values())
+    except (TimeoutError, OSError) as error:
+        raise SchedulerError(
+            f"The Dask scheduler {_address(client)} has no workers after {_patience():g} s. Start some with "
+            f"`dask worker {_address(client)}`."
+        ) from error
+    return Scheduler(client.get, n_threads, client)
+
+
+def _threaded() -> Scheduler:
+    pool = dask.config.get("pool", None)
+    n_threads = dask.config.get("num_workers", None) or getattr(pool, "_max_workers", None) or os.cpu_count() or 1
+    return Scheduler(get_threaded, n_threads)
+
+
+def _patience() -> float:
+    """Seconds to wait for a scheduler or its first worker."""
+    return float(parse_timedelta(dask.config.get("distributed.comm.timeouts.connect", "30s")))
+
+
+def _address(client: distributed.Client) -> str:
+    scheduler = client.scheduler
+    return scheduler.address if scheduler is not None else "(disconnected)"

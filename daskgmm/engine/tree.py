@@ -1,0 +1,167 @@
+"""The canonical tree: sums that do not depend on how the rows were divided.
+
+Rows are numbered through the whole data set. Leaf i is rows i·L to (i + 1)·L; node (l, j) of the tree is the sum of nodes
+(l − 1, 2j) and (l − 1, 2j + 1). Any task that has seen some consecutive rows holds a list of parts: nodes for what it has
+complete, and at both ends fragments of leaves that it shares with its neighbours. Lists of neighbouring tasks are joined by
+putting one part after the other, which completes leaves and merges siblings. Nothing in that depends on where the tasks' borders
+were, and a task never holds more than two nodes of a level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import DataChangedError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Evaluator(Protocol):
+    """Evaluates the leaves of one task; it may keep scratch memory between calls."""
+
+    def __call__(self, start: int, rows: Array, weights: Array | None) -> Any:
+        """Value of the leaf that begins at row ``start``. Values add with ``+``, which returns a new value."""
+
+
+class Fold(Protocol):
+    """What a pass computes: a value for every leaf, and their sum."""
+
+    @property
+    def leaf_rows(self) -> int:
+        """L, the rows of a leaf."""
+
+    def start(self) -> Evaluator:
+        """Evaluator for one task."""
+
+
+@dataclass
+class Node:
+    """The sum of 2^level leaves, the last of which may not exist."""
+
+    level: int
+    index: int
+    value: Any
+
+
+@dataclass
+class Fragment:
+    """Consecutive rows of one leaf whose other rows are elsewhere."""
+
+    start: int
+    stop: int
+    rows: list[Array]
+    weights: list[Array] | None
+
+
+class Accumulator:
+    """Joins rows and parts, in the order of their row numbers.
+
+    Parameters
+    ----------
+    fold : Fold
+    n_rows : int
+        Rows of the whole data set.
+    """
+
+    def __init__(self, fold: Fold, n_rows: int) -> None:
+        self._evaluate = fold.start()
+        self._leaf_rows = fold.leaf_rows
+        self._n_rows = n_rows
+        self.parts: list[Node | Fragment] = []
+
+    def add_rows(self, start: int, rows: Array, weights: Array | None) -> None:
+        """Add rows ``start``, ``start`` + 1, …"""
+        position = 0
+        while position < len(rows):
+            begin = start + position
+            end = min((begin // self._leaf_rows + 1) * self._leaf_rows, start + len(rows))
+            piece = slice(position, end - start)
+            if self._is_leaf(begin, end):
+                self._add_leaf(begin, rows[piece], None if weights is None else weights[piece])
+            else:
+                # Copied, so that a few rows do not keep alive everything that was read with them.
+                self._add_fragment(
+                    Fragment(begin, end, [rows[piece].copy()], None if weights is None else [weights[piece].copy()])
+                )
+            position = end - start
+
+    def add(self, part: Node | Fragment) -> None:
+        """Add what another accumulator holds."""
+        if isinstance(part, Node):
+            self._add_node(part)
+        else:  # its lists are extended here, and are not ours
+            weights = None if part.weights is None else list(part.weights)
+            self._add_fragment(Fragment(part.start, part.stop, list(part.rows), weights))
+
+    def total(self) -> Any:
+        """Sum of all leaves.
+
+        Raises
+        ------
+        DataChangedError
+            If rows are missing.
+        """
+        expected = 0
+        for part in self.parts:
+            if not isinstance(part, Node) or part.index << part.level != expected:
+                break
+            expected += 1 << part.level
+        if expected * self._leaf_rows < self._n_rows:
+            raise DataChangedError(f"{self._n_rows} rows were expected, and a pass saw fewer: the data changed while they were read")
+        nodes = [part.value for part in self.parts if isinstance(part, Node)]
+        value = nodes.pop()
+        while nodes:  # a node without a right sibling moves up unchanged
+            value = nodes.pop() + value
+        return value
+
+    def _is_leaf(self, start: int, stop: int) -> bool:
+        return start % self._leaf_rows == 0 and (stop - start == self._leaf_rows or stop == self._n_rows)
+
+    def _add_leaf(self, start: int, rows: Array, weights: Array | None) -> None:
+        self._add_node(Node(0, start // self._leaf_rows, self._evaluate(start, rows, weights)))
+
+    def _add_node(self, node: Node) -> None:
+        while self.parts and _are_siblings(self.parts[-1], node):
+            left = self.parts.pop()
+            node = Node(node.level + 1, node.index // 2, left.value + node.value)  # type: ignore[union-attr]
+        self.parts.append(node)
+
+    def _add_fragment(self, fragment: Fragment) -> None:
+        last = self.parts[-1] if self.parts else None
+        if isinstance(last, Fragment) and last.stop == fragment.start and fragment.start % self._leaf_rows:
+            self.parts.pop()
+            last.stop = fragment.stop
+            last.rows.extend(fragment.rows)
+            if last.weights is not None and fragment.weights is not None:
+                last.weights.extend(fragment.weights)
+            fragment = last
+        if self._is_leaf(fragment.start, fragment.stop):
+            joined = None if fragment.weights is None else np.concatenate(fragment.weights)
+            self._add_leaf(fragment.start, np.concatenate(fragment.rows), joined)
+        else:
+            self.parts.append(fragment)
+
+
+def _are_siblings(left: Node | Fragment, right: Node) -> bool:
+    return isinstance(left, Node) and left.level == right.level and left.index + 1 == right.index and right.index % 2 == 1
+
+
+#: Bytes of rows in a leaf where a row is neither very short nor very long.
+_LEAF_BYTES = 4 << 20
+_SHORTEST_LEAF, _LONGEST_LEAF = 256, 8192
+
+
+def leaf_rows(n_features: int, value_bytes: int = 0) -> int:
+    """Rows of a leaf: a power of two that follows from the shape of the problem alone.
+
+    Parameters
+    ----------
+    n_features : int
+    value_bytes : int
+        Size of a leaf's value: where it is larger than the rows, longer leaves make fewer of them.
+    """
+    rows = max(_LEAF_BYTES, value_bytes) // (8 * n_features)
+    return int(np.clip(1 << (max(1, rows).bit_length() - 1), _SHORTEST_LEAF, _LONGEST_LEAF))

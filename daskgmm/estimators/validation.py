@@ -1,0 +1,67 @@
+"""Checks of what a user gave of the mixture's parameters, with scikit-learn's messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_array
+
+from ..core.covariance import CovarianceStructure
+from ..fitting.initialization import GivenParameters
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def check_given(
+    structure: CovarianceStructure,
+    n_components: int,
+    n_features: int,
+    weights: Any = None,
+    means: Any = None,
+    precisions: Any = None,
+) -> GivenParameters:
+    """Initial parameters of the right shapes and ranges, in double precision.
+
+    Raises
+    ------
+    ValueError
+        Naming the parameter, what came and what was expected.
+    """
+    return GivenParameters(
+        None if weights is None else _check_weights(weights, n_components),
+        None if means is None else _check_array("means", means, (n_components, n_features)),
+        None if precisions is None else _check_precisions(structure, precisions, n_components, n_features),
+    )
+
+
+def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    array = check_array(value, dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=True, input_name=name)
+    if array.shape != shape:
+        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
+    return np.asarray(array, np.float64)
+
+
+def _check_weights(value: Any, n_components: int) -> Array:
+    precision = getattr(value, "dtype", np.dtype(np.float64))
+    weights = _check_array("weights", value, (n_components,))
+    if (weights < 0).any() or (weights > 1).any():
+        raise ValueError(
+            "The parameter 'weights' should be in the range [0, 1], but got max value "
+            f"{weights.min():.5f}, min value {weights.max():.5f}"
+        )
+    total = float(weights.sum())
+    if abs(1 - total) > (1e-6 if precision == np.float32 else 1e-8):
+        raise ValueError(f"The parameter 'weights' should be normalized, but got sum(weights) = {total:.5f}")
+    return weights
+
+
+def _check_precisions(structure: CovarianceStructure, value: Any, n_components: int, n_features: int) -> Array:
+    shape = structure.covariance_shape(n_components, n_features)
+    precisions = _check_array(f"{structure.name} precision", value, shape)
+    structure.check_precisions(precisions)
+    try:
+        return structure.factor_precisions(precisions)
+    except np.linalg.LinAlgError:
+        # Its eigenvalues are positive by less than their rounding.
+        raise ValueError(f"'{structure.name} precision' should be symmetric, positive-definite") from None

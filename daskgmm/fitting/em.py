@@ -1,0 +1,161 @@
+"""Expectation-maximisation (Dempster, Laird & Rubin 1977): the loop, written once, and when it stops."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..core.kernels import Kernel, ResidualKernel, choose_kernel
+from ..core.mixture import MixtureParameters
+from ..core.statistics import Frame, SufficientStatistics
+from ..data.source import Dataset
+from ..engine.run import Engine
+from ..errors import DataChangedError, IllDefinedCovarianceError
+from .folds import ExpectationFold
+
+Update = Callable[[SufficientStatistics], MixtureParameters]
+"""The M-step."""
+
+
+class Sweep(Protocol):
+    """One E-step over all rows, in an arithmetic that it may choose."""
+
+    def __call__(self, parameters: MixtureParameters, *, precise: bool = False) -> SufficientStatistics:
+        """Statistics under these parameters."""
+
+    def resolves(self, parameters: MixtureParameters) -> bool:
+        """Whether the arithmetic of the last E-step is fine enough for parameters that came out of it."""
+
+    @property
+    def arithmetic(self) -> str:
+        """Of the last E-step."""
+
+
+class DataSweep:
+    """E-steps over a data set.
+
+    Parameters
+    ----------
+    engine : Engine
+    dataset : Dataset
+    frame : Frame
+        Where the data lie.
+    """
+
+    def __init__(self, engine: Engine, dataset: Dataset, frame: Frame) -> None:
+        self.engine, self.dataset, self.frame = engine, dataset, frame
+        self._kernel: Kernel | None = None
+
+    def __call__(self, parameters: MixtureParameters, *, precise: bool = False) -> SufficientStatistics:
+        kernel = (
+            ResidualKernel(parameters, self.frame)
+            if precise
+            else choose_kernel(parameters, self.frame, self.dataset.dtype)
+        )
+        self._kernel = kernel
+        statistics: SufficientStatistics = self.engine.run(self.dataset, ExpectationFold(kernel), "estep")
+        if statistics.n_rows != self.dataset.n_rows:
+            raise DataChangedError(
+                f"a pass saw {statistics.n_rows} rows where {self.dataset.n_rows} were expected: the data changed during the fit"
+            )
+        return statistics
+
+    def resolves(self, parameters: MixtureParameters) -> bool:
+        return self._kernel is not None and self._kernel.resolves(parameters)
+
+    @property
+    def arithmetic(self) -> str:
+        return self._kernel.arithmetic if self._kernel else ""
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One E-step and the M-step after it."""
+
+    parameters: MixtureParameters
+    """After the M-step."""
+
+    lower_bound: float
+    """Mean log-likelihood of the parameters before the M-step."""
+
+    seconds: float
+    """Wall time."""
+
+
+def expectation_maximization(parameters: MixtureParameters, sweep: Sweep, update: Update) -> Iterator[Iteration]:
+    """EM without an end: whoever takes the iterations decides when it is enough."""
+    while True:
+        begin = time.perf_counter()
+        statistics, parameters = _step(parameters, sweep, update)
+        yield Iteration(parameters, statistics.mean_log_likelihood, time.perf_counter() - begin)
+
+
+def _step(
+    parameters: MixtureParameters, sweep: Sweep, update: Update
+) -> tuple[SufficientStatistics, MixtureParameters]:
+    statistics = sweep(parameters)
+    try:
+        updated = update(statistics)
+        if sweep.resolves(updated):
+            return statistics, updated
+    except IllDefinedCovarianceError:
+        if sweep.arithmetic == ResidualKernel.arithmetic:
+            raise
+    # The M-step led to components so much tighter than the last ones that this arithmetic could not see their width.
+    statistics = sweep(parameters, precise=True)
+    return statistics, update(statistics)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a start ended."""
+
+    parameters: MixtureParameters
+    lower_bounds: list[float]
+    """One for each iteration."""
+    converged: bool
+
+    @property
+    def lower_bound(self) -> float:
+        """Of the last iteration; −∞ where there was none."""
+        return self.lower_bounds[-1] if self.lower_bounds else -np.inf
+
+
+def run_until_converged(
+    iterations: Iterator[Iteration],
+    parameters: MixtureParameters,
+    *,
+    tol: float,
+    max_iter: int,
+    lower_bound: float = -np.inf,
+    on_iteration: Callable[[int, Iteration, float], Any] = lambda *_: None,
+) -> Run:
+    """Take iterations until the mean log-likelihood changes by less than ``tol``, or there were ``max_iter`` of them.
+
+    Parameters
+    ----------
+    iterations : iterator of Iteration
+    parameters : MixtureParameters
+        Where the iterations begin: the result if there are none.
+    tol : float
+        In nats per unit of weight.
+    max_iter : int
+    lower_bound : float
+        Of an earlier fit that is continued.
+    on_iteration : callable
+        Called with the number of the iteration, the iteration, and the change.
+    """
+    bounds: list[float] = []
+    for number, iteration in enumerate(islice(iterations, max_iter), start=1):
+        change = iteration.lower_bound - lower_bound
+        parameters, lower_bound = iteration.parameters, iteration.lower_bound
+        bounds.append(lower_bound)
+        on_iteration(number, iteration, change)
+        if abs(change) < tol:
+            return Run(parameters, bounds, converged=True)
+    return Run(parameters, bounds, converged=False)

@@ -1,0 +1,47 @@
+"""What a fit tells while it runs, besides the events of its passes (`daskgmm.engine.events`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StartBegun:
+    """One of the fit's starts begins."""
+
+    start: int
+    """Counted from 0."""
+
+    n_starts: int
+
+
+@dataclass(frozen=True)
+class IterationFinished:
+    """One EM iteration, an E-step and the M-step after it, has ended."""
+
+    start: int
+
+    iteration: int
+    """Counted from 1."""
+
+    lower_bound: float
+    """Mean log-likelihood of the parameters before the M-step, in nats per unit of weight."""
+
+    change: float
+    """Its difference to the iteration before; infinite for the first."""
+
+    seconds: float
+    """Wall time of the iteration."""
+
+    arithmetic: str
+    """``"float32"``, ``"float64"`` or ``"precise"``: what the E-step was computed in."""
+
+
+@dataclass(frozen=True)
+class StartFinished:
+    """A start has converged, or has used up its iterations."""
+
+    start: int
+    n_iter: int
+    lower_bound: float
+    converged: bool

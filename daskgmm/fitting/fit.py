@@ -1,0 +1,134 @@
+"""A whole fit: survey, starts, the best of them."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.maximum_likelihood import maximize
+from ..core.mixture import MixtureParameters
+from ..core.statistics import Frame
+from ..data.source import Dataset
+from ..data.survey import Survey, SurveyFold, draw_rows
+from ..engine.run import Engine
+from ..engine.tree import leaf_rows
+from ..errors import IllDefinedCovarianceError, InitializationWarning, InvalidWeightsError
+from .em import DataSweep, Iteration, Run, expectation_maximization, run_until_converged
+from .events import IterationFinished, StartBegun, StartFinished
+from .initialization import Initialization, Sample
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a fit is asked to do."""
+
+    initialization: Initialization
+    tol: float
+    """In nats per unit of weight."""
+    max_iter: int
+    n_init: int
+    init_size: int
+    """Largest number of rows that the starts are made from."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """An earlier fit that is to go on."""
+
+    parameters: MixtureParameters
+    lower_bound: float
+
+
+def take_survey(engine: Engine, dataset: Dataset, init_size: int, random_state: np.random.RandomState) -> Survey:
+    """One pass: count, moments, extremes, finiteness, and a uniform sample of at most ``init_size`` rows.
+
+    Raises
+    ------
+    NonFiniteDataError, InvalidWeightsError
+        With the first row concerned that was met.
+    """
+    # Drawn from only where it is needed, so that small data leave the stream to the starts, as in scikit-learn.
+    seed = random_state.randint(np.iinfo(np.int32).max) if dataset.n_rows > init_size else 0
+    dtype = np.dtype(np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)
+    fold = SurveyFold(leaf_rows(dataset.n_features), draw_rows(dataset.n_rows, init_size, seed), dtype)
+    survey: Survey = engine.run(dataset, fold, "survey")
+    if survey.weight_sum == 0:
+        raise InvalidWeightsError("sample_weight: all weights are zero; at least one row has to count")
+    return survey
+
+
+def fit_mixture(
+    engine: Engine,
+    dataset: Dataset,
+    settings: Settings,
+    random_state: np.random.RandomState,
+    continuation: Continuation | None = None,
+) -> Run:
+    """Fit a mixture by maximum likelihood; the best of ``n_init`` starts.
+
+    Parameters
+    ----------
+    engine : Engine
+    dataset : Dataset
+    settings : Settings
+    random_state : numpy.random.RandomState
+    continuation : Continuation, optional
+        Go on from there instead of making starts.
+
+    Raises
+    ------
+    IllDefinedCovarianceError
+        If every start ended in a collapsed component.
+    """
+    survey = take_survey(engine, dataset, settings.init_size, random_state)
+    frame = Frame.of(survey.mean, survey.deviation)
+    sample = Sample(survey.sample, survey.sample_weight if dataset.weights is not None else None, frame)
+    sweep = DataSweep(engine, dataset, frame)
+    if continuation is not None:
+        return _run_start(sweep, settings, 0, continuation.parameters, continuation.lower_bound)
+    best: Run | None = None
+    failure: IllDefinedCovarianceError | None = None
+    for start in range(settings.n_init):
+        engine.emit(StartBegun(start, settings.n_init))
+        try:
+            run = _run_start(sweep, settings, start, settings.initialization(sample, random_state))
+        except IllDefinedCovarianceError as error:
+            failure = error
+            if settings.n_init > 1:
+                warnings.warn(
+                    f"start {start + 1} of {settings.n_init} was dropped: {error}", InitializationWarning, stacklevel=2
+                )
+            continue
+        if best is None or run.lower_bound > best.lower_bound:
+            best = run
+    if best is None:
+        raise failure or RuntimeError("a fit without starts")
+    return best
+
+
+def _run_start(
+    sweep: DataSweep, settings: Settings, start: int, parameters: MixtureParameters, lower_bound: float = -np.inf
+) -> Run:
+    how = settings.initialization
+
+    def on_iteration(number: int, iteration: Iteration, change: float) -> None:
+        sweep.engine.emit(
+            IterationFinished(start, number, iteration.lower_bound, change, iteration.seconds, sweep.arithmetic)
+        )
+
+    def update(statistics: Any) -> MixtureParameters:
+        return maximize(how.structure, statistics, how.reg_covar)
+
+    run = run_until_converged(
+        expectation_maximization(parameters, sweep, update),
+        parameters,
+        tol=settings.tol,
+        max_iter=settings.max_iter,
+        lower_bound=lower_bound,
+        on_iteration=on_iteration,
+    )
+    sweep.engine.emit(StartFinished(start, len(run.lower_bounds), run.lower_bound, run.converged))
+    return run
