@@ -59,8 +59,9 @@ class IllDefinedCovarianceError(DaskGMMError, ValueError):
         which = f"component(s) {named}" if components else "the covariance that all components share"
         super().__init__(
             "Fitting the mixture model failed because some components have ill-defined empirical covariance "
-            f"(for instance caused by singleton or collapsed samples): {which}. Try to decrease the "
-            "number of components, increase reg_covar, or scale the input data."
+            "(for instance caused by singleton or collapsed samples). Try to decrease the "
+            "number of components, increase reg_covar, or scale the input data. "
+            f"Ill-defined: {which}."
         )
 
 
