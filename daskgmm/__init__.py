@@ -7,7 +7,8 @@ A fit is a short pipeline, and each step is one place in the code:
     tree reduction       partial statistics -> their sum, the same bits every time   daskgmm.engine
     M-step               statistics -> parameters                                    daskgmm.core.maximum_likelihood
     convergence          on the global log-likelihood                                daskgmm.fitting
-    a model              scikit-learn's interface, saved as Zarr                     daskgmm.estimators, daskgmm.persistence
+    a model              scikit-learn's interface, saved as Zarr                     daskgmm.estimators,
+    daskgmm.persistence
 """
 
 from . import errors, events

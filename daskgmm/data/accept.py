@@ -1,7 +1,7 @@
 """The one door: whatever a user has -> rows in a form that a pass can read.
 
-`resolve` turns names and wrappers into one of the three kinds that the library works on (a NumPy array, a Zarr array, a dask
-array) and loads nothing; `as_dataset` makes a `Dataset` of it.
+`resolve` turns names and wrappers into one of the three kinds that the library works on (a NumPy array, a Zarr array, a
+dask array) and loads nothing; `as_dataset` makes a `Dataset` of it.
 """
 
 from __future__ import annotations
@@ -107,13 +107,13 @@ def check_layout(data: Any) -> None:
     """Raise unless the array is two-dimensional, has features, and holds real numbers."""
     if data.ndim != 2:
         raise ValueError(
-            f"X: expected 2D array, got {data.ndim}D array of shape {tuple(data.shape)} instead. Rows are samples and columns "
-            "features: reshape your data with X.reshape(-1, 1) if they have one feature, or X.reshape(1, -1) for one sample."
+            f"X: expected 2D array, got {data.ndim}D array of shape {tuple(data.shape)} instead. Rows are samples "
+            f"and columns "
+            "features: reshape your data with X.reshape(-1, 1) if they have one feature, or X.reshape(1, -1) for one "
+            "sample."
         )
     if data.shape[1] == 0:
-        raise ValueError(
-            f"Found array with 0 feature(s) (shape={tuple(data.shape)}) while a minimum of 1 is required."
-        )
+        raise ValueError(f"Found array with 0 feature(s) (shape={tuple(data.shape)}) while a minimum of 1 is required.")
     check_dtype("X", data.dtype)
 
 
@@ -148,7 +148,8 @@ def _weights(weights: Any, n_rows: int, rows: Source, compute: Callable[[Any], A
     check_dtype("sample_weight", weights.dtype)
     if weights.ndim != 1:
         raise InvalidWeightsError(
-            f"sample_weight: expected one dimension, got shape {tuple(weights.shape)}. Sample weights must be 1D array or scalar."
+            f"sample_weight: expected one dimension, got shape {tuple(weights.shape)}. Sample weights must be 1D "
+            f"array or scalar."
         )
     if isinstance(weights, da.Array):
         weights, _ = with_known_chunks(weights, compute)

@@ -1,8 +1,8 @@
 """dask arrays as sources of rows.
 
 The collection is optimised once. What only one row of blocks needs is embedded in the task that reads it and computed
-there; what several need (a shuffle, a rechunk, an array that was passed in whole) stays a task of its own, so that it is
-computed once.
+there; what several need (a shuffle, a rechunk, an array that was passed in whole) stays a task of its own, so that it
+is computed once.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class BlockSource(Source):
         self._owned, self._shared = split_graph(self._graph, self._keys)
 
     def part(self, start: int, stop: int) -> Part:
-        # Empty chunks make cuts repeat: take every block from the first that starts at `start` to the last before `stop`.
+        # Empty chunks make cuts repeat: take every block from the first that starts at `start` to the last before
+        # `stop`.
         first = int(np.searchsorted(self.cuts or [], start, "left"))
         last = int(np.searchsorted(self.cuts or [], stop, "left"))
         graph: Graph = {}
@@ -115,9 +116,11 @@ def with_known_chunks(array: da.Array, compute: Callable[[Any], Any]) -> tuple[d
     if not any(np.isnan(n) for n in array.chunks[0]):
         return array, False
     column = array if array.ndim == 1 else array[:, :1]
-    lengths = column.map_blocks(_length, dtype=np.int64, drop_axis=list(range(1, array.ndim)), meta=np.empty(0, np.int64))
+    axes = list(range(1, array.ndim))
+    lengths = column.map_blocks(_length, dtype=np.int64, drop_axis=axes, meta=np.empty(0, np.int64))
     known = copy.copy(array)
-    known._chunks = (tuple(int(n) for n in compute(lengths)), *array.chunks[1:])  # as compute_chunk_sizes does, in place
+    # As compute_chunk_sizes does, which would change the caller's array and use another scheduler.
+    known._chunks = (tuple(int(n) for n in compute(lengths)), *array.chunks[1:])
     return known, True
 
 

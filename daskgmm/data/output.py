@@ -39,7 +39,11 @@ def as_blocks(data: Any, result_bytes: int = 0) -> da.Array:
     step = max(source.batch_rows, rows // source.batch_rows * source.batch_rows)
     # A new name each time: Zarr's own token does not change when the data do.
     return da.from_array(
-        _Rows(data), chunks=(step, data.shape[1]), name=f"gmm-rows-{uuid.uuid4().hex}", asarray=False, inline_array=False
+        _Rows(data),
+        chunks=(step, data.shape[1]),
+        name=f"gmm-rows-{uuid.uuid4().hex}",
+        asarray=False,
+        inline_array=False,
     )
 
 

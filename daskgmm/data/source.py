@@ -1,8 +1,8 @@
 """Sources of rows, and data sets made of them.
 
-A `Source` is an array along whose first axis rows can be read in ranges. What a task needs to read one range is a `Part`:
-small, picklable, and independent of the others. A source may also bring one `handle`, which all its parts share (an open
-Zarr array), and tasks of a dask graph that several parts depend on.
+A `Source` is an array along whose first axis rows can be read in ranges. What a task needs to read one range is a
+`Part`: small, picklable, and independent of the others. A source may also bring one `handle`, which all its parts share
+(an open Zarr array), and tasks of a dask graph that several parts depend on.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ class StoredRows:
             # Codecs and stores raise whatever their own libraries do: RuntimeError, OSError, zlib.error, …
             raise StoreError(
                 f"Rows {rows.start} to {rows.stop} of {describe(self.array)} cannot be read "
-                f"({type(error).__name__}: {error}). The store is damaged or was changed; write it again, or restore it."
+                f"({type(error).__name__}: {error}). The store is damaged or was changed; write it again, or restore "
+                f"it."
             ) from error
 
 
@@ -80,8 +81,8 @@ def open_zarr(
     Parameters
     ----------
     address : str or path
-        A path or URL of an array or group, Zarr format 2 or 3: ``data.zarr``, ``file:///data.zarr``, ``s3://bucket/data.zarr``, or with
-        the array inside the group, ``data.zarr::temperature``.
+        A path or URL of an array or group, Zarr format 2 or 3: ``data.zarr``, ``file:///data.zarr``,
+        ``s3://bucket/data.zarr``, or with the array inside the group, ``data.zarr::temperature``.
     array : str, optional
         The array inside the group, in place of ``::``.
     storage_options : mapping, optional
@@ -125,9 +126,11 @@ def _open(path: str, storage_options: Mapping[str, Any] | None) -> zarr.Array[An
             f"{shown} cannot be opened: {error}. Install the file system of that URL, for example pip install s3fs."
         ) from error
     except Exception as error:
-        # Metadata that do not parse end in KeyError, TypeError, JSONDecodeError and others, depending on where they break.
+        # Metadata that do not parse end in KeyError, TypeError, JSONDecodeError and others, depending on where they
+        # break.
         raise StoreError(
-            f"{shown} cannot be opened as Zarr ({type(error).__name__}: {without_secrets(str(error))}). Its metadata are "
+            f"{shown} cannot be opened as Zarr ({type(error).__name__}: {without_secrets(str(error))}). Its metadata "
+            f"are "
             "damaged, or written by something other than Zarr 2 or 3."
         ) from error
 
@@ -153,6 +156,7 @@ def pick_array(node: zarr.Array[Any] | zarr.Group, name: str | None = None) -> z
     if len(names) == 1:
         return pick_array(node, names[0])
     raise StoreError(
-        f"{describe(node)} is a group with {len(names)} arrays ({', '.join(names) or 'none'}). Say which one is meant, "
+        f"{describe(node)} is a group with {len(names)} arrays ({', '.join(names) or 'none'}). Say which one is "
+        f"meant, "
         f"for example as {'path::' + names[0] if names else 'path::array'}."
     )

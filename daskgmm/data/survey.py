@@ -1,7 +1,7 @@
 """What has to be known before the first E-step, from one pass over the data.
 
-Row count, weighted mean and variance, extremes, finiteness, and a uniform sample of rows. The sample is drawn by row number,
-so it depends on the seed alone, not on chunks or workers.
+Row count, weighted mean and variance, extremes, finiteness, and a uniform sample of rows. The sample is drawn by row
+number, so it depends on the seed alone, not on chunks or workers.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class _Surveyor:
         check_finite(rows, start)
         if weights is not None:
             check_weights(weights, start)
-        x = rows.astype(np.float64, copy=False)
+        # In one memory order: products of the same numbers round differently when they lie differently.
+        x = np.ascontiguousarray(rows, dtype=np.float64)
         w = np.ones(len(rows)) if weights is None else weights
         total = float(w.sum())
         # About the first row, so that neither the mean nor the deviations suffer from a large offset.
@@ -111,7 +112,7 @@ class _Surveyor:
             w @ (offsets * offsets),
             x.min(axis=0),
             x.max(axis=0),
-            rows[chosen].astype(self.fold.dtype),
+            np.ascontiguousarray(rows[chosen], dtype=self.fold.dtype),
             w[chosen],
         )
 
@@ -142,9 +143,10 @@ def check_finite(rows: Array, start: int) -> None:
 
 
 def check_weights(weights: Array, start: int) -> None:
-    """Raise `InvalidWeightsError` with the first row whose weight is negative or not finite, counted from ``start``."""
+    """Raise `InvalidWeightsError` with the first row whose weight is negative or not finite, from ``start`` on."""
     bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if bad.size:
         raise InvalidWeightsError(
-            f"sample_weight contains {weights[bad[0]]} in row {start + int(bad[0])}; weights have to be finite and not negative"
+            f"sample_weight contains {weights[bad[0]]} in row {start + int(bad[0])}; weights have to be finite and "
+            f"not negative"
         )

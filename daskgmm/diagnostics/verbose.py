@@ -33,5 +33,7 @@ class VerboseListener:
                 print(f"  Iteration {event.iteration}{detail}")
         elif isinstance(event, StartFinished):
             status = "converged." if event.converged else "did not converge."
-            detail = f" time lapse {self._seconds:.5f}s\t lower bound {event.lower_bound:.5f}." if self.level >= 2 else ""
+            detail = (
+                f" time lapse {self._seconds:.5f}s\t lower bound {event.lower_bound:.5f}." if self.level >= 2 else ""
+            )
             print(f"Initialization {status}{detail}")

@@ -1,8 +1,8 @@
 """One pass over a data set, on Dask.
 
-A pass folds the rows: it evaluates fixed *leaves* (row ranges that follow from the row number alone), and adds their values in
-a left-aligned pairwise tree. Both are independent of how the data are chunked and how the work is divided, so the result
-is the same to the last bit for every chunking, batch size, number of workers and order of execution.
+A pass folds the rows: it evaluates fixed *leaves* (row ranges that follow from the row number alone), and adds their
+values in a left-aligned pairwise tree. Both are independent of how the data are chunked and how the work is divided, so
+the result is the same to the last bit for every chunking, batch size, number of workers and order of execution.
 
 tree       leaves, fragments of leaves, and the canonical tree
 graph      a data set and a fold -> a plain graph of tasks: batches, then merges, then one root

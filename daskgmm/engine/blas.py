@@ -1,8 +1,8 @@
 """One BLAS thread for each task.
 
-Several tasks share a processor already, and a product's last bits depend on the number of threads it is split among. The limit is
-a property of the process: setting it in every task would race, so it is set around a whole fit in the driver, and once for
-good in a worker process, where only tasks run.
+Several tasks share a processor already, and a product's last bits depend on the number of threads it is split among.
+The limit is a property of the process: setting it in every task would race, so it is set around a whole fit in the
+driver, and once for good in a worker process, where only tasks run.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     (gmm-reduce-<uuid>-<level>, j)              join up to eight neighbours
     gmm-total-<uuid>                            the value
 
-The graph is a plain dict that any Dask scheduler takes. Its keys are new in every pass: a scheduler that still holds a key answers
-with the old value. Their prefixes stay the same, because dashboards and duration estimates go by them.
+The graph is a plain dict that any Dask scheduler takes. Its keys are new in every pass: a scheduler that still holds a
+key answers with the old value. Their prefixes stay the same, because dashboards and duration estimates go by them.
 """
 
 from __future__ import annotations

@@ -112,4 +112,3 @@ class Engine(AbstractContextManager["Engine"]):
 
     def _batch_finished(self, n_rows: int) -> None:
         self.emit(BatchFinished(self._label, n_rows))
-

@@ -23,6 +23,9 @@ from ..errors import DaskGMMError, SchedulerError
 _SYNCHRONOUS = {"synchronous", "sync", "single-threaded"}
 _THREADED = {"threads", "threading", "threaded"}
 
+# How long a scheduler may take to answer, and a cluster to bring its first worker (batch systems let them queue).
+_ANSWER, _FIRST_WORKER = "10s", "60s"
+
 
 @dataclass(frozen=True)
 class Scheduler:
@@ -53,12 +56,15 @@ class Scheduler:
             raise
         except KilledWorker as error:
             raise SchedulerError(
-                f"The workers of {_address(self.client)} died while they worked on one batch ({error}). Most often their memory "
-                "does not suffice: give them more, use fewer threads for each worker, or store the data in smaller chunks."
+                f"The workers of {_address(self.client)} died while they worked on one batch ({error}). Most often "
+                f"their memory "
+                "does not suffice: give them more, use fewer threads for each worker, or store the data in smaller "
+                "chunks."
             ) from error
         except (asyncio.CancelledError, concurrent.futures.CancelledError, OSError) as error:
             raise SchedulerError(
-                f"The Dask scheduler {_address(self.client)} went away during a pass ({type(error).__name__}: {error}). Check "
+                f"The Dask scheduler {_address(self.client)} went away during a pass ({type(error).__name__}: "
+                f"{error}). Check "
                 "that it runs and fit again."
             ) from error
 
@@ -69,10 +75,11 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
     Parameters
     ----------
     choice : None, str or distributed.Client
-        None: the client or scheduler in scope, and where there is none the threaded scheduler in this process. ``"synchronous"``,
-        ``"threads"``, the address of a scheduler, or a client.
+        None: the client or scheduler in scope, and where there is none the threaded scheduler in this process.
+        ``"synchronous"``, ``"threads"``, the address of a scheduler, or a client.
     in_process : bool
-        The data are in this process's memory: without an explicit choice they are worked on here, not sent to a cluster.
+        The data are in this process's memory: without an explicit choice they are worked on here, not sent to a
+        cluster.
 
     Returns
     -------
@@ -82,7 +89,8 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
     Raises
     ------
     SchedulerError
-        If a scheduler does not answer or has no workers within the time that Dask's ``distributed.comm.timeouts.connect`` allows.
+        If a scheduler does not answer within 10 s or has no workers within 60 s; the configuration value
+        ``daskgmm.timeout`` replaces both.
     TypeError, ValueError
         If the choice is none of these.
     """
@@ -92,7 +100,8 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
         return _of_name(choice)
     if choice is not None:
         raise TypeError(
-            f"scheduler={choice!r}; expected None, 'synchronous', 'threads', the address of a scheduler or a distributed.Client"
+            f"scheduler={choice!r}; expected None, 'synchronous', 'threads', the address of a scheduler or a "
+            f"distributed.Client"
         )
     get = get_scheduler()
     if get is get_sync:
@@ -123,10 +132,11 @@ class _Connection(AbstractContextManager[Scheduler]):
 
     def __enter__(self) -> Scheduler:
         try:
-            self.client = distributed.Client(self.address, set_as_default=False, timeout=_patience())
+            self.client = distributed.Client(self.address, set_as_default=False, timeout=_patience(_ANSWER))
         except (OSError, ValueError, ImportError) as error:
             raise SchedulerError(
-                f"scheduler={self.address!r} does not answer ({type(error).__name__}: {error}). Check the address and that "
+                f"scheduler={self.address!r} does not answer ({type(error).__name__}: {error}). Check the address "
+                f"and that "
                 "`dask scheduler` runs there and can be reached from here."
             ) from error
         try:
@@ -144,13 +154,15 @@ def _of_client(client: distributed.Client) -> Scheduler:
         raise TypeError("scheduler is an asynchronous distributed.Client; fits run synchronously: use Client(address)")
     if client.status != "running":
         raise SchedulerError(f"The distributed.Client in use is {client.status}. Connect a new one.")
+    patience = _patience(_FIRST_WORKER)
     try:
-        client.wait_for_workers(1, timeout=_patience())
+        client.wait_for_workers(1, timeout=patience)
         n_threads = sum(client.nthreads().values())
     except (TimeoutError, OSError) as error:
         raise SchedulerError(
-            f"The Dask scheduler {_address(client)} has no workers after {_patience():g} s. Start some with "
-            f"`dask worker {_address(client)}`."
+            f"The Dask scheduler {_address(client)} has no workers after {patience:g} s. Start some with "
+            f"`dask worker {_address(client)}`, or wait longer for them: "
+            f"dask.config.set({{'daskgmm.timeout': '10min'}})."
         ) from error
     return Scheduler(client.get, n_threads, client)
 
@@ -161,9 +173,9 @@ def _threaded() -> Scheduler:
     return Scheduler(get_threaded, n_threads)
 
 
-def _patience() -> float:
-    """Seconds to wait for a scheduler or its first worker."""
-    return float(parse_timedelta(dask.config.get("distributed.comm.timeouts.connect", "30s")))
+def _patience(default: str) -> float:
+    """Seconds to wait; ``dask.config.set({"daskgmm.timeout": …})`` overrules the default."""
+    return float(parse_timedelta(dask.config.get("daskgmm.timeout", default)))
 
 
 def _address(client: distributed.Client) -> str:

@@ -1,10 +1,10 @@
 """The canonical tree: sums that do not depend on how the rows were divided.
 
-Rows are numbered through the whole data set. Leaf i is rows i·L to (i + 1)·L; node (l, j) of the tree is the sum of nodes
-(l − 1, 2j) and (l − 1, 2j + 1). Any task that has seen some consecutive rows holds a list of parts: nodes for what it has
-complete, and at both ends fragments of leaves that it shares with its neighbours. Lists of neighbouring tasks are joined by
-putting one part after the other, which completes leaves and merges siblings. Nothing in that depends on where the tasks' borders
-were, and a task never holds more than two nodes of a level.
+Rows are numbered through the whole data set. Leaf i is rows i·L to (i + 1)·L; node (l, j) of the tree is the sum of
+nodes (l − 1, 2j) and (l − 1, 2j + 1). Any task that has seen some consecutive rows holds a list of parts: nodes for
+what it has complete, and at both ends fragments of leaves that it shares with its neighbours. Lists of neighbouring
+tasks are joined by putting one part after the other, which completes leaves and merges siblings. Nothing in that
+depends on where the tasks' borders were, and a task never holds more than two nodes of a level.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Accumulator:
         self.parts: list[Node | Fragment] = []
 
     def add_rows(self, start: int, rows: Array, weights: Array | None) -> None:
-        """Add rows ``start``, ``start`` + 1, …"""
+        """Add rows ``start``, ``start`` + 1 and so on."""
         position = 0
         while position < len(rows):
             begin = start + position
@@ -110,7 +110,9 @@ class Accumulator:
                 break
             expected += 1 << part.level
         if expected * self._leaf_rows < self._n_rows:
-            raise DataChangedError(f"{self._n_rows} rows were expected, and a pass saw fewer: the data changed while they were read")
+            raise DataChangedError(
+                f"{self._n_rows} rows were expected, and a pass saw fewer: the data changed while they were read"
+            )
         nodes = [part.value for part in self.parts if isinstance(part, Node)]
         value = nodes.pop()
         while nodes:  # a node without a right sibling moves up unchanged
@@ -146,7 +148,9 @@ class Accumulator:
 
 
 def _are_siblings(left: Node | Fragment, right: Node) -> bool:
-    return isinstance(left, Node) and left.level == right.level and left.index + 1 == right.index and right.index % 2 == 1
+    return (
+        isinstance(left, Node) and left.level == right.level and left.index + 1 == right.index and right.index % 2 == 1
+    )
 
 
 #: Bytes of rows in a leaf where a row is neither very short nor very long.

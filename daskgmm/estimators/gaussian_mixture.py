@@ -8,7 +8,6 @@ import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-import dask
 import dask.array as da
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin, clone
@@ -39,21 +38,23 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     """Gaussian mixture fitted by expectation-maximisation to data of any size.
 
-    The interface is that of `sklearn.mixture.GaussianMixture`. Data may be a NumPy array or memmap, a dask array or data frame, a Zarr
-    array or group, or the path or URL of one (``"data.zarr"``, ``"s3://bucket/data.zarr::temperature"``). dask and Zarr data are read
-    chunk by chunk, once for each iteration, and are never in memory as a whole. Each chunk computes its E-step and sufficient
-    statistics, a tree adds them, and the M-step needs only their sum (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977).
+    The interface is that of `sklearn.mixture.GaussianMixture`. Data may be a NumPy array or memmap, a dask array or
+    data frame, a Zarr array or group, or the path or URL of one (``"data.zarr"``,
+    ``"s3://bucket/data.zarr::temperature"``). dask and Zarr data are read chunk by chunk, once for each iteration, and
+    are never in memory as a whole. Each chunk computes its E-step and sufficient statistics, a tree adds them, and the
+    M-step needs only their sum (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977).
 
-    Passes run on the `dask.distributed.Client` in scope, or, where there is none, on threads of this process; data that are in this
-    process's memory are always worked on here. The result is the same to the last bit for every chunking, scheduler and number of
-    workers (on the same software and kind of processor).
+    Passes run on the `dask.distributed.Client` in scope, or, where there is none, on threads of this process; data that
+    are in this process's memory are always worked on here. The result is the same to the last bit for every chunking,
+    scheduler and number of workers (on the same software and kind of processor).
 
     Parameters
     ----------
     n_components : int, default=1
         Number of components.
     covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        What a covariance matrix may look like: general, general and shared by all components, diagonal, or one variance.
+        What a covariance matrix may look like: general, general and shared by all components, diagonal, or one
+        variance.
     tol : float, default=1e-3
         EM stops when the mean log-likelihood, in nats per row, changes by less.
     reg_covar : float, default=1e-6
@@ -61,11 +62,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     max_iter : int, default=100
         Largest number of EM iterations of a start.
     n_init : int, default=1
-        Number of starts; the one that ends with the largest likelihood is kept. A start that ends in a collapsed component is
-        dropped with a warning, and the fit fails only when all do (scikit-learn gives up at the first).
+        Number of starts; the one that ends with the largest likelihood is kept. A start that ends in a collapsed
+        component is dropped with a warning, and the fit fails only when all do (scikit-learn gives up at the first).
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
-        How a start is made, from at most ``init_size`` rows. 'k-means++' and 'random_from_data' take rows as means, with equal
-        weights and one common covariance, where scikit-learn's covariances would be ``reg_covar`` alone.
+        How a start is made, from at most ``init_size`` rows. 'k-means++' and 'random_from_data' take rows as means,
+        with equal weights and one common covariance, where scikit-learn's covariances would be ``reg_covar`` alone.
     weights_init : array-like of shape (n_components,), default=None
         Initial weights.
     means_init : array-like of shape (n_components, n_features), default=None
@@ -81,10 +82,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     verbose_interval : int, default=10
         Iterations between two lines.
     init_size : int, default=100_000
-        Rows that starts are made from: all where there are no more than that, else a uniform sample that depends on ``random_state``
-        alone. They are held in memory.
+        Rows that starts are made from: all where there are no more than that, else a uniform sample that depends on
+        ``random_state`` alone. They are held in memory.
     scheduler : None, str or distributed.Client, default=None
-        Where passes run: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None: as described above.
+        Where passes run: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None: as
+        described above.
     callbacks : iterable of callable, default=()
         Called with every event of a fit, see `daskgmm.events`.
 
@@ -108,8 +110,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     lower_bounds_ : list of float
         The same after every iteration of the best start.
     n_passes_ : int
-        How often the last fit read the data: once for the survey and once for each iteration of each start, plus the few E-steps that
-        had to be repeated in finer arithmetic, plus one where a dask array's chunk lengths were unknown.
+        How often the last fit read the data: once for the survey and once for each iteration of each start, plus the
+        few E-steps that had to be repeated in finer arithmetic, plus one where a dask array's chunk lengths were
+        unknown.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only for data frames whose column names are all strings.
@@ -130,7 +133,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     dask.array<gmm-rows, shape=(20000,), dtype=int64, chunksize=(10000,), chunktype=numpy.ndarray>
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(set(STRUCTURES))],
         "tol": [Interval(Real, 0.0, None, closed="left")],
@@ -210,8 +213,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            For data of the wrong shape or not finite (`NonFiniteDataError` names the row), for parameters out of range, and
-            where components collapse (`IllDefinedCovarianceError`).
+            For data of the wrong shape or not finite (`NonFiniteDataError` names the row), for parameters out of range,
+            and where components collapse (`IllDefinedCovarianceError`).
         TypeError
             For data that are not real numbers.
         SchedulerError
@@ -221,8 +224,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         data = self._accept(X, reset=True)
         if data.shape[0] < 2:  # false for the unknown length of a dask array, which is counted first
             raise ValueError(
-                f"Found array with {data.shape[0]} sample(s) (shape={tuple(data.shape)}) while a minimum of 2 is required by "
-                f"{type(self).__name__}."
+                f"Found array with {data.shape[0]} sample(s) (shape={tuple(data.shape)}) while a minimum of 2 is "
+                f"required "
+                f"by {type(self).__name__}."
             )
         listeners = [*([VerboseListener(self.verbose, self.verbose_interval)] if self.verbose else []), *self.callbacks]
         with Engine(self.scheduler, in_process=isinstance(data, np.ndarray), listeners=listeners) as engine:
@@ -238,8 +242,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             self.n_passes_ = n_passes + engine.n_passes
         if not run.converged and self.max_iter > 0:
             warnings.warn(
-                "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, "
-                "or check for degenerate data.",
+                "Best performing initialization did not converge. Try different init parameters, or increase "
+                "max_iter, "
+                "tol, or check for degenerate data.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -438,8 +443,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         found = parameters.n_components, parameters.n_features, parameters.structure
         if found != expected:
             raise ValueError(
-                f"warm_start=True: the last fit had (n_components, n_features, covariance) = {_names(found)}, and this one asks for "
-                f"{_names(expected)}. Set warm_start=False, or use a new estimator."
+                f"warm_start=True: the last fit had (n_components, n_features, covariance) = {_names(found)}, and "
+                f"this "
+                f"one asks for {_names(expected)}. Set warm_start=False, or use a new estimator."
             )
         return Continuation(parameters, self.lower_bound_)
 
@@ -459,8 +465,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _parameters(self) -> MixtureParameters:
         """Parameters behind the fitted attributes, in double precision.
 
-        Attributes of single-precision fits are rounded, and anybody may set them by hand: what the fit found serves as long as they are
-        the very arrays that it left.
+        Attributes of single-precision fits are rounded, and anybody may set them by hand: what the fit found serves as
+        long as they are the very arrays that it left.
         """
         attributes = self.weights_, self.means_, self.precisions_cholesky_
         exact = getattr(self, "_exact", None)
@@ -501,5 +507,3 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
 def _names(key: tuple[int, int, CovarianceStructure]) -> tuple[int, int, str]:
     return key[0], key[1], key[2].name
-
-

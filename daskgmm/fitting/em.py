@@ -61,7 +61,8 @@ class DataSweep:
         statistics: SufficientStatistics = self.engine.run(self.dataset, ExpectationFold(kernel), "estep")
         if statistics.n_rows != self.dataset.n_rows:
             raise DataChangedError(
-                f"a pass saw {statistics.n_rows} rows where {self.dataset.n_rows} were expected: the data changed during the fit"
+                f"a pass saw {statistics.n_rows} rows where {self.dataset.n_rows} were expected: "
+                "the data changed during the fit"
             )
         return statistics
 

@@ -8,8 +8,8 @@ random_from_data   the same for rows drawn at random
 random             random responsibilities
 =================  ====================================================================================================
 
-For k-means++ and random_from_data scikit-learn takes each seed's own row as its whole cluster, which leaves covariances of
-``reg_covar`` and weights that do not sum to one; the common covariance above is usable whatever the data's units.
+For k-means++ and random_from_data scikit-learn takes each seed's own row as its whole cluster, which leaves covariances
+of ``reg_covar`` and weights that do not sum to one; the common covariance above is usable whatever the data's units.
 """
 
 from __future__ import annotations
@@ -120,9 +120,7 @@ def _random(how: Initialization, sample: Sample, random_state: np.random.RandomS
 
 
 def _kmeans_plusplus(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> Moments:
-    _, seeds = kmeans_plusplus(
-        sample.rows, how.n_components, sample_weight=sample.weights, random_state=random_state
-    )
+    _, seeds = kmeans_plusplus(sample.rows, how.n_components, sample_weight=sample.weights, random_state=random_state)
     return _around_seeds(how, sample, seeds)
 
 
