@@ -1,10 +1,11 @@
 """Everything that a fit tells its callbacks while it runs."""
 
-from .engine.events import BatchFinished, Listener, PassFinished, PassStarted
+from .engine.events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted
 from .fitting.events import IterationFinished, StartBegun, StartFinished
 
 __all__ = [
     "BatchFinished",
+    "EngineClosed",
     "IterationFinished",
     "Listener",
     "PassFinished",

@@ -6,5 +6,6 @@ store    Zarr arrays and groups, their paths and URLs
 blocks   dask arrays
 accept   the one door: whatever came -> `Dataset`
 survey   what is to be known before the first E-step: count, mean, scale, a uniform sample
-output   results: lazy, chunk-aligned, and written whole or not at all
+output   results for every row: lazy where the rows are
+write    new Zarr stores: chunk-aligned, whole or not at all
 """

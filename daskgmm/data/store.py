@@ -102,11 +102,26 @@ def open_zarr(
     path, inside = split_address(os.fspath(address))
     if inside is not None and array is not None and inside != array:
         raise StoreError(f"address names the array {inside!r} and array={array!r} names another; give only one of them")
-    return pick_array(_open(path, storage_options), inside if array is None else array)
+    return pick_array(open_node(path, storage_options), inside if array is None else array)
 
 
-def _open(path: str, storage_options: Mapping[str, Any] | None) -> zarr.Array[Any] | zarr.Group:
-    location = path.removeprefix("file://") if path.startswith("file://") else path
+def local_path(address: str | os.PathLike[str]) -> str | None:
+    """Path on this machine that an address means; None for the URL of anything but a local file."""
+    path = os.fspath(address).removeprefix("file://")
+    return None if "://" in path else path
+
+
+def open_node(path: str, storage_options: Mapping[str, Any] | None = None) -> zarr.Array[Any] | zarr.Group:
+    """Open the array or group at a path or URL, for reading.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is nothing.
+    StoreError
+        If what is there is not Zarr, or is damaged.
+    """
+    location = local_path(path) or path
     shown = without_secrets(path)
     if "://" not in location and not os.path.exists(location):
         raise StoreNotFoundError(f"There is nothing at {shown}. Check the path; it is relative to {os.getcwd()}.")

@@ -12,7 +12,7 @@ class PassStarted:
     """A pass over the data begins."""
 
     label: str
-    """``"survey"``, ``"estep"`` or ``"score"``."""
+    """``"survey"``, ``"estep"``, ``"score"`` or ``"predict"``."""
 
     n_rows: int
     """Rows that it will read."""
@@ -41,6 +41,13 @@ class PassFinished:
 
     seconds: float
     """Wall time."""
+
+
+@dataclass(frozen=True)
+class EngineClosed:
+    """Nothing more will come: the fit or score is over, or it failed."""
+
+    failed: bool
 
 
 Listener = Callable[[Any], None]

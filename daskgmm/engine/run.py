@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import dask
@@ -13,9 +14,9 @@ from dask.local import get_sync
 
 from ..data.source import Dataset
 from .blas import one_blas_thread
-from .events import BatchFinished, Listener, PassFinished, PassStarted
+from .events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted
 from .graph import Batch, Context, build_graph, plan_batches
-from .report import listening
+from .report import listening, report
 from .scheduler import Scheduler, find_scheduler
 from .tree import Fold
 
@@ -67,7 +68,10 @@ class Engine(AbstractContextManager["Engine"]):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._resources.close()
+        try:
+            self.emit(EngineClosed(failed=exception[0] is not None))
+        finally:
+            self._resources.close()
 
     def emit(self, event: Any) -> None:
         """Tell the listeners."""
@@ -84,16 +88,27 @@ class Engine(AbstractContextManager["Engine"]):
         label : str
             Names the pass in events, and its tasks on the dashboard.
         """
-        begin = time.perf_counter()
         batches = plan_batches(dataset, fold, self._batch_rows(dataset, fold))
         context = Context(fold, dataset.handles, dataset.n_rows, dataset.reads_ahead, self._topic)
         graph, key = build_graph(context, batches, dataset.shared_tasks(), label)
+        with self.announced(label, dataset.n_rows, len(batches)):
+            return self._scheduler_for(batches).compute(graph, key)
+
+    @contextmanager
+    def announced(self, label: str, n_rows: int, n_batches: int) -> Iterator[Callable[[int], None]]:
+        """Tell the listeners of a pass that the caller makes, and count it.
+
+        Yields
+        ------
+        callable
+            For the tasks to call with the number of rows they have done; picklable.
+        """
+        begin = time.perf_counter()
         self._label = label
-        self.emit(PassStarted(label, dataset.n_rows, len(batches)))
-        value = self._scheduler_for(batches).compute(graph, key)
+        self.emit(PassStarted(label, n_rows, n_batches))
+        yield _say_nothing if self._topic is None else partial(report, self._topic)
         self.n_passes += 1
-        self.emit(PassFinished(label, dataset.n_rows, time.perf_counter() - begin))
-        return value
+        self.emit(PassFinished(label, n_rows, time.perf_counter() - begin))
 
     def compute(self, collection: Any) -> Any:
         """Value of a dask collection, on this engine's scheduler."""
@@ -112,3 +127,7 @@ class Engine(AbstractContextManager["Engine"]):
 
     def _batch_finished(self, n_rows: int) -> None:
         self.emit(BatchFinished(self._label, n_rows))
+
+
+def _say_nothing(n_rows: int) -> None:
+    """Where nobody listens."""

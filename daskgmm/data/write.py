@@ -1,0 +1,309 @@
+"""New Zarr stores, whole or not at all, and results for every row written into them block by block.
+
+A store grows under a hidden name beside its own, and one rename gives it its name when nothing can fail any more. An
+object store has no rename: there the attributes that say what the store is are written last, and whoever reads it
+refuses a store without them.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import dask.array as da
+import fsspec
+import numpy as np
+import zarr
+
+from ..errors import DataChangedError, OutputExistsError, StoreError
+from .store import local_path, open_node, without_secrets
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Address = str | os.PathLike[str]
+
+#: The attribute of a group that says what daskgmm wrote there.
+ATTRIBUTE = "daskgmm"
+
+# A chunk is a file: smaller ones cost more to open than to read.
+_FEWEST_ROWS = 1 << 14
+
+
+def record(kind: str, **more: Any) -> dict[str, Any]:
+    """Attributes of a store that daskgmm writes.
+
+    Parameters
+    ----------
+    kind : str
+        What it is: ``"model"``, ``"results"``, …
+    **more
+        Anything that JSON can say.
+    """
+    from .. import __version__
+
+    return {"format": kind, "format_version": 1, "daskgmm_version": __version__, **more}
+
+
+def read_record(node: zarr.Array[Any] | zarr.Group) -> Mapping[str, Any]:
+    """The attributes that `record` made; empty for a store that is not one of ours."""
+    found = node.attrs.get(ATTRIBUTE)
+    return found if isinstance(found, dict) else {}
+
+
+def check_target(address: Address, kind: str, *, overwrite: bool = False) -> None:
+    """Raise unless a store may be written there; cheap, to be called before any work.
+
+    Parameters
+    ----------
+    address : str or path
+    kind : str
+        What is to be written. Only a store of the same kind that daskgmm itself wrote is ever replaced.
+    overwrite : bool
+
+    Raises
+    ------
+    OutputExistsError
+        If there is something and it is not to be replaced.
+    OSError
+        If the directory cannot be written.
+    """
+    name, path = os.fspath(address), local_path(address)
+    if "::" in name.rpartition("://")[2]:
+        raise ValueError(f"{without_secrets(name)!r} names an array inside a store; an output is a store of its own")
+    if path is None:
+        _check_remote(name, overwrite)
+        return
+    if os.path.lexists(path) and not overwrite:
+        raise OutputExistsError(_exists(name))
+    if os.path.lexists(path) and not _replaceable(path, kind):
+        raise OutputExistsError(
+            f"{name} is there already and is no {kind} that daskgmm wrote, so it is not overwritten. Choose another "
+            "name, or remove it yourself."
+        )
+    _check_directory(os.path.dirname(os.path.abspath(path)))
+
+
+@contextmanager
+def new_store(address: Address, attributes: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[zarr.Group]:
+    """A group to write into; it appears under its name when the ``with`` block ends, and never when the block fails.
+
+    Parameters
+    ----------
+    address : str or path
+        A path, or a URL that fsspec can write.
+    attributes : mapping
+        From `record`. Entries that are known only at the end may be added inside the block.
+    overwrite : bool
+        Replace a store of the same kind; the old one stays until the new one is complete.
+    """
+    check_target(address, attributes["format"], overwrite=overwrite)
+    path = local_path(address)
+    place = _remote(os.fspath(address)) if path is None else _local(os.path.realpath(path), overwrite)
+    with place as location:
+        group = zarr.create_group(location, zarr_format=3)
+        yield group
+        group.attrs.update({ATTRIBUTE: dict(attributes)})
+
+
+@contextmanager
+def _local(path: str, overwrite: bool) -> Iterator[str]:
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    growing = _hidden(directory, name, "partial")
+    try:
+        yield growing
+        _give_name(growing, path, overwrite)
+    except BaseException:
+        # Tasks that still run look for the store's own name before they write, and would fill a new one otherwise.
+        discarded = _hidden(directory, name, "discarded")
+        with suppress(OSError):
+            os.rename(growing, discarded)
+        shutil.rmtree(discarded, ignore_errors=True)
+        raise
+
+
+def _give_name(growing: str, path: str, overwrite: bool) -> None:
+    if not overwrite or not os.path.lexists(path):
+        try:
+            os.rename(growing, path)
+        except OSError as error:
+            if os.path.lexists(path):
+                raise OutputExistsError(_exists(path)) from error  # somebody else was faster
+            raise
+        return
+    # A directory that is not empty cannot be renamed over.
+    old = _hidden(*os.path.split(path), "replaced")
+    os.rename(path, old)
+    try:
+        os.rename(growing, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _hidden(directory: str, name: str, why: str) -> str:
+    return os.path.join(directory, f".{name}.{secrets.token_hex(8)}.{why}")
+
+
+@contextmanager
+def _remote(url: str) -> Iterator[str]:
+    files, path = _file_system(url)
+    try:
+        yield url
+    except BaseException:
+        with suppress(Exception):
+            files.rm(path, recursive=True)
+        raise
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise StoreError(
+            f"{without_secrets(url)} cannot be written: {error}. Install the file system of that URL, for example "
+            "pip install s3fs, or write to a local path."
+        ) from error
+    return files, path
+
+
+def _check_remote(url: str, overwrite: bool) -> None:
+    files, path = _file_system(url)
+    if not files.exists(path):
+        return
+    if overwrite:
+        raise OutputExistsError(
+            f"{without_secrets(url)} is there already, and only local stores can be replaced in one step. Remove it "
+            "first, or choose another name."
+        )
+    raise OutputExistsError(_exists(url))
+
+
+def _exists(name: str) -> str:
+    return (
+        f"{without_secrets(name)} exists already. Choose another name, or replace it with overwrite=True (in a "
+        "terminal --overwrite)."
+    )
+
+
+def _replaceable(path: str, kind: str) -> bool:
+    if os.path.isdir(path) and not os.listdir(path):
+        return True
+    try:
+        return read_record(open_node(path)).get("format") == kind
+    except (StoreError, OSError):
+        return False
+
+
+def _check_directory(directory: str) -> None:
+    while not os.path.lexists(directory):
+        directory = os.path.dirname(directory)
+    if not os.path.isdir(directory):
+        raise NotADirectoryError(f"{directory} is a file: nothing can be written below it")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write in {directory}")
+
+
+# ---- results for every row
+
+
+@dataclass(frozen=True)
+class RowArray:
+    """Lazy results, and what their array in the store is to be called and to say."""
+
+    values: da.Array
+    """Shape (n,) or (n, K)."""
+    fill_value: float
+    """What a chunk that got lost is read as: nothing that could be a result."""
+    attributes: Mapping[str, Any]
+
+
+def write_rows(
+    group: zarr.Group,
+    arrays: Mapping[str, RowArray],
+    compute: Callable[[Any], Any],
+    on_rows: Callable[[int], Any] = lambda n_rows: None,
+) -> None:
+    """Write results for every row into a group, all in one computation, so that the rows they share are read once.
+
+    Chunks of the store are blocks of the dask arrays: no two tasks ever write to one chunk. Blocks of uneven lengths
+    are cut anew first. Memory is that of the blocks in work.
+
+    Parameters
+    ----------
+    group : zarr.Group
+    arrays : mapping of str to RowArray
+        All with the same rows.
+    compute : callable
+        Computes a dask collection.
+    on_rows : callable
+        Called where a task runs, with the number of rows it wrote of the first array; picklable.
+    """
+    blocks = {name: regular_blocks(array.values) for name, array in arrays.items()}
+    first = next(iter(arrays))
+    counts = [
+        _write_blocks(values, _create(group, name, values, arrays[name]), on_rows if name == first else None)
+        for name, values in blocks.items()
+    ]
+    for name, written in zip(blocks, compute(da.stack(counts)).sum(axis=1).tolist(), strict=True):
+        if written != (expected := blocks[name].shape[0]):
+            raise DataChangedError(f"{name}: {written} rows were written, {expected} were expected: the data changed")
+
+
+def regular_blocks(values: da.Array) -> da.Array:
+    """The array in blocks that Zarr chunks can be: equally long but for the last one, with all columns, not tiny."""
+    if np.isnan(values.shape[0]):
+        raise ValueError("the length of these dask arrays is not known; call compute_chunk_sizes() on the data first")
+    lengths = [n for n in values.chunks[0] if n] or [1]
+    longest = max(lengths)
+    if longest < _FEWEST_ROWS:
+        longest *= -(-_FEWEST_ROWS // longest)
+    return values.rechunk({0: min(longest, max(1, values.shape[0])), **({1: -1} if values.ndim == 2 else {})})
+
+
+def _create(group: zarr.Group, name: str, values: da.Array, array: RowArray) -> zarr.Array[Any]:
+    return group.create_array(
+        name,
+        shape=values.shape,
+        chunks=tuple(max(1, n) for n in values.chunksize),
+        dtype=values.dtype,
+        fill_value=array.fill_value,
+        attributes=dict(array.attributes),
+        dimension_names=("row", "component")[: values.ndim],
+    )
+
+
+def _write_blocks(values: da.Array, target: zarr.Array[Any], on_rows: Callable[[int], Any] | None) -> da.Array:
+    # One node of the graph, so that the handle travels to a worker once and not with every block.
+    shared = dask.delayed(target, pure=False, traverse=False)
+    return values.map_blocks(
+        _write_block,
+        target=shared,
+        on_rows=on_rows,
+        token="gmm-write",
+        dtype=np.int64,
+        chunks=((1,) * values.numblocks[0],),
+        drop_axis=list(range(1, values.ndim)),
+        meta=np.empty(0, np.int64),
+    )
+
+
+def _write_block(
+    block: Array, target: zarr.Array[Any], on_rows: Callable[[int], Any] | None, block_info: Any = None
+) -> Array:
+    start, stop = block_info[0]["array-location"][0]
+    if len(block) != stop - start:
+        raise DataChangedError(f"{target.name}: {len(block)} rows came for rows {start} to {stop}: the data changed")
+    root = getattr(target.store, "root", None)
+    if root is not None and not os.path.isdir(root):
+        raise StoreError(f"{root} is gone: the run that wrote it has failed")
+    target[start:stop] = block
+    if on_rows is not None:
+        on_rows(len(block))
+    return np.array([len(block)])
