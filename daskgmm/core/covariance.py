@@ -12,15 +12,16 @@ diag        (K, D)                      (K, D)                       x_i²
 spherical   (K,)                        (K,)                         ‖x‖²
 ==========  ==========================  ===========================  ==========================
 
-Precisions are carried as Cholesky factors: ``precisions_cholesky`` is the upper triangular U with Σ⁻¹ = U Uᵀ (full, tied) or
-the reciprocal standard deviation (diag, spherical), as in scikit-learn. Blocks of rows are held transposed, (D, B), so that
-building a feature is one vector operation on contiguous memory.
+Precisions are carried as Cholesky factors: ``precisions_cholesky`` is the upper triangular U with Σ⁻¹ = U Uᵀ (full,
+tied) or the reciprocal standard deviation (diag, spherical), as in scikit-learn. Blocks of rows are held transposed,
+(D, B), so that building a feature is one vector operation on contiguous memory.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -83,7 +84,7 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
-        """log det U of every component, shape (K,) or broadcastable to it."""
+        """Logarithm of det U of every component, shape (K,) or broadcastable to it."""
 
     @abstractmethod
     def marginal_variances(self, covariances: Array, n_components: int, n_features: int) -> Array:
@@ -135,7 +136,7 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def common_quadratic(self, precisions_cholesky: Array, second: Array) -> float:
-        """Log-likelihood that the features leave out because it is the same for every component, summed over all rows."""
+        """Log-likelihood that the features leave out, the same for every component, summed over all rows."""
 
     @abstractmethod
     def common_row_quadratic(self, precisions_cholesky: Array, z: Array) -> Array | None:
@@ -149,7 +150,7 @@ class CovarianceStructure(ABC):
     def amplification(self, means: Array, precisions_cholesky: Array) -> float:
         """Largest factor by which rounding grows in θ_k · T(x), for means and factors about the reference point.
 
-        The bound of design: λmax(Σ_k⁻¹) (‖μ_k‖ + 3 √λmax(Σ_k))², the largest over the components; where the features do not mix
+        It is λmax(Σ_k⁻¹) (‖μ_k‖ + 3 √λmax(Σ_k))², the largest over the components; where the features do not mix
         (diag) it is the sum of the same expression over the features.
         """
 
@@ -246,7 +247,7 @@ class Full(CovarianceStructure):
             start = stop
 
     def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:
-        i, j = np.triu_indices(precisions_cholesky.shape[-1])
+        i, j = _triangle(precisions_cholesky.shape[-1])
         return self.precisions(precisions_cholesky)[:, i, j] * np.where(i == j, -0.5, -1.0)
 
     def precision_times(self, precisions_cholesky: Array, vectors: Array) -> Array:
@@ -263,11 +264,10 @@ class Full(CovarianceStructure):
         return None
 
     def amplification(self, means: Array, precisions_cholesky: Array) -> float:
-        return max(_amplification(m, u) for m, u in zip(means, precisions_cholesky, strict=True))
+        return _amplification(means, precisions_cholesky)
 
     def mahalanobis(self, precisions_cholesky: Array, component: int, residual: Array, work: Array) -> Array:
-        np.matmul(precisions_cholesky[component].T, residual, out=work)
-        return np.asarray(np.einsum("db,db->b", work, work))
+        return _whitened_square(precisions_cholesky[component], residual, work)
 
     def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
         np.multiply(residual, np.sqrt(weights), out=work)
@@ -282,8 +282,8 @@ class Full(CovarianceStructure):
 class Tied(CovarianceStructure):
     """All components share one general covariance matrix.
 
-    The quadratic term is then the same for every component: it cancels in the responsibilities, Σ r x xᵀ does not depend
-    on them either, and the features are [x, 1] alone.
+    The quadratic term is then the same for every component: it cancels in the responsibilities, Σ r x xᵀ does not
+    depend on them either, and the features are [x, 1] alone.
     """
 
     name = "tied"
@@ -351,7 +351,7 @@ class Tied(CovarianceStructure):
 
     def common_quadratic(self, precisions_cholesky: Array, second: Array) -> float:
         n_features = len(precisions_cholesky)
-        i, j = np.triu_indices(n_features)
+        i, j = _triangle(n_features)
         return float(np.dot(self.precisions(precisions_cholesky)[i, j] * np.where(i == j, -0.5, -1.0), second))
 
     def common_row_quadratic(self, precisions_cholesky: Array, z: Array) -> Array | None:
@@ -362,11 +362,10 @@ class Tied(CovarianceStructure):
         return pack(z @ z.T if weights is None else (z * weights.astype(z.dtype)) @ z.T)
 
     def amplification(self, means: Array, precisions_cholesky: Array) -> float:
-        return max(_amplification(m, precisions_cholesky) for m in means)
+        return _amplification(means, precisions_cholesky)
 
     def mahalanobis(self, precisions_cholesky: Array, component: int, residual: Array, work: Array) -> Array:
-        np.matmul(precisions_cholesky.T, residual, out=work)
-        return np.asarray(np.einsum("db,db->b", work, work))
+        return _whitened_square(precisions_cholesky, residual, work)
 
     def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
         np.multiply(residual, np.sqrt(weights), out=work)
@@ -453,8 +452,8 @@ class Diag(CovarianceStructure):
         return float(((np.abs(means) * precisions_cholesky + 3) ** 2).sum(axis=1).max())
 
     def mahalanobis(self, precisions_cholesky: Array, component: int, residual: Array, work: Array) -> Array:
-        np.multiply(residual, precisions_cholesky[component][:, None], out=work)
-        return np.asarray(np.einsum("db,db->b", work, work))
+        np.multiply(residual, residual, out=work)
+        return np.asarray(precisions_cholesky[component] ** 2 @ work)
 
     def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
         np.multiply(residual, residual, out=work)
@@ -563,6 +562,10 @@ STRUCTURES: dict[str, CovarianceStructure] = {s.name: s for s in (Full(), Tied()
 # ---- triangles and factors
 
 
+# Rows of a triangular product that are computed together.
+_PANEL = 32
+
+
 def triangle_size(n_features: int) -> int:
     """Entries of a symmetric (D, D) matrix on and above its diagonal."""
     return n_features * (n_features + 1) // 2
@@ -570,17 +573,32 @@ def triangle_size(n_features: int) -> int:
 
 def pack(matrix: Array) -> Array:
     """Upper triangle of symmetric matrices, row by row: (…, D, D) -> (…, D (D + 1) / 2)."""
-    i, j = np.triu_indices(matrix.shape[-1])
+    i, j = _triangle(matrix.shape[-1])
     return matrix[..., i, j]
 
 
 def unpack(packed: Array, n_features: int) -> Array:
     """Inverse of `pack`."""
     matrix = np.empty((*packed.shape[:-1], n_features, n_features), packed.dtype)
-    i, j = np.triu_indices(n_features)
+    i, j = _triangle(n_features)
     matrix[..., i, j] = packed
     matrix[..., j, i] = packed
     return matrix
+
+
+@lru_cache(maxsize=8)
+def _triangle(n_features: int) -> tuple[Array, Array]:
+    # A block's scatter is packed once for each component: finding the indices anew would take longer than using them.
+    return np.triu_indices(n_features)
+
+
+def _whitened_square(upper: Array, residual: Array, work: Array) -> Array:
+    """‖Uᵀx‖² of every column."""
+    # Panels skip most of the zeros of the triangle; SciPy's triangular product would skip all, but holds the GIL.
+    for start in range(0, len(upper), _PANEL):
+        stop = start + _PANEL
+        np.matmul(upper[:stop, start:stop].T, residual[:stop], out=work[start:stop])
+    return np.asarray(np.einsum("db,db->b", work, work))
 
 
 def _invert_cholesky(covariance: Array) -> Array | None:
@@ -618,10 +636,10 @@ def _reciprocal_deviations(variances: Array) -> Array:
     return np.asarray(result)
 
 
-def _amplification(mean: Array, upper: Array) -> float:
-    deviations = np.linalg.svd(upper, compute_uv=False)  # reciprocals of the principal standard deviations
-    reach = float(np.linalg.norm(mean)) + 3 / deviations[-1]
-    return float((deviations[0] * reach) ** 2)
+def _amplification(means: Array, uppers: Array) -> float:
+    reciprocals = np.linalg.svd(uppers, compute_uv=False)  # of the principal standard deviations, (D,) or (K, D)
+    reach = np.linalg.norm(means, axis=1) + 3 / reciprocals[..., -1]
+    return float(((reciprocals[..., 0] * reach) ** 2).max())
 
 
 def _check_positive_definite(precision: Array, name: str) -> None:

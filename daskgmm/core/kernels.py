@@ -3,13 +3,14 @@
 Two kernels compute the same thing:
 
 `QuadraticKernel`
-    the fast one. Features Φ = T(z) of a block, z = (x − c) / s, as rows; log-joint Θ Φ; log-sum-exp by column in place;
-    statistics R Φᵀ. Two matrix products and no array of rows × components × features.
+    the fast one. Features Φ = T(z) of a block, z = (x − c) / s, as rows; log-joint Θ Φ; log-sum-exp by column in
+    place; statistics R Φᵀ. Two matrix products and no array of rows × components × features.
 `ResidualKernel`
     the precise twin. Whitened residuals Uᵀ(x − μ_k) of one component at a time, and moments about the current means.
 
-θ · T(z) cancels when a component is tight compared with its distance from c. The loss is predictable from the parameters
-alone (`CovarianceStructure.amplification`), so `choose_kernel` takes the cheapest arithmetic whose bound is small enough.
+θ · T(z) cancels when a component is tight compared with its distance from c. The loss is predictable from the
+parameters alone (`CovarianceStructure.amplification`), so `choose_kernel` takes the cheapest arithmetic whose bound is
+small enough.
 
 Both read rows of any real dtype and accumulate in double precision.
 """
@@ -29,22 +30,24 @@ from .statistics import Frame, SufficientStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Largest admissible error of one log-density, in nats, of products in single and in double precision.
-SINGLE_TOLERANCE = 1e-3
-DOUBLE_TOLERANCE = 1e-9
+# Largest admissible error of one log-density, in nats, by the precision of the products.
+_TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 
-# Relative error that a covariance may have when an M-step ends in components that would have asked for finer arithmetic.
-_RESOLUTION = {"float32": 10 * SINGLE_TOLERANCE, "float64": 1000 * DOUBLE_TOLERANCE}
+# Relative error that a covariance may have when an M-step ends in components that would have asked for finer
+# arithmetic.
+_RESOLUTION = {"float32": 1e-2, "float64": 1e-6}
 
-# A block's arrays should stay in a core's share of the cache, and yet be long enough for the matrix products.
-_BLOCK_BYTES = 2 << 20
-_SHORTEST_BLOCK, _LONGEST_BLOCK = 128, 4096
+# A block's arrays should stay in a core's own cache, and yet be long enough for the matrix products. The precise twin
+# makes more and smaller calls to NumPy, so its blocks are for the shared cache.
+_BLOCK_BYTES = 1 << 20
+_PRECISE_BLOCK_BYTES = 8 << 20
+_SHORTEST_BLOCK, _LONGEST_BLOCK = 256, 8192
 
-# A responsibility below this is zero to the precise twin: against a whole row it is nothing to ten digits beyond rounding.
+# A responsibility below this is zero to the precise twin: beside a whole row it is ten digits beyond rounding.
 _NEGLIGIBLE = 1e-26
 
-# With more features than this they outgrow the cache, and whitening, which needs none, is faster.
-_MOST_FEATURES = 5000
+# A row with more bytes of features than this takes longer than whitening it, which needs none, for each component.
+_MOST_FEATURE_BYTES = 24_000
 
 
 class Kernel(ABC):
@@ -70,7 +73,8 @@ class Kernel(ABC):
     def resolves(self, parameters: MixtureParameters) -> bool:
         """Whether moments computed in this arithmetic are fine enough to have led to ``parameters``.
 
-        An M-step can end in components much tighter than those that chose the kernel: then its covariances are rounding.
+        An M-step can end in components much tighter than those that chose the kernel: then its covariances are
+        rounding.
         """
         return True
 
@@ -80,11 +84,11 @@ class Kernel(ABC):
 
     @abstractmethod
     def log_joint(self, rows: Array, work: Any) -> Array:
-        """log w_k N(x_b; μ_k, Σ_k) of one block less `row_offset`, shape (K, B): a view into the workspace."""
+        """Logarithm of w_k N(x_b; μ_k, Σ_k) of one block less `row_offset`, shape (K, B): a view into the workspace."""
 
     @abstractmethod
     def row_offset(self, work: Any, n_rows: int) -> Array | None:
-        """What `log_joint` has just left out because it is the same for every component, shape (B,); None for nothing."""
+        """What `log_joint` has just left out, the same for every component, shape (B,); None for nothing."""
 
     @abstractmethod
     def statistics(self, rows: Array, weights: Array | None, work: Any) -> SufficientStatistics:
@@ -159,8 +163,8 @@ class QuadraticKernel(Kernel):
         quadratic = np.broadcast_to(structure.quadratic_coefficients(self.cholesky), (len(means), self.n_quadratic))
         self.natural = np.concatenate([quadratic, linear, constant[:, None]], axis=1)
         """Natural parameters Θ, shape (K, P): the log-joint is Θ Φ."""
-        self.block_rows = _block_rows(self.dtype.itemsize * (self.natural.shape[1] + 2 * len(means)))
-        # |θ_k|·|T(z)| is at most |U_k|² (|z| + |μ_k|)², whatever the structure, and a product of P terms errs by √P units.
+        self.block_rows = _block_rows(_BLOCK_BYTES, 8 * len(means[0]) + self.dtype.itemsize * sum(self.natural.shape))
+        # Whatever the structure, |θ_k|·|T(z)| is at most |U_k|² (|z| + |μ_k|)²; a product of P terms errs by √P units.
         self.largest_mean = float(np.sqrt((means**2).sum(axis=1).max()))
         self.row_error = float(np.finfo(self.dtype).eps * len(means[0]) * (self.cholesky**2).sum())
 
@@ -215,8 +219,9 @@ class QuadraticKernel(Kernel):
             second = structure.common_second(features[self.n_quadratic : -1], block_weights)
             if second is not None:
                 common += second
-        # Σ r log r = Σ r (θ · T − log p) = <Θ, sums> − log-likelihood: the entropy costs no pass over the responsibilities.
-        entropy = log_likelihood - float(np.multiply(self.natural, sums, where=sums != 0, out=np.zeros_like(sums)).sum())
+        # Σ r log r = Σ r (θ · T − log p) = <Θ, sums> − log-likelihood: no pass over the responsibilities.
+        expected = np.multiply(self.natural, sums, where=sums != 0, out=np.zeros_like(sums))
+        entropy = log_likelihood - float(expected.sum())
         second = sums[:, : self.n_quadratic].reshape(common.shape) if self.n_quadratic else common
         return SufficientStatistics(
             self.reference,
@@ -243,8 +248,8 @@ class _QuadraticWorkspace:
 class ResidualKernel(Kernel):
     """Whitened residuals, component by component: exact to a few units of rounding for any parameters.
 
-    Most components are out of the question for most rows. Where the features are few enough, a `QuadraticKernel` finds out
-    which ones: only pairs of row and component that its rounding leaves in doubt, or that matter, are computed again.
+    Most components are out of the question for most rows. Where there are many, a `QuadraticKernel` finds out which
+    ones: only the pairs of row and component that matter, or that its rounding leaves in doubt, are computed again.
     """
 
     arithmetic = "precise"
@@ -256,10 +261,11 @@ class ResidualKernel(Kernel):
         self.centers = parameters.means[:, :, None] / self.frame.scale[:, None]  # exact: scales are powers of two
         self.cholesky = structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
         self.constants = parameters.log_constants
-        few = structure.n_quadratic(parameters.n_features) <= _MOST_FEATURES
-        self.screen = QuadraticKernel(parameters, frame) if few else None
-        """Kernel whose log-joints say which components a row may belong to; None where it would cost more than it saves."""
-        self.block_rows = _block_rows(8 * (3 * parameters.n_features + parameters.n_components))
+        # Features are built once for a row, residuals once for each component: with eight they cost about the same.
+        worth = structure.n_quadratic(parameters.n_features) < (parameters.n_components - 8) * parameters.n_features
+        self.screen = QuadraticKernel(parameters, frame) if worth else None
+        """Says which components a row may belong to; None where that would cost more than it saves."""
+        self.block_rows = _block_rows(_PRECISE_BLOCK_BYTES, 8 * (3 * parameters.n_features + parameters.n_components))
 
     def workspace(self) -> _ResidualWorkspace:
         d, n = self.parameters.n_features, self.block_rows
@@ -271,7 +277,7 @@ class ResidualKernel(Kernel):
         z = work.z[:, : len(rows)]
         np.multiply(rows.T, self.inverse_scale, out=z)
         joint = work.joint[:, : len(rows)]
-        near = None if self.screen is None else self._near(self.screen, rows, joint, work)
+        near = None if self.screen is None else self._near(self.screen, rows, joint, work.screen)
         for k, constant in enumerate(self.constants):
             members = slice(None) if near is None else _members(near[k])
             residual, scratch = self._residual(z, k, members, work)
@@ -281,23 +287,23 @@ class ResidualKernel(Kernel):
             joint[k, members] = distance
         return joint
 
-    def _near(self, screen: QuadraticKernel, rows: Array, joint: Array, work: _ResidualWorkspace) -> Array:
+    def _near(self, screen: QuadraticKernel, rows: Array, joint: Array, work: Any) -> Array:
         """Which components may have a responsibility that is not negligible, (K, B); writes about right log-joints."""
         doubt = np.empty(len(rows))
         for block in screen.blocks(len(rows)):
-            joint[:, block] = screen.log_joint(rows[block], work.screen)
+            joint[:, block] = screen.log_joint(rows[block], work)
             n_rows = joint[:, block].shape[1]
-            doubt[block] = 2 * screen.row_errors(work.screen, n_rows)
-            offset = screen.row_offset(work.screen, n_rows)
+            doubt[block] = 2 * screen.row_errors(work, n_rows)
+            offset = screen.row_offset(work, n_rows)
             if offset is not None:
                 joint[:, block] += offset
         # Written so that NaN, from infinity less infinity, counts as near.
-        return ~(joint < joint.max(axis=0) + (math.log(_NEGLIGIBLE) - doubt))
+        return np.logical_not(joint < joint.max(axis=0) + (math.log(_NEGLIGIBLE) - doubt))
 
     def _residual(
         self, z: Array, component: int, members: Array | slice, work: _ResidualWorkspace
     ) -> tuple[Array, Array]:
-        """z − μ_k of some rows, (D, members), and scratch of the same shape."""
+        """Residuals z − μ_k of some rows, (D, members), and scratch of the same shape."""
         shape = z.shape if isinstance(members, slice) else (len(z), len(members))
         residual, scratch = (flat[: math.prod(shape)].reshape(shape) for flat in (work.residual, work.scratch))
         if isinstance(members, slice):
@@ -350,7 +356,7 @@ class ResidualKernel(Kernel):
 
 @dataclass
 class _ResidualWorkspace:
-    screen: _QuadraticWorkspace | None
+    screen: _QuadraticWorkspace | None  # None without a screen
     joint: Array  # (K, B)
     z: Array  # x / s, (D, B)
     residual: Array  # (D B,), flat, so that a part of the rows is contiguous too
@@ -371,12 +377,12 @@ def choose_kernel(parameters: MixtureParameters, frame: Frame, dtype: np.dtype[A
         Of the data.
     """
     error = rounding_bounds(parameters, frame)
-    n_features = parameters.structure.n_quadratic(parameters.n_features)
-    if n_features <= _MOST_FEATURES:
-        if dtype.kind == "f" and dtype.itemsize == 4 and error["float32"] <= SINGLE_TOLERANCE:
-            return QuadraticKernel(parameters, frame, np.float32)
-        if error["float64"] <= DOUBLE_TOLERANCE:
-            return QuadraticKernel(parameters, frame, np.float64)
+    n_quadratic = parameters.structure.n_quadratic(parameters.n_features)
+    single = dtype.kind == "f" and dtype.itemsize == 4
+    for products in (np.dtype(np.float32), np.dtype(np.float64))[0 if single else 1 :]:
+        narrow = n_quadratic * products.itemsize <= _MOST_FEATURE_BYTES
+        if narrow and error[products.name] <= _TOLERANCE[products.name]:
+            return QuadraticKernel(parameters, frame, products.type)
     return ResidualKernel(parameters, frame)
 
 
@@ -390,13 +396,31 @@ def rounding_bounds(parameters: MixtureParameters, frame: Frame) -> dict[str, fl
 
 
 def normalise(joint: Array) -> tuple[Array, Array]:
-    """Log-sum-exp by column: ``joint`` (K, B) becomes exp(joint − peak) in place; returns peak and log Σ exp, (B,) each."""
+    """Log-sum-exp by column.
+
+    ``joint`` (K, B) becomes exp(joint − peak) in place; returns peak and log Σ exp(joint − peak), (B,) each.
+    """
     peak = joint.max(axis=0)
     # A row infinitely far from every component has no peak to take off.
     joint -= np.where(np.isneginf(peak), 0, peak)
-    np.exp(joint, out=joint)
+    _exponentiate(joint)
     with np.errstate(divide="ignore"):
         return peak, np.log(joint.sum(axis=0))
+
+
+def _exponentiate(joint: Array) -> None:
+    """Exponential in place, with zero for what is or nearly is subnormal.
+
+    Such numbers take many times longer to compute, and to multiply with on some machines.
+    """
+    lowest = 0.98 * math.log(np.finfo(joint.dtype).tiny)
+    if joint.min() < lowest:
+        normal = joint >= lowest
+        np.maximum(joint, lowest, out=joint)
+        np.exp(joint, out=joint)
+        joint *= normal
+    else:
+        np.exp(joint, out=joint)
 
 
 def _weighted_sum(values: Array, weights: Array | None) -> float:
@@ -413,11 +437,11 @@ def _members(mask: Array) -> Array | slice:
 
 
 def _entropy(responsibilities: Array, weights: Array | None) -> float:
-    logs = np.maximum(responsibilities, np.finfo(float).tiny)  # 0 log 0 = 0; a mask would keep log from being vectorised
+    logs = np.maximum(responsibilities, np.finfo(float).tiny)  # 0 log 0 = 0, and log stays vectorised
     np.log(logs, out=logs)
     return -_weighted_sum(np.einsum("kb,kb->b", responsibilities, logs), weights)
 
 
-def _block_rows(row_bytes: int) -> int:
-    rows = 1 << (max(1, _BLOCK_BYTES // row_bytes).bit_length() - 1)
+def _block_rows(block_bytes: int, row_bytes: int) -> int:
+    rows = 1 << (max(1, block_bytes // row_bytes).bit_length() - 1)
     return min(max(rows, _SHORTEST_BLOCK), _LONGEST_BLOCK)

@@ -19,7 +19,9 @@ _COUNT_FLOOR = 10 * np.finfo(np.float64).eps
 def estimate(
     structure: CovarianceStructure, statistics: SufficientStatistics, reg_covar: float
 ) -> tuple[Array, Array, Array]:
-    """Weights, means and covariances that maximise the expected complete-data log-likelihood (Dempster, Laird & Rubin 1977, section 4.3).
+    """Weights, means and covariances that maximise the expected complete-data log-likelihood.
+
+    Dempster, Laird & Rubin (1977), section 4.3.
 
     Parameters
     ----------
@@ -33,7 +35,8 @@ def estimate(
     weights : array of shape (K,)
     means : array of shape (K, D)
     covariances : array
-        In the shape of the structure's `covariance_shape`. Not checked: a collapsed component shows when they are factored.
+        In the shape of the structure's `covariance_shape`. Not checked: a collapsed component shows when they are
+        factored.
     """
     soft_counts = statistics.soft_counts + _COUNT_FLOOR
     offsets = statistics.first / soft_counts[:, None]
@@ -44,9 +47,7 @@ def estimate(
     return soft_counts / soft_counts.sum(), means, structure.add_ridge(covariances, reg_covar)
 
 
-def maximize(
-    structure: CovarianceStructure, statistics: SufficientStatistics, reg_covar: float
-) -> MixtureParameters:
+def maximize(structure: CovarianceStructure, statistics: SufficientStatistics, reg_covar: float) -> MixtureParameters:
     """The M-step: `estimate`, with the covariances factored.
 
     Raises

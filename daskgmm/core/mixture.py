@@ -69,7 +69,7 @@ class MixtureParameters:
 
     @property
     def log_constants(self) -> Array:
-        """log w_k − ½ log det(2π Σ_k), shape (K,); −∞ for a component of weight zero."""
+        """Logarithm of w_k less ½ log det(2π Σ_k), shape (K,); −∞ for a component of weight zero."""
         log_det = self.structure.log_det_cholesky(self.precisions_cholesky, self.n_features)
         with np.errstate(divide="ignore"):
             log_weights = np.log(self.weights)

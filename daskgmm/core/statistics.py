@@ -4,8 +4,8 @@ For responsibilities r_nk (times sample weights) and a reference c, in units of 
 
     n_k = Σ r,   s_k = Σ r (x − c)/s,   S_k = Σ r [(x − c)/s] [(x − c)/s]ᵀ
 
-Adding the statistics of two sets of rows is adding arrays; an M-step needs nothing else. Moments about a point inside the
-data instead of the origin cost nothing and keep a large offset from eating the digits.
+Adding the statistics of two sets of rows is adding arrays; an M-step needs nothing else. Moments about a point inside
+the data instead of the origin cost nothing and keep a large offset from eating the digits.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class SufficientStatistics:
     """Σ w; the number of rows where there are no sample weights."""
 
     @classmethod
-    def zero(cls, structure: CovarianceStructure, reference: Array, scale: Array, n_components: int) -> SufficientStatistics:
+    def zero(
+        cls, structure: CovarianceStructure, reference: Array, scale: Array, n_components: int
+    ) -> SufficientStatistics:
         """Neutral element of ``+``: the statistics of no rows."""
         n_features = len(scale)
         return cls(
@@ -132,10 +134,12 @@ def statistics_of_responsibilities(
     SufficientStatistics
         ``log_likelihood`` and ``entropy`` are zero: no density was evaluated.
     """
-    n_components, n_features = responsibilities.shape[1], rows.shape[1]
+    n_components = responsibilities.shape[1]
     offsets = (rows - frame.center) / frame.scale
     counts = responsibilities.sum(axis=0)
-    means = frame.center + frame.scale * (responsibilities.T @ offsets) / np.maximum(counts, np.finfo(float).tiny)[:, None]
+    means = (
+        frame.center + frame.scale * (responsibilities.T @ offsets) / np.maximum(counts, np.finfo(float).tiny)[:, None]
+    )
     statistics = SufficientStatistics.zero(structure, means, frame.scale, n_components)
     for k in range(n_components):
         members = np.flatnonzero(responsibilities[:, k])  # one-hot responsibilities leave few rows to each component
