@@ -56,9 +56,7 @@ def _copy_with_ours(name: str) -> ModuleType:
 
 
 def _tests(module: ModuleType) -> dict[str, object]:
-    return {
-        name: value for name, value in vars(module).items() if name.startswith("test_") and callable(value)
-    }
+    return {name: value for name, value in vars(module).items() if name.startswith("test_") and callable(value)}
 
 
 UPSTREAM = {name: test for module in map(_copy_with_ours, MODULES) for name, test in _tests(module).items()}
@@ -96,8 +94,6 @@ def test_the_copies_test_our_class():
     assert sklearn.mixture.GaussianMixture is not GaussianMixture
 
 
-@pytest.mark.skipif(
-    not sklearn.__version__.startswith("1.9."), reason="the table was written for scikit-learn 1.9"
-)
+@pytest.mark.skipif(not sklearn.__version__.startswith("1.9."), reason="the table was written for scikit-learn 1.9")
 def test_no_exclusion_is_stale():
     assert EXCLUDED.keys() <= UPSTREAM.keys()

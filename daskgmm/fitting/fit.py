@@ -99,7 +99,9 @@ def fit_mixture(
             failure = error
             if settings.n_init > 1:
                 warnings.warn(
-                    f"start {start + 1} of {settings.n_init} was dropped: {error}", InitializationWarning, stacklevel=2
+                    f"start {start + 1} of {settings.n_init} was dropped: {error}",
+                    InitializationWarning,
+                    stacklevel=3,  # where fit() was called
                 )
             continue
         if best is None or run.lower_bound > best.lower_bound:

@@ -26,6 +26,7 @@ from ..core.covariance import CovarianceStructure
 from ..core.maximum_likelihood import estimate
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, statistics_of_responsibilities
+from ..errors import InvalidWeightsError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Moments = tuple[Array, Array, Array]
@@ -81,18 +82,32 @@ class Initialization:
         ------
         IllDefinedCovarianceError
             If a component of the start has no usable covariance.
+        InvalidWeightsError
+            If fewer rows than components have a weight.
         """
         given, structure = self.given, self.structure
         if given.weights is not None and given.means is not None and given.precisions_cholesky is not None:
             return MixtureParameters.from_precisions_cholesky(
                 structure, given.weights, given.means, given.precisions_cholesky
             )
+        _check_enough(sample, self.n_components)
         weights, means, covariances = METHODS[self.method](self, sample, random_state)
         weights = weights if given.weights is None else given.weights
         means = means if given.means is None else given.means
         if given.precisions_cholesky is None:
             return MixtureParameters.from_covariances(structure, weights, means, covariances)
         return MixtureParameters.from_precisions_cholesky(structure, weights, means, given.precisions_cholesky)
+
+
+def _check_enough(sample: Sample, n_components: int) -> None:
+    if sample.weights is None:
+        return
+    n_heavy = int(np.count_nonzero(sample.weights))
+    if n_heavy < n_components:
+        raise InvalidWeightsError(
+            f"sample_weight is positive for {n_heavy} of the {len(sample.weights)} rows that the start is made from, "
+            f"which is fewer than n_components = {n_components}. Leave rows of weight zero out, or increase init_size."
+        )
 
 
 def _from_responsibilities(how: Initialization, sample: Sample, responsibilities: Array) -> Moments:
@@ -125,7 +140,9 @@ def _kmeans_plusplus(how: Initialization, sample: Sample, random_state: np.rando
 
 
 def _random_from_data(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> Moments:
-    probabilities = None if sample.weights is None else sample.weights / sample.weights.sum()
+    weights = sample.weights
+    # Equal weights have to draw what no weights draw, and `choice` draws otherwise where it is given probabilities.
+    probabilities = None if weights is None or np.ptp(weights) == 0 else weights / weights.sum()
     seeds = random_state.choice(len(sample.rows), size=how.n_components, replace=False, p=probabilities)
     return _around_seeds(how, sample, seeds)
 
