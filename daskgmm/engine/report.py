@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+import distributed
 
 _listeners: dict[str, Callable[[int], None]] = {}
 
@@ -15,9 +17,9 @@ def report(topic: str, n_rows: int) -> None:
     if listener is not None:
         listener(n_rows)
         return
-    from distributed import get_worker
-
-    get_worker().log_event(topic, n_rows)
+    # A process of another scheduler has no way to tell; only progress displays miss it.
+    with suppress(ValueError):
+        distributed.get_worker().log_event(topic, n_rows)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -56,6 +57,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._listeners = tuple(listeners)
         self._topic = f"daskgmm-{uuid.uuid4().hex}" if self._listeners else None
         self._resources = ExitStack()
+        self._telling = threading.RLock()
         self.n_passes = 0
 
     def __enter__(self) -> Engine:
@@ -74,9 +76,10 @@ class Engine(AbstractContextManager["Engine"]):
             self._resources.close()
 
     def emit(self, event: Any) -> None:
-        """Tell the listeners."""
-        for listener in self._listeners:
-            listener(event)
+        """Tell the listeners; batches finish in threads, and listeners are called one at a time."""
+        with self._telling:
+            for listener in self._listeners:
+                listener(event)
 
     def run(self, dataset: Dataset, fold: CostedFold, label: str) -> Any:
         """Value of a fold over all rows: one pass.

@@ -107,9 +107,11 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
     if get is get_sync:
         return nullcontext(Scheduler(get_sync, 1))
     client = getattr(get, "__self__", None)
-    if isinstance(client, distributed.Client) and not in_process:
-        return nullcontext(_of_client(client))
-    return nullcontext(_threaded())
+    if isinstance(client, distributed.Client):
+        return nullcontext(_threaded() if in_process else _of_client(client))
+    if get is None or get is get_threaded:
+        return nullcontext(_threaded())
+    return nullcontext(Scheduler(get, os.cpu_count() or 1))  # another one of Dask's, or somebody's own
 
 
 def _of_name(name: str) -> AbstractContextManager[Scheduler]:

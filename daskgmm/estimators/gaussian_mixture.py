@@ -229,7 +229,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 f"by {type(self).__name__}."
             )
         listeners = [*([VerboseListener(self.verbose, self.verbose_interval)] if self.verbose else []), *self.callbacks]
-        with Engine(self.scheduler, in_process=isinstance(data, np.ndarray), listeners=listeners) as engine:
+        with Engine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
             dataset, n_passes = as_dataset(data, sample_weight, engine.compute)
             if dataset.n_rows < self.n_components:
                 raise ValueError(
@@ -360,7 +360,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             The component of each row.
         """
         check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
+        if not isinstance(n_samples, int | np.integer) or n_samples < 1:
             raise ValueError(
                 f"Invalid value for 'n_samples': {n_samples}. The sampling requires at least one sample, as an int."
             )
@@ -486,7 +486,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _score(self, X: Any, sample_weight: Any = None) -> Score:
         check_is_fitted(self)
         data = self._accept(X, reset=False)
-        with Engine(self.scheduler, in_process=isinstance(data, np.ndarray), listeners=self.callbacks) as engine:
+        with Engine(self.scheduler, in_process=not is_lazy(data), listeners=self.callbacks) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)
             score: Score = engine.run(dataset, ScoreFold(self._kernel(dataset.dtype)), "score")
         if score.weight_sum == 0:
