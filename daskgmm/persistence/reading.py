@@ -1,0 +1,194 @@
+"""A file -> a fitted model, or an error that says what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+
+from ..core.covariance import STRUCTURES
+from ..core.mixture import MixtureParameters
+from ..data.store import open_node, without_secrets
+from ..data.write import Address, read_record
+from ..errors import ModelFormatError, StoreError
+from ..estimators.gaussian_mixture import GaussianMixture
+from ..fitting.em import Run
+from .layout import ESTIMATORS, FITTED, FORMAT_VERSION, GIVEN, KIND, NOT_STORED, checksum, decode, digest, problem
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def load(path: Address) -> GaussianMixture:
+    """Read a model that `save` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    GaussianMixture
+        Predicts the same bits as the one that was saved; can be cloned, fitted again, and go on with ``warm_start``.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is nothing at ``path``.
+    ModelFormatError
+        If what is there is no model, is damaged, or was written in a newer format. The message names file and field.
+    """
+    reader = _open(os.fspath(path))
+    reader.check_format()
+    model = reader.construct()
+    reader.fill(model)
+    return model
+
+
+def _open(path: str) -> _Reader:
+    shown = without_secrets(path)
+    try:
+        node = open_node(path)
+    except StoreError as error:
+        raise ModelFormatError(f"{shown} is no model: {error}") from error
+    attributes = read_record(node)
+    if isinstance(node, zarr.Group) and attributes.get("format") == KIND:
+        return _Reader(shown, node, attributes)
+    what = "array" if isinstance(node, zarr.Array) else "group"
+    kind = f" ({attributes['format']!r:.40})" if "format" in attributes else ""
+    raise ModelFormatError(
+        f"{shown} is a Zarr {what}{kind}, and no model that daskgmm wrote. Models come from save() or `daskgmm fit`."
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A group that claims to be a model; every method raises `ModelFormatError` where it is none."""
+
+    path: str
+    """Without credentials, for messages."""
+    group: zarr.Group
+    attributes: Mapping[str, Any]
+
+    def error(self, field: str, text: str) -> ModelFormatError:
+        return ModelFormatError(f"{self.path}: {field} {text}")
+
+    def check_format(self) -> None:
+        version = self._count(self.attributes, "format_version")
+        if version > FORMAT_VERSION:
+            writer = str(self.attributes.get("daskgmm_version"))
+            wanted = f"daskgmm>={writer}" if re.fullmatch(r"[0-9A-Za-z.+]{1,32}", writer) else "--upgrade daskgmm"
+            raise self.error(
+                "format_version",
+                f"is {version}, and this version of daskgmm reads up to {FORMAT_VERSION}: pip install '{wanted}'",
+            )
+        if self._checksum("attributes") != digest(self.attributes):
+            raise self.error("attributes", "do not match their checksum: the file is damaged, or was edited by hand")
+
+    def construct(self) -> GaussianMixture:
+        """The estimator, not fitted."""
+        name = self.attributes.get("estimator")
+        if not isinstance(name, str) or name not in ESTIMATORS:
+            raise self.error("estimator", f"is {name!r:.40}; expected one of {', '.join(ESTIMATORS)}")
+        parameters = {key: decode(value) for key, value in self._mapping("parameters").items()}
+        known = set(ESTIMATORS[name]._get_param_names()) - {*GIVEN, *NOT_STORED}
+        if unknown := parameters.keys() - known:
+            raise self.error("parameters", f"hold {sorted(unknown)!r:.200}, which {name} does not have")
+        given: dict[str, Any] = {key: self.array(key, None) for key in GIVEN if key in self._mapping("checksums")}
+        model = ESTIMATORS[name](**parameters, **given)
+        try:
+            model._validate_params()
+        except ValueError as error:
+            raise self.error("parameters", f"are not valid: {error}") from error
+        return model
+
+    def fill(self, model: GaussianMixture) -> None:
+        """Set the fitted attributes."""
+        fitted = self._mapping("fitted")
+        parameters = self._mixture(fitted)
+        bounds = self._bounds(fitted)
+        dtype = {"float32": np.float32, "float64": np.float64}.get(str(fitted.get("dtype")))
+        if dtype is None:
+            raise self.error("dtype", f"is {fitted.get('dtype')!r:.40}; expected 'float32' or 'float64'")
+        model._store(Run(parameters, bounds[:-1], fitted.get("converged") is True), dtype)
+        model.lower_bound_ = bounds[-1]
+        model.n_iter_ = self._count(fitted, "n_iter")
+        model.n_passes_ = self._count(fitted, "n_passes")
+        model.n_features_in_ = parameters.n_features
+        if fitted.get("feature_names_in") is not None:
+            model.feature_names_in_ = self._feature_names(fitted["feature_names_in"], parameters.n_features)
+
+    def array(self, name: str, shape: tuple[int, ...] | None) -> Array:
+        """One array, of the given shape where it is known; allocated only when its file can hold what it declares."""
+        try:
+            stored = self.group.get(name)
+            if stored is None:
+                raise self.error(name, "is missing")
+            self._check_declared(name, stored, shape)
+            values = np.asarray(stored[...])  # type: ignore[index]  # not a group, that was checked
+        except ModelFormatError:
+            raise
+        except Exception as error:
+            # Damaged metadata and chunks end in whatever the libraries below raise for them.
+            raise self.error(name, f"cannot be read ({type(error).__name__}: {error})") from error
+        if checksum(values) != self._checksum(name):
+            raise self.error(name, "does not match its checksum: the file is damaged")
+        return values
+
+    def _check_declared(self, name: str, stored: Any, shape: tuple[int, ...] | None) -> None:
+        if not isinstance(stored, zarr.Array):
+            raise self.error(name, "is a group; expected an array")
+        if shape is not None and stored.shape != shape:
+            raise self.error(name, f"has shape {stored.shape}; expected {shape}")
+        if stored.dtype not in ((np.float64,) if shape is not None else (np.float64, np.float32)):
+            raise self.error(name, f"has dtype {stored.dtype}; expected float64")
+        plain = stored.metadata.zarr_format == 3 and not (stored.filters or stored.compressors or stored.shards)
+        if not plain or stored.chunks != tuple(max(1, n) for n in stored.shape):
+            raise self.error(name, "is not stored as one uncompressed chunk of Zarr format 3")
+        if stored.nbytes_stored() < stored.nbytes:
+            raise self.error(name, f"declares {stored.nbytes} bytes, and fewer are stored: its chunk is missing or cut")
+
+    def _mixture(self, fitted: Mapping[str, Any]) -> MixtureParameters:
+        k, d = self._count(fitted, "n_components", 1), self._count(fitted, "n_features_in", 1)
+        structure = STRUCTURES.get(str(fitted.get("covariance_type")))
+        if structure is None:
+            raise self.error("covariance_type", f"is {fitted.get('covariance_type')!r:.40}")
+        matrices = structure.covariance_shape(k, d)
+        shapes = {"weights": (k,), "means": (k, d), "covariances": matrices, "precisions_cholesky": matrices}
+        parameters = MixtureParameters(structure, **{name: self.array(name, shapes[name]) for name in FITTED})
+        if found := problem(parameters):
+            raise self.error(*found)
+        return parameters
+
+    def _mapping(self, field: str) -> Mapping[str, Any]:
+        value = self.attributes.get(field)
+        if not isinstance(value, dict):
+            raise self.error(field, "is missing or damaged")
+        return value
+
+    def _checksum(self, name: str) -> Any:
+        return self._mapping("checksums").get(name)
+
+    def _count(self, values: Mapping[str, Any], name: str, least: int = 0) -> int:
+        value = values.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self.error(name, f"is {value!r:.40}; expected an integer of at least {least}")
+        return value
+
+    def _bounds(self, fitted: Mapping[str, Any]) -> list[float]:
+        """The lower bounds of all iterations and, at the end, that of the fit."""
+        bounds = fitted.get("lower_bounds")
+        values = [decode(b) for b in (*bounds, fitted.get("lower_bound"))] if isinstance(bounds, list) else [None]
+        floats = [value for value in values if isinstance(value, float)]
+        if len(floats) < len(values):
+            raise self.error("lower_bounds", "and lower_bound have to be numbers")
+        return floats
+
+    def _feature_names(self, names: Any, n_features: int) -> Array:
+        if not isinstance(names, list) or len(names) != n_features or not all(isinstance(n, str) for n in names):
+            raise self.error("feature_names_in", f"has to hold {n_features} names")
+        return np.asarray(names, dtype=object)

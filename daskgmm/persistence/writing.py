@@ -1,0 +1,116 @@
+"""A fitted model -> a file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from ..core.mixture import MixtureParameters
+from ..data.write import Address, new_store, record
+from ..estimators.gaussian_mixture import GaussianMixture
+from .layout import ESTIMATORS, FITTED, GIVEN, KIND, NOT_STORED, checksum, digest, encode, problem
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_LIBRARIES = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
+
+
+def save(model: GaussianMixture, path: Address, *, overwrite: bool = False) -> None:
+    """Write a fitted model, whole or not at all.
+
+    What belongs to a process and not to a model is left out: ``scheduler`` and ``callbacks`` are at their defaults
+    after `load`, and so is a ``random_state`` that is a RandomState (an int is kept).
+
+    Parameters
+    ----------
+    model : GaussianMixture
+        Fitted.
+    path : str or path
+        A local path, or a URL that fsspec can write.
+    overwrite : bool, default=False
+        Replace a model that is there; it stays until the new one is complete. Anything but a model is never replaced.
+
+    Raises
+    ------
+    OutputExistsError
+        If there is something at ``path`` that is not to be replaced.
+    NotFittedError
+        If the model is not fitted.
+    TypeError, ValueError
+        If a parameter cannot be stored, or the fitted attributes are not those of a mixture.
+
+    Warns
+    -----
+    UserWarning
+        If ``random_state`` is a RandomState.
+    """
+    name = type(model).__name__
+    if ESTIMATORS.get(name) is not type(model):
+        raise TypeError(f"model is a {name}; expected one of {', '.join(ESTIMATORS)}")
+    check_is_fitted(model)
+    parameters = model._parameters()
+    if found := problem(parameters):
+        raise ValueError(f"{name} cannot be saved: its {found[0]}_ {found[1]}")
+    arrays = {key: getattr(parameters, key) for key in FITTED} | _given_arrays(model)
+    attributes = record(
+        KIND,
+        library_versions={library: importlib.metadata.version(library) for library in _LIBRARIES}
+        | {"python": platform.python_version()},
+        estimator=name,
+        parameters={key: encode(key, value) for key, value in _plain_parameters(model).items()},
+        fitted=_fitted_values(model, parameters),
+    )
+    attributes["checksums"] = {key: checksum(array) for key, array in arrays.items()} | {
+        "attributes": digest(attributes)
+    }
+    with new_store(path, attributes, overwrite=overwrite) as group:
+        for key, array in arrays.items():
+            stored = group.create_array(
+                key,
+                shape=array.shape,
+                chunks=tuple(max(1, n) for n in array.shape),
+                dtype=array.dtype,
+                compressors=None,
+                filters=None,
+            )
+            stored[...] = array
+
+
+def _plain_parameters(model: GaussianMixture) -> dict[str, Any]:
+    parameters = model.get_params(deep=False)
+    if isinstance(parameters["random_state"], np.random.RandomState):
+        warnings.warn(
+            "random_state is a RandomState, which a model file cannot hold: the loaded model will have "
+            "random_state=None. Use an int to keep it.",
+            UserWarning,
+            stacklevel=4,
+        )
+        parameters["random_state"] = None
+    return {key: value for key, value in parameters.items() if key not in (*GIVEN, *NOT_STORED)}
+
+
+def _given_arrays(model: GaussianMixture) -> dict[str, Array]:
+    given = {name: getattr(model, name) for name in GIVEN}
+    arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
+    return {name: a if a.dtype == np.float32 else a.astype(np.float64) for name, a in arrays.items()}
+
+
+def _fitted_values(model: GaussianMixture, parameters: MixtureParameters) -> dict[str, Any]:
+    names = getattr(model, "feature_names_in_", None)
+    return {
+        "covariance_type": parameters.structure.name,
+        "n_components": parameters.n_components,
+        "n_features_in": int(model.n_features_in_),
+        "feature_names_in": None if names is None else [str(name) for name in names],
+        "dtype": "float32" if np.asarray(model.means_).dtype == np.float32 else "float64",
+        "converged": bool(model.converged_),
+        "n_iter": int(model.n_iter_),
+        "n_passes": int(model.n_passes_),
+        "lower_bound": encode("lower_bound_", model.lower_bound_),
+        "lower_bounds": [encode("lower_bounds_", bound) for bound in model.lower_bounds_],
+    }
