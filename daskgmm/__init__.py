@@ -13,9 +13,10 @@ A fit is a short pipeline, and each step is one place in the code:
 
 from . import errors, events
 from .data.store import open_zarr
+from .diagnostics.progress import ProgressBar
 from .estimators.gaussian_mixture import GaussianMixture
 from .persistence import load
 
-__all__ = ["GaussianMixture", "errors", "events", "load", "open_zarr"]
+__all__ = ["GaussianMixture", "ProgressBar", "errors", "events", "load", "open_zarr"]
 
 __version__ = "0.1.0"

@@ -265,9 +265,14 @@ def test_only_our_own_outputs_are_ever_replaced(model, tmp_path):
 
 def test_somebody_else_may_be_faster(tmp_path):
     path = tmp_path / "model.zarr"
-    with pytest.raises(OutputExistsError), new_store(path, record("model")):
-        path.mkdir()
-        (path / "theirs").write_text("x")
+
+    def write():
+        with new_store(path, record("model")):
+            path.mkdir()
+            (path / "theirs").write_text("x")
+
+    with pytest.raises(OutputExistsError):
+        write()
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.zarr"]
     assert (path / "theirs").read_text() == "x"
 

@@ -1,0 +1,192 @@
+"""A progress display on standard error: a bar inside each pass, and what the last iteration achieved."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Column
+
+from ..engine.events import BatchFinished, EngineClosed, PassFinished, PassStarted
+from ..fitting.events import IterationFinished, StartBegun, StartFinished
+
+
+class ProgressBar:
+    """Shows how a fit goes, as one of its ``callbacks``.
+
+    On a terminal one line is redrawn: the iteration, a bar of the rows that its pass has read, the mean log-likelihood
+    and its change, and rows per second. Where standard error is no terminal, plain lines are written instead. Standard
+    output is never touched.
+
+    Parameters
+    ----------
+    interval : float, default=1.0
+        Least number of seconds between two plain lines about iterations.
+
+    Examples
+    --------
+    >>> from daskgmm import GaussianMixture, ProgressBar
+    >>> model = GaussianMixture(16, callbacks=[ProgressBar()])
+    """
+
+    def __init__(self, *, interval: float = 1.0) -> None:
+        self.interval = interval
+        self._reset()
+
+    def __call__(self, event: Any) -> None:
+        """Take note of an event; in a threaded fit they come from several threads."""
+        with self._lock:
+            if isinstance(event, EngineClosed):
+                self._close()
+            else:
+                self._show(event)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"interval": self.interval}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.interval = state["interval"]
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._display: _Display | None = None
+        self._start = ""
+        self._iteration = 1
+
+    def _close(self) -> None:
+        if self._display is not None:
+            self._display.close()
+            self._display = None
+
+    def _show(self, event: Any) -> None:
+        display = self._display = self._display or _display(self.interval)
+        match event:
+            case StartBegun():
+                self._start = f"{event.start + 1}/{event.n_starts} " if event.n_starts > 1 else ""
+                self._iteration = 1
+            case PassStarted():
+                working = f"{self._start}iteration {self._iteration}"
+                display.begin(working if event.label == "estep" else event.label, event.n_rows)
+            case BatchFinished():
+                display.advance(event.n_rows)
+            case PassFinished():
+                display.rate = _per_second(event.n_rows, event.seconds)
+                if event.label != "estep":
+                    display.line(f"{event.label}: {event.n_rows:,} rows in {event.seconds:.1f} s, {display.rate}")
+            case IterationFinished():
+                self._iteration = event.iteration + 1
+                display.iterated(f"{self._start}iteration {event.iteration}", _achievement(event))
+            case StartFinished():
+                display.line(self._start + _outcome(event))
+                self._iteration = 1
+
+
+class _Display(ABC):
+    """One line that changes, and lines that stay."""
+
+    rate = ""
+    """Of the last pass."""
+
+    @abstractmethod
+    def begin(self, text: str, n_rows: int) -> None:
+        """A pass over so many rows begins."""
+
+    @abstractmethod
+    def advance(self, n_rows: int) -> None:
+        """It has read so many more."""
+
+    @abstractmethod
+    def iterated(self, text: str, achievement: str) -> None:
+        """An iteration is over."""
+
+    @abstractmethod
+    def line(self, text: str) -> None:
+        """Something that is worth keeping."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class _Bar(_Display):
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None, table_column=Column(min_width=8, ratio=1)),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True)),
+            console=console,
+            expand=True,
+            transient=True,
+            redirect_stdout=False,
+        )
+        self._task = self._progress.add_task("", total=None, status="")
+        self._progress.start()
+
+    def begin(self, text: str, n_rows: int) -> None:
+        self._progress.reset(self._task, total=n_rows, description=text)
+
+    def advance(self, n_rows: int) -> None:
+        self._progress.advance(self._task, n_rows)
+
+    def iterated(self, text: str, achievement: str) -> None:
+        self._progress.update(self._task, status=f"{achievement}, {self.rate}")
+
+    def line(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class _Lines(_Display):
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._last = -math.inf
+
+    def begin(self, text: str, n_rows: int) -> None:
+        pass
+
+    def advance(self, n_rows: int) -> None:
+        pass
+
+    def iterated(self, text: str, achievement: str) -> None:
+        if (now := time.monotonic()) - self._last >= self._interval:
+            self._last = now
+            self.line(f"{text}: {achievement}, {self.rate}")
+
+    def line(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+def _display(interval: float) -> _Display:
+    console = Console(stderr=True)
+    return _Bar(console) if console.is_terminal and not console.is_dumb_terminal else _Lines(interval)
+
+
+def _achievement(event: IterationFinished) -> str:
+    change = f", {event.change:+.1e}" if math.isfinite(event.change) else ""
+    return f"log-likelihood {event.lower_bound:.5f}{change}"
+
+
+def _outcome(event: StartFinished) -> str:
+    how = "converged" if event.converged else "stopped without convergence"
+    return f"{how} after {event.n_iter} iterations, log-likelihood {event.lower_bound:.6f}"
+
+
+def _per_second(n_rows: int, seconds: float) -> str:
+    rate = n_rows / max(seconds, 1e-9)
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rate >= unit:
+            return f"{rate / unit:.3g} {name} rows/s"
+    return f"{rate:.0f} rows/s"
