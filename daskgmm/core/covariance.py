@@ -611,7 +611,8 @@ def _invert_cholesky(covariance: Array) -> Array | None:
         return None
     inverse = solve_triangular(lower, np.eye(len(lower)), lower=True, check_finite=False)
     # Subnormal variances have reciprocals beyond the largest double.
-    return inverse.T if np.isfinite(inverse).all() else None
+    with np.errstate(over="ignore", invalid="ignore"):
+        return inverse.T if np.isfinite(np.square(inverse).sum()) else None
 
 
 def _upper_factor(precision: Array) -> Array:
@@ -643,11 +644,12 @@ def _amplification(means: Array, uppers: Array) -> float:
 
 
 def _check_positive_definite(precision: Array, name: str) -> None:
-    symmetric = np.allclose(precision, precision.T, rtol=1e-5, atol=1e-8 * float(np.abs(precision).max(initial=0)))
+    tolerance = 1e-8 * float(np.abs(precision).max(initial=0))
+    symmetric = np.isfinite(tolerance) and np.allclose(precision, precision.T, rtol=1e-5, atol=tolerance)
     if not (symmetric and np.all(np.linalg.eigvalsh(precision) > 0.0)):
         raise ValueError(f"'{name} precision' should be symmetric, positive-definite")
 
 
 def _check_positive(precision: Array, name: str) -> None:
-    if not np.all(precision > 0.0):
+    if not np.all((precision > 0.0) & np.isfinite(precision)):
         raise ValueError(f"'{name} precision' should be positive")

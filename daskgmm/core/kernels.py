@@ -159,7 +159,9 @@ class QuadraticKernel(Kernel):
         self.cholesky = structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
         means = (parameters.means - self.frame.center) / self.frame.scale
         linear = structure.precision_times(self.cholesky, means)
-        constant = parameters.log_constants - 0.5 * (linear * means).sum(axis=1)
+        # Minus infinity, of a component of weight zero, is no number for a matrix product: it makes NaN of padding.
+        constants = np.maximum(parameters.log_constants, np.finfo(dtype).min / 4)
+        constant = constants - 0.5 * (linear * means).sum(axis=1)
         quadratic = np.broadcast_to(structure.quadratic_coefficients(self.cholesky), (len(means), self.n_quadratic))
         self.natural = np.concatenate([quadratic, linear, constant[:, None]], axis=1)
         """Natural parameters Θ, shape (K, P): the log-joint is Θ Φ."""
@@ -186,7 +188,8 @@ class QuadraticKernel(Kernel):
         z, exact = features[self.n_quadratic : -1], work.exact[:, : len(rows)]
         # The difference is taken in double precision whatever the dtype: a large offset must not round the rows.
         np.subtract(rows.T, self.frame.center[:, None], out=exact)
-        np.multiply(exact, self.inverse_scale, out=z, casting="same_kind")
+        exact *= self.inverse_scale
+        np.clip(exact, -_reach(self.dtype), _reach(self.dtype), out=z, casting="same_kind")
         self.parameters.structure.fill_quadratic(z, features[: self.n_quadratic])
         return features
 
@@ -220,8 +223,7 @@ class QuadraticKernel(Kernel):
             if second is not None:
                 common += second
         # Σ r log r = Σ r (θ · T − log p) = <Θ, sums> − log-likelihood: no pass over the responsibilities.
-        expected = np.multiply(self.natural, sums, where=sums != 0, out=np.zeros_like(sums))
-        entropy = log_likelihood - float(expected.sum())
+        entropy = log_likelihood - float(np.vdot(self.natural, sums))
         second = sums[:, : self.n_quadratic].reshape(common.shape) if self.n_quadratic else common
         return SufficientStatistics(
             self.reference,
@@ -259,6 +261,8 @@ class ResidualKernel(Kernel):
         structure = parameters.structure
         self.reference = parameters.means
         self.centers = parameters.means[:, :, None] / self.frame.scale[:, None]  # exact: scales are powers of two
+        center = self.frame.center[:, None] / self.frame.scale[:, None]
+        self.lowest, self.highest = center - _reach(np.float64), center + _reach(np.float64)
         self.cholesky = structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
         self.constants = parameters.log_constants
         # Features are built once for a row, residuals once for each component: with eight they cost about the same.
@@ -276,6 +280,7 @@ class ResidualKernel(Kernel):
     def log_joint(self, rows: Array, work: _ResidualWorkspace) -> Array:
         z = work.z[:, : len(rows)]
         np.multiply(rows.T, self.inverse_scale, out=z)
+        np.clip(z, self.lowest, self.highest, out=z)
         joint = work.joint[:, : len(rows)]
         near = None if self.screen is None else self._near(self.screen, rows, joint, work.screen)
         for k, constant in enumerate(self.constants):
@@ -395,17 +400,20 @@ def rounding_bounds(parameters: MixtureParameters, frame: Frame) -> dict[str, fl
     return {name: float(np.finfo(name).eps) * factor for name in ("float32", "float64")}
 
 
+def _reach(dtype: Any) -> float:
+    """Distance from the center, in units of the frame, beyond which rows are taken to lie there: squares stay finite."""
+    return float(np.finfo(dtype).max) ** 0.25
+
+
 def normalise(joint: Array) -> tuple[Array, Array]:
     """Log-sum-exp by column.
 
     ``joint`` (K, B) becomes exp(joint − peak) in place; returns peak and log Σ exp(joint − peak), (B,) each.
     """
     peak = joint.max(axis=0)
-    # A row infinitely far from every component has no peak to take off.
-    joint -= np.where(np.isneginf(peak), 0, peak)
+    joint -= peak
     _exponentiate(joint)
-    with np.errstate(divide="ignore"):
-        return peak, np.log(joint.sum(axis=0))
+    return peak, np.log(joint.sum(axis=0))
 
 
 def _exponentiate(joint: Array) -> None:
@@ -426,8 +434,7 @@ def _exponentiate(joint: Array) -> None:
 def _weighted_sum(values: Array, weights: Array | None) -> float:
     if weights is None:
         return float(values.sum())
-    # A row of weight zero says nothing, not even where its density underflows to zero.
-    return float(np.multiply(values, weights, where=weights > 0, out=np.zeros(len(values))).sum())
+    return float(values @ weights)
 
 
 def _members(mask: Array) -> Array | slice:
