@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class StoreSource(Source):
     reads_ahead = True
 
     def __init__(self, array: zarr.Array[Any]) -> None:
-        self.handle = StoredRows(array)
+        self.handle = StoredRows(_anchored(array))
         self.shape = array.shape
         self.dtype = np.dtype(array.dtype)
         self.chunk_rows = max(1, array.chunks[0]) if array.chunks else 1
@@ -49,6 +50,14 @@ class StoreSource(Source):
 
     def part(self, start: int, stop: int) -> Part:
         return RangePart(start, stop)
+
+
+def _anchored(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """The array by its absolute path: a worker in another directory finds no chunks, and reads fill values instead."""
+    root = getattr(array.store, "root", None)
+    if not isinstance(root, Path) or root.is_absolute():
+        return array
+    return zarr.open_array(zarr.storage.LocalStore(root.absolute(), read_only=True), path=array.path, mode="r")
 
 
 def describe(node: zarr.Array[Any] | zarr.Group) -> str:
@@ -106,9 +115,9 @@ def open_zarr(
 
 
 def local_path(address: str | os.PathLike[str]) -> str | None:
-    """Path on this machine that an address means; None for the URL of anything but a local file."""
+    """Absolute path on this machine that an address means; None for the URL of anything but a local file."""
     path = os.fspath(address).removeprefix("file://")
-    return None if "://" in path else path
+    return None if "://" in path else os.path.abspath(path)
 
 
 def open_node(path: str, storage_options: Mapping[str, Any] | None = None) -> zarr.Array[Any] | zarr.Group:

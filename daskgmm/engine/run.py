@@ -115,7 +115,7 @@ class Engine(AbstractContextManager["Engine"]):
 
     def compute(self, collection: Any) -> Any:
         """Value of a dask collection, on this engine's scheduler."""
-        (value,) = dask.compute(collection, scheduler=self.scheduler.get)
+        (value,) = dask.compute(collection, scheduler=self.scheduler.compute)
         return value
 
     def _batch_rows(self, dataset: Dataset, fold: CostedFold) -> int:

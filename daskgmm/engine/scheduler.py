@@ -40,8 +40,8 @@ class Scheduler:
     client: distributed.Client | None = None
     """The distributed client behind `get`, if it is one."""
 
-    def compute(self, graph: dict[Any, Any], key: Any) -> Any:
-        """Value of ``key``.
+    def compute(self, graph: Any, key: Any, **options: Any) -> Any:
+        """Value of ``key``; with the arguments that Dask gives to a scheduler.
 
         Raises
         ------
@@ -49,9 +49,9 @@ class Scheduler:
             If the cluster behind it went away, or its workers died of the work.
         """
         if self.client is None:
-            return self.get(graph, key)
+            return self.get(graph, key, **options)
         try:
-            return self.get(graph, key)
+            return self.get(graph, key, **options)
         except DaskGMMError:
             raise
         except KilledWorker as error:

@@ -1,0 +1,122 @@
+"""What a model says of rows, and rows drawn from it, as Zarr stores: whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import zarr
+
+from .data.accept import resolve
+from .data.output import as_blocks
+from .data.store import describe
+from .data.write import Address, RowArray, new_store, record, write_rows
+from .engine.events import Listener
+from .engine.run import Engine
+from .errors import UnsupportedDataError
+from .estimators.gaussian_mixture import GaussianMixture
+
+RESULTS, SAMPLES = "results", "samples"
+"""Kinds of stores, as `daskgmm.data.write.record` names them."""
+
+_CHUNK_BYTES = 16 << 20
+
+
+def write_predictions(
+    model: GaussianMixture,
+    data: Any,
+    output: Address,
+    *,
+    probabilities: bool = False,
+    log_density: bool = False,
+    overwrite: bool = False,
+    model_name: str | None = None,
+    callbacks: Iterable[Listener] = (),
+) -> dict[str, tuple[int, ...]]:
+    """Write labels and, on request, probabilities and log-densities of all rows, in one pass over the data.
+
+    Parameters
+    ----------
+    model : GaussianMixture
+        Fitted; its ``scheduler`` says where the pass runs.
+    data : path, URL, zarr.Array or dask.array.Array
+    output : str or path
+        A new Zarr group with the arrays ``labels`` (n,), ``probabilities`` (n, K) and ``log_density`` (n,).
+    probabilities, log_density : bool
+        Whether to write these, too.
+    overwrite : bool
+        Replace results that are there.
+    model_name : str, optional
+        Said in the store's attributes, as the address of the data is.
+    callbacks : iterable of callable
+        Called with the events of the pass, which is named ``"predict"``.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        Shape of every array.
+    """
+    data = resolve(data)
+    if not isinstance(data, da.Array | zarr.Array):
+        raise UnsupportedDataError(
+            f"data are a {type(data).__name__}; expected a path or URL, a Zarr array or a dask array"
+        )
+    source = describe(data) if isinstance(data, zarr.Array) else "a dask array"
+    model._accept(data, reset=False)
+    n_columns = 1 + log_density + probabilities * len(model.weights_)
+    blocks = as_blocks(data, 8 * n_columns)
+    arrays = _row_arrays(model, blocks, probabilities, log_density)
+    with (
+        new_store(output, record(RESULTS, data=source, model=model_name), overwrite=overwrite) as group,
+        Engine(model.scheduler, listeners=callbacks) as engine,
+        engine.announced("predict", blocks.shape[0], blocks.numblocks[0]) as on_rows,
+    ):
+        write_rows(group, arrays, engine.compute, on_rows)
+    return {name: array.values.shape for name, array in arrays.items()}
+
+
+def _row_arrays(
+    model: GaussianMixture, blocks: da.Array, probabilities: bool, log_density: bool
+) -> dict[str, RowArray]:
+    arrays = {"labels": RowArray(model.predict(blocks), -1, {"long_name": "most probable component"})}
+    if probabilities:
+        arrays["probabilities"] = RowArray(
+            model.predict_proba(blocks), np.nan, {"long_name": "posterior probability of each component"}
+        )
+    if log_density:
+        arrays["log_density"] = RowArray(
+            model.score_samples(blocks), np.nan, {"long_name": "logarithm of the mixture's density", "units": "nat"}
+        )
+    return arrays
+
+
+def write_samples(
+    model: GaussianMixture, n_samples: int, output: Address, *, overwrite: bool = False, model_name: str | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Draw rows and write them, with the component of each.
+
+    Parameters
+    ----------
+    model : GaussianMixture
+    n_samples : int
+        They are in memory at once.
+    output : str or path
+        A new Zarr group with the arrays ``rows`` (n, D) and ``labels`` (n,), grouped by component.
+    overwrite : bool
+        Replace samples that are there.
+    model_name : str, optional
+        Said in the store's attributes.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        Shape of every array.
+    """
+    rows, labels = model.sample(n_samples)
+    chunk = max(1, min(n_samples, _CHUNK_BYTES // (8 * rows.shape[1])))
+    with new_store(output, record(SAMPLES, model=model_name), overwrite=overwrite) as group:
+        group.create_array("rows", data=rows, chunks=(chunk, rows.shape[1]), dimension_names=("row", "feature"))
+        group.create_array("labels", data=labels, chunks=(chunk,), dimension_names=("row",))
+    return {"rows": rows.shape, "labels": labels.shape}
