@@ -401,7 +401,7 @@ def rounding_bounds(parameters: MixtureParameters, frame: Frame) -> dict[str, fl
 
 
 def _reach(dtype: Any) -> float:
-    """Distance from the center, in units of the frame, beyond which rows are taken to lie there: squares stay finite."""
+    """Distance from the center, in units of the frame, beyond which rows count as that far: squares stay finite."""
     return float(np.finfo(dtype).max) ** 0.25
 
 

@@ -135,17 +135,16 @@ def statistics_of_responsibilities(
         ``log_likelihood`` and ``entropy`` are zero: no density was evaluated.
     """
     n_components = responsibilities.shape[1]
-    offsets = (rows - frame.center) / frame.scale
-    counts = responsibilities.sum(axis=0)
-    means = (
-        frame.center + frame.scale * (responsibilities.T @ offsets) / np.maximum(counts, np.finfo(float).tiny)[:, None]
-    )
-    statistics = SufficientStatistics.zero(structure, means, frame.scale, n_components)
+    scale = structure.frame_scale(frame.scale)
+    offsets = (rows - frame.center) / scale
+    counts = responsibilities.sum(axis=0, dtype=np.float64)
+    means = frame.center + scale * (responsibilities.T @ offsets) / np.maximum(counts, np.finfo(float).tiny)[:, None]
+    statistics = SufficientStatistics.zero(structure, means, scale, n_components)
     for k in range(n_components):
         members = np.flatnonzero(responsibilities[:, k])  # one-hot responsibilities leave few rows to each component
         weights = np.ascontiguousarray(responsibilities[members, k], dtype=np.float64)
-        residual = np.ascontiguousarray(((rows[members] - means[k]) / frame.scale).T)
+        residual = np.ascontiguousarray(((rows[members] - means[k]) / scale).T)
         statistics.first[k] = residual @ weights
         structure.add_scatter(statistics.second, k, residual, weights, np.empty_like(residual))
     total = float(counts.sum())
-    return replace(statistics, soft_counts=counts.astype(np.float64), n_rows=len(rows), weight_sum=total)
+    return replace(statistics, soft_counts=counts, n_rows=len(rows), weight_sum=total)
