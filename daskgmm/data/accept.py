@@ -141,7 +141,7 @@ def _source(data: Any) -> Source:
 
 def _weights(weights: Any, n_rows: int, rows: Source, compute: Callable[[Any], Any]) -> Source:
     weights = resolve(weights)
-    if not isinstance(weights, da.Array | zarr.Array):
+    if not is_lazy(weights):
         weights = np.asarray(weights)
         if weights.ndim == 0:
             weights = np.broadcast_to(weights, (n_rows,))

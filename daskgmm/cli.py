@@ -1,0 +1,259 @@
+"""The terminal's interface: each command reads its options, calls one function of `daskgmm.jobs`, and shows the record.
+
+Results go to standard output, progress and messages to standard error. The exit status is 0, 1 where something failed,
+2 for a command line that makes no sense, and 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+from dask.utils import parse_bytes
+
+from . import __version__, jobs
+from .core.covariance import STRUCTURES
+from .demo import run_demo
+from .diagnostics.summary import print_record, store_record
+from .errors import DaskGMMError
+from .estimators.gaussian_mixture import GaussianMixture
+from .fitting.initialization import METHODS
+
+F = TypeVar("F", bound=Callable[..., Any])
+_DEFAULTS = GaussianMixture().get_params()
+
+
+class _Bytes(click.ParamType[int]):
+    name = "bytes"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            size = int(parse_bytes(value))
+        except ValueError:
+            size = 0
+        if size < 1:
+            self.fail(f"{value!r} is not a size such as 500MB, 2GB or 1GiB", param, ctx)
+        return size
+
+
+# ---- options, each named once
+
+
+def _together(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def _parameter(name: str, kind: Any, text: str) -> Callable[[F], F]:
+    """Option for a parameter of the estimator, None where it is not given: defaults are named in one place."""
+    default = _DEFAULTS[name]
+    shown = "" if default is None else f"  [default: {default}]"
+    return click.option(f"--{name.replace('_', '-')}", type=kind, help=text + shown)
+
+
+_positive = click.IntRange(min=1)
+_data = _together(
+    click.argument("data"),
+    click.option("--array", metavar="NAME", help="The array inside the group DATA, as DATA::NAME also says."),
+)
+_model = click.option("--model", required=True, metavar="MODEL", help="A model that `daskgmm fit` wrote.")
+_output = click.option("--output", required=True, metavar="OUT", help="The Zarr group to write.")
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace an output of the same kind that daskgmm wrote.")
+_weights = click.option(
+    "--sample-weight", "weights", metavar="FILE", help="One weight for each row: a .npy file or a Zarr array."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+_quiet = click.option("--quiet", is_flag=True, help="No progress display.")
+_seed = click.option(
+    "--random-state", type=click.IntRange(0, 2**32 - 1), metavar="SEED", help="Makes draws repeatable."
+)
+_compute = _together(
+    click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, such as tcp://host:8786."),
+    click.option("--workers", type=_positive, help="Start this many worker processes on this machine."),
+    click.option("--threads", type=_positive, help="Threads of each worker, or of this process."),
+    click.option("--memory-limit", type=_Bytes(), metavar="SIZE", help="Memory of each worker process, such as 2GB."),
+)
+_estimator = _together(
+    click.option("-k", "--n-components", type=_positive, help="Number of components; required without --warm-start."),
+    _parameter("covariance_type", click.Choice(list(STRUCTURES)), "What covariance matrices may look like."),
+    _parameter("tol", click.FloatRange(min=0), "Stop when the mean log-likelihood changes by less, in nats per row."),
+    _parameter("reg_covar", click.FloatRange(min=0), "Added to every variance, in squared units of the data."),
+    _parameter("max_iter", click.IntRange(min=0), "Largest number of iterations."),
+    _parameter("n_init", _positive, "Number of starts; the best one is kept."),
+    _parameter("init_params", click.Choice(list(METHODS)), "How starts are made."),
+    _parameter("weights_init", str, "Initial weights: a .npy file or a Zarr array."),
+    _parameter("means_init", str, "Initial means, likewise."),
+    _parameter("precisions_init", str, "Initial inverses of the covariances, likewise."),
+    _parameter("init_size", click.IntRange(min=2), "Rows that starts are made from."),
+    _parameter("verbose", click.IntRange(min=0), "1 prints iterations, 2 details, on standard error."),
+    _parameter("verbose_interval", _positive, "Iterations between two such lines."),
+    click.option("--warm-start", metavar="MODEL", help="Go on from this model instead of making starts."),
+    _seed,
+)
+
+
+# ---- commands
+
+
+def _command(name: str, *example: str) -> Callable[[Callable[..., Any]], click.Command]:
+    lines = "\n".join(f"  {line}" for line in example)
+    return _cli.command(name, epilog=f"\b\nExample:\n{lines}", context_settings={"max_content_width": 100})
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="daskgmm")
+def _cli() -> None:
+    """Gaussian mixtures of data that do not fit in memory.
+
+    DATA is the path or URL of a Zarr array of rows × features; DATA::NAME is an array inside a group.
+    """
+
+
+@_command("fit", "daskgmm fit data.zarr -k 16 --model model.zarr --random-state 0")
+@_data
+@click.option("--model", required=True, metavar="MODEL", help="Where the model is to be saved.")
+@_estimator
+@_weights
+@_compute
+@_overwrite
+@_json
+@_quiet
+def _fit(data: str, array: str | None, model: str, weights: str | None, **options: Any) -> None:
+    """Fit a mixture to DATA and save it."""
+    as_json, compute = options.pop("as_json"), _taken_compute(options)
+    others = {name: options.pop(name) for name in ("warm_start", "overwrite", "quiet")}
+    given = {name: value for name, value in options.items() if value is not None}
+    if "n_components" not in given and others["warm_start"] is None:
+        raise click.UsageError("Missing option '-k' / '--n-components'.")
+    _show(jobs.fit(jobs.Rows(data, array, weights), model, given, compute=compute, **others), as_json)
+
+
+@_command("predict", "daskgmm predict data.zarr --model model.zarr --output classes.zarr --probabilities")
+@_data
+@_model
+@_output
+@click.option("--probabilities", is_flag=True, help="Write the probability of every component, too.")
+@click.option("--log-density", is_flag=True, help="Write the log-density of every row, too.")
+@_compute
+@_overwrite
+@_json
+@_quiet
+def _predict(data: str, array: str | None, model: str, output: str, as_json: bool, **options: Any) -> None:
+    """Write the most probable component of every row of DATA."""
+    compute = _taken_compute(options)
+    _show(jobs.predict(jobs.Rows(data, array), model, output, compute=compute, **options), as_json)
+
+
+@_command("score", "daskgmm score data.zarr --model model.zarr --json")
+@_data
+@_model
+@_weights
+@_compute
+@_json
+@_quiet
+def _score(data: str, array: str | None, model: str, weights: str | None, as_json: bool, **options: Any) -> None:
+    """Mean log-density of the rows of DATA."""
+    compute = _taken_compute(options)
+    _show(jobs.score(jobs.Rows(data, array, weights), model, compute=compute, **options), as_json)
+
+
+@_command("sample", "daskgmm sample model.zarr -n 1000 --output drawn.zarr")
+@click.argument("model")
+@click.option("-n", "--n-samples", type=_positive, required=True, help="Rows to draw.")
+@_output
+@_seed
+@_overwrite
+@_json
+def _sample(model: str, n_samples: int, output: str, as_json: bool, **options: Any) -> None:
+    """Draw rows from MODEL."""
+    _show(jobs.sample(model, n_samples, output, **options), as_json)
+
+
+@_command("inspect", "daskgmm inspect model.zarr")
+@click.argument("path")
+@_json
+def _inspect(path: str, as_json: bool) -> None:
+    """Show what is at PATH: a model, results, samples or data."""
+    _show(store_record(path), as_json)
+
+
+@_command("demo", "daskgmm demo --output daskgmm-demo")
+@click.option("--output", default="daskgmm-demo", show_default=True, metavar="DIR", help="Directory to write to.")
+@_json
+@_quiet
+def _demo(output: str, as_json: bool, quiet: bool) -> None:
+    """Segment two photographs, pixel by pixel, out of core, on worker processes of this machine."""
+    _show(run_demo(output, quiet=quiet), as_json)
+
+
+def _taken_compute(options: dict[str, Any]) -> jobs.Compute:
+    compute = jobs.Compute(*(options.pop(name) for name in ("scheduler", "workers", "threads", "memory_limit")))
+    if compute.scheduler and (compute.workers or compute.threads or compute.memory_limit):
+        raise click.UsageError("--scheduler excludes --workers, --threads and --memory-limit: they are the cluster's.")
+    return compute
+
+
+# ---- results and errors
+
+
+def _show(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_finite(record), allow_nan=False, indent=2))
+    else:
+        print_record(record)
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for NaN and infinities, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        None: those of this process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
+    try:
+        with _plain_warnings():
+            _cli.main(args=arguments, prog_name="daskgmm", standalone_mode=False)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (DaskGMMError, ValueError, TypeError, OSError) as error:
+        click.echo(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+        return 1
+    return 0
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings that are meant for users, as one line each; others are for programmers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+        yield

@@ -1,0 +1,187 @@
+"""What a model or a store is: as a record, which JSON can say, and the record as a table, which people can read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from ..data.store import describe, local_path, open_node, split_address
+from ..data.write import read_record
+from ..errors import StoreError
+from ..estimators.gaussian_mixture import GaussianMixture
+from ..persistence import load
+
+Record = dict[str, Any]
+
+_MOST_FEATURES, _MOST_COMPONENTS = 6, 40
+_WIDTH = 100  # of tables where standard output is no terminal
+
+
+def model_record(model: GaussianMixture) -> Record:
+    """Everything that the summary of a fitted model shows; means and standard deviations of every component."""
+    p = model._parameters()
+    deviations = np.sqrt(p.structure.marginal_variances(p.covariances, p.n_components, p.n_features))
+    names = getattr(model, "feature_names_in_", [f"x{i}" for i in range(p.n_features)])
+    return {
+        "kind": "model",
+        "estimator": type(model).__name__,
+        "covariance_type": p.structure.name,
+        "n_components": p.n_components,
+        "n_features": p.n_features,
+        "feature_names": [str(name) for name in names],
+        "converged": bool(model.converged_),
+        "n_iter": int(model.n_iter_),
+        "log_likelihood": float(model.lower_bound_),
+        "n_passes": int(model.n_passes_),
+        "weights": p.weights.tolist(),
+        "means": p.means.tolist(),
+        "standard_deviations": deviations.tolist(),
+    }
+
+
+def store_record(address: str) -> Record:
+    """What is at an address: a model, results or samples that daskgmm wrote, or data.
+
+    Raises
+    ------
+    StoreNotFoundError, StoreError, ModelFormatError
+        If there is nothing, or what is there is damaged.
+    """
+    path, inside = split_address(address)
+    node = open_node(path)
+    ours = read_record(node)
+    if ours.get("format") == "model" and inside is None:
+        return {**model_record(load(path)), "path": path, "daskgmm_version": ours.get("daskgmm_version")}
+    if inside is not None:
+        node = _member(node, inside)
+    if isinstance(node, zarr.Array):
+        return {"kind": "array", "path": address, **_array_record(node)}
+    told = {key: value for key, value in ours.items() if key not in ("format", "format_version")}
+    arrays = {name: _array_record(array) for name, array in sorted(node.arrays())}
+    return {"kind": ours.get("format", "group"), "path": address, **told, "arrays": arrays}
+
+
+def _member(node: Any, name: str) -> Any:
+    member = node.get(name) if isinstance(node, zarr.Group) else None
+    if member is None:
+        raise StoreError(f"{describe(node)} has no {name!r} inside it")
+    return member
+
+
+def _array_record(array: zarr.Array[Any]) -> Record:
+    shards = getattr(array, "shards", None)
+    record = {
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "chunks": list(array.chunks),
+        "shards": list(shards) if shards else None,
+        "bytes": int(array.nbytes),
+        "zarr_format": array.metadata.zarr_format,
+    }
+    if local_path(str(array.store)) is not None:
+        record["bytes_stored"] = int(array.nbytes_stored())  # elsewhere it would take a request for every chunk
+    return record
+
+
+# ---- for people
+
+
+def print_record(record: Record, console: Console | None = None) -> None:
+    """Print a record as a table, on standard output."""
+    console = console or Console(width=None if sys.stdout.isatty() else _WIDTH, markup=False, emoji=False)
+    console.print(render(record), highlight=False)
+
+
+def render(record: Record) -> RenderableType:
+    """A record as tables."""
+    if "means" in record:
+        return Group(_components(record), _fields(_model_fields(record)))
+    if "arrays" in record and isinstance(record["arrays"], dict):
+        plain = {key: value for key, value in record.items() if key != "arrays"}
+        return Group(_fields(plain), _arrays(record["arrays"]))
+    return _fields(record)
+
+
+def _model_fields(record: Record) -> Record:
+    shown = {
+        "mixture": f"{record['estimator']}, {record['n_components']} components, {record['n_features']} features, "
+        f"{record['covariance_type']} covariance",
+        "converged": f"{_word(record['converged'])}, {record['n_iter']} iterations, {record['n_passes']} passes",
+        "log-likelihood": f"{record['log_likelihood']:.6f} nats per row",
+    }
+    hidden = {
+        "kind",
+        "estimator",
+        "covariance_type",
+        "n_components",
+        "n_features",
+        "feature_names",
+        "converged",
+        "n_iter",
+    }
+    hidden |= {"n_passes", "log_likelihood", "weights", "means", "standard_deviations"}
+    return shown | {key: value for key, value in record.items() if key not in hidden}
+
+
+def _components(record: Record) -> Table:
+    table = Table(caption_justify="left", caption=_omitted(record))
+    table.add_column("component", justify="right")
+    table.add_column("weight", justify="right")
+    for name in record["feature_names"][:_MOST_FEATURES]:
+        table.add_column(_word(name), justify="right")
+    for k in np.argsort(record["weights"])[::-1][:_MOST_COMPONENTS].tolist():
+        pairs = zip(record["means"][k], record["standard_deviations"][k], strict=True)
+        cells = [f"{mean:.4g} ± {deviation:.3g}" for mean, deviation in list(pairs)[:_MOST_FEATURES]]
+        table.add_row(str(k), f"{record['weights'][k]:.4f}", *cells)
+    return table
+
+
+def _omitted(record: Record) -> str | None:
+    features = record["n_features"] - _MOST_FEATURES
+    components = record["n_components"] - _MOST_COMPONENTS
+    parts = [f"{n} more {what}" for n, what in ((components, "components"), (features, "features")) if n > 0]
+    return f"and {' and '.join(parts)}: see --json" if parts else None
+
+
+def _fields(record: Mapping[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
+    for key, value in record.items():
+        if value is not None:
+            table.add_row(_word(key.removeprefix("n_").replace("_", " ")), _word(value))
+    return table
+
+
+def _arrays(arrays: Mapping[str, Record]) -> Table:
+    table = Table()
+    for column in ("array", "shape", "dtype", "chunks", "size", "stored"):
+        table.add_column(column)
+    for name, array in arrays.items():
+        stored = _size(array["bytes_stored"]) if "bytes_stored" in array else ""
+        shape, chunks = _word(array["shape"]), _word(array["chunks"])
+        table.add_row(_word(name), shape, array["dtype"], chunks, _size(array["bytes"]), stored)
+    return table
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return (" × " if all(isinstance(n, int) for n in value) else ", ").join(map(_word, value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return "".join(c if c.isprintable() else "?" for c in text)  # a file's names may hold escape sequences
+
+
+def _size(n_bytes: int) -> str:
+    size, units = float(n_bytes), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.3g} {units[0]}"

@@ -1,0 +1,231 @@
+"""What the commands of the terminal do, without the terminal: each takes names and returns a record."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import numpy as np
+
+from .data.store import local_path, open_zarr, without_secrets
+from .data.write import check_target
+from .diagnostics.progress import ProgressBar
+from .diagnostics.summary import Record, model_record
+from .engine.cluster import embedded_cluster
+from .engine.events import Listener
+from .errors import StoreNotFoundError
+from .estimators.gaussian_mixture import GaussianMixture
+from .persistence import load, save
+from .results import RESULTS, SAMPLES, write_predictions, write_samples
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where passes run: a scheduler, worker processes of this machine, or threads of this process."""
+
+    scheduler: str | None = None
+    """Address of a scheduler; excludes the others."""
+    workers: int | None = None
+    threads: int | None = None
+    """Of each worker process, or of this one."""
+    memory_limit: int | None = None
+    """Of each worker process, in bytes."""
+
+    @contextlib.contextmanager
+    def start(self) -> Iterator[Any]:
+        """What a model's ``scheduler`` is to be."""
+        if self.workers or self.memory_limit:
+            with embedded_cluster(self.workers, self.threads, self.memory_limit or "auto") as client:
+                yield client
+            return
+        with dask.config.set({"num_workers": self.threads} if self.threads else {}):
+            yield self.scheduler
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Names of the data: an array of rows and, optionally, of weights."""
+
+    address: str
+    array: str | None = None
+    weights: str | None = None
+
+    def open(self) -> Any:
+        """The Zarr array of rows."""
+        return open_zarr(self.address, self.array)
+
+    def open_weights(self) -> Any:
+        """The array of weights, not loaded; None for none."""
+        return None if self.weights is None else open_array(self.weights)
+
+
+def fit(
+    rows: Rows,
+    model: str,
+    parameters: Mapping[str, Any],
+    *,
+    warm_start: str | None = None,
+    overwrite: bool = False,
+    compute: Compute = Compute(),
+    quiet: bool = False,
+) -> Record:
+    """Fit a mixture and save it.
+
+    Parameters
+    ----------
+    rows : Rows
+    model : str
+        Where the model is to be saved; checked before anything else.
+    parameters : mapping
+        Of `GaussianMixture`; the ``*_init`` are names of files.
+    warm_start : str, optional
+        Name of a model to go on from; its parameters serve where ``parameters`` have none.
+    overwrite : bool
+    compute : Compute
+    quiet : bool
+        No progress display.
+    """
+    _check_output(model, "model", overwrite, rows.address, rows.weights)
+    data, weights = rows.open(), rows.open_weights()
+    estimator = GaussianMixture() if warm_start is None else load(warm_start)
+    estimator.set_params(**{name: _value(name, value) for name, value in parameters.items()})
+    estimator.set_params(warm_start=warm_start is not None, callbacks=_callbacks(quiet))
+    estimator._validate_params()
+    begin = time.perf_counter()
+    # `verbose` prints on standard output, which belongs to the result here.
+    with compute.start() as scheduler, contextlib.redirect_stdout(sys.stderr):
+        estimator.set_params(scheduler=scheduler).fit(data, sample_weight=weights)
+    seconds = round(time.perf_counter() - begin, 3)
+    save(estimator.set_params(warm_start=False), model, overwrite=overwrite)
+    return {**model_record(estimator), "n_rows": int(data.shape[0]), "seconds": seconds, "model": model}
+
+
+def predict(
+    rows: Rows,
+    model: str,
+    output: str,
+    *,
+    probabilities: bool = False,
+    log_density: bool = False,
+    overwrite: bool = False,
+    compute: Compute = Compute(),
+    quiet: bool = False,
+) -> Record:
+    """Write what a model says of every row.
+
+    Parameters
+    ----------
+    rows : Rows
+    model, output : str
+    probabilities, log_density : bool
+        What to write besides labels.
+    overwrite : bool
+    compute : Compute
+    quiet : bool
+    """
+    _check_output(output, RESULTS, overwrite, rows.address, model)
+    estimator, data = load(model), rows.open()
+    begin = time.perf_counter()
+    with compute.start() as scheduler:
+        shapes = write_predictions(
+            estimator.set_params(scheduler=scheduler),
+            data,
+            output,
+            probabilities=probabilities,
+            log_density=log_density,
+            overwrite=overwrite,
+            model_name=_absolute(model),
+            callbacks=_callbacks(quiet),
+        )
+    seconds = round(time.perf_counter() - begin, 3)
+    return {"kind": RESULTS, "output": output, "n_rows": shapes["labels"][0], **_listed(shapes), "seconds": seconds}
+
+
+def score(rows: Rows, model: str, *, compute: Compute = Compute(), quiet: bool = False) -> Record:
+    """Mean log-density of the rows, and the information criteria where they have no weights; one pass.
+
+    Parameters
+    ----------
+    rows : Rows
+    model : str
+    compute : Compute
+    quiet : bool
+    """
+    estimator, data, weights = load(model), rows.open(), rows.open_weights()
+    with compute.start() as scheduler:
+        estimator.set_params(scheduler=scheduler, callbacks=_callbacks(quiet))
+        total = estimator._score(data, weights)
+    record: Record = {
+        "kind": "score",
+        "log_likelihood": total.log_likelihood / total.weight_sum,
+        "n_rows": total.n_rows,
+    }
+    if weights is None:
+        free = estimator._n_parameters()
+        record["bic"] = free * float(np.log(total.n_rows)) - 2 * total.log_likelihood
+        record["aic"] = 2 * free - 2 * total.log_likelihood
+    return record
+
+
+def sample(
+    model: str, n_samples: int, output: str, *, random_state: int | None = None, overwrite: bool = False
+) -> Record:
+    """Draw rows from a model and write them.
+
+    Parameters
+    ----------
+    model : str
+    n_samples : int
+    output : str
+    random_state : int, optional
+        None: the model's own.
+    overwrite : bool
+    """
+    _check_output(output, SAMPLES, overwrite, model)
+    estimator = load(model)
+    if random_state is not None:
+        estimator.set_params(random_state=random_state)
+    shapes = write_samples(estimator, n_samples, output, overwrite=overwrite, model_name=_absolute(model))
+    return {"kind": SAMPLES, "output": output, "n_rows": n_samples, **_listed(shapes)}
+
+
+def open_array(name: str) -> Any:
+    """A ``.npy`` file, mapped into memory, or a Zarr array."""
+    if not name.endswith(".npy"):
+        return open_zarr(name)
+    try:
+        return np.load(name, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise StoreNotFoundError(f"There is no file {name}.") from error
+    except ValueError as error:
+        raise ValueError(f"{name} is not a .npy file of numbers: {error}") from error
+
+
+def _value(name: str, value: Any) -> Any:
+    return np.array(open_array(value)[...]) if name.endswith("_init") else value
+
+
+def _check_output(output: str, kind: str, overwrite: bool, *inputs: str | None) -> None:
+    check_target(output, kind, overwrite=overwrite)
+    for name in inputs:
+        path, target = local_path((name or "").partition("::")[0]), local_path(output)
+        if name and path and target and os.path.realpath(path) == os.path.realpath(target):
+            raise ValueError(f"{without_secrets(output)} is also an input; choose another name for the output")
+
+
+def _absolute(name: str) -> str:
+    return local_path(name) or without_secrets(name)
+
+
+def _callbacks(quiet: bool) -> Sequence[Listener]:
+    return () if quiet else (ProgressBar(),)
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> Record:
+    return {"shapes": {name: list(shape) for name, shape in shapes.items()}}
