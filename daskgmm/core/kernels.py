@@ -302,8 +302,7 @@ class ResidualKernel(Kernel):
             offset = screen.row_offset(work, n_rows)
             if offset is not None:
                 joint[:, block] += offset
-        # Written so that NaN, from infinity less infinity, counts as near.
-        return np.logical_not(joint < joint.max(axis=0) + (math.log(_NEGLIGIBLE) - doubt))
+        return np.greater_equal(joint, joint.max(axis=0) + (math.log(_NEGLIGIBLE) - doubt))
 
     def _residual(
         self, z: Array, component: int, members: Array | slice, work: _ResidualWorkspace
