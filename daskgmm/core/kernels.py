@@ -275,10 +275,10 @@ class ResidualKernel(Kernel):
         d, n = self.parameters.n_features, self.block_rows
         screen = None if self.screen is None else self.screen.workspace()
         joint = np.empty((self.parameters.n_components, n))
-        return _ResidualWorkspace(screen, joint, np.empty((d, n)), np.empty(d * n), np.empty(d * n))
+        return _ResidualWorkspace(screen, joint, np.empty(d * n), np.empty(d * n), np.empty(d * n))
 
     def log_joint(self, rows: Array, work: _ResidualWorkspace) -> Array:
-        z = work.z[:, : len(rows)]
+        z = self._part(work.z, len(rows))
         np.multiply(rows.T, self.inverse_scale, out=z)
         np.clip(z, self.lowest, self.highest, out=z)
         joint = work.joint[:, : len(rows)]
@@ -308,14 +308,18 @@ class ResidualKernel(Kernel):
         self, z: Array, component: int, members: Array | slice, work: _ResidualWorkspace
     ) -> tuple[Array, Array]:
         """Residuals z − μ_k of some rows, (D, members), and scratch of the same shape."""
-        shape = z.shape if isinstance(members, slice) else (len(z), len(members))
-        residual, scratch = (flat[: math.prod(shape)].reshape(shape) for flat in (work.residual, work.scratch))
+        n_rows = z.shape[1] if isinstance(members, slice) else len(members)
+        residual, scratch = self._part(work.residual, n_rows), self._part(work.scratch, n_rows)
         if isinstance(members, slice):
             np.subtract(z, self.centers[component], out=residual)
         else:
             np.take(z, members, axis=1, out=residual, mode="clip")  # "raise" would buffer the output
             residual -= self.centers[component]
         return residual, scratch
+
+    def _part(self, flat: Array, n_rows: int) -> Array:
+        n_features = self.parameters.n_features
+        return flat[: n_features * n_rows].reshape(n_features, n_rows)
 
     def row_offset(self, work: _ResidualWorkspace, n_rows: int) -> Array | None:
         return None
@@ -348,7 +352,7 @@ class ResidualKernel(Kernel):
         )
 
     def _add_moments(self, responsibilities: Array, total: SufficientStatistics, work: _ResidualWorkspace) -> None:
-        z = work.z[:, : responsibilities.shape[1]]
+        z = self._part(work.z, responsibilities.shape[1])
         for k, row in enumerate(responsibilities):
             members = _members(row > 0)
             r = row[members]
@@ -362,9 +366,10 @@ class ResidualKernel(Kernel):
 class _ResidualWorkspace:
     screen: _QuadraticWorkspace | None  # None without a screen
     joint: Array  # (K, B)
-    z: Array  # x / s, (D, B)
-    residual: Array  # (D B,), flat, so that a part of the rows is contiguous too
-    scratch: Array  # (D B,)
+    # (D B,) each, flat, so that a part of the rows is contiguous too: gathering from anything else copies it first.
+    z: Array  # x / s
+    residual: Array
+    scratch: Array
 
 
 def choose_kernel(parameters: MixtureParameters, frame: Frame, dtype: np.dtype[Any]) -> Kernel:
