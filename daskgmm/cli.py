@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import sys
 import warnings
@@ -116,7 +117,8 @@ def _command(name: str, *example: str) -> Callable[[Callable[..., Any]], click.C
 def _cli() -> None:
     """Gaussian mixtures of data that do not fit in memory.
 
-    DATA is the path or URL of a Zarr array of rows × features; DATA::NAME is an array inside a group.
+    DATA is the path or URL of a Zarr array of rows × features; DATA::NAME means an array inside a group.
+    `daskgmm COMMAND --help` lists a command's options, with an example.
     """
 
 
@@ -130,7 +132,7 @@ def _cli() -> None:
 @_json
 @_quiet
 def _fit(data: str, array: str | None, model: str, weights: str | None, **options: Any) -> None:
-    """Fit a mixture to DATA and save it."""
+    """Fit a mixture to DATA, a Zarr array of rows × features, and save it."""
     as_json, compute = options.pop("as_json"), _taken_compute(options)
     others = {name: options.pop(name) for name in ("warm_start", "overwrite", "quiet")}
     given = {name: value for name, value in options.items() if value is not None}
@@ -235,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
     try:
-        with _plain_warnings():
+        with _plain_messages():
             _cli.main(args=arguments, prog_name="daskgmm", standalone_mode=False)
     except click.Abort:
         click.echo("interrupted", err=True)
@@ -250,10 +252,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Warnings that are meant for users, as one line each; others are for programmers."""
+def _plain_messages() -> Iterator[None]:
+    """Warnings that are meant for users, as one line each; what is meant for programmers is left out."""
+    logger = logging.getLogger("asyncio")  # tells of tasks that an interrupt or an error cut off
+    level = logger.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_: click.echo(f"warning: {' '.join(str(message).split())}", err=True)
-        yield
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,8 +1,8 @@
 """The demonstration: two photographs, segmented pixel by pixel, out of core.
 
 The pixels of scikit-learn's two sample photographs become one Zarr array of 546,560 rows × 3 colours in compressed
-chunks. Two worker processes with little memory fit a mixture to it and label it, chunk by chunk; each photograph is then
-drawn beside its segmentation, in which every pixel has the mean colour of its component.
+chunks. Two worker processes with little memory fit a mixture to it and label it, chunk by chunk; each photograph is
+then drawn beside its segmentation, in which every pixel has the mean colour of its component.
 """
 
 from __future__ import annotations

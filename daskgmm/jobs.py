@@ -228,4 +228,4 @@ def _callbacks(quiet: bool) -> Sequence[Listener]:
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...]]) -> Record:
-    return {"shapes": {name: list(shape) for name, shape in shapes.items()}}
+    return {"arrays": {name: list(shape) for name, shape in shapes.items()}}

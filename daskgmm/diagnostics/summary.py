@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -102,7 +103,7 @@ def render(record: Record) -> RenderableType:
     """A record as tables."""
     if "means" in record:
         return Group(_components(record), _fields(_model_fields(record)))
-    if "arrays" in record and isinstance(record["arrays"], dict):
+    if "path" in record and "arrays" in record:
         plain = {key: value for key, value in record.items() if key != "arrays"}
         return Group(_fields(plain), _arrays(record["arrays"]))
     return _fields(record)
@@ -137,9 +138,16 @@ def _components(record: Record) -> Table:
         table.add_column(_word(name), justify="right")
     for k in np.argsort(record["weights"])[::-1][:_MOST_COMPONENTS].tolist():
         pairs = zip(record["means"][k], record["standard_deviations"][k], strict=True)
-        cells = [f"{mean:.4g} ± {deviation:.3g}" for mean, deviation in list(pairs)[:_MOST_FEATURES]]
+        cells = [_interval(mean, deviation) for mean, deviation in list(pairs)[:_MOST_FEATURES]]
         table.add_row(str(k), f"{record['weights'][k]:.4f}", *cells)
     return table
+
+
+def _interval(mean: float, deviation: float) -> str:
+    if not 1e-4 < deviation < 1e6:
+        return f"{mean:.6g} ± {deviation:.3g}"
+    digits = max(0, 2 - math.floor(math.log10(deviation)))  # three of the deviation
+    return f"{mean:,.{digits}f} ± {deviation:,.{digits}f}"
 
 
 def _omitted(record: Record) -> str | None:
@@ -171,11 +179,13 @@ def _arrays(arrays: Mapping[str, Record]) -> Table:
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_word(key)} {_word(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
         return (" × " if all(isinstance(n, int) for n in value) else ", ").join(map(_word, value))
     if isinstance(value, int):
         return f"{value:,}"
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = f"{value:.8g}" if isinstance(value, float) else str(value)
     return "".join(c if c.isprintable() else "?" for c in text)  # a file's names may hold escape sequences
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -50,4 +52,15 @@ def embedded_cluster(
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
+        client.register_plugin(_IgnoreInterrupts())
         yield client
+
+
+class _IgnoreInterrupts(distributed.WorkerPlugin):  # type: ignore[misc]
+    """Leaves Ctrl-C, which a terminal sends to every process, to the one that ends the others."""
+
+    name = "daskgmm-ignore-interrupts"
+
+    def setup(self, worker: distributed.Worker) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
