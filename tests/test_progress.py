@@ -1,0 +1,158 @@
+"""The progress display: on standard error, never on standard output, and gone when the fit is over."""
+
+import copy
+import pickle
+
+import dask.array as da
+import numpy as np
+import pytest
+from rich.console import Console
+
+from daskgmm import GaussianMixture, ProgressBar
+from daskgmm.diagnostics import progress
+from daskgmm.errors import NonFiniteDataError
+from daskgmm.events import (
+    BatchFinished,
+    EngineClosed,
+    IterationFinished,
+    PassFinished,
+    PassStarted,
+    StartBegun,
+    StartFinished,
+)
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(0)
+    return np.concatenate([rng.normal(c, 1.0, (500, 2)) for c in (0.0, 6.0)])
+
+
+def whole_fit(n_starts=1):
+    """The events of a small fit."""
+    yield PassStarted("survey", 1000, 2)
+    yield BatchFinished("survey", 500)
+    yield PassFinished("survey", 1000, 0.5)
+    for start in range(n_starts):
+        yield StartBegun(start, n_starts)
+        for number, (bound, change) in enumerate([(-3.5, np.inf), (-3.25, 0.25)], start=1):
+            yield PassStarted("estep", 1000, 2)
+            yield BatchFinished("estep", 500)
+            yield BatchFinished("estep", 500)
+            yield PassFinished("estep", 1000, 0.25)
+            yield IterationFinished(start, number, bound, change, 0.3, "float64")
+        yield StartFinished(start, 2, -3.25, True)
+    yield EngineClosed(failed=False)
+
+
+def test_plain_lines_where_there_is_no_terminal(capfd):
+    bar = ProgressBar(interval=0)
+    for event in whole_fit():
+        bar(event)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "survey: 1,000 rows in 0.5 s, 2 k rows/s",
+        "iteration 1: log-likelihood -3.50000, 4 k rows/s",
+        "iteration 2: log-likelihood -3.25000, +2.5e-01, 4 k rows/s",
+        "converged after 2 iterations, log-likelihood -3.250000",
+    ]
+
+
+def test_several_starts_are_told_apart(capfd):
+    bar = ProgressBar(interval=0)
+    for event in whole_fit(n_starts=2):
+        bar(event)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[1].startswith("1/2 iteration 1:")
+    assert lines[4].startswith("2/2 iteration 1:")
+    assert lines[6].startswith("2/2 converged after 2 iterations")
+
+
+def test_plain_lines_are_not_too_many(capfd):
+    bar = ProgressBar(interval=3600)
+    for event in whole_fit(n_starts=2):
+        bar(event)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(":")[0].split(",")[0] for line in lines] == [
+        "survey",
+        "1/2 iteration 1",
+        "1/2 converged after 2 iterations",
+        "2/2 converged after 2 iterations",
+    ]
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A terminal of eighty columns that remembers what was written on it."""
+    import io
+
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    monkeypatch.setattr(progress, "Console", lambda stderr: console)
+    monkeypatch.setenv("TERM", "xterm")
+    return written
+
+
+def test_a_bar_on_a_terminal(terminal, capfd):
+    bar = ProgressBar()
+    for event in whole_fit():
+        bar(event)
+        if bar._display is not None:
+            bar._display._progress.refresh()
+    text = terminal.getvalue()
+    assert "iteration 2" in text
+    assert "50%" in text
+    assert "100%" in text
+    assert "log-likelihood -3.50000, 4 k rows/s" in text
+    assert "converged after 2 iterations" in text
+    assert text.rstrip("\n").endswith(("\x1b[2K", "\x1b[?25h")), "the bar was not taken away"
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1, "the cursor was not given back"
+    assert max(len(line) for line in text.replace("\r", "\n").splitlines() if "\x1b" not in line) <= 80
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_bar_goes_when_the_fit_fails(terminal, rows):
+    rows[700, 1] = np.nan
+    bar = ProgressBar()
+    with pytest.raises(NonFiniteDataError):
+        GaussianMixture(2, callbacks=[bar]).fit(rows)
+    assert bar._display is None
+    assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h") == 1
+
+
+def test_late_events_do_no_harm(capfd):
+    bar = ProgressBar()
+    for event in (BatchFinished("estep", 10), EngineClosed(failed=True), EngineClosed(failed=True)):
+        bar(event)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_in_a_fit(rows, capfd):
+    model = GaussianMixture(2, random_state=0, callbacks=[ProgressBar(interval=0)])
+    model.fit(da.from_array(rows, chunks=(100, 2)))
+    model.score(rows)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("survey: 1,000 rows in ")
+    assert f"converged after {model.n_iter_} iterations, log-likelihood {model.lower_bound_:.6f}\n" in err
+    assert "\nscore: 1,000 rows in " in err
+
+
+def test_a_model_with_a_bar_can_be_copied_while_it_shows(rows, capfd):
+    copies = []
+
+    def copying(event):
+        copies.append(copy.deepcopy(bar))
+
+    bar = ProgressBar(interval=0.5)
+    GaussianMixture(2, random_state=0, callbacks=[bar, copying]).fit(rows)
+    assert {each.interval for each in (*copies, pickle.loads(pickle.dumps(bar)))} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("rows", "seconds", "text"),
+    [(10, 1, "10 rows/s"), (5e3, 2, "2.5 k rows/s"), (3e7, 2, "15 M rows/s"), (4e9, 1, "4 G rows/s")],
+)
+def test_rates(rows, seconds, text):
+    assert progress._per_second(rows, seconds) == text
