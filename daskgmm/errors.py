@@ -9,16 +9,16 @@
     ├── UnsupportedDataError        (TypeError, ValueError)  a kind of data or a dtype that has no meaning here
     ├── DataChangedError            (ValueError)         a pass saw other rows than the passes before it
     ├── StoreError                  (ValueError)         a Zarr store that is damaged, ambiguous or not Zarr
-    │   └── MissingChunkError                            a chunk that the store's metadata promise is not there
     ├── StoreNotFoundError          (FileNotFoundError)  nothing at that path or URL
     ├── OutputExistsError           (FileExistsError)    the output is there already and was not to be replaced
-    ├── ModelFormatError            (ValueError)         a model file that is damaged, foreign or newer than this version
-    ├── SchedulerError              (ValueError, ConnectionError)  a Dask scheduler that does not answer or has no workers
+    ├── ModelFormatError            (ValueError)         a model file that is damaged, foreign or too new
+    ├── SchedulerError              (ConnectionError, ValueError)  a Dask scheduler that does not answer or went away
     └── MissingDependencyError      (ImportError)        an extra is not installed; the message says which
 
     InitializationWarning           (UserWarning)        a start was dropped, another one served
 
-Each also derives from the built-in type in brackets, so code written for scikit-learn (``except ValueError``) goes on working.
+Each also derives from the built-in type in brackets, so code written for scikit-learn (``except ValueError``) goes on
+working.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class DaskGMMError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuild from the finished message: subclasses take other arguments than Exception stores.
 
-        Errors cross process boundaries (worker to driver), where the default would call the constructor with the message.
+        Errors cross process boundaries (worker to driver), where the default would call the constructor with the
+        message.
         """
         return _rebuild, (type(self), self.args, self.__dict__)
 
@@ -99,10 +100,6 @@ class StoreError(DaskGMMError, ValueError):
     """A Zarr store that is damaged, ambiguous, or not Zarr at all."""
 
 
-class MissingChunkError(StoreError):
-    """A chunk that the array's metadata promise is not in the store."""
-
-
 class StoreNotFoundError(DaskGMMError, FileNotFoundError):
     """Nothing at that path or URL."""
 
@@ -115,7 +112,7 @@ class ModelFormatError(DaskGMMError, ValueError):
     """A model file that is damaged, foreign, or written by a newer version."""
 
 
-class SchedulerError(DaskGMMError, ValueError, ConnectionError):
+class SchedulerError(DaskGMMError, ConnectionError, ValueError):
     """A Dask scheduler that does not answer, has no workers, or went away."""
 
 

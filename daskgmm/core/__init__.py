@@ -4,9 +4,14 @@ A Gaussian mixture is an exponential family: with T(x) = [vech(x xᵀ), x, 1] ev
 θ_k · T(x). One block's E-step is therefore one matrix product, its sufficient statistics are a second one, and the
 statistics of different blocks add. The modules follow that sentence:
 
-covariance          what a component's covariance may look like: full, tied, diag, spherical
+structure           what a covariance structure has to answer
+covariance          the four that there are: full, tied, diag, spherical
+triangle            packed symmetric matrices and Cholesky factors
 mixture             weights, means and covariances as one frozen value; log-densities; sampling
 statistics          the sufficient statistics, a commutative monoid
-kernels             rows of a block -> their statistics, in the cheapest arithmetic that is accurate enough
+kernel              what an E-step kernel has to answer; log-sum-exp
+quadratic           the fast kernel: two matrix products
+residual            the precise kernel: whitened residuals
+kernels             the cheapest of them that is accurate enough
 maximum_likelihood  statistics -> new parameters (the M-step)
 """

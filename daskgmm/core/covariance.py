@@ -1,7 +1,7 @@
 """Covariance structures: what the covariance matrix of a component may look like.
 
-One class for each structure, behind one abstract base and a registry. Everything that depends on the structure is
-asked of it here, so a fifth structure is one class and one row in `STRUCTURES`.
+One class for each structure and a registry. Everything that depends on the structure is asked of it here, so a fifth
+structure is one class and one row in `STRUCTURES`.
 
 ==========  ==========================  ===========================  ==========================
 structure   covariances, shape          second moments, shape        quadratic features
@@ -20,164 +20,26 @@ tied) or the reciprocal standard deviation (diag, spherical), as in scikit-learn
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from ..errors import IllDefinedCovarianceError
+from .structure import CovarianceStructure
+from .triangle import (
+    amplification,
+    check_positive_definite,
+    gram_inverse,
+    invert_cholesky,
+    pack,
+    triangle,
+    triangle_size,
+    unpack,
+    upper_factor,
+    whitened_square,
+)
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-class CovarianceStructure(ABC):
-    """What depends on the shape of the covariance matrices, and nothing else.
-
-    K is the number of components, D the number of features, B the rows of a block. Instances hold no state.
-    """
-
-    name: ClassVar[str]
-
-    # ---- shapes and counts
-
-    @abstractmethod
-    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        """Shape of ``covariances``, ``precisions`` and ``precisions_cholesky``."""
-
-    @abstractmethod
-    def second_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        """Shape of the second moments in the sufficient statistics."""
-
-    @abstractmethod
-    def n_covariance_parameters(self, n_components: int, n_features: int) -> int:
-        """Free parameters of all covariances together."""
-
-    # ---- covariances, precisions, factors
-
-    @abstractmethod
-    def precisions_cholesky(self, covariances: Array) -> Array:
-        """Factor U of every precision, from the covariances.
-
-        Raises
-        ------
-        IllDefinedCovarianceError
-            If a covariance is not finite and positive definite.
-        """
-
-    @abstractmethod
-    def factor_precisions(self, precisions: Array) -> Array:
-        """Factor U of every precision, from the precisions (positive definite, checked by `check_precisions`)."""
-
-    @abstractmethod
-    def precisions(self, precisions_cholesky: Array) -> Array:
-        """U Uᵀ."""
-
-    @abstractmethod
-    def covariances(self, precisions_cholesky: Array) -> Array:
-        """(U Uᵀ)⁻¹."""
-
-    @abstractmethod
-    def check_precisions(self, precisions: Array) -> None:
-        """Raise ValueError unless every precision is symmetric and positive definite."""
-
-    @abstractmethod
-    def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
-        """Logarithm of det U of every component, shape (K,) or broadcastable to it."""
-
-    @abstractmethod
-    def marginal_variances(self, covariances: Array, n_components: int, n_features: int) -> Array:
-        """Variance of every feature in every component, shape (K, D)."""
-
-    @abstractmethod
-    def color(self, covariances: Array, component: int, noise: Array) -> Array:
-        """Turn standard normal rows, (n, D), into rows with the component's covariance and mean zero."""
-
-    # ---- change of units: z = x / scale
-
-    def frame_scale(self, scale: Array) -> Array:
-        """Scale of each feature that the structure can use, from the features' own scales, shape (D,)."""
-        return scale
-
-    @abstractmethod
-    def scale_cholesky(self, precisions_cholesky: Array, scale: Array) -> Array:
-        """Factors of the precisions of z = x / scale."""
-
-    @abstractmethod
-    def unscale_covariances(self, covariances: Array, scale: Array) -> Array:
-        """Covariances of x = z · scale from those of z."""
-
-    @abstractmethod
-    def add_ridge(self, covariances: Array, ridge: float) -> Array:
-        """Covariances with ``ridge`` added to every variance, in place."""
-
-    @abstractmethod
-    def repeat(self, covariances: Array, n_components: int) -> Array:
-        """Covariances of ``n_components`` equal components from those of one."""
-
-    # ---- the E-step on quadratic features
-
-    @abstractmethod
-    def n_quadratic(self, n_features: int) -> int:
-        """Quadratic features of a row."""
-
-    @abstractmethod
-    def fill_quadratic(self, z: Array, out: Array) -> None:
-        """Write the quadratic features of a block ``z`` (D, B) to ``out`` (n_quadratic, B)."""
-
-    @abstractmethod
-    def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:
-        """Coefficients of the quadratic features in the log-density, shape (K, n_quadratic)."""
-
-    @abstractmethod
-    def precision_times(self, precisions_cholesky: Array, vectors: Array) -> Array:
-        """Σ_k⁻¹ v_k for every component, shape (K, D)."""
-
-    @abstractmethod
-    def common_quadratic(self, precisions_cholesky: Array, second: Array) -> float:
-        """Log-likelihood that the features leave out, the same for every component, summed over all rows."""
-
-    @abstractmethod
-    def common_row_quadratic(self, precisions_cholesky: Array, z: Array) -> Array | None:
-        """The same for each row of a block (D, B), shape (B,); None where the features leave nothing out."""
-
-    @abstractmethod
-    def common_second(self, z: Array, weights: Array | None) -> Array | None:
-        """Second moments of a block (D, B) where no quadratic feature carries them; None where one does."""
-
-    @abstractmethod
-    def amplification(self, means: Array, precisions_cholesky: Array) -> float:
-        """Largest factor by which rounding grows in θ_k · T(x), for means and factors about the reference point.
-
-        It is λmax(Σ_k⁻¹) (‖μ_k‖ + 3 √λmax(Σ_k))², the largest over the components; where the features do not mix
-        (diag) it is the sum of the same expression over the features.
-        """
-
-    # ---- the E-step on whitened residuals (the precise twin)
-
-    @abstractmethod
-    def mahalanobis(self, precisions_cholesky: Array, component: int, residual: Array, work: Array) -> Array:
-        """‖Uᵀ(x − μ)‖² of every column of ``residual`` (D, B), shape (B,). ``work`` is (D, B) and is overwritten."""
-
-    @abstractmethod
-    def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
-        """Add Σ_b w_b (x_b − μ)(x_b − μ)ᵀ of a block to ``second``, in place. ``work`` is (D, B) and is overwritten."""
-
-    # ---- the M-step
-
-    @abstractmethod
-    def central_covariances(self, second: Array, soft_counts: Array, offsets: Array) -> Array:
-        """Covariances about the new means from second moments about the reference.
-
-        Parameters
-        ----------
-        second : array
-            Second moments about the reference, `second_shape`.
-        soft_counts : array of shape (K,)
-        offsets : array of shape (K, D)
-            New means minus the reference.
-        """
 
 
 class Full(CovarianceStructure):
@@ -195,24 +57,24 @@ class Full(CovarianceStructure):
         return n_components * triangle_size(n_features)
 
     def precisions_cholesky(self, covariances: Array) -> Array:
-        factors = [_invert_cholesky(c) for c in covariances]
+        factors = [invert_cholesky(c) for c in covariances]
         bad = tuple(k for k, factor in enumerate(factors) if factor is None)
         if bad:
             raise IllDefinedCovarianceError(bad)
         return np.stack([factor for factor in factors if factor is not None])
 
     def factor_precisions(self, precisions: Array) -> Array:
-        return np.stack([_upper_factor(p) for p in precisions])
+        return np.stack([upper_factor(p) for p in precisions])
 
     def precisions(self, precisions_cholesky: Array) -> Array:
         return precisions_cholesky @ precisions_cholesky.transpose(0, 2, 1)
 
     def covariances(self, precisions_cholesky: Array) -> Array:
-        return np.stack([_gram_inverse(u) for u in precisions_cholesky])
+        return np.stack([gram_inverse(u) for u in precisions_cholesky])
 
     def check_precisions(self, precisions: Array) -> None:
         for precision in precisions:
-            _check_positive_definite(precision, self.name)
+            check_positive_definite(precision, self.name)
 
     def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
         return np.asarray(np.log(np.einsum("kii->ki", precisions_cholesky)).sum(axis=1))
@@ -247,7 +109,7 @@ class Full(CovarianceStructure):
             start = stop
 
     def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:
-        i, j = _triangle(precisions_cholesky.shape[-1])
+        i, j = triangle(precisions_cholesky.shape[-1])
         return self.precisions(precisions_cholesky)[:, i, j] * np.where(i == j, -0.5, -1.0)
 
     def precision_times(self, precisions_cholesky: Array, vectors: Array) -> Array:
@@ -264,10 +126,10 @@ class Full(CovarianceStructure):
         return None
 
     def amplification(self, means: Array, precisions_cholesky: Array) -> float:
-        return _amplification(means, precisions_cholesky)
+        return amplification(means, precisions_cholesky)
 
     def mahalanobis(self, precisions_cholesky: Array, component: int, residual: Array, work: Array) -> Array:
-        return _whitened_square(precisions_cholesky[component], residual, work)
+        return whitened_square(precisions_cholesky[component], residual, work)
 
     def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
         np.multiply(residual, np.sqrt(weights), out=work)
@@ -298,22 +160,22 @@ class Tied(CovarianceStructure):
         return triangle_size(n_features)
 
     def precisions_cholesky(self, covariances: Array) -> Array:
-        factor = _invert_cholesky(covariances)
+        factor = invert_cholesky(covariances)
         if factor is None:
             raise IllDefinedCovarianceError(())
         return factor
 
     def factor_precisions(self, precisions: Array) -> Array:
-        return _upper_factor(precisions)
+        return upper_factor(precisions)
 
     def precisions(self, precisions_cholesky: Array) -> Array:
         return precisions_cholesky @ precisions_cholesky.T
 
     def covariances(self, precisions_cholesky: Array) -> Array:
-        return _gram_inverse(precisions_cholesky)
+        return gram_inverse(precisions_cholesky)
 
     def check_precisions(self, precisions: Array) -> None:
-        _check_positive_definite(precisions, self.name)
+        check_positive_definite(precisions, self.name)
 
     def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
         return np.asarray(np.log(np.diagonal(precisions_cholesky)).sum())
@@ -351,7 +213,7 @@ class Tied(CovarianceStructure):
 
     def common_quadratic(self, precisions_cholesky: Array, second: Array) -> float:
         n_features = len(precisions_cholesky)
-        i, j = _triangle(n_features)
+        i, j = triangle(n_features)
         return float(np.dot(self.precisions(precisions_cholesky)[i, j] * np.where(i == j, -0.5, -1.0), second))
 
     def common_row_quadratic(self, precisions_cholesky: Array, z: Array) -> Array | None:
@@ -362,10 +224,10 @@ class Tied(CovarianceStructure):
         return pack(z @ z.T if weights is None else (z * weights.astype(z.dtype)) @ z.T)
 
     def amplification(self, means: Array, precisions_cholesky: Array) -> float:
-        return _amplification(means, precisions_cholesky)
+        return amplification(means, precisions_cholesky)
 
     def mahalanobis(self, precisions_cholesky: Array, component: int, residual: Array, work: Array) -> Array:
-        return _whitened_square(precisions_cholesky, residual, work)
+        return whitened_square(precisions_cholesky, residual, work)
 
     def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
         np.multiply(residual, np.sqrt(weights), out=work)
@@ -555,77 +417,6 @@ class Spherical(CovarianceStructure):
         return (second / soft_counts - (offsets**2).sum(axis=1)) / offsets.shape[1]
 
 
-STRUCTURES: dict[str, CovarianceStructure] = {s.name: s for s in (Full(), Tied(), Diag(), Spherical())}
-"""Every structure by its name, which is scikit-learn's ``covariance_type``."""
-
-
-# ---- triangles and factors
-
-
-# Rows of a triangular product that are computed together.
-_PANEL = 32
-
-
-def triangle_size(n_features: int) -> int:
-    """Entries of a symmetric (D, D) matrix on and above its diagonal."""
-    return n_features * (n_features + 1) // 2
-
-
-def pack(matrix: Array) -> Array:
-    """Upper triangle of symmetric matrices, row by row: (…, D, D) -> (…, D (D + 1) / 2)."""
-    i, j = _triangle(matrix.shape[-1])
-    return matrix[..., i, j]
-
-
-def unpack(packed: Array, n_features: int) -> Array:
-    """Inverse of `pack`."""
-    matrix = np.empty((*packed.shape[:-1], n_features, n_features), packed.dtype)
-    i, j = _triangle(n_features)
-    matrix[..., i, j] = packed
-    matrix[..., j, i] = packed
-    return matrix
-
-
-@lru_cache(maxsize=8)
-def _triangle(n_features: int) -> tuple[Array, Array]:
-    # A block's scatter is packed once for each component: finding the indices anew would take longer than using them.
-    return np.triu_indices(n_features)
-
-
-def _whitened_square(upper: Array, residual: Array, work: Array) -> Array:
-    """‖Uᵀx‖² of every column."""
-    # Panels skip most of the zeros of the triangle; SciPy's triangular product would skip all, but holds the GIL.
-    for start in range(0, len(upper), _PANEL):
-        stop = start + _PANEL
-        np.matmul(upper[:stop, start:stop].T, residual[:stop], out=work[start:stop])
-    return np.asarray(np.einsum("db,db->b", work, work))
-
-
-def _invert_cholesky(covariance: Array) -> Array | None:
-    """Upper triangular U with covariance⁻¹ = U Uᵀ; None where the matrix is not positive definite and finite."""
-    try:
-        lower = np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:
-        return None
-    if not np.isfinite(lower).all():
-        return None
-    inverse = solve_triangular(lower, np.eye(len(lower)), lower=True, check_finite=False)
-    # Subnormal variances have reciprocals beyond the largest double.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return inverse.T if np.isfinite(np.square(inverse).sum()) else None
-
-
-def _upper_factor(precision: Array) -> Array:
-    """Upper triangular U with precision = U Uᵀ: the Cholesky factor of the matrix with both axes reversed."""
-    return np.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1].copy()
-
-
-def _gram_inverse(upper: Array) -> Array:
-    """(U Uᵀ)⁻¹."""
-    inverse = solve_triangular(upper, np.eye(len(upper)), lower=False, check_finite=False)
-    return np.asarray(inverse.T @ inverse)
-
-
 def _reciprocal_deviations(variances: Array) -> Array:
     # Written so that NaN counts as bad too; a subnormal variance has no finite reciprocal.
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
@@ -637,19 +428,10 @@ def _reciprocal_deviations(variances: Array) -> Array:
     return np.asarray(result)
 
 
-def _amplification(means: Array, uppers: Array) -> float:
-    reciprocals = np.linalg.svd(uppers, compute_uv=False)  # of the principal standard deviations, (D,) or (K, D)
-    reach = np.linalg.norm(means, axis=1) + 3 / reciprocals[..., -1]
-    return float(((reciprocals[..., 0] * reach) ** 2).max())
-
-
-def _check_positive_definite(precision: Array, name: str) -> None:
-    tolerance = 1e-8 * float(np.abs(precision).max(initial=0))
-    symmetric = np.isfinite(tolerance) and np.allclose(precision, precision.T, rtol=1e-5, atol=tolerance)
-    if not (symmetric and np.all(np.linalg.eigvalsh(precision) > 0.0)):
-        raise ValueError(f"'{name} precision' should be symmetric, positive-definite")
-
-
 def _check_positive(precision: Array, name: str) -> None:
     if not np.all((precision > 0.0) & np.isfinite(precision)):
         raise ValueError(f"'{name} precision' should be positive")
+
+
+STRUCTURES: dict[str, CovarianceStructure] = {s.name: s for s in (Full(), Tied(), Diag(), Spherical())}
+"""Every structure by its name, which is scikit-learn's ``covariance_type``."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .covariance import CovarianceStructure
 from .mixture import MixtureParameters
 from .statistics import SufficientStatistics
+from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .covariance import CovarianceStructure
+from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

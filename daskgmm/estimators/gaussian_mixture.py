@@ -16,10 +16,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..core.covariance import STRUCTURES, CovarianceStructure
+from ..core.covariance import STRUCTURES
 from ..core.kernels import choose_kernel
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame
+from ..core.structure import CovarianceStructure
 from ..data.accept import as_dataset, check_dtype, check_layout, is_lazy, resolve
 from ..data.output import apply_rows, as_blocks, map_rows
 from ..diagnostics.verbose import VerboseListener
@@ -471,7 +472,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         attributes = self.weights_, self.means_, self.precisions_cholesky_
         exact = getattr(self, "_exact", None)
         if exact is not None and all(a is b for a, b in zip(attributes, exact[1:], strict=True)):
-            return exact[0]  # type: ignore[no-any-return]
+            return exact[0]
         weights, means, cholesky = (np.asarray(a, np.float64) for a in attributes)
         return MixtureParameters.from_precisions_cholesky(self._structure, weights, means, cholesky)
 

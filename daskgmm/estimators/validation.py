@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_array
 
-from ..core.covariance import CovarianceStructure
+from ..core.structure import CovarianceStructure
 from ..fitting.initialization import GivenParameters
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -22,10 +22,10 @@ import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.metrics import pairwise_distances_argmin
 
-from ..core.covariance import CovarianceStructure
 from ..core.maximum_likelihood import estimate
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, statistics_of_responsibilities
+from ..core.structure import CovarianceStructure
 from ..errors import InvalidWeightsError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -114,13 +114,9 @@ def _from_responsibilities(how: Initialization, sample: Sample, responsibilities
     if sample.weights is not None:
         responsibilities = responsibilities * sample.weights[:, None]
     statistics = statistics_of_responsibilities(
-        how.structure, sample.rows.astype(np.float64, copy=False), responsibilities, _structural(how, sample.frame)
+        how.structure, sample.rows.astype(np.float64, copy=False), responsibilities, sample.frame
     )
     return estimate(how.structure, statistics, how.reg_covar)
-
-
-def _structural(how: Initialization, frame: Frame) -> Frame:
-    return Frame(frame.center, how.structure.frame_scale(frame.scale))
 
 
 def _kmeans(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> Moments:
@@ -152,7 +148,7 @@ def _around_seeds(how: Initialization, sample: Sample, seeds: Array) -> Moments:
     scaled = (sample.rows - sample.frame.center) / sample.frame.scale
     nearest = pairwise_distances_argmin(scaled, scaled[seeds])
     weights = np.ones(len(scaled)) if sample.weights is None else sample.weights
-    around_zero = Frame(np.zeros_like(sample.frame.center), _structural(how, sample.frame).scale)
+    around_zero = Frame(np.zeros_like(sample.frame.center), sample.frame.scale)
     statistics = statistics_of_responsibilities(
         how.structure, sample.rows - means[nearest], weights[:, None], around_zero
     )

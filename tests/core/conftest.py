@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daskgmm.core.covariance import STRUCTURES, CovarianceStructure
+from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame
+from daskgmm.core.structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

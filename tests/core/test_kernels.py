@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from daskgmm.core import kernels
+from daskgmm.core import residual
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.kernels import QuadraticKernel, ResidualKernel, choose_kernel, rounding_bounds
 from daskgmm.core.maximum_likelihood import maximize
@@ -251,7 +251,7 @@ def test_negligible_responsibilities_do_not_matter(structure, library, monkeypat
     rows = library.draw(mixture, 400)
     kernel = ResidualKernel(mixture, library.frame_of(rows))
     cut = kernel.statistics(rows, None, kernel.workspace())
-    monkeypatch.setattr(kernels, "_NEGLIGIBLE", 0)
+    monkeypatch.setattr(residual, "_NEGLIGIBLE", 0)
     whole = kernel.statistics(rows, None, kernel.workspace())
     r = library.Reference(mixture).responsibilities(rows)
     assert np.any((r > 0) & (r < 1e-26))

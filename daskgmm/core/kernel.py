@@ -1,0 +1,157 @@
+"""What every kernel answers, and the log-sum-exp that all of them share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from .mixture import MixtureParameters
+from .statistics import Frame, SufficientStatistics
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SHORTEST_BLOCK, _LONGEST_BLOCK = 256, 8192
+
+
+class Kernel(ABC):
+    """The E-step for given parameters, prepared once and applied to many blocks.
+
+    A kernel is immutable and may be shared between threads; what one task writes to is its workspace.
+    """
+
+    arithmetic: str
+    """``"float32"``, ``"float64"`` or ``"precise"``."""
+
+    reference: Array
+    """Point(s) that the statistics' moments are about."""
+
+    block_rows: int
+    """Rows of a block."""
+
+    def __init__(self, parameters: MixtureParameters, frame: Frame) -> None:
+        self.parameters = parameters
+        self.frame = Frame(frame.center, parameters.structure.frame_scale(frame.scale))
+        self.inverse_scale = 1.0 / self.frame.scale[:, None]  # exact: scales are powers of two
+
+    def resolves(self, parameters: MixtureParameters) -> bool:
+        """Whether moments computed in this arithmetic are fine enough to have led to ``parameters``.
+
+        An M-step can end in components much tighter than those that chose the kernel: then its covariances are
+        rounding.
+        """
+        return True
+
+    @abstractmethod
+    def workspace(self) -> Any:
+        """Scratch arrays for one task."""
+
+    @abstractmethod
+    def log_joint(self, rows: Array, work: Any) -> Array:
+        """Logarithm of w_k N(x_b; μ_k, Σ_k) of one block less `row_offset`, shape (K, B): a view into the workspace."""
+
+    @abstractmethod
+    def row_offset(self, work: Any, n_rows: int) -> Array | None:
+        """What `log_joint` has just left out, the same for every component, shape (B,); None for nothing."""
+
+    @abstractmethod
+    def statistics(self, rows: Array, weights: Array | None, work: Any) -> SufficientStatistics:
+        """Sufficient statistics of some rows.
+
+        Parameters
+        ----------
+        rows : array of shape (n, D), any real dtype
+        weights : array of shape (n,), float64, or None
+            Sample weights.
+        work : workspace
+        """
+
+    def zero(self) -> SufficientStatistics:
+        """Statistics of no rows."""
+        p = self.parameters
+        return SufficientStatistics.zero(p.structure, self.reference, self.frame.scale, p.n_components)
+
+    def blocks(self, n_rows: int) -> Iterator[slice]:
+        """Slices of at most `block_rows` rows."""
+        step = self.block_rows
+        return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
+
+    # ---- results for each row
+
+    def log_density(self, rows: Array, work: Any = None) -> Array:
+        """Log p(x) of every row, in nats, shape (n,)."""
+        work = work or self.workspace()
+        result = np.empty(len(rows))
+        for block in self.blocks(len(rows)):
+            joint = self.log_joint(rows[block], work)
+            peak, log_total = normalise(joint)
+            np.add(peak, log_total, out=result[block])
+            offset = self.row_offset(work, joint.shape[1])
+            if offset is not None:
+                result[block] += offset
+        return result
+
+    def responsibilities(self, rows: Array, work: Any = None) -> Array:
+        """Posterior probability of every component, shape (n, K)."""
+        work = work or self.workspace()
+        result = np.empty((len(rows), self.parameters.n_components))
+        for block in self.blocks(len(rows)):
+            joint = self.log_joint(rows[block], work)
+            normalise(joint)
+            result[block] = (joint / joint.sum(axis=0)).T
+        return result
+
+    def labels(self, rows: Array, work: Any = None) -> Array:
+        """Most probable component of every row, shape (n,)."""
+        work = work or self.workspace()
+        result = np.empty(len(rows), np.int64)
+        for block in self.blocks(len(rows)):
+            result[block] = self.log_joint(rows[block], work).argmax(axis=0)
+        return result
+
+
+def normalise(joint: Array) -> tuple[Array, Array]:
+    """Log-sum-exp by column.
+
+    ``joint`` (K, B) becomes exp(joint − peak) in place; returns peak and log Σ exp(joint − peak), (B,) each.
+    """
+    peak = joint.max(axis=0)
+    joint -= peak
+    _exponentiate(joint)
+    return peak, np.log(joint.sum(axis=0))
+
+
+def _exponentiate(joint: Array) -> None:
+    """Exponential in place, with zero for what is or nearly is subnormal.
+
+    Such numbers take many times longer to compute, and to multiply with on some machines.
+    """
+    lowest = 0.98 * math.log(np.finfo(joint.dtype).tiny)
+    if joint.min() < lowest:
+        normal = joint >= lowest
+        np.maximum(joint, lowest, out=joint)
+        np.exp(joint, out=joint)
+        joint *= normal
+    else:
+        np.exp(joint, out=joint)
+
+
+def weighted_sum(values: Array, weights: Array | None) -> float:
+    """Σ w v; without weights Σ v."""
+    if weights is None:
+        return float(values.sum())
+    return float(values @ weights)
+
+
+def reach(dtype: Any) -> float:
+    """Distance from the center, in units of the frame, beyond which rows count as that far: squares stay finite."""
+    return float(np.finfo(dtype).max) ** 0.25
+
+
+def block_rows(block_bytes: int, row_bytes: int) -> int:
+    """Largest power of two of rows that fit, within limits."""
+    rows = 1 << (max(1, block_bytes // row_bytes).bit_length() - 1)
+    return min(max(rows, _SHORTEST_BLOCK), _LONGEST_BLOCK)

@@ -1,0 +1,159 @@
+"""The precise kernel: whitened residuals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .kernel import Kernel, block_rows, normalise, reach, weighted_sum
+from .mixture import MixtureParameters
+from .quadratic import QuadraticKernel, QuadraticWorkspace
+from .statistics import Frame, SufficientStatistics
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# This kernel makes more and smaller calls to NumPy than the quadratic one, so its blocks are for the shared cache.
+_BLOCK_BYTES = 8 << 20
+
+# A responsibility below this is zero here: beside a whole row it is ten digits beyond rounding.
+_NEGLIGIBLE = 1e-26
+
+
+class ResidualKernel(Kernel):
+    """Whitened residuals, component by component: exact to a few units of rounding for any parameters.
+
+    Most components are out of the question for most rows. Where there are many, a `QuadraticKernel` finds out which
+    ones: only the pairs of row and component that matter, or that its rounding leaves in doubt, are computed again.
+    """
+
+    arithmetic = "precise"
+
+    def __init__(self, parameters: MixtureParameters, frame: Frame) -> None:
+        super().__init__(parameters, frame)
+        structure = parameters.structure
+        self.reference = parameters.means
+        self.centers = parameters.means[:, :, None] / self.frame.scale[:, None]  # exact: scales are powers of two
+        center = self.frame.center[:, None] / self.frame.scale[:, None]
+        self.lowest, self.highest = center - reach(np.float64), center + reach(np.float64)
+        self.cholesky = structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
+        self.constants = parameters.log_constants
+        # Features are built once for a row, residuals once for each component: with eight they cost about the same.
+        worth = structure.n_quadratic(parameters.n_features) < (parameters.n_components - 8) * parameters.n_features
+        self.screen = QuadraticKernel(parameters, frame) if worth else None
+        """Says which components a row may belong to; None where that would cost more than it saves."""
+        self.block_rows = block_rows(_BLOCK_BYTES, 8 * (3 * parameters.n_features + parameters.n_components))
+
+    def workspace(self) -> _ResidualWorkspace:
+        d, n = self.parameters.n_features, self.block_rows
+        screen = None if self.screen is None else self.screen.workspace()
+        joint = np.empty((self.parameters.n_components, n))
+        return _ResidualWorkspace(screen, joint, np.empty(d * n), np.empty(d * n), np.empty(d * n))
+
+    def log_joint(self, rows: Array, work: _ResidualWorkspace) -> Array:
+        z = self._part(work.z, len(rows))
+        np.multiply(rows.T, self.inverse_scale, out=z)
+        np.clip(z, self.lowest, self.highest, out=z)
+        joint = work.joint[:, : len(rows)]
+        near = None if self.screen is None else self._near(self.screen, rows, joint, work.screen)
+        for k, constant in enumerate(self.constants):
+            members = slice(None) if near is None else _members(near[k])
+            residual, scratch = self._residual(z, k, members, work)
+            distance = self.parameters.structure.mahalanobis(self.cholesky, k, residual, scratch)
+            distance *= -0.5
+            distance += constant
+            joint[k, members] = distance
+        return joint
+
+    def _near(self, screen: QuadraticKernel, rows: Array, joint: Array, work: Any) -> Array:
+        """Which components may have a responsibility that is not negligible, (K, B); writes about right log-joints."""
+        doubt = np.empty(len(rows))
+        for block in screen.blocks(len(rows)):
+            joint[:, block] = screen.log_joint(rows[block], work)
+            n_rows = joint[:, block].shape[1]
+            doubt[block] = 2 * screen.row_errors(work, n_rows)
+            offset = screen.row_offset(work, n_rows)
+            if offset is not None:
+                joint[:, block] += offset
+        return np.greater_equal(joint, joint.max(axis=0) + (math.log(_NEGLIGIBLE) - doubt))
+
+    def _residual(
+        self, z: Array, component: int, members: Array | slice, work: _ResidualWorkspace
+    ) -> tuple[Array, Array]:
+        """Residuals z − μ_k of some rows, (D, members), and scratch of the same shape."""
+        n_rows = z.shape[1] if isinstance(members, slice) else len(members)
+        residual, scratch = self._part(work.residual, n_rows), self._part(work.scratch, n_rows)
+        if isinstance(members, slice):
+            np.subtract(z, self.centers[component], out=residual)
+        else:
+            np.take(z, members, axis=1, out=residual, mode="clip")  # "raise" would buffer the output
+            residual -= self.centers[component]
+        return residual, scratch
+
+    def _part(self, flat: Array, n_rows: int) -> Array:
+        n_features = self.parameters.n_features
+        return flat[: n_features * n_rows].reshape(n_features, n_rows)
+
+    def row_offset(self, work: _ResidualWorkspace, n_rows: int) -> Array | None:
+        return None
+
+    def statistics(self, rows: Array, weights: Array | None, work: _ResidualWorkspace) -> SufficientStatistics:
+        total = self.zero()
+        log_likelihood = entropy = 0.0
+        for block in self.blocks(len(rows)):
+            block_weights = None if weights is None else weights[block]
+            joint = self.log_joint(rows[block], work)
+            peak, log_total = normalise(joint)
+            log_likelihood += weighted_sum(peak + log_total, block_weights)
+            joint *= np.exp(-log_total)
+            joint *= joint > _NEGLIGIBLE
+            entropy += _entropy(joint, block_weights)
+            if block_weights is not None:
+                joint *= block_weights
+            total.soft_counts[...] += joint.sum(axis=1)
+            self._add_moments(joint, total, work)
+        return SufficientStatistics(
+            self.reference,
+            self.frame.scale,
+            total.soft_counts,
+            total.first,
+            total.second,
+            log_likelihood,
+            entropy,
+            n_rows=len(rows),
+            weight_sum=weighted_sum(np.ones(len(rows)), weights),
+        )
+
+    def _add_moments(self, responsibilities: Array, total: SufficientStatistics, work: _ResidualWorkspace) -> None:
+        z = self._part(work.z, responsibilities.shape[1])
+        for k, row in enumerate(responsibilities):
+            members = _members(row > 0)
+            r = row[members]
+            if len(r):
+                residual, scratch = self._residual(z, k, members, work)
+                total.first[k] += residual @ r
+                self.parameters.structure.add_scatter(total.second, k, residual, r, scratch)
+
+
+@dataclass
+class _ResidualWorkspace:
+    screen: QuadraticWorkspace | None  # None without a screen
+    joint: Array  # (K, B)
+    # (D B,) each, flat, so that a part of the rows is contiguous too: gathering from anything else copies it first.
+    z: Array  # x / s
+    residual: Array
+    scratch: Array
+
+
+def _members(mask: Array) -> Array | slice:
+    """Indices where ``mask`` (B,) is true; all of them where gathering would cost more than it saves."""
+    members = np.flatnonzero(mask)
+    return members if 2 * len(members) < len(mask) else slice(None)
+
+
+def _entropy(responsibilities: Array, weights: Array | None) -> float:
+    logs = np.maximum(responsibilities, np.finfo(float).tiny)  # 0 log 0 = 0, and log stays vectorised
+    np.log(logs, out=logs)
+    return -weighted_sum(np.einsum("kb,kb->b", responsibilities, logs), weights)

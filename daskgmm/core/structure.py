@@ -1,0 +1,158 @@
+"""What a covariance structure has to answer: the interface behind which full, tied, diag and spherical stand."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class CovarianceStructure(ABC):
+    """What depends on the shape of the covariance matrices, and nothing else.
+
+    K is the number of components, D the number of features, B the rows of a block. Instances hold no state.
+    """
+
+    name: ClassVar[str]
+
+    # ---- shapes and counts
+
+    @abstractmethod
+    def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of ``covariances``, ``precisions`` and ``precisions_cholesky``."""
+
+    @abstractmethod
+    def second_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of the second moments in the sufficient statistics."""
+
+    @abstractmethod
+    def n_covariance_parameters(self, n_components: int, n_features: int) -> int:
+        """Free parameters of all covariances together."""
+
+    # ---- covariances, precisions, factors
+
+    @abstractmethod
+    def precisions_cholesky(self, covariances: Array) -> Array:
+        """Factor U of every precision, from the covariances.
+
+        Raises
+        ------
+        IllDefinedCovarianceError
+            If a covariance is not finite and positive definite.
+        """
+
+    @abstractmethod
+    def factor_precisions(self, precisions: Array) -> Array:
+        """Factor U of every precision, from the precisions (positive definite, checked by `check_precisions`)."""
+
+    @abstractmethod
+    def precisions(self, precisions_cholesky: Array) -> Array:
+        """U Uᵀ."""
+
+    @abstractmethod
+    def covariances(self, precisions_cholesky: Array) -> Array:
+        """(U Uᵀ)⁻¹."""
+
+    @abstractmethod
+    def check_precisions(self, precisions: Array) -> None:
+        """Raise ValueError unless every precision is symmetric and positive definite."""
+
+    @abstractmethod
+    def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
+        """Logarithm of det U of every component, shape (K,) or broadcastable to it."""
+
+    @abstractmethod
+    def marginal_variances(self, covariances: Array, n_components: int, n_features: int) -> Array:
+        """Variance of every feature in every component, shape (K, D)."""
+
+    @abstractmethod
+    def color(self, covariances: Array, component: int, noise: Array) -> Array:
+        """Turn standard normal rows, (n, D), into rows with the component's covariance and mean zero."""
+
+    # ---- change of units: z = x / scale
+
+    def frame_scale(self, scale: Array) -> Array:
+        """Scale of each feature that the structure can use, from the features' own scales, shape (D,)."""
+        return scale
+
+    @abstractmethod
+    def scale_cholesky(self, precisions_cholesky: Array, scale: Array) -> Array:
+        """Factors of the precisions of z = x / scale."""
+
+    @abstractmethod
+    def unscale_covariances(self, covariances: Array, scale: Array) -> Array:
+        """Covariances of x = z · scale from those of z."""
+
+    @abstractmethod
+    def add_ridge(self, covariances: Array, ridge: float) -> Array:
+        """Covariances with ``ridge`` added to every variance, in place."""
+
+    @abstractmethod
+    def repeat(self, covariances: Array, n_components: int) -> Array:
+        """Covariances of ``n_components`` equal components from those of one."""
+
+    # ---- the E-step on quadratic features
+
+    @abstractmethod
+    def n_quadratic(self, n_features: int) -> int:
+        """Quadratic features of a row."""
+
+    @abstractmethod
+    def fill_quadratic(self, z: Array, out: Array) -> None:
+        """Write the quadratic features of a block ``z`` (D, B) to ``out`` (n_quadratic, B)."""
+
+    @abstractmethod
+    def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:
+        """Coefficients of the quadratic features in the log-density, shape (K, n_quadratic)."""
+
+    @abstractmethod
+    def precision_times(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        """Σ_k⁻¹ v_k for every component, shape (K, D)."""
+
+    @abstractmethod
+    def common_quadratic(self, precisions_cholesky: Array, second: Array) -> float:
+        """Log-likelihood that the features leave out, the same for every component, summed over all rows."""
+
+    @abstractmethod
+    def common_row_quadratic(self, precisions_cholesky: Array, z: Array) -> Array | None:
+        """The same for each row of a block (D, B), shape (B,); None where the features leave nothing out."""
+
+    @abstractmethod
+    def common_second(self, z: Array, weights: Array | None) -> Array | None:
+        """Second moments of a block (D, B) where no quadratic feature carries them; None where one does."""
+
+    @abstractmethod
+    def amplification(self, means: Array, precisions_cholesky: Array) -> float:
+        """Largest factor by which rounding grows in θ_k · T(x), for means and factors about the reference point.
+
+        It is λmax(Σ_k⁻¹) (‖μ_k‖ + 3 √λmax(Σ_k))², the largest over the components; where the features do not mix
+        (diag) it is the sum of the same expression over the features.
+        """
+
+    # ---- the E-step on whitened residuals (the precise twin)
+
+    @abstractmethod
+    def mahalanobis(self, precisions_cholesky: Array, component: int, residual: Array, work: Array) -> Array:
+        """‖Uᵀ(x − μ)‖² of every column of ``residual`` (D, B), shape (B,). ``work`` is (D, B) and is overwritten."""
+
+    @abstractmethod
+    def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
+        """Add Σ_b w_b (x_b − μ)(x_b − μ)ᵀ of a block to ``second``, in place. ``work`` is (D, B) and is overwritten."""
+
+    # ---- the M-step
+
+    @abstractmethod
+    def central_covariances(self, second: Array, soft_counts: Array, offsets: Array) -> Array:
+        """Covariances about the new means from second moments about the reference.
+
+        Parameters
+        ----------
+        second : array
+            Second moments about the reference, `second_shape`.
+        soft_counts : array of shape (K,)
+        offsets : array of shape (K, D)
+            New means minus the reference.
+        """

@@ -1,0 +1,90 @@
+"""Symmetric and triangular matrices: packed triangles, and Cholesky factors of precisions."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# Rows of a triangular product that are computed together.
+_PANEL = 32
+
+
+def triangle_size(n_features: int) -> int:
+    """Entries of a symmetric (D, D) matrix on and above its diagonal."""
+    return n_features * (n_features + 1) // 2
+
+
+def pack(matrix: Array) -> Array:
+    """Upper triangle of symmetric matrices, row by row: (…, D, D) -> (…, D (D + 1) / 2)."""
+    i, j = triangle(matrix.shape[-1])
+    return matrix[..., i, j]
+
+
+def unpack(packed: Array, n_features: int) -> Array:
+    """Inverse of `pack`."""
+    matrix = np.empty((*packed.shape[:-1], n_features, n_features), packed.dtype)
+    i, j = triangle(n_features)
+    matrix[..., i, j] = packed
+    matrix[..., j, i] = packed
+    return matrix
+
+
+@lru_cache(maxsize=8)
+def triangle(n_features: int) -> tuple[Array, Array]:
+    """Row and column of every entry on and above the diagonal."""
+    # A block's scatter is packed once for each component: finding the indices anew would take longer than using them.
+    return np.triu_indices(n_features)
+
+
+def whitened_square(upper: Array, residual: Array, work: Array) -> Array:
+    """‖Uᵀx‖² of every column."""
+    # Panels skip most of the zeros of the triangle; SciPy's triangular product would skip all, but holds the GIL.
+    for start in range(0, len(upper), _PANEL):
+        stop = start + _PANEL
+        np.matmul(upper[:stop, start:stop].T, residual[:stop], out=work[start:stop])
+    return np.asarray(np.einsum("db,db->b", work, work))
+
+
+def invert_cholesky(covariance: Array) -> Array | None:
+    """Upper triangular U with covariance⁻¹ = U Uᵀ; None where the matrix is not positive definite and finite."""
+    try:
+        lower = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        return None
+    if not np.isfinite(lower).all():
+        return None
+    inverse = solve_triangular(lower, np.eye(len(lower)), lower=True, check_finite=False)
+    # Subnormal variances have reciprocals beyond the largest double.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return inverse.T if np.isfinite(np.square(inverse).sum()) else None
+
+
+def upper_factor(precision: Array) -> Array:
+    """Upper triangular U with precision = U Uᵀ: the Cholesky factor of the matrix with both axes reversed."""
+    return np.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1].copy()
+
+
+def gram_inverse(upper: Array) -> Array:
+    """(U Uᵀ)⁻¹."""
+    inverse = solve_triangular(upper, np.eye(len(upper)), lower=False, check_finite=False)
+    return np.asarray(inverse.T @ inverse)
+
+
+def amplification(means: Array, uppers: Array) -> float:
+    """Largest λmax(Σ_k⁻¹) (‖μ_k‖ + 3 √λmax(Σ_k))² for precisions U Uᵀ, (D, D) or (K, D, D)."""
+    reciprocals = np.linalg.svd(uppers, compute_uv=False)  # of the principal standard deviations, (D,) or (K, D)
+    reach = np.linalg.norm(means, axis=1) + 3 / reciprocals[..., -1]
+    return float(((reciprocals[..., 0] * reach) ** 2).max())
+
+
+def check_positive_definite(precision: Array, name: str) -> None:
+    """Raise ValueError unless the matrix is symmetric and positive definite."""
+    tolerance = 1e-8 * float(np.abs(precision).max(initial=0))
+    symmetric = np.isfinite(tolerance) and np.allclose(precision, precision.T, rtol=1e-5, atol=tolerance)
+    if not (symmetric and np.all(np.linalg.eigvalsh(precision) > 0.0)):
+        raise ValueError(f"'{name} precision' should be symmetric, positive-definite")
