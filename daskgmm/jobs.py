@@ -140,7 +140,7 @@ def predict(
             probabilities=probabilities,
             log_density=log_density,
             overwrite=overwrite,
-            model_name=_absolute(model),
+            model_name=model,
             callbacks=_callbacks(quiet),
         )
     seconds = round(time.perf_counter() - begin, 3)
@@ -191,7 +191,7 @@ def sample(
     estimator = load(model)
     if random_state is not None:
         estimator.set_params(random_state=random_state)
-    shapes = write_samples(estimator, n_samples, output, overwrite=overwrite, model_name=_absolute(model))
+    shapes = write_samples(estimator, n_samples, output, overwrite=overwrite, model_name=model)
     return {"kind": SAMPLES, "output": output, "n_rows": n_samples, **_listed(shapes)}
 
 
@@ -217,10 +217,6 @@ def _check_output(output: str, kind: str, overwrite: bool, *inputs: str | None) 
         path, target = local_path((name or "").partition("::")[0]), local_path(output)
         if name and path and target and os.path.realpath(path) == os.path.realpath(target):
             raise ValueError(f"{without_secrets(output)} is also an input; choose another name for the output")
-
-
-def _absolute(name: str) -> str:
-    return local_path(name) or without_secrets(name)
 
 
 def _callbacks(quiet: bool) -> Sequence[Listener]:

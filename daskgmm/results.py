@@ -11,7 +11,7 @@ import zarr
 
 from .data.accept import resolve
 from .data.output import as_blocks
-from .data.store import describe
+from .data.store import describe, local_path, without_secrets
 from .data.write import Address, RowArray, new_store, record, write_rows
 from .engine.events import Listener
 from .engine.run import Engine
@@ -69,7 +69,7 @@ def write_predictions(
     blocks = as_blocks(data, 8 * n_columns)
     arrays = _row_arrays(model, blocks, probabilities, log_density)
     with (
-        new_store(output, record(RESULTS, data=source, model=model_name), overwrite=overwrite) as group,
+        new_store(output, record(RESULTS, data=source, model=_full(model_name)), overwrite=overwrite) as group,
         Engine(model.scheduler, listeners=callbacks) as engine,
         engine.announced("predict", blocks.shape[0], blocks.numblocks[0]) as on_rows,
     ):
@@ -116,7 +116,11 @@ def write_samples(
     """
     rows, labels = model.sample(n_samples)
     chunk = max(1, min(n_samples, _CHUNK_BYTES // (8 * rows.shape[1])))
-    with new_store(output, record(SAMPLES, model=model_name), overwrite=overwrite) as group:
+    with new_store(output, record(SAMPLES, model=_full(model_name)), overwrite=overwrite) as group:
         group.create_array("rows", data=rows, chunks=(chunk, rows.shape[1]), dimension_names=("row", "feature"))
         group.create_array("labels", data=labels, chunks=(chunk,), dimension_names=("row",))
     return {"rows": rows.shape, "labels": labels.shape}
+
+
+def _full(name: str | None) -> str | None:
+    return name and (local_path(name) or without_secrets(name))

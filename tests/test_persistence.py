@@ -257,7 +257,7 @@ def test_only_our_own_outputs_are_ever_replaced(model, tmp_path):
     with new_store(results, record("results")):
         pass
     for path in (data, notes, file, results):
-        with pytest.raises(OutputExistsError, match="no model that daskgmm wrote"):
+        with pytest.raises(OutputExistsError, match="not a model store that daskgmm wrote"):
             model.save(path, overwrite=True)
     assert zarr.open_array(data)[:].sum() == 8
     assert (notes / "a.txt").read_text() == file.read_text() == "mine"

@@ -82,8 +82,8 @@ def check_target(address: Address, kind: str, *, overwrite: bool = False) -> Non
         raise OutputExistsError(_exists(name))
     if os.path.lexists(path) and not _replaceable(path, kind):
         raise OutputExistsError(
-            f"{name} is there already and is no {kind} that daskgmm wrote, so it is not overwritten. Choose another "
-            "name, or remove it yourself."
+            f"{name} is there already, and it is not overwritten because it is not a {kind} store that daskgmm wrote. "
+            "Choose another name, or remove it yourself."
         )
     _check_directory(os.path.dirname(os.path.abspath(path)))
 

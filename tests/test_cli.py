@@ -1,0 +1,489 @@
+"""The terminal: the exact calls, then the real thing; standard output and standard error apart."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import zarr
+
+import daskgmm
+from daskgmm import GaussianMixture, jobs
+from daskgmm.cli import _cli, main
+
+COMMANDS = sorted(_cli.commands)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(c, 1.0, (4000, 3)) for c in (-4.0, 0.0, 5.0)])
+    rng.shuffle(rows)
+    return rows
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, rows):
+    """A directory with data.zarr."""
+    monkeypatch.chdir(tmp_path)
+    zarr.create_array("data.zarr", data=rows, chunks=(1000, 3))
+    return tmp_path
+
+
+@pytest.fixture
+def fitted(here, rows):
+    """The same with model.zarr."""
+    GaussianMixture(3, random_state=0).fit("data.zarr").save("model.zarr")
+    return here
+
+
+@pytest.fixture
+def run(capfd):
+    def call(*arguments):
+        status = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the commands call, in place of the real thing."""
+    seen = []
+
+    def record(name):
+        def call(*args, **kwargs):
+            seen.append((name, args, kwargs))
+            return {"kind": name}
+
+        return call
+
+    for name in ("fit", "predict", "score", "sample"):
+        monkeypatch.setattr(jobs, name, record(name))
+    return seen
+
+
+# ---- the exact calls
+
+
+def test_fit_passes_on_what_was_given_and_nothing_else(run, calls):
+    assert run("fit", "data.zarr", "-k", 16, "--model", "m.zarr")[0] == 0
+    assert calls == [
+        (
+            "fit",
+            (jobs.Rows("data.zarr"), "m.zarr", {"n_components": 16}),
+            {"compute": jobs.Compute(), "warm_start": None, "overwrite": False, "quiet": False},
+        )
+    ]
+
+
+def test_every_parameter_of_the_estimator_has_an_option(run, calls):
+    given = {
+        "n_components": 4,
+        "covariance_type": "diag",
+        "tol": 0.5,
+        "reg_covar": 0.25,
+        "max_iter": 7,
+        "n_init": 2,
+        "init_params": "k-means++",
+        "weights_init": "w.npy",
+        "means_init": "m.npy",
+        "precisions_init": "p.zarr",
+        "random_state": 3,
+        "verbose": 2,
+        "verbose_interval": 5,
+        "init_size": 99,
+    }
+    assert given.keys() | {"warm_start", "scheduler", "callbacks"} == GaussianMixture().get_params().keys()
+    options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    more = ["--array", "x", "--sample-weight", "s.npy", "--warm-start", "old.zarr", "--overwrite", "--quiet"]
+    assert run("fit", "data.zarr", "--model", "m.zarr", *options, *more)[0] == 0
+    ((_, args, kwargs),) = calls
+    assert args == (jobs.Rows("data.zarr", "x", "s.npy"), "m.zarr", given)
+    assert kwargs == {"compute": jobs.Compute(), "warm_start": "old.zarr", "overwrite": True, "quiet": True}
+
+
+def test_where_it_runs(run, calls):
+    base = ["score", "data.zarr", "--model", "m.zarr"]
+    run(*base, "--workers", 2, "--threads", 3, "--memory-limit", "1.5GB")
+    run(*base, "--scheduler", "tcp://host:8786")
+    assert [kwargs["compute"] for _, _, kwargs in calls] == [
+        jobs.Compute(None, 2, 3, 1_500_000_000),
+        jobs.Compute("tcp://host:8786"),
+    ]
+
+
+def test_the_other_commands(run, calls):
+    where = ["--model", "m.zarr"]
+    run("predict", "d.zarr::x", *where, "--output", "o.zarr", "--probabilities", "--log-density", "--overwrite")
+    run("score", "d.zarr", *where, "--sample-weight", "w.npy", "--quiet")
+    run("sample", "m.zarr", "-n", 10, "--output", "o.zarr", "--random-state", 1)
+    assert calls == [
+        (
+            "predict",
+            (jobs.Rows("d.zarr::x"), "m.zarr", "o.zarr"),
+            {
+                "probabilities": True,
+                "log_density": True,
+                "overwrite": True,
+                "quiet": False,
+                "compute": jobs.Compute(),
+            },
+        ),
+        ("score", (jobs.Rows("d.zarr", None, "w.npy"), "m.zarr"), {"compute": jobs.Compute(), "quiet": True}),
+        ("sample", ("m.zarr", 10, "o.zarr"), {"random_state": 1, "overwrite": False}),
+    ]
+
+
+# ---- help and usage
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_that_parses(run, command, calls, monkeypatch):
+    for name in ("run_demo", "store_record"):
+        monkeypatch.setattr(f"daskgmm.cli.{name}", lambda *args, **kwargs: {"kind": "called"})
+    status, out, err = run(command, "--help")
+    assert (status, err) == (0, "")
+    (example,) = [line.split() for line in out.partition("Example:")[2].splitlines() if "daskgmm" in line]
+    assert example[:2] == ["daskgmm", command]
+    assert run(*example[1:])[0] == 0
+
+
+def test_the_command_list(run):
+    assert COMMANDS == ["demo", "fit", "inspect", "predict", "sample", "score"]
+    status, out, _ = run("--help")
+    assert status == 0
+    assert all(f"  {command} " in out for command in COMMANDS)
+    assert run("--version")[1] == f"daskgmm, version {daskgmm.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("nonsense", "No such command"),
+        ("fit", "Missing argument"),
+        ("fit d.zarr -k 2", "Missing option '--model'"),
+        ("fit d.zarr --model m.zarr", "Missing option '-k'"),
+        ("fit d.zarr -k 0 --model m.zarr", "0 is not in the range"),
+        ("fit d.zarr -k two --model m.zarr", "not a valid integer"),
+        ("fit d.zarr -k 2 --model m.zarr --covariance-type round", "'round' is not one of"),
+        ("fit d.zarr -k 2 --model m.zarr --memory-limit lots", "not a size such as 500MB"),
+        ("fit d.zarr -k 2 --model m.zarr --scheduler tcp://h:1 --workers 2", "--scheduler excludes"),
+        ("fit d.zarr -k 2 --model m.zarr --random-state -1", "not in the range"),
+        ("predict d.zarr --model m.zarr", "Missing option '--output'"),
+        ("sample m.zarr --output o.zarr", "Missing option '-n'"),
+        ("score d.zarr --model m.zarr --surprise", "No such option"),
+    ],
+)
+def test_usage_errors(run, arguments, message):
+    status, out, err = run(*arguments.split())
+    assert (status, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+# ---- the real thing
+
+
+def test_fit_predict_score_sample_inspect(here, rows, run):
+    status, out, err = run("fit", "data.zarr", "-k", 3, "--model", "mixture.zarr", "--random-state", 0)
+    assert status == 0, err
+    assert "GaussianMixture, 3 components, 3 features, full covariance" in out
+    assert "converged" in out
+    assert "survey: 12,000 rows" in err
+    model = daskgmm.load("mixture.zarr")
+    expected = GaussianMixture(3, random_state=0).fit("data.zarr")
+    np.testing.assert_array_equal(model.means_, expected.means_)
+
+    arguments = ["predict", "data.zarr", "--model", "mixture.zarr", "--output", "classes.zarr"]
+    status, out, err = run(*arguments, "--probabilities", "--log-density")
+    assert status == 0, err
+    assert "labels 12,000, probabilities 12,000 × 3, log_density 12,000" in " ".join(out.split())
+    assert "predict: 12,000 rows" in err
+    classes = zarr.open_group("classes.zarr", mode="r")
+    np.testing.assert_array_equal(classes["labels"][:], expected.predict(rows))
+    np.testing.assert_allclose(classes["probabilities"][:], expected.predict_proba(rows), rtol=1e-12)
+    np.testing.assert_allclose(classes["log_density"][:], expected.score_samples(rows), rtol=1e-12)
+
+    status, out, _ = run("score", "data.zarr", "--model", "mixture.zarr", "--json", "--quiet")
+    score = json.loads(out)
+    assert status == 0
+    assert score["log_likelihood"] == expected.score("data.zarr")
+    assert score["bic"] == pytest.approx(expected.bic("data.zarr"))
+    assert score["aic"] == pytest.approx(expected.aic("data.zarr"))
+
+    status, out, _ = run("sample", "mixture.zarr", "-n", 100, "--output", "drawn.zarr")
+    assert status == 0
+    np.testing.assert_array_equal(zarr.open_group("drawn.zarr", mode="r")["rows"][:], expected.sample(100)[0])
+
+    for path, words in [
+        ("mixture.zarr", "3 components"),
+        ("classes.zarr", "probabilities"),
+        ("drawn.zarr", "samples"),
+        ("data.zarr", "12,000 × 3"),
+        ("classes.zarr::labels", "int64"),
+    ]:
+        status, out, err = run("inspect", path)
+        assert (status, err) == (0, "")
+        assert words in out
+        assert json.loads(run("inspect", path, "--json")[1])["path"] == path
+    assert sorted(os.listdir()) == ["classes.zarr", "data.zarr", "drawn.zarr", "mixture.zarr"]
+
+
+def test_json_is_all_that_standard_output_gets(here, run):
+    arguments = ["fit", "data.zarr", "-k", 3, "--model", "m.zarr", "--random-state", 0, "--json"]
+    status, out, err = run(*arguments, "--verbose", 2, "--verbose-interval", 1)
+    record = json.loads(out)
+    assert status == 0
+    assert record["converged"] is True
+    assert record["model"] == "m.zarr"
+    assert record["n_rows"] == 12_000
+    assert np.shape(record["means"]) == np.shape(record["standard_deviations"]) == (3, 3)
+    assert sum(record["weights"]) == pytest.approx(1)
+    assert "Initialization converged." in err
+
+
+def test_json_knows_no_infinities(here, run):
+    status, out, _ = run("fit", "data.zarr", "-k", 2, "--model", "m.zarr", "--max-iter", 0, "--json", "--quiet")
+    assert status == 0
+    assert json.loads(out, parse_constant=pytest.fail)["log_likelihood"] is None
+
+
+def test_quiet_is_quiet(here, run):
+    status, _, err = run("fit", "data.zarr", "-k", 3, "--model", "m.zarr", "--random-state", 0, "--quiet")
+    assert (status, err) == (0, "")
+
+
+def test_warnings_are_one_line(here, run):
+    status, _, err = run("fit", "data.zarr", "-k", 3, "--model", "m.zarr", "--max-iter", 1, "--quiet")
+    assert status == 0
+    assert err.startswith("warning: Best performing initialization did not converge.")
+    assert err.count("\n") == 1
+
+
+def test_given_parameters_and_weights(here, rows, run):
+    rng = np.random.default_rng(1)
+    weights = rng.uniform(size=len(rows))
+    means = np.array([[-4.0] * 3, [0.0] * 3, [5.0] * 3])
+    np.save("weights.npy", weights)
+    np.save("means.npy", means)
+    zarr.create_group("given.zarr")
+    zarr.create_array("given.zarr/precisions", data=np.stack([np.eye(3)] * 3))
+    np.save("shares.npy", np.full(3, 1 / 3))
+    status, _, err = run(
+        *["fit", "data.zarr", "-k", 3, "--model", "m.zarr", "--sample-weight", "weights.npy", "--quiet"],
+        *["--means-init", "means.npy", "--precisions-init", "given.zarr::precisions", "--weights-init", "shares.npy"],
+    )
+    assert (status, err) == (0, "")
+    expected = GaussianMixture(
+        3, means_init=means, precisions_init=np.stack([np.eye(3)] * 3), weights_init=np.full(3, 1 / 3)
+    ).fit(rows, sample_weight=weights)
+    np.testing.assert_array_equal(daskgmm.load("m.zarr").means_, expected.means_)
+    _, out, _ = run("score", "data.zarr", "--model", "m.zarr", "--sample-weight", "weights.npy", "--json", "--quiet")
+    assert json.loads(out)["log_likelihood"] == expected.score(rows, sample_weight=weights)
+    assert "bic" not in json.loads(out)
+
+
+def test_warm_start_goes_on_from_a_model(here, run):
+    base = ["fit", "data.zarr", "--quiet", "--tol", 0]
+    assert run(*base, "-k", 3, "--model", "three.zarr", "--max-iter", 3, "--random-state", 0)[0] == 0
+    assert run(*base, "--model", "five.zarr", "--max-iter", 2, "--warm-start", "three.zarr")[0] == 0
+    assert run(*base, "-k", 3, "--model", "whole.zarr", "--max-iter", 5, "--random-state", 0)[0] == 0
+    five, whole = daskgmm.load("five.zarr"), daskgmm.load("whole.zarr")
+    np.testing.assert_array_equal(five.means_, whole.means_)
+    assert five.warm_start is False
+
+
+def test_arrays_inside_groups(here, rows, run):
+    zarr.create_group("group.zarr")
+    zarr.create_array("group.zarr/a", data=rows)
+    zarr.create_array("group.zarr/b", data=rows)
+    base = ["-k", 2, "--quiet", "--random-state", 0]
+    assert run("fit", "group.zarr", "--array", "a", "--model", "1.zarr", *base)[0] == 0
+    assert run("fit", "group.zarr::a", "--model", "2.zarr", *base)[0] == 0
+    status, _, err = run("fit", "group.zarr", "--model", "3.zarr", *base)
+    assert status == 1
+    assert "group with 2 arrays (a, b)" in err
+
+
+def test_threads(here, run, monkeypatch):
+    import dask
+
+    seen = []
+    fit = GaussianMixture.fit
+
+    def watching(self, *args, **kwargs):
+        seen.append((dask.config.get("num_workers", None), self.scheduler))
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(GaussianMixture, "fit", watching)
+    assert run("fit", "data.zarr", "-k", 2, "--model", "m.zarr", "--threads", 3, "--quiet")[0] == 0
+    assert seen == [(3, None)]
+    assert dask.config.get("num_workers", None) is None
+
+
+# ---- failures
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("fit none.zarr -k 2 --model m.zarr", "nothing at none.zarr"),
+        ("fit text -k 2 --model m.zarr", "text is not a Zarr array or group"),
+        ("fit data.zarr -k 20000 --model m.zarr", "n_samples = 12000"),
+        ("fit data.zarr -k 2 --model m.zarr --means-init none.npy", "no file none.npy"),
+        ("fit data.zarr -k 2 --model m.zarr --means-init text.npy", "text.npy is not a .npy file of numbers"),
+        ("fit data.zarr -k 2 --model m.zarr --sample-weight short.npy", "one weight for each row"),
+        ("fit data.zarr -k 2 --model m.zarr --means-init short.npy", "'means' should have the shape"),
+        ("fit data.zarr -k 2 --model text/m.zarr", "text is a file"),
+        ("fit data.zarr --model m.zarr --warm-start data.zarr", "no model that daskgmm wrote"),
+        ("predict data.zarr --model none.zarr --output o.zarr", "nothing at none.zarr"),
+        ("predict data.zarr --model data.zarr --output o.zarr", "no model that daskgmm wrote"),
+        ("predict narrow.zarr --model model.zarr --output o.zarr", "X has 2 features, but GaussianMixture"),
+        ("predict bad.zarr --model model.zarr --output o.zarr", "NaN in row 1234"),
+        ("predict model.zarr::means --model model.zarr --output model.zarr::o", "store of its own"),
+        ("score bad.zarr --model model.zarr", "NaN in row 1234"),
+        ("score data.zarr --model model.zarr --scheduler nonsense", "expected 'synchronous', 'threads', or an address"),
+        ("inspect none.zarr", "nothing at none.zarr"),
+        ("inspect data.zarr::x", "has no 'x' inside it"),
+    ],
+)
+def test_errors_are_one_clean_line(fitted, rows, run, arguments, message):
+    with open("text", "w") as file:
+        file.write("text")
+    with open("text.npy", "w") as file:
+        file.write("text")
+    np.save("short.npy", np.ones(5))
+    bad = rows.copy()
+    bad[1234, 1] = np.nan
+    zarr.create_array("bad.zarr", data=bad)
+    zarr.create_array("narrow.zarr", data=rows[:, :2].copy())
+    before = sorted(os.listdir())
+    status, out, err = run(*arguments.split(), *([] if arguments.startswith("inspect") else ["--quiet"]))
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "fit none.zarr -k 2 --model {}",
+        "predict none.zarr --model none.zarr --output {}",
+        "sample none.zarr -n 5 --output {}",
+    ],
+)
+def test_an_existing_output_is_refused_before_any_work(fitted, run, arguments):
+    """The inputs do not even exist."""
+    status, _, err = run(*arguments.format("model.zarr").split())
+    assert status == 1
+    assert "model.zarr exists already" in err
+
+
+def test_overwriting(fitted, run):
+    base = ["data.zarr", "--model", "model.zarr", "--quiet"]
+    assert run("fit", *base, "-k", 2)[0] == 1
+    assert len(daskgmm.load("model.zarr").weights_) == 3
+    assert run("fit", *base, "-k", 2, "--overwrite")[0] == 0
+    assert len(daskgmm.load("model.zarr").weights_) == 2
+    for _ in range(2):
+        assert run("predict", *base, "--output", "o.zarr", "--overwrite")[0] == 0
+    for target, message in [
+        ("data.zarr", "not a results store that daskgmm wrote"),
+        ("model.zarr", "not a results store"),
+    ]:
+        status, _, err = run("predict", *base, "--output", target, "--overwrite")
+        assert status == 1
+        assert message in err
+    assert sorted(os.listdir()) == ["data.zarr", "model.zarr", "o.zarr"]
+
+
+def test_an_input_is_never_replaced(fitted, run):
+    assert (
+        run("predict", "data.zarr", "--model", "model.zarr", "--output", "o.zarr", "--probabilities", "--quiet")[0] == 0
+    )
+    arguments = ["o.zarr::probabilities", "--model", "model.zarr", "--output", "./o.zarr", "--overwrite"]
+    status, _, err = run("predict", *arguments)
+    assert status == 1
+    assert "./o.zarr is also an input" in err
+
+
+def test_a_failure_while_writing_leaves_the_old_output(fitted, rows, run, monkeypatch):
+    base = ["predict", "data.zarr", "--model", "model.zarr", "--output", "o.zarr", "--quiet"]
+    assert run(*base)[0] == 0
+    create = zarr.Group.create_array
+
+    def failing(self, name, **kwargs):
+        if name == "probabilities":
+            raise OSError(28, "No space left on device")
+        return create(self, name, **kwargs)
+
+    monkeypatch.setattr(zarr.Group, "create_array", failing)
+    status, out, err = run(*base, "--probabilities", "--overwrite")
+    assert (status, out) == (1, "")
+    assert err == "error: [Errno 28] No space left on device\n"
+    monkeypatch.undo()
+    assert sorted(os.listdir(fitted)) == ["data.zarr", "model.zarr", "o.zarr"]
+    labels = zarr.open_group(fitted / "o.zarr", mode="r")["labels"][:]
+    np.testing.assert_array_equal(labels, daskgmm.load(fitted / "model.zarr").predict(rows))
+
+
+def test_ctrl_c(here, run, monkeypatch):
+    def interrupted(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(GaussianMixture, "fit", interrupted)
+    status, out, err = run("fit", "data.zarr", "-k", 2, "--model", "m.zarr")
+    assert (status, out) == (130, "")
+    assert err.strip() == "interrupted"
+    assert os.listdir() == ["data.zarr"]
+
+
+def test_names_in_files_cannot_drive_the_terminal(fitted, run):
+    group = zarr.create_group("evil.zarr", attributes={"daskgmm": {"format": "results", "model": "\x1b]0;x\x07[red]"}})
+    group.create_array("a", data=np.ones(3))
+    status, out, _ = run("inspect", "evil.zarr")
+    assert status == 0
+    assert "\x1b" not in out
+    assert "[red]" in out
+
+
+# ---- processes
+
+
+@pytest.mark.cluster
+def test_worker_processes_of_its_own(here, run):
+    base = ["--quiet", "--workers", 2, "--memory-limit", "1GB"]
+    status, _, err = run("fit", "data.zarr", "-k", 3, "--model", "m.zarr", "--random-state", 0, *base)
+    assert status == 0, err
+    expected = GaussianMixture(3, random_state=0).fit("data.zarr")
+    np.testing.assert_array_equal(daskgmm.load("m.zarr").means_, expected.means_)
+
+
+@pytest.mark.cluster
+def test_as_a_program_and_interrupted(here, rows):
+    """``python -m daskgmm``, on two worker processes, until Ctrl-C; the terminal sends it to all of them."""
+    program = [sys.executable, "-m", "daskgmm", "fit", "data.zarr", "-k", "3", "--model", "m.zarr", "--workers", "1"]
+    with subprocess.Popen(
+        [*program, "--tol", "0", "--max-iter", "1000000000", "--random-state", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        for line in process.stderr:
+            if line.startswith("iteration"):
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.rstrip().endswith("interrupted")
+    assert os.listdir() == ["data.zarr"]
