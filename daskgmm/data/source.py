@@ -100,6 +100,7 @@ class Slab:
     stop: int
     rows: Part
     weights: Part | None
+    n_features: int
 
     @property
     def dependencies(self) -> tuple[Any, ...]:
@@ -112,9 +113,14 @@ class Slab:
         Raises
         ------
         DataChangedError
-            If another number of rows comes than was promised.
+            If rows of another number or width come than were promised.
         """
         rows = self.rows.read(handles[0], inputs)
+        if rows.shape[1:] != (self.n_features,):  # some widths would broadcast
+            raise DataChangedError(
+                f"X: rows {self.start} to {self.stop} were expected to have {self.n_features} columns, but an array of "
+                f"shape {rows.shape} came. The blocks of a dask array are not what its metadata say."
+            )
         weights = None if self.weights is None else self.weights.read(handles[1], inputs).astype(np.float64, copy=False)
         for what, values in (("X", rows), ("sample_weight", weights)):
             if values is not None and len(values) != self.stop - self.start:
@@ -176,7 +182,8 @@ class Dataset:
     def slabs(self, start: int, stop: int) -> Iterator[Slab]:
         """Ranges that a task reads one after the other: whole chunks, of about `SLAB_BYTES`."""
         for a, b in ranges(start, stop, self._slab_rows, self.rows.chunk_rows, self.cuts):
-            yield Slab(a, b, self.rows.part(a, b), None if self.weights is None else self.weights.part(a, b))
+            weights = None if self.weights is None else self.weights.part(a, b)
+            yield Slab(a, b, self.rows.part(a, b), weights, self.n_features)
 
     @property
     def _slab_rows(self) -> int:

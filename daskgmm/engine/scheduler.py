@@ -133,8 +133,10 @@ class _Connection(AbstractContextManager[Scheduler]):
         self.address = address
 
     def __enter__(self) -> Scheduler:
+        patience = _patience(_ANSWER)
         try:
-            self.client = distributed.Client(self.address, set_as_default=False, timeout=_patience(_ANSWER))
+            _greet(self.address, patience)
+            self.client = distributed.Client(self.address, set_as_default=False, timeout=patience)
         except (OSError, ValueError, ImportError) as error:
             raise SchedulerError(
                 f"scheduler={self.address!r} does not answer ({type(error).__name__}: {error}). Check the address "
@@ -149,6 +151,18 @@ class _Connection(AbstractContextManager[Scheduler]):
 
     def __exit__(self, *exception: object) -> None:
         self.client.close()
+
+
+def _greet(address: str, patience: float) -> None:
+    """Exchange greetings: a client's own timeout ends with the connection, and it waits for the answer for ever."""
+
+    async def greet() -> None:
+        arguments = distributed.Security().get_connection_args("client")
+        comm = await asyncio.wait_for(distributed.comm.connect(address, timeout=patience, **arguments), patience)
+        comm.abort()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # in a thread, because this one may have a running loop
+        pool.submit(asyncio.run, greet()).result()
 
 
 def _of_client(client: distributed.Client) -> Scheduler:

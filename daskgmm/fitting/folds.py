@@ -14,6 +14,9 @@ from ..engine.tree import leaf_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# Kernels take infinity for a point very far away. Rows that lie there and are finite only cost another look at them.
+_SUSPICIOUS = -1e15
+
 
 @dataclass(frozen=True)
 class _KernelFold:
@@ -48,7 +51,7 @@ class _Expectation:
     def __call__(self, start: int, rows: Array, weights: Array | None) -> SufficientStatistics:
         with np.errstate(invalid="ignore", over="ignore"):
             statistics = self._kernel.statistics(rows, weights, self._work)
-        if not np.isfinite(statistics.log_likelihood):
+        if not statistics.log_likelihood > _SUSPICIOUS:  # true for NaN
             # Checking every row in every pass would cost more than finding out afterwards where it went wrong.
             check_finite(rows, start)
         return statistics

@@ -1,0 +1,745 @@
+"""One pass: its canonical tree, on every scheduler, and what happens when something goes wrong in it."""
+
+import itertools
+import random
+import re
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import dask
+import dask.array as da
+import distributed
+import numpy as np
+import pytest
+import threadpoolctl
+import zarr
+from dask.local import get_sync
+from dask.threaded import get as get_threaded
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daskgmm import GaussianMixture, events
+from daskgmm.data.arrays import ArraySource
+from daskgmm.data.blocks import BlockSource
+from daskgmm.data.source import Dataset
+from daskgmm.engine import blas, graph, run
+from daskgmm.engine.run import Engine
+from daskgmm.engine.tree import Accumulator, leaf_rows
+from daskgmm.errors import DataChangedError, NonFiniteDataError, SchedulerError, StoreError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.timeout(120),
+]
+
+quick = settings(deadline=None, max_examples=60)
+PARAMETERS = ["weights_", "means_", "covariances_"]
+LEAF = 8
+
+
+# ---- the tree, exactly
+
+
+@dataclass(frozen=True)
+class Written:
+    """A sum that writes down how it was added up."""
+
+    text: str
+
+    def __add__(self, other):
+        return Written(f"({self.text}+{other.text})")
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """A fold whose value spells the tree, and the rows of each leaf."""
+
+    leaf_rows: int = LEAF
+    row_seconds: float = 0.0
+
+    def start(self):
+        return lambda start, rows, weights: Written(f"{start}:{rows[:, 0].astype(int).tolist()}")
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """A fold of floats in which each other grouping of the leaves rounds to other bits."""
+
+    leaf_rows: int = LEAF
+    row_seconds: float = 0.0
+
+    def start(self):
+        return lambda start, rows, weights: float(rows.sum())
+
+
+def canonical(leaves):
+    """The left-aligned pairwise tree, from its definition: neighbours are joined until one value is left."""
+    while len(leaves) > 1:
+        pairs = [leaves[i : i + 2] for i in range(0, len(leaves), 2)]
+        leaves = [pair[0] + pair[1] if len(pair) == 2 else pair[0] for pair in pairs]
+    return leaves[0]
+
+
+def leaves_of(fold, rows):
+    evaluate = fold.start()
+    return [evaluate(i, rows[i : i + fold.leaf_rows], None) for i in range(0, len(rows), fold.leaf_rows)]
+
+
+def numbered(n):
+    return np.column_stack([np.arange(n), np.zeros(n)])
+
+
+def wild(n, seed=0):
+    rng = np.random.RandomState(seed)
+    return rng.normal(size=(n, 2)) * 10.0 ** rng.randint(-12, 13, size=(n, 2))
+
+
+def in_random_order(tasks, key, seed=0):
+    """The value of a key of a graph whose tasks run in an order that nobody chose."""
+    order, done = random.Random(seed), {}
+    while key not in done:
+        ready = [k for k, task in tasks.items() if k not in done and task.dependencies <= done.keys()]
+        chosen = order.choice(ready)
+        done[chosen] = tasks[chosen](done)
+    return done[key]
+
+
+def total(dataset, fold, size, get=get_sync):
+    batches = graph.plan_batches(dataset, fold, size)
+    context = graph.Context(fold, dataset.handles, dataset.n_rows, dataset.reads_ahead, None)
+    return get(*graph.build_graph(context, batches, dataset.shared_tasks(), "estep"))
+
+
+@given(st.integers(1, 700), st.integers(1, 800), st.integers(2, 16))
+@quick
+def test_the_tree_does_not_depend_on_batches_and_arity(n, size, arity):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "ARITY", arity)
+        value = total(Dataset(ArraySource(numbered(n))), Spelling(), size)
+    assert value == canonical(leaves_of(Spelling(), numbered(n)))
+
+
+@given(st.lists(st.integers(0, 70), min_size=1, max_size=25), st.integers(1, 300), st.integers(2, 16))
+@quick
+def test_the_tree_does_not_depend_on_where_reads_have_to_stop(chunks, size, arity):
+    n = sum(chunks)
+    if n == 0:
+        return
+    x = da.from_array(numbered(n), chunks=(tuple(chunks), 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "ARITY", arity)
+        value = total(Dataset(BlockSource(x)), Spelling(), size)
+    assert value == canonical(leaves_of(Spelling(), numbered(n)))
+
+
+@given(st.integers(1, 400), st.lists(st.integers(0, 400), max_size=15), st.randoms(use_true_random=False))
+@quick
+def test_parts_may_be_joined_in_any_grouping(n, cuts, order):
+    edges = sorted({0, n, *(c for c in cuts if c < n)})
+    rows = numbered(n)
+    parts = []
+    for a, b in itertools.pairwise(edges):
+        accumulator = Accumulator(Spelling(), n)
+        accumulator.add_rows(a, rows[a:b], None)
+        parts.append(accumulator.parts)
+    while len(parts) > 1:
+        i = order.randrange(len(parts) - 1)
+        accumulator = Accumulator(Spelling(), n)
+        for part in parts[i] + parts[i + 1]:
+            accumulator.add(part)
+        parts[i : i + 2] = [accumulator.parts]
+    last = Accumulator(Spelling(), n)
+    for part in parts[0]:
+        last.add(part)
+    assert last.total() == canonical(leaves_of(Spelling(), rows))
+
+
+@given(st.integers(5 * LEAF, 600), st.integers(0, 50), st.integers(1, 200), st.integers(2, 16))
+@quick
+def test_sums_of_floats_are_exact_to_the_bit(n, seed, size, arity):
+    rows, fold = wild(n, seed), Rounding()
+    leaves = leaves_of(fold, rows)
+    expected = canonical(leaves)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "ARITY", arity)
+        for get in (get_sync, get_threaded, lambda *task: in_random_order(*task, seed=seed)):
+            assert total(Dataset(ArraySource(rows)), fold, size, get) == expected
+
+
+def test_another_grouping_would_change_bits():
+    # What makes the test above able to fail.
+    leaves = [leaves_of(Rounding(), wild(400, seed)) for seed in range(20)]
+    different = sum(sum(values) != canonical(values) for values in leaves)
+    assert different > 10
+
+
+@given(st.integers(1, 2000), st.integers(1, 30))
+@quick
+def test_a_task_holds_no_more_than_the_logarithm_of_its_leaves(n, step):
+    accumulator = Accumulator(Rounding(), n)
+    rows = np.ones((n, 1))
+    largest = 0
+    for start in range(0, n, step):
+        accumulator.add_rows(start, rows[start : start + step], None)
+        largest = max(largest, len(accumulator.parts))
+    assert largest <= 2 + int(np.log2(-(-n // LEAF)) + 1)
+    assert accumulator.total() == n
+
+
+def test_rows_that_are_missing_are_noticed():
+    rows = numbered(100)
+    for gap in ((0, 8), (8, 16), (50, 51), (96, 100), (3, 70)):
+        accumulator = Accumulator(Spelling(), 100)
+        accumulator.add_rows(0, rows[: gap[0]], None)
+        accumulator.add_rows(gap[1], rows[gap[1] :], None)
+        with pytest.raises(DataChangedError, match="100 rows were expected"):
+            accumulator.total()
+
+
+@pytest.mark.parametrize("n_features", [1, 3, 16, 64, 1000])
+def test_leaves_follow_from_the_shape_alone(n_features):
+    rows = leaf_rows(n_features)
+    assert rows & (rows - 1) == 0
+    assert 256 <= rows <= 8192
+    assert leaf_rows(n_features, 1 << 30) >= rows
+
+
+# ---- the same bits on every scheduler
+
+
+@pytest.fixture(scope="module", autouse=True)
+def many_tasks():
+    """Several tasks a pass, and several levels of merges, though the rows are few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_SHORTEST_TASK", 0.0)
+        patch.setattr(graph, "ARITY", 2)
+        yield
+
+
+def overlapping(n=40_000, seed=0):
+    rng = np.random.RandomState(seed)
+    return rng.normal(size=(n, 3)) + np.array([[0, 0, 0], [4, 1, 0], [0, 5, 2]])[rng.randint(3, size=n)]
+
+
+X = overlapping()
+WEIGHTS = np.random.RandomState(1).rand(len(X))
+
+
+def model(**parameters):
+    return GaussianMixture(3, **({"random_state": 0, "max_iter": 2, "tol": 0} | parameters))
+
+
+def assert_same_bits(one, other):
+    assert one.lower_bounds_ == other.lower_bounds_
+    for name in PARAMETERS:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+def watch(block):
+    """Write down where a block is read: dask copies closures, but not the functions of this module."""
+    try:
+        watch.workers.append(distributed.get_worker().name)
+    except ValueError:
+        watch.workers.append(None)
+    watch.threads.append(threading.current_thread())
+    return block
+
+
+watch.workers, watch.threads = [], []
+
+
+def watched():
+    watch.workers.clear()
+    return da.from_array(X, chunks=(5000, 3)).map_blocks(watch, dtype=X.dtype, meta=X[:0])
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return model().fit(X)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two workers that are threads of this process."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster):
+    with distributed.Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Two worker processes."""
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=None
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The same rows in a store, in shards, and in a file that can be mapped."""
+    path = tmp_path_factory.mktemp("rows")
+    zarr.create_array(path / "x.zarr", shape=X.shape, dtype=X.dtype, chunks=(3000, 3))[...] = X
+    zarr.create_array(path / "s.zarr", shape=X.shape, dtype=X.dtype, chunks=(1000, 3), shards=(4000, 3))[...] = X
+    np.save(path / "x.npy", X)
+    return path
+
+
+INPUTS = {
+    "numpy": lambda files: X,
+    "dask": lambda files: da.from_array(X, chunks=(5555, 2)),
+    "rechunked": lambda files: da.from_array(X, chunks=(5555, 2)).rechunk((7000, 3)),
+    "zarr": lambda files: files / "x.zarr",
+    "shards": lambda files: files / "s.zarr",
+    "memmap": lambda files: np.load(files / "x.npy", mmap_mode="r"),
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+def test_local_schedulers_give_the_same_bits(kind, scheduler, files, expected):
+    assert_same_bits(model(scheduler=scheduler).fit(INPUTS[kind](files)), expected)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_a_distributed_scheduler_gives_the_same_bits(kind, files, expected, client):
+    assert_same_bits(model(scheduler=client).fit(INPUTS[kind](files)), expected)
+
+
+def test_persisted_rows_give_the_same_bits(expected, client):
+    x = client.persist(da.from_array(X, chunks=(5555, 2)))
+    fitted = model(scheduler=client).fit(x)
+    assert_same_bits(fitted, expected)
+    labels = client.compute(fitted.predict(x)).result()
+    np.testing.assert_array_equal(labels, expected.predict(X))
+
+
+@pytest.mark.parametrize("n_workers", [1, 3, 7])
+def test_the_number_of_threads_does_not_matter(n_workers, expected):
+    with dask.config.set(num_workers=n_workers):
+        assert_same_bits(model(scheduler="threads").fit(da.from_array(X, chunks=2000)), expected)
+
+
+def test_dasks_own_scheduler_setting_is_followed(expected):
+    watch.threads.clear()
+    with dask.config.set(scheduler="synchronous"):
+        assert_same_bits(model().fit(watched()), expected)
+    assert set(watch.threads) == {threading.current_thread()}
+
+
+@pytest.mark.parametrize("structure", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_structures_and_weights_on_a_distributed_scheduler(structure, weighted, client):
+    weights = WEIGHTS if weighted else None
+    lazy = da.from_array(WEIGHTS, chunks=9999) if weighted else None
+    local = model(covariance_type=structure).fit(X, sample_weight=weights)
+    remote = model(covariance_type=structure, scheduler=client).fit(
+        da.from_array(X, chunks=(7777, 3)), sample_weight=lazy
+    )
+    assert_same_bits(remote, local)
+    assert remote.score(da.from_array(X, chunks=(9000, 3)), sample_weight=lazy) == local.score(X, sample_weight=weights)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("kind", INPUTS)
+def test_worker_processes_give_the_same_bits(kind, files, expected, processes):
+    fitted = model(scheduler=processes).fit(INPUTS[kind](files))
+    assert_same_bits(fitted, expected)
+    x = INPUTS[kind](files)
+    assert fitted.score(x) == expected.score(X)
+
+
+@pytest.mark.cluster
+def test_views_of_memory_maps_travel_to_processes(files, processes):
+    mapped = np.load(files / "x.npy", mmap_mode="r")
+    for view in (mapped[101:30_101], mapped[::2], mapped[:, 1:], mapped[::-1]):
+        assert_same_bits(model(scheduler=processes).fit(view), model().fit(np.array(view)))
+
+
+@pytest.mark.cluster
+def test_results_are_computed_by_processes(files, expected, processes):
+    labels = expected.predict(files / "x.zarr")
+    np.testing.assert_array_equal(processes.compute(labels).result(), expected.predict(X))
+    proba = expected.predict_proba(da.from_array(X, chunks=(9000, 2)))
+    np.testing.assert_allclose(processes.compute(proba).result(), expected.predict_proba(X), rtol=1e-12)
+
+
+@pytest.mark.cluster
+def test_worker_processes_hold_blas_at_one_thread(processes):
+    model(scheduler=processes).fit(da.from_array(X, chunks=(7777, 3)))
+    infos = processes.run(threadpoolctl.threadpool_info)
+    assert all(pool["num_threads"] == 1 for info in infos.values() for pool in info if pool["user_api"] == "blas")
+
+
+# ---- keys
+
+
+def test_every_pass_has_new_keys_with_known_prefixes():
+    seen = []
+
+    def record(tasks, keys, **options):
+        seen.append({k for k in tasks if "gmm" in str(k)})
+        return get_sync(tasks, keys, **options)
+
+    with dask.config.set(scheduler=record):
+        fitted = model().fit(da.from_array(X, chunks=(5000, 3)))
+    passes = [keys for keys in seen if keys]
+    assert len(passes) == fitted.n_passes_ == 3
+    for one, other in itertools.combinations(passes, 2):
+        assert not one & other
+    names = [str(k[0] if isinstance(k, tuple) else k) for k in passes[1]]
+    for prefix in ("gmm-estep-", "gmm-context-", "gmm-total-", "gmm-reduce-"):
+        assert any(name.startswith(prefix) for name in names)
+
+
+def test_two_fits_at_once_do_not_disturb_each_other(client):
+    x = da.from_array(X, chunks=(5000, 3))
+
+    def fit(structure):
+        return model(covariance_type=structure, scheduler=client).fit(x)
+
+    with ThreadPoolExecutor(4) as pool:
+        fitted = list(pool.map(fit, ["full", "tied", "diag", "full"]))
+    for one, structure in zip(fitted, ["full", "tied", "diag", "full"], strict=True):
+        assert_same_bits(one, model(covariance_type=structure).fit(X))
+
+
+# ---- data that change
+
+
+def shrink(block, block_id=None):
+    if block_id[0] != 2:
+        return block
+    shrink.reads_left -= 1
+    return block if shrink.reads_left >= 0 else block[:-1]
+
+
+def shrinking(after):
+    """A dask array one of whose blocks loses a row once it was read ``after`` times."""
+    shrink.reads_left = after
+    return da.from_array(X, chunks=(5000, 3)).map_blocks(shrink, dtype=X.dtype, meta=X[:0])
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_rows_that_vanish_end_the_fit(after):
+    with pytest.raises(DataChangedError, match=r"X: rows .* but \d+ came"):
+        model(scheduler="synchronous").fit(shrinking(after))
+
+
+def test_rows_that_vanish_on_a_worker_end_the_fit(client):
+    with pytest.raises(DataChangedError, match="X: rows"):
+        model(scheduler=client).fit(shrinking(1))
+
+
+def test_weights_that_vanish_end_the_fit():
+    weights = da.from_array(WEIGHTS, chunks=5000).map_blocks(lambda w: w[1:], dtype=WEIGHTS.dtype, meta=WEIGHTS[:0])
+    with pytest.raises(DataChangedError, match="sample_weight: rows"):
+        model().fit(da.from_array(X, chunks=(5000, 3)), sample_weight=weights)
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_columns_that_are_not_there_end_the_fit(width):
+    wrong = da.from_array(X, chunks=(5000, 3)).map_blocks(
+        lambda block: np.resize(block, (len(block), width)), dtype=X.dtype, meta=X[:0]
+    )
+    with pytest.raises(DataChangedError, match="columns"):
+        model().fit(wrong)
+
+
+# ---- errors in tasks
+
+
+@pytest.fixture
+def damaged(files, tmp_path):
+    """A store one of whose chunks is cut off."""
+    array = zarr.create_array(tmp_path / "x.zarr", shape=X.shape, dtype=X.dtype, chunks=(3000, 3))
+    array[...] = X
+    chunk = tmp_path / "x.zarr" / "c" / "7" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    return tmp_path / "x.zarr"
+
+
+@pytest.fixture(params=["synchronous", "threads", "distributed"])
+def scheduler(request):
+    return request.getfixturevalue("client") if request.param == "distributed" else request.param
+
+
+@pytest.mark.parametrize("row", [0, 8191, 8192, 23_456, 39_999])
+def test_the_row_of_a_bad_number_is_told_from_anywhere(row, scheduler):
+    x = X.copy()
+    x[row, 1] = np.nan
+    with pytest.raises(NonFiniteDataError, match=f"Input X contains NaN in row {row}\\.") as caught:
+        model(scheduler=scheduler).fit(da.from_array(x, chunks=(7000, 2)))
+    assert caught.value.row == row
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("value", "name"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
+def test_a_number_that_turns_bad_during_the_fit_is_told(dtype, value, name):
+    x = X.astype(dtype)
+
+    def spoil(event):
+        if isinstance(event, events.IterationFinished):
+            x[12_345, 0] = value
+
+    with pytest.raises(NonFiniteDataError, match=f"{name} in row 12345"):
+        model(callbacks=[spoil]).fit(x)
+
+
+def test_a_damaged_chunk_is_told_with_its_store_and_rows(damaged, scheduler):
+    with pytest.raises(StoreError, match=r"Rows \d+ to \d+ of .*x\.zarr cannot be read") as caught:
+        model(scheduler=scheduler).fit(damaged)
+    first, last = (int(number) for number in re.search(r"Rows (\d+) to (\d+)", str(caught.value)).groups())
+    assert first < 24_000
+    assert last > 21_000  # rows 21 000 to 24 000 lie in that chunk
+
+
+def test_an_error_of_the_users_own_function_comes_through(scheduler):
+    def fail(block):
+        raise ZeroDivisionError("my own mistake")
+
+    x = da.from_array(X, chunks=(5000, 3)).map_blocks(fail, dtype=X.dtype, meta=X[:0])
+    with pytest.raises(ZeroDivisionError, match="my own mistake"):
+        model(scheduler=scheduler).fit(x)
+
+
+@pytest.mark.cluster
+def test_errors_of_worker_processes_keep_their_type_and_row(damaged, processes):
+    x = X.copy()
+    x[23_456, 1] = np.nan
+    with pytest.raises(NonFiniteDataError, match="NaN in row 23456") as caught:
+        model(scheduler=processes).fit(da.from_array(x, chunks=(7000, 3)))
+    assert caught.value.row == 23_456
+    with pytest.raises(StoreError, match=r"x\.zarr cannot be read"):
+        model(scheduler=processes).fit(damaged)
+    assert_same_bits(model(scheduler=processes).fit(da.from_array(X, chunks=(7000, 3))), model().fit(X))
+
+
+def test_a_failed_fit_leaves_blas_and_the_scheduler_as_they_were(client):
+    before = threadpoolctl.threadpool_info()
+    with pytest.raises(ZeroDivisionError):
+        model(scheduler=client, callbacks=[lambda event: 1 / 0]).fit(da.from_array(X, chunks=(5000, 3)))
+    assert threadpoolctl.threadpool_info() == before
+    assert client.status == "running"
+
+
+# ---- schedulers that do not answer
+
+
+@pytest.fixture
+def impatient():
+    with dask.config.set({"daskgmm.timeout": "500ms"}):
+        yield
+
+
+@pytest.fixture
+def silent_port():
+    """Something that accepts connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(5)
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize("port", ["closed_port", "silent_port"])
+def test_a_scheduler_that_does_not_answer_is_told_promptly(port, impatient, request):
+    address = f"tcp://127.0.0.1:{request.getfixturevalue(port)}"
+    begin = time.monotonic()
+    with pytest.raises(SchedulerError, match=f"scheduler='{address}' does not answer"):
+        model(scheduler=address).fit(da.from_array(X, chunks=(5000, 3)))
+    assert time.monotonic() - begin < 30  # nobody waits for ever
+
+
+def test_a_scheduler_without_workers_is_told_promptly(impatient):
+    with (
+        distributed.LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as empty,
+        distributed.Client(empty, set_as_default=False) as client,
+    ):
+        for scheduler in (client, empty.scheduler_address):
+            with pytest.raises(SchedulerError, match=r"has no workers after 0\.5 s\. Start some with `dask worker"):
+                model(scheduler=scheduler).fit(X)
+
+
+@pytest.mark.parametrize("address", ["bogus://127.0.0.1:1", "127.0.0.1:notaport", "tcp://:x"])
+def test_an_address_that_is_none_is_told(address, impatient):
+    with pytest.raises(SchedulerError, match="does not answer"):
+        model(scheduler=address).fit(X)
+
+
+def test_a_client_that_was_closed_is_told(cluster):
+    client = distributed.Client(cluster, set_as_default=False)
+    client.close()
+    with pytest.raises(SchedulerError, match=r"distributed\.Client in use is closed"):
+        model(scheduler=client).fit(X)
+
+
+def test_an_asynchronous_client_is_told(cluster):
+    async def try_it():
+        async with distributed.Client(cluster.scheduler_address, asynchronous=True, set_as_default=False) as client:
+            with pytest.raises(TypeError, match="asynchronous"):
+                model(scheduler=client).fit(X)
+
+    cluster.sync(try_it)
+
+
+# ---- clients
+
+
+def test_a_client_in_scope_is_used_for_lazy_data_and_stays_open(cluster, expected):
+    with distributed.Client(cluster) as client:
+        assert_same_bits(model().fit(watched()), expected)
+        assert None not in watch.workers
+        assert len(watch.workers) == 3 * 8
+        assert client.status == "running"
+        assert client.submit(sum, [1, 2]).result() == 3
+
+
+def test_rows_in_memory_stay_in_this_process_unless_a_client_is_given(cluster, expected):
+    with distributed.Client(cluster) as client:
+        before = cluster.scheduler.transition_counter
+        assert_same_bits(model().fit(X), expected)
+        assert cluster.scheduler.transition_counter == before
+        assert_same_bits(model(scheduler=client).fit(X), expected)
+        assert cluster.scheduler.transition_counter > before
+
+
+def test_an_explicit_scheduler_beats_the_client_in_scope(cluster, expected):
+    with distributed.Client(cluster):
+        assert_same_bits(model(scheduler="threads").fit(watched()), expected)
+    assert set(watch.workers) == {None}
+
+
+def test_an_address_opens_a_client_and_closes_it(cluster, expected):
+    before = set(cluster.scheduler.clients)
+    during = []
+    fitted = model(
+        scheduler=cluster.scheduler_address, callbacks=[lambda event: during.append(len(cluster.scheduler.clients))]
+    )
+    assert_same_bits(fitted.fit(da.from_array(X, chunks=(5000, 3))), expected)
+    assert max(during) == len(before) + 1
+    deadline = time.monotonic() + 10
+    while set(cluster.scheduler.clients) != before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert set(cluster.scheduler.clients) == before
+    with pytest.raises(ValueError, match="No global client"):
+        distributed.get_client()
+
+
+def test_a_fit_leaves_nothing_on_the_scheduler(client, cluster):
+    model(scheduler=client).fit(da.from_array(X, chunks=(5000, 3)))
+    deadline = time.monotonic() + 10
+    while cluster.scheduler.tasks and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not cluster.scheduler.tasks
+
+
+# ---- events
+
+
+def check_passes(heard, n_passes, n_rows):
+    """Order of the events, and that the rows of the batches of every pass add up."""
+    running, finished = None, []
+    for event in heard:
+        if isinstance(event, events.PassStarted):
+            assert running is None
+            assert event.n_rows == n_rows
+            running, done, n_batches = event.label, 0, 0
+        elif isinstance(event, events.BatchFinished):
+            assert event.label == running
+            done, n_batches = done + event.n_rows, n_batches + 1
+        elif isinstance(event, events.PassFinished):
+            assert (event.label, event.n_rows, done) == (running, n_rows, n_rows)
+            assert event.seconds > 0
+            finished.append(running)
+            running = None
+    assert len(finished) == n_passes
+    return finished
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask", "zarr"])
+def test_events_tell_the_passes_in_order(kind, files, scheduler):
+    heard = []
+    fitted = model(scheduler=scheduler, callbacks=[heard.append], n_init=2).fit(INPUTS[kind](files))
+    passes = check_passes(heard, fitted.n_passes_, len(X))
+    assert passes == ["survey", "estep", "estep", "estep", "estep"]
+    assert isinstance(heard[-1], events.EngineClosed)
+    outline = [type(e).__name__ for e in heard if not isinstance(e, events.BatchFinished)]
+    one_start = ["StartBegun", *["PassStarted", "PassFinished", "IterationFinished"] * 2, "StartFinished"]
+    assert outline == ["PassStarted", "PassFinished", *one_start * 2, "EngineClosed"]
+
+
+def test_events_tell_what_the_fit_did():
+    heard = []
+    fitted = model(callbacks=[heard.append], tol=1e-3, max_iter=100).fit(X)
+    iterations = [e for e in heard if isinstance(e, events.IterationFinished)]
+    assert [e.lower_bound for e in iterations] == fitted.lower_bounds_
+    assert [e.iteration for e in iterations] == list(range(1, fitted.n_iter_ + 1))
+    assert iterations[0].change == np.inf
+    np.testing.assert_allclose([e.change for e in iterations[1:]], np.diff(fitted.lower_bounds_))
+    assert {e.arithmetic for e in iterations} == {"float64"}
+    (end,) = [e for e in heard if isinstance(e, events.StartFinished)]
+    assert (end.start, end.n_iter, end.lower_bound, end.converged) == (0, fitted.n_iter_, fitted.lower_bound_, True)
+
+
+@pytest.mark.cluster
+def test_events_of_worker_processes_tell_the_passes_in_order(files, processes):
+    heard = []
+    fitted = model(scheduler=processes, callbacks=[heard.append]).fit(files / "x.zarr")
+    assert check_passes(heard, fitted.n_passes_, len(X)) == ["survey", "estep", "estep"]
+
+
+def test_scores_are_told_too():
+    fitted = model().fit(X)
+    heard = []
+    fitted.callbacks = [heard.append]
+    fitted.score(da.from_array(X, chunks=(5000, 3)))
+    assert check_passes(heard, 1, len(X)) == ["score"]
+
+
+# ---- BLAS
+
+
+def blas_threads():
+    return {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
+
+
+def test_blas_has_one_thread_within_fits_and_its_own_number_after():
+    with threadpoolctl.threadpool_limits(2):
+        during = []
+        model(callbacks=[lambda event: during.append(blas_threads())]).fit(X)
+        assert all(threads == {1} for threads in during)
+        assert blas_threads() == {2}
+        with blas.one_blas_thread():
+            with blas.one_blas_thread():
+                assert blas_threads() == {1}
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
+
+
+def test_an_engine_counts_its_passes():
+    dataset = Dataset(ArraySource(wild(200)))
+    with Engine("synchronous") as engine:
+        values = [engine.run(dataset, Rounding(), "estep") for _ in range(3)]
+    assert engine.n_passes == 3
+    assert len(set(values)) == 1
