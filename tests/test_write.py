@@ -11,8 +11,9 @@ import zarr
 
 from daskgmm import GaussianMixture, open_zarr
 from daskgmm.data.output import as_blocks
+from daskgmm.data.row_arrays import RowArray, _write_block, regular_blocks, write_rows
 from daskgmm.data.store import StoredRows, StoreSource
-from daskgmm.data.write import RowArray, _write_block, new_store, record, regular_blocks, write_rows
+from daskgmm.data.write import new_store, record
 from daskgmm.errors import DataChangedError, NonFiniteDataError, OutputExistsError, UnsupportedDataError
 from daskgmm.results import write_predictions, write_samples
 
@@ -95,8 +96,12 @@ def test_only_labels_unless_asked(model, rows, tmp_path):
 
 
 def test_single_precision_stays_single(rows, tmp_path):
-    model = GaussianMixture(2, random_state=0).fit(rows.astype(np.float32))
-    everything(model, da.from_array(rows.astype(np.float32)), tmp_path / "out.zarr")
+    x = rows.astype(np.float32)
+    model = GaussianMixture(2, random_state=0).fit(x)
+    for method in (model.predict_proba, model.score_samples):
+        lazy = method(da.from_array(x, chunks=20_000))
+        assert lazy.dtype == lazy.compute().dtype == method(x).dtype == np.float32
+    everything(model, da.from_array(x), tmp_path / "out.zarr")
     group = zarr.open_group(tmp_path / "out.zarr", mode="r")
     assert group["probabilities"].dtype == group["log_density"].dtype == np.float32
     assert group["labels"].dtype == np.int64
@@ -115,7 +120,7 @@ def test_a_failure_leaves_the_old_results(model, rows, tmp_path, monkeypatch):
     everything(model, da.from_array(rows), tmp_path / "out.zarr")
     with pytest.raises(OutputExistsError):
         everything(model, da.from_array(rows), tmp_path / "out.zarr")
-    monkeypatch.setattr("daskgmm.data.write._write_block", failing_block)
+    monkeypatch.setattr("daskgmm.data.row_arrays._write_block", failing_block)
     with pytest.raises(OSError, match="disk full"):
         everything(model, da.from_array(rows, chunks=20_000), tmp_path / "out.zarr", overwrite=True)
     assert os.listdir(tmp_path) == ["out.zarr"]
