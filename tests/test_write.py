@@ -75,6 +75,22 @@ def test_a_store_is_read_once_for_all_results(model, rows, tmp_path, monkeypatch
     assert_complete(model, rows, tmp_path / "out.zarr")
 
 
+def test_all_that_is_done_to_a_block_is_one_task(model, rows, tmp_path):
+    """So a worker holds one block and its results for each thread."""
+    blocks = da.from_array(rows, chunks=(20_000, 2))
+    arrays = {"labels": RowArray(model.predict(blocks), -1, {}), "d": RowArray(model.score_samples(blocks), -1, {})}
+    computed = []
+
+    def compute(collection):
+        computed.append(collection)
+        return collection.compute()
+
+    with new_store(tmp_path / "out.zarr", record("results")) as group:
+        write_rows(group, arrays, compute)
+    blocks_of = [key[0].split("-")[:2] for key in dict(computed[0].dask) if isinstance(key, tuple)]
+    assert blocks_of == [["gmm", "predict"]] * 3
+
+
 def test_arrays_say_what_they_are(model, rows, tmp_path):
     store = zarr.create_array(tmp_path / "x.zarr", data=rows)
     everything(model, store, tmp_path / "out.zarr", model_name="m.zarr")
