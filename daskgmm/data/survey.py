@@ -54,6 +54,7 @@ class Survey:
             return np.zeros_like(self.mean)
         return np.asarray(np.sqrt(self.squared_deviations / self.weight_sum))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def __add__(self, other: Survey) -> Survey:
         total = self.weight_sum + other.weight_sum
         share = other.weight_sum / total if total > 0 else 0.0
@@ -94,6 +95,7 @@ class _Surveyor:
     def __init__(self, fold: SurveyFold) -> None:
         self.fold = fold
 
+    @np.errstate(over="ignore", invalid="ignore")  # of weights whose sum overflows, which is an error of its own
     def __call__(self, start: int, rows: Array, weights: Array | None) -> Survey:
         check_finite(rows, start)
         if weights is not None:
