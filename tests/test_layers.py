@@ -1,0 +1,369 @@
+"""The design as a test: imports go one way, public names are what they say, nothing optional is imported."""
+
+import ast
+import importlib
+import inspect
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import daskgmm
+from daskgmm import errors, events
+from daskgmm.core.covariance import STRUCTURES
+
+PACKAGE = Path(daskgmm.__file__).parent
+PYPROJECT = PACKAGE.parent / "pyproject.toml"
+
+# A unit is a folder or a file of the package. It may import from those before it, and from others in its own row.
+LAYERS = [
+    {"errors"},
+    {"core"},
+    {"data"},
+    {"engine"},
+    {"fitting"},
+    {"events"},
+    {"estimators", "diagnostics", "persistence"},
+    {"results"},
+    {"jobs", "demo"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
+
+# Who may import what from outside; what stands nowhere here (and is not Python's own) may be imported by nobody.
+EXTERNAL = {
+    "numpy": set(RANK) - {"errors"},
+    "scipy": {"core"},
+    "dask": {"data", "engine", "estimators", "results", "jobs", "cli"},
+    "distributed": {"engine"},
+    "zarr": {"data", "persistence", "diagnostics", "results", "demo", "cli"},
+    "fsspec": {"data"},
+    "sklearn": {"fitting", "estimators", "persistence", "demo"},
+    "threadpoolctl": {"engine"},
+    "rich": {"diagnostics"},
+    "click": {"cli"},
+    "matplotlib": {"diagnostics", "demo"},
+    "PIL": {"demo"},
+}
+OPTIONAL = {"matplotlib", "PIL"}
+
+
+class Import:
+    """One import statement's module, seen from the module that holds it."""
+
+    def __init__(self, importer, target, top_level):
+        self.importer, self.target, self.top_level = importer, target, top_level
+
+    @property
+    def inside(self):
+        return self.target.partition(".")[0] == "daskgmm"
+
+    def __repr__(self):
+        return f"{self.importer} imports {self.target}"
+
+
+def unit_of(module):
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+@cache
+def modules():
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(name, path):
+    tree = ast.parse(path.read_text())
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    top_level = set(map(id, tree.body))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(name, alias.name, id(node) in top_level)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            target = ".".join(filter(None, [base, node.module]))
+            for alias in node.names:  # a submodule may be imported by name
+                submodule = f"{target}.{alias.name}"
+                yield Import(name, submodule if submodule in modules() else target, id(node) in top_level)
+
+
+@cache
+def all_imports():
+    return [found for name, path in modules().items() for found in imports_of(name, path)]
+
+
+def test_every_unit_has_a_layer():
+    assert {unit_of(name) for name in modules()} == set(RANK)
+
+
+def backwards(imports):
+    return [
+        found
+        for found in imports
+        if found.inside
+        and found.target != "daskgmm"  # only the version stands there that any unit may ask for; see below
+        and RANK[unit_of(found.target)] > RANK[unit_of(found.importer)]
+    ]
+
+
+def test_imports_go_one_way():
+    assert not backwards(all_imports())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        ("daskgmm.core.mixture", "from ..data.source import Dataset"),
+        ("daskgmm.core.mixture", "from daskgmm.engine import run"),
+        ("daskgmm.engine.run", "from ..fitting.em import Run"),
+        ("daskgmm.fitting.em", "import daskgmm.estimators.gaussian_mixture"),
+        ("daskgmm.estimators.rows", "from .. import cli"),
+    ],
+    ids=str,
+)
+def test_an_import_that_runs_backwards_is_found(statement, tmp_path):
+    name, line = statement
+    file = tmp_path / "module.py"
+    file.write_text(f"def f():\n    {line}\n")
+    assert backwards(imports_of(name, file))
+
+
+def test_only_the_version_is_imported_from_the_package_itself():
+    for name, path in modules().items():
+        if unit_of(name) in ("__main__", "__init__", "cli"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level and not node.module:
+                depth = len(name.split(".")) - (path.name != "__init__.py")
+                if node.level == depth:
+                    names = {alias.name for alias in node.names if f"daskgmm.{alias.name}" not in modules()}
+                    assert names <= {"__version__"}, name
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    edges = {name: set() for name in modules()}
+    for found in all_imports():
+        if found.inside and found.top_level and found.target in edges and found.target != "daskgmm":
+            edges[found.importer].add(found.target)
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, " -> ".join([*path, name])
+        if name in done:
+            return
+        path.append(name)
+        for target in edges[name]:
+            visit(target)
+        path.pop()
+        done.add(name)
+
+    for name in edges:
+        visit(name)
+
+
+def test_packages_from_outside_are_imported_where_they_belong():
+    for found in all_imports():
+        root = found.target.partition(".")[0]
+        if found.inside or root in sys.stdlib_module_names:
+            continue
+        assert root in EXTERNAL, found
+        assert unit_of(found.importer) in EXTERNAL[root], found
+        assert root not in OPTIONAL or not found.top_level, found
+
+
+def test_the_mathematics_know_nothing_of_dask_and_zarr():
+    roots = {f.target.partition(".")[0] for f in all_imports() if unit_of(f.importer) == "core"}
+    assert roots - sys.stdlib_module_names == {"numpy", "scipy", "daskgmm"}
+
+
+@pytest.mark.skipif(not PYPROJECT.exists(), reason="needs the source tree")
+def test_what_is_imported_is_declared():
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    distributions = {"sklearn": "scikit-learn", "PIL": "pillow"}
+
+    def names(requirements):
+        return {re.match(r"[\w-]+", line).group() for line in requirements}
+
+    required = names(project["dependencies"])
+    optional = required.union(*(names(lines) for lines in project["optional-dependencies"].values()))
+    for found in all_imports():
+        root = found.target.partition(".")[0]
+        if not found.inside and root not in sys.stdlib_module_names:
+            name = distributions.get(root, root)
+            assert name in (required if found.top_level else optional), found
+
+
+# ---- no structure is asked for by name
+
+
+COMPARISON = re.compile(
+    r"(covariance_type|structure\.name|structure)\s*(==|!=|\bis\b(?! not None| None)|\bin\b|\bnot in\b)\s*['\"\[({]"
+    r"|['\"]\s*(==|!=)\s*[\w.]*(covariance_type|structure)|match\s+[\w.]*(covariance_type|structure)"
+)
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_no_structure_is_asked_for_by_name(name):
+    assert not COMPARISON.search(modules()[name].read_text())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'if self.covariance_type == "full":',
+        "if covariance_type in ('full', 'tied'):",
+        "if structure.name != 'diag':",
+        "if 'full' == self.covariance_type:",
+        "match self.covariance_type:",
+    ],
+)
+def test_a_question_for_the_structure_is_found(line):
+    assert COMPARISON.search(line)
+
+
+def test_names_of_structures_stand_in_their_classes_alone():
+    # Documentation and scikit-learn's vocabulary aside: no other code knows them.
+    for name, path in modules().items():
+        if name in ("daskgmm.core.covariance",):
+            continue
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and node.value in set(STRUCTURES) - {"full"}:
+                raise AssertionError(f"{name}:{node.lineno} names the structure {node.value!r}")
+
+
+# ---- public names
+
+
+def test_public_names_are_those_in_all():
+    own = {
+        name
+        for name, value in vars(daskgmm).items()
+        if not name.startswith("_") and not (inspect.ismodule(value) and name not in daskgmm.__all__)
+    }
+    assert own == set(daskgmm.__all__)
+    assert daskgmm.__all__ == sorted(daskgmm.__all__)
+
+
+@pytest.mark.parametrize("name", daskgmm.__all__)
+def test_public_names_exist_and_are_documented(name):
+    assert inspect.getdoc(getattr(daskgmm, name))
+
+
+def test_every_event_is_public():
+    for module in ("daskgmm.engine.events", "daskgmm.fitting.events"):
+        for name, value in vars(importlib.import_module(module)).items():
+            if isinstance(value, type) and value.__module__ == module:
+                assert name in events.__all__
+                assert getattr(events, name) is value
+    assert set(events.__all__) == {name for name in vars(events) if name[0].isupper()}
+
+
+def test_every_module_is_imported_and_documented():
+    for info in pkgutil.walk_packages(daskgmm.__path__, "daskgmm."):
+        if info.name != "daskgmm.__main__":
+            assert inspect.getdoc(importlib.import_module(info.name)), info.name
+
+
+# ---- the exception tree
+
+
+TREE = re.compile(r"^(?P<indent>[│ ]*)(?:├── |└── )(?P<name>\w+)\s*(?:\((?P<bases>[\w, ]+)\))?\s+\S", re.MULTILINE)
+
+
+def own_classes():
+    return {
+        name: value
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and value.__module__ == errors.__name__
+    }
+
+
+def drawn():
+    """Name -> (parent in the tree, bases in brackets), read from the module's docstring."""
+    text = inspect.getdoc(errors)
+    nodes, parents = {"DaskGMMError": (None, ())}, {-1: "DaskGMMError"}
+    for match in TREE.finditer(text):
+        depth = len(match["indent"]) // 4 - 1  # the drawing is indented as a whole
+        parents[depth] = match["name"]
+        nodes[match["name"]] = (parents[depth - 1], tuple((match["bases"] or "").replace(" ", "").split(",")))
+    (warning,) = re.findall(r"^ *(\w+Warning)\s+\((\w+)\)", text, re.MULTILINE)
+    return nodes | {warning[0]: (None, (warning[1],))}
+
+
+def test_every_exception_stands_in_the_tree():
+    assert drawn().keys() == own_classes().keys()
+
+
+@pytest.mark.parametrize("name", sorted(own_classes()))
+def test_the_tree_tells_the_truth(name):
+    parent, bases = drawn()[name]
+    kind = own_classes()[name]
+    if parent is not None:
+        assert kind.__bases__[0] is getattr(errors, parent)
+    for base in filter(None, bases):
+        assert issubclass(kind, getattr(__import__("builtins"), base))
+    direct = {b.__name__ for b in kind.__bases__[1:]}
+    assert direct <= set(bases)
+
+
+def test_every_error_but_the_warnings_is_a_dask_gmm_error():
+    for kind in own_classes().values():
+        assert issubclass(kind, errors.DaskGMMError | Warning)
+
+
+# ---- what an import brings
+
+
+def run_python(code):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_an_import_brings_nothing_that_is_not_needed():
+    loaded = run_python("import sys, json, daskgmm; print(json.dumps(sorted(sys.modules)))")
+    unwanted = {"matplotlib", "PIL", "IPython", "numba", "cupy", "obstore", "pytest", "hypothesis", "dask.dataframe"}
+    unwanted |= {"daskgmm.cli", "daskgmm.demo", "daskgmm.jobs"}
+    assert not unwanted & set(loaded)
+
+
+def test_optional_packages_may_be_absent():
+    # Dask and scikit-learn import pandas and xarray where they are; we must do without.
+    code = """
+import sys, json
+class Absent:
+    names = {"pandas", "xarray", "pyarrow", "matplotlib", "PIL", "obstore", "numba", "bokeh"}
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import warnings
+import dask.array as da
+import numpy as np
+import daskgmm
+x = np.random.RandomState(0).normal(size=(50, 2))
+model = daskgmm.GaussianMixture(2, random_state=0, tol=0.1).fit(da.from_array(x, chunks=20))
+labels = model.predict(da.from_array(x, chunks=20)).compute()
+print(json.dumps([len(labels), sorted(Absent.names & set(sys.modules))]))
+"""
+    assert run_python(code) == [50, []]
+
+
+def test_types_are_shipped():
+    assert (PACKAGE / "py.typed").exists()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", daskgmm.__version__)
