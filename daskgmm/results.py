@@ -11,8 +11,9 @@ import zarr
 
 from .data.accept import resolve
 from .data.output import as_blocks
+from .data.row_arrays import RowArray, write_rows
 from .data.store import describe, local_path, without_secrets
-from .data.write import Address, RowArray, new_store, record, write_rows
+from .data.write import Address, new_store, record
 from .engine.events import Listener
 from .engine.run import Engine
 from .errors import UnsupportedDataError

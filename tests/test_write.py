@@ -11,8 +11,9 @@ import zarr
 
 from daskgmm import GaussianMixture, open_zarr
 from daskgmm.data.output import as_blocks
+from daskgmm.data.row_arrays import RowArray, _write_block, regular_blocks, write_rows
 from daskgmm.data.store import StoredRows, StoreSource
-from daskgmm.data.write import RowArray, _write_block, new_store, record, regular_blocks, write_rows
+from daskgmm.data.write import new_store, record
 from daskgmm.errors import DataChangedError, NonFiniteDataError, OutputExistsError, UnsupportedDataError
 from daskgmm.results import write_predictions, write_samples
 
@@ -74,6 +75,22 @@ def test_a_store_is_read_once_for_all_results(model, rows, tmp_path, monkeypatch
     assert_complete(model, rows, tmp_path / "out.zarr")
 
 
+def test_all_that_is_done_to_a_block_is_one_task(model, rows, tmp_path):
+    """So a worker holds one block and its results for each thread."""
+    blocks = da.from_array(rows, chunks=(20_000, 2))
+    arrays = {"labels": RowArray(model.predict(blocks), -1, {}), "d": RowArray(model.score_samples(blocks), -1, {})}
+    computed = []
+
+    def compute(collection):
+        computed.append(collection)
+        return collection.compute()
+
+    with new_store(tmp_path / "out.zarr", record("results")) as group:
+        write_rows(group, arrays, compute)
+    blocks_of = [key[0].split("-")[:2] for key in dict(computed[0].dask) if isinstance(key, tuple)]
+    assert blocks_of == [["gmm", "predict"]] * 3
+
+
 def test_arrays_say_what_they_are(model, rows, tmp_path):
     store = zarr.create_array(tmp_path / "x.zarr", data=rows)
     everything(model, store, tmp_path / "out.zarr", model_name="m.zarr")
@@ -95,8 +112,12 @@ def test_only_labels_unless_asked(model, rows, tmp_path):
 
 
 def test_single_precision_stays_single(rows, tmp_path):
-    model = GaussianMixture(2, random_state=0).fit(rows.astype(np.float32))
-    everything(model, da.from_array(rows.astype(np.float32)), tmp_path / "out.zarr")
+    x = rows.astype(np.float32)
+    model = GaussianMixture(2, random_state=0).fit(x)
+    for method in (model.predict_proba, model.score_samples):
+        lazy = method(da.from_array(x, chunks=20_000))
+        assert lazy.dtype == lazy.compute().dtype == method(x).dtype == np.float32
+    everything(model, da.from_array(x), tmp_path / "out.zarr")
     group = zarr.open_group(tmp_path / "out.zarr", mode="r")
     assert group["probabilities"].dtype == group["log_density"].dtype == np.float32
     assert group["labels"].dtype == np.int64
@@ -115,7 +136,7 @@ def test_a_failure_leaves_the_old_results(model, rows, tmp_path, monkeypatch):
     everything(model, da.from_array(rows), tmp_path / "out.zarr")
     with pytest.raises(OutputExistsError):
         everything(model, da.from_array(rows), tmp_path / "out.zarr")
-    monkeypatch.setattr("daskgmm.data.write._write_block", failing_block)
+    monkeypatch.setattr("daskgmm.data.row_arrays._write_block", failing_block)
     with pytest.raises(OSError, match="disk full"):
         everything(model, da.from_array(rows, chunks=20_000), tmp_path / "out.zarr", overwrite=True)
     assert os.listdir(tmp_path) == ["out.zarr"]

@@ -1,11 +1,12 @@
 """Anything that a user has -> rows that a pass can read, piece by piece, wherever the pass runs.
 
-source   what reading means: sources, the parts of them that one task reads, a data set of rows and sample weights
-arrays   NumPy arrays and memory maps
-store    Zarr arrays and groups, their paths and URLs
-blocks   dask arrays
-accept   the one door: whatever came -> `Dataset`
-survey   what is to be known before the first E-step: count, mean, scale, a uniform sample
-output   results for every row: lazy where the rows are
-write    new Zarr stores: chunk-aligned, whole or not at all
+source      what reading means: sources, the parts of them that one task reads, a data set of rows and sample weights
+arrays      NumPy arrays and memory maps
+store       Zarr arrays and groups, their paths and URLs
+blocks      dask arrays
+accept      the one door: whatever came -> `Dataset`
+survey      what is to be known before the first E-step: count, mean, scale, a uniform sample
+output      results for every row: lazy where the rows are
+write       new Zarr stores, whole or not at all
+row_arrays  results for every row into such a store: chunk-aligned, one pass
 """

@@ -17,7 +17,8 @@ from .store import StoreSource
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RowFunction = Callable[[Array, int], Array]
-"""Called with rows and the number of the first of them (−1 where it is not known); returns one entry for each row."""
+"""Called with rows and the number of the first of them, counted within its block where the lengths of the blocks before
+it are not known; returns one entry for each row."""
 
 _BLOCK_BYTES = 64 << 20
 
@@ -73,23 +74,25 @@ def map_rows(blocks: da.Array, function: RowFunction, dtype: Any, n_columns: int
     """
     # One node of the graph, so that parameters travel to a worker once and not with every block.
     shared = dask.delayed(function, pure=False, traverse=False)
-    if n_columns is None:
-        return blocks.map_blocks(
-            _apply, function=shared, token="gmm-rows", dtype=dtype, drop_axis=1, meta=np.empty(0, dtype)
-        )
+    chunks = {"drop_axis": 1} if n_columns is None else {"chunks": (blocks.chunks[0], (n_columns,))}
     return blocks.map_blocks(
         _apply,
         function=shared,
+        result_dtype=dtype,
+        n_columns=n_columns,
         token="gmm-rows",
         dtype=dtype,
-        chunks=(blocks.chunks[0], (n_columns,)),
-        meta=np.empty((0, 0), dtype),
+        meta=np.empty((0,) if n_columns is None else (0, 0), dtype),
+        **chunks,
     )
 
 
-def _apply(block: Any, function: RowFunction, block_info: Any = None) -> Array:
-    start = block_info[0]["array-location"][0][0] if block_info else -1
-    return function(np.asarray(block), -1 if np.isnan(start) else int(start))
+def _apply(
+    block: Any, function: RowFunction, result_dtype: Any, n_columns: int | None, block_info: Any = None
+) -> Array:
+    start = block_info[0]["array-location"][0][0] if block_info else np.nan
+    first = 0 if np.isnan(start) else int(start)
+    return apply_rows(np.asarray(block), lambda rows, n: function(rows, first + n), result_dtype, n_columns, 1)
 
 
 def apply_rows(rows: Array, function: RowFunction, dtype: Any, n_columns: int | None, n_threads: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -49,6 +50,7 @@ def embedded_cluster(
             host=_LOOPBACK,
             dashboard_address=f"{_LOOPBACK}:0",  # any free port: a fixed one may be taken
             scheduler_kwargs={"dashboard": dashboard},
+            silence_logs=logging.ERROR,  # workers with little memory tell of every pause
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):

@@ -1,0 +1,32 @@
+"""The embedded cluster: on this machine alone, and gone with its block."""
+
+import dask.array as da
+import numpy as np
+import psutil
+import pytest
+
+from daskgmm import GaussianMixture
+from daskgmm.engine.cluster import embedded_cluster
+from daskgmm.results import write_predictions
+
+
+@pytest.mark.cluster
+def test_an_embedded_cluster(tmp_path):
+    me = psutil.Process()
+    before = set(me.children(recursive=True))
+    rows = np.concatenate([np.random.default_rng(0).normal(c, 1.0, (20_000, 2)) for c in (0.0, 8.0)])
+    data = da.from_array(rows, chunks=(10_000, 2))
+    expected = GaussianMixture(2, random_state=0).fit(data)
+    with embedded_cluster(2, 1, "500MB") as client:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        assert [(w["nthreads"], w["memory_limit"]) for w in workers] == [(1, 500_000_000)] * 2
+        processes = [me, *(set(me.children(recursive=True)) - before)]
+        listening = {c.laddr.ip for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+        assert listening == {"127.0.0.1"}
+        model = GaussianMixture(2, random_state=0, scheduler=client).fit(data)
+        np.testing.assert_array_equal(model.means_, expected.means_)
+        rows_done = []
+        write_predictions(model, data, tmp_path / "out.zarr", callbacks=[rows_done.append])
+    assert [type(event).__name__ for event in rows_done][-1] == "EngineClosed"
+    left = [p for p in set(me.children(recursive=True)) - before if "resource_tracker" not in " ".join(p.cmdline())]
+    assert left == []
