@@ -6,7 +6,9 @@ written in separate loops over short columns because that is what compilers vect
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
@@ -28,17 +30,20 @@ _SINGLE_LOG2 = (np.float32(0.693359375), np.float32(-2.12194440e-4))
 
 
 def _jit(function: Callable[..., Any]) -> Any:
-    options = {"nogil": True, "error_model": "numpy", "fastmath": _FLAGS}
     try:
-        return numba.njit(cache=True, **options)(function)
+        return numba.njit(nogil=True, error_model="numpy", fastmath=_FLAGS, cache=True)(function)
     except RuntimeError:  # no directory for the compiled code can be written
-        return numba.njit(**options)(function)
+        return numba.njit(nogil=True, error_model="numpy", fastmath=_FLAGS)(function)
 
 
 class CompiledLoops(Loops):
     """One pass over memory for each loop."""
 
     name = "compiled"
+    block_bytes = 512 << 10  # half of a core's own cache
+
+    def warm_up(self) -> None:
+        _warm_up_once()
 
     def standardise(self, rows: Array, center: Array, inverse_scale: Array, reach: float, out: Array) -> None:
         if rows.dtype not in (np.float32, np.float64) or not rows.dtype.isnative:
@@ -57,6 +62,20 @@ class CompiledLoops(Loops):
         factor = 1 / total if weights is None else weights / total
         _scale(joint, factor.astype(joint.dtype, copy=False))
         return peak + np.log(total.astype(np.float64, copy=False))
+
+
+@cache
+def _warm_up_once() -> None:
+    threading.Thread(target=_call_each, name="gmm-warm-up", daemon=True).start()
+
+
+def _call_each() -> None:
+    loops = CompiledLoops()
+    for dtype in (np.float64, np.float32):
+        out = np.zeros((2, 8), dtype)
+        loops.standardise(np.zeros((8, 2), dtype), np.zeros(2), np.ones(2), 1.0, out)
+        loops.products(out, np.empty((3, 8), dtype))
+        loops.normalise(out, None)
 
 
 @_jit

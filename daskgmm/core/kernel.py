@@ -76,8 +76,9 @@ class Kernel(ABC):
         return SufficientStatistics.zero(p.structure, self.reference, self.frame.scale, p.n_components)
 
     def blocks(self, n_rows: int) -> Iterator[slice]:
-        """Slices of at most `block_rows` rows."""
-        step = self.block_rows
+        """Slices of at most `block_rows` rows, of equal lengths as far as possible."""
+        count = max(1, -(-n_rows // self.block_rows))
+        step = max(1, min(self.block_rows, -(-n_rows // (8 * count)) * 8))  # whole cache lines
         return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 
     # ---- results for each row
@@ -126,9 +127,12 @@ def reach(dtype: Any) -> float:
 
 
 def block_rows(block_bytes: int, row_bytes: int) -> int:
-    """Largest power of two of rows that fit, within limits."""
-    rows = 1 << (max(1, block_bytes // row_bytes).bit_length() - 1)
-    return min(max(rows, _SHORTEST_BLOCK), _LONGEST_BLOCK)
+    """Rows that fit, within limits; never a multiple of 64.
+
+    Features lie a block's length apart, and at large powers of two they would share the same few lines of the cache.
+    """
+    rows = min(max(block_bytes // row_bytes, _SHORTEST_BLOCK), _LONGEST_BLOCK) // 8 * 8
+    return rows - 8 if rows % 64 == 0 else rows
 
 
 def columns(flat: Array, n_columns: int) -> Array:

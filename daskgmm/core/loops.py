@@ -25,6 +25,13 @@ class Loops(ABC):
 
     name: str
 
+    block_bytes: int
+    """Size of a block's arrays with which the loops and the matrix products between them are fastest."""
+
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Begin, in the background, to load what the first call would have to wait for."""
+
     @abstractmethod
     def standardise(self, rows: Array, center: Array, inverse_scale: Array, reach: float, out: Array) -> None:
         """Move rows into their frame, transposed: (x − c) / s, limited to ± reach.
@@ -63,6 +70,10 @@ class PlainLoops(Loops):
     """NumPy: the specification of the other form."""
 
     name = "numpy"
+    block_bytes = 2 << 20  # fewer calls outweigh the cache
+
+    def warm_up(self) -> None:
+        """There is nothing to load."""
 
     def standardise(self, rows: Array, center: Array, inverse_scale: Array, reach: float, out: Array) -> None:
         exact = out if out.dtype == np.float64 else np.empty(out.shape)
@@ -105,7 +116,7 @@ def _exponentiate(joint: Array) -> None:
 PLAIN = PlainLoops()
 
 
-def choose_loops(n_log_joints: int) -> Loops:
+def choose_loops(n_log_joints: float) -> Loops:
     """The compiled loops where a pass has enough work for them and numba is installed, else the plain ones."""
     if n_log_joints < _WORTH_LOADING:
         return PLAIN

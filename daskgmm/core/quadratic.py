@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,6 @@ from .statistics import Frame, SufficientStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# A block's arrays should stay in a core's own cache, and yet be long enough for the matrix products.
-_BLOCK_BYTES = 1 << 20
-
 # Relative error that a covariance may have when an M-step ends in components that would have asked for finer
 # arithmetic.
 _RESOLUTION = {"float32": 1e-2, "float64": 1e-6}
@@ -26,9 +23,17 @@ class QuadraticKernel(Kernel):
     """Two matrix products on quadratic features, in single or double precision."""
 
     def __init__(
-        self, parameters: MixtureParameters, frame: Frame, dtype: type = np.float64, loops: Loops = PLAIN
+        self,
+        parameters: MixtureParameters,
+        frame: Frame,
+        dtype: type = np.float64,
+        loops: Loops = PLAIN,
+        *,
+        common_known: bool = False,
     ) -> None:
         super().__init__(parameters, frame, loops)
+        self.common_known = common_known
+        """Second moments that do not depend on the parameters have been computed: `complete` adds them."""
         self.arithmetic = np.dtype(dtype).name
         self.dtype = np.dtype(dtype)
         self.reference = self.frame.center
@@ -43,7 +48,7 @@ class QuadraticKernel(Kernel):
         quadratic = np.broadcast_to(structure.quadratic_coefficients(self.cholesky), (len(means), self.n_quadratic))
         self.natural = np.concatenate([quadratic, linear, constant[:, None]], axis=1)
         """Natural parameters Θ, shape (K, P): the log-joint is Θ Φ."""
-        self.block_rows = block_rows(_BLOCK_BYTES, self.dtype.itemsize * sum(self.natural.shape))
+        self.block_rows = block_rows(loops.block_bytes, self.dtype.itemsize * sum(self.natural.shape))
         # Whatever the structure, |θ_k|·|T(z)| is at most |U_k|² (|z| + |μ_k|)²; a product of P terms errs by √P units.
         self.largest_mean = float(np.sqrt((means**2).sum(axis=1).max()))
         self.row_error = float(np.finfo(self.dtype).eps * len(means[0]) * (self.cholesky**2).sum())
@@ -91,23 +96,29 @@ class QuadraticKernel(Kernel):
             log_likelihood += weighted_sum(self.loops.normalise(joint, block_weights), block_weights)
             features = columns(work.features, joint.shape[1])
             sums += np.matmul(joint, features.T, out=work.products)
-            second = structure.common_second(features[self.n_quadratic : -1], block_weights)
+            second = None if self.common_known else structure.common_second(features[:-1], block_weights)
             if second is not None:
                 common += second
         # Σ r log r = Σ r (θ · T − log p) = <Θ, sums> − log-likelihood: no pass over the responsibilities.
         entropy = log_likelihood - float(np.vdot(self.natural, sums))
         second = sums[:, : self.n_quadratic].reshape(common.shape) if self.n_quadratic else common
+        common_quadratic = 0.0 if self.common_known else structure.common_quadratic(self.cholesky, second)
         return SufficientStatistics(
             self.reference,
             self.frame.scale,
             soft_counts=sums[:, -1],
             first=sums[:, self.n_quadratic : self.n_quadratic + d],
             second=second,
-            log_likelihood=log_likelihood + structure.common_quadratic(self.cholesky, second),
+            log_likelihood=log_likelihood + common_quadratic,
             entropy=entropy,
             n_rows=len(rows),
             weight_sum=weighted_sum(np.ones(len(rows)), weights),
         )
+
+    def complete(self, statistics: SufficientStatistics, common: Array) -> SufficientStatistics:
+        """Statistics of all rows of a data set, of which `common_known` left out the common second moments."""
+        quadratic = self.parameters.structure.common_quadratic(self.cholesky, common)
+        return replace(statistics, second=common, log_likelihood=statistics.log_likelihood + quadratic)
 
 
 @dataclass
