@@ -72,14 +72,18 @@ class NonFiniteDataError(DaskGMMError, ValueError):
     Attributes
     ----------
     row : int
-        Index of the first such row, counted over the whole data set.
+        Index of the first such row, counted over the whole data set; where the lengths of the chunks before it are not
+        known, within its chunk.
+    is_nan : bool
+        Whether it is NaN.
     """
 
-    def __init__(self, row: int, *, is_nan: bool) -> None:
-        self.row = row
+    def __init__(self, row: int, *, is_nan: bool, within_chunk: bool = False) -> None:
+        self.row, self.is_nan = row, is_nan
         what = "NaN" if is_nan else "infinity"
+        where = f"row {row}" + " of a chunk (the lengths of the chunks before it are not known)" * within_chunk
         super().__init__(
-            f"Input X contains {what} in row {row}. A Gaussian mixture needs finite values: drop or impute such rows "
+            f"Input X contains {what} in {where}. A Gaussian mixture needs finite values: drop or impute such rows "
             "first (for a dask array for instance with x[~da.isnan(x).any(axis=1)])."
         )
 

@@ -254,6 +254,17 @@ def test_too_few_rows_with_a_weight_are_told(init):
         GaussianMixture(3, init_params=init).fit(overlapping(50), sample_weight=weights)
 
 
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("scale", [1e-40, 1e-12, 1e30])
+def test_only_the_ratios_of_weights_matter(structure, scale):
+    x, weights = overlapping(200), np.random.RandomState(0).rand(200)
+    model = GaussianMixture(3, covariance_type=structure, random_state=4, max_iter=500)
+    plain = clone(model).fit(x, weights)
+    scaled = clone(model).fit(x, weights * scale)
+    assert_same_fit(scaled, plain)
+    assert scaled.score(x, sample_weight=weights * scale) == pytest.approx(plain.score(x, sample_weight=weights))
+
+
 def test_a_scalar_weight_is_every_rows_weight():
     x = overlapping(200)
     model = GaussianMixture(3, random_state=4, max_iter=500)
@@ -676,6 +687,16 @@ def test_parameters_set_by_hand_serve():
     np.testing.assert_array_equal(labels, [0, 1])
     rows, _ = model.sample(50)
     assert rows.shape == (50, 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_parameters_changed_in_place_serve(dtype):
+    x = overlapping().astype(dtype)
+    changed, reference = GaussianMixture(3, random_state=0).fit(x), GaussianMixture(3, random_state=0).fit(x)
+    changed.means_[0] += 2
+    reference.means_ = reference.means_ + np.array([[2], [0], [0]], dtype)
+    np.testing.assert_array_equal(changed.score_samples(x), reference.score_samples(x))
+    assert changed.score(x) < GaussianMixture(3, random_state=0).fit(x).score(x)
 
 
 @pytest.mark.parametrize("transform", ["default", "pandas"])

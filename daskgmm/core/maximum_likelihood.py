@@ -12,7 +12,8 @@ from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Added to every soft count, as scikit-learn does: an empty component then keeps a finite mean.
+# Added to every soft count, as scikit-learn does, so that an empty component keeps a finite mean; in units of a row's
+# mean weight, so that only the ratios of sample weights matter.
 _COUNT_FLOOR = 10 * np.finfo(np.float64).eps
 
 
@@ -38,7 +39,8 @@ def estimate(
         In the shape of the structure's `covariance_shape`. Not checked: a collapsed component shows when they are
         factored.
     """
-    soft_counts = statistics.soft_counts + _COUNT_FLOOR
+    mean_weight = statistics.weight_sum / statistics.n_rows if statistics.weight_sum > 0 else 1.0
+    soft_counts = statistics.soft_counts + _COUNT_FLOOR * mean_weight
     offsets = statistics.first / soft_counts[:, None]
     means = statistics.reference + statistics.scale * offsets
     covariances = structure.unscale_covariances(

@@ -17,7 +17,7 @@ import numpy as np
 import zarr
 
 from ..errors import InvalidWeightsError, UnsupportedDataError
-from .arrays import ArraySource, mapped_source
+from .arrays import ArraySource, check_unmasked, mapped_source
 from .blocks import BlockSource, with_known_chunks
 from .source import Dataset, Source
 from .store import StoreSource, open_zarr, pick_array
@@ -45,14 +45,16 @@ def resolve(data: Any) -> Any:
         return open_zarr(data)
     if isinstance(data, zarr.Group):
         return pick_array(data)
-    if hasattr(data, "to_dask_array"):
+    if hasattr(type(data), "to_dask_array"):  # asked of the type, because a Delayed object has any attribute
         return data.to_dask_array()
-    if hasattr(data, "variable") and dask.is_dask_collection(data):
+    if hasattr(type(data), "variable") and dask.is_dask_collection(data):
         return data.data  # an xarray DataArray: its values would be loaded by np.asarray
     if dask.is_dask_collection(data) and not isinstance(data, da.Array):
         raise UnsupportedDataError(
-            f"X is a dask {type(data).__name__}; expected {_KINDS}. A bag becomes an array by way of to_dataframe()."
+            f"X is a dask {type(data).__name__}; expected {_KINDS}. A bag becomes one by way of to_dataframe(), a "
+            "delayed object by way of dask.array.from_delayed()."
         )
+    check_unmasked(data)
     return data
 
 
@@ -94,9 +96,8 @@ def as_dataset(
     counted = False
     if isinstance(data, da.Array):
         data, counted = with_known_chunks(data, compute)
+        check_layout(data)  # the rows are known only now
     n_rows = int(data.shape[0])
-    if n_rows == 0:
-        raise ValueError(f"Found array with 0 sample(s) (shape={tuple(data.shape)}) while a minimum of 1 is required.")
     rows = _source(data)
     if sample_weight is None:
         return Dataset(rows), int(counted)
@@ -104,7 +105,7 @@ def as_dataset(
 
 
 def check_layout(data: Any) -> None:
-    """Raise unless the array is two-dimensional, has features, and holds real numbers."""
+    """Raise unless the array is two-dimensional, has rows and features, and holds real numbers."""
     if data.ndim != 2:
         raise ValueError(
             f"X: expected 2D array, got {data.ndim}D array of shape {tuple(data.shape)} instead. Rows are samples "
@@ -112,8 +113,14 @@ def check_layout(data: Any) -> None:
             "features: reshape your data with X.reshape(-1, 1) if they have one feature, or X.reshape(1, -1) for one "
             "sample."
         )
-    if data.shape[1] == 0:
-        raise ValueError(f"Found array with 0 feature(s) (shape={tuple(data.shape)}) while a minimum of 1 is required.")
+    for count, name in zip(data.shape, ("sample(s)", "feature(s)"), strict=True):
+        if count == 0:
+            raise ValueError(f"Found array with 0 {name} (shape={tuple(data.shape)}) while a minimum of 1 is required.")
+    if np.isnan(data.shape[1]):
+        raise ValueError(
+            f"X: the number of features is not known (shape={tuple(data.shape)}). Call X.compute_chunk_sizes() on this "
+            "dask array first."
+        )
     check_dtype("X", data.dtype)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import StoreNotFoundError
+from ..errors import StoreNotFoundError, UnsupportedDataError
 from .source import Part, RangePart, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -36,6 +36,15 @@ class ArraySource(Source):
 
     def part(self, start: int, stop: int) -> Part:
         return ArrayPart(self.array[start:stop])
+
+
+def check_unmasked(values: Any) -> None:
+    """Raise `UnsupportedDataError` for an array that is masked in places: NumPy would take what lies under the mask."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+        raise UnsupportedDataError(
+            "The data are masked in places, and a Gaussian mixture has no meaning for missing values. Drop such rows, "
+            "or fill them, for example with x.filled(…)."
+        )
 
 
 class MappedFile:

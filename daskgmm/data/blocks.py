@@ -20,6 +20,7 @@ from dask.local import get_sync
 from dask.task_spec import DataNode
 
 from ..errors import UnsupportedDataError
+from .arrays import check_unmasked
 from .source import Part, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -42,7 +43,7 @@ class BlockPart(Part):
         given = {key: DataNode(key, inputs[key]) for key in self.dependencies}
         # The keys are distinct, a graph executes each once, and the synchronous scheduler starts no threads of its own.
         rows = get_sync({**self.graph, **given}, [list(columns) for columns in self.keys])
-        joined = [_join([_as_array(block) for block in columns], axis=1) for columns in rows]
+        joined = [_join([dense(block) for block in columns], axis=1) for columns in rows]
         return _join(joined, axis=0)
 
 
@@ -132,10 +133,18 @@ def _join(arrays: list[Array], axis: int) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=axis)
 
 
-def _as_array(block: Any) -> Array:
+def dense(block: Any) -> Array:
+    """A block as a plain array.
+
+    Raises
+    ------
+    UnsupportedDataError
+        If it is sparse, or masked in places.
+    """
     if hasattr(block, "toarray") or type(block).__module__.startswith("sparse"):
         raise UnsupportedDataError(
             "X: the blocks of this dask array are sparse. Gaussian mixtures need dense rows: "
             "x.map_blocks(lambda block: block.toarray())."
         )
+    check_unmasked(block)
     return np.asarray(block)

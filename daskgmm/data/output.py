@@ -12,6 +12,8 @@ import dask.array as da
 import numpy as np
 import zarr
 
+from ..errors import NonFiniteDataError
+from .blocks import dense
 from .source import ranges
 from .store import StoreSource
 
@@ -91,8 +93,14 @@ def _apply(
     block: Any, function: RowFunction, result_dtype: Any, n_columns: int | None, block_info: Any = None
 ) -> Array:
     start = block_info[0]["array-location"][0][0] if block_info else np.nan
-    first = 0 if np.isnan(start) else int(start)
-    return apply_rows(np.asarray(block), lambda rows, n: function(rows, first + n), result_dtype, n_columns, 1)
+    known = not np.isnan(start)
+    first = int(start) if known else 0
+    try:
+        return apply_rows(dense(block), lambda rows, n: function(rows, first + n), result_dtype, n_columns, 1)
+    except NonFiniteDataError as error:
+        if known:
+            raise
+        raise NonFiniteDataError(error.row, is_nan=error.is_nan, within_chunk=True) from None
 
 
 def apply_rows(rows: Array, function: RowFunction, dtype: Any, n_columns: int | None, n_threads: int) -> Array:

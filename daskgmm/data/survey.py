@@ -16,6 +16,9 @@ from ..errors import InvalidWeightsError, NonFiniteDataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# Of weights: their products with squares of the data should neither overflow nor lose digits.
+_LARGEST_SUM = 1e200
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -52,6 +55,7 @@ class Survey:
             return np.zeros_like(self.mean)
         return np.asarray(np.sqrt(self.squared_deviations / self.weight_sum))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def __add__(self, other: Survey) -> Survey:
         total = self.weight_sum + other.weight_sum
         share = other.weight_sum / total if total > 0 else 0.0
@@ -95,6 +99,7 @@ class _Surveyor:
     def __init__(self, fold: SurveyFold) -> None:
         self.fold = fold
 
+    @np.errstate(over="ignore", invalid="ignore")  # of weights whose sum overflows, which is an error of its own
     def __call__(self, start: int, rows: Array, weights: Array | None) -> Survey:
         check_finite(rows, start)
         if weights is not None:
@@ -153,4 +158,15 @@ def check_weights(weights: Array, start: int) -> None:
         raise InvalidWeightsError(
             f"sample_weight contains {weights[bad[0]]} in row {start + int(bad[0])}; weights have to be finite and "
             f"not negative"
+        )
+
+
+def check_weight_sum(total: float) -> None:
+    """Raise `InvalidWeightsError` unless weights with this sum are some use."""
+    if total == 0:
+        raise InvalidWeightsError("sample_weight: all weights are zero; at least one row has to count")
+    if not 1 / _LARGEST_SUM < total < _LARGEST_SUM:
+        raise InvalidWeightsError(
+            f"sample_weight: the weights sum to {total:g}, which leaves no room for sums of products with them. Divide "
+            "them by their mean: only their ratios matter."
         )

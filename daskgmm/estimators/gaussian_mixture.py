@@ -24,15 +24,17 @@ from ..core.statistics import Frame
 from ..core.structure import CovarianceStructure
 from ..data.accept import as_dataset, check_dtype, check_layout, is_lazy, resolve
 from ..data.output import apply_rows, as_blocks, map_rows
+from ..data.survey import check_weight_sum
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
+from ..engine.events import Listener
 from ..engine.run import Engine
 from ..fitting.em import Run
 from ..fitting.fit import Continuation, Settings, fit_mixture
 from ..fitting.folds import Score, ScoreFold
 from ..fitting.initialization import METHODS, Initialization
 from .rows import Densities, Labels, Probabilities, RowResult
-from .validation import check_given
+from .validation import check_callbacks, check_given
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -230,7 +232,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 f"required "
                 f"by {type(self).__name__}."
             )
-        listeners = [*([VerboseListener(self.verbose, self.verbose_interval)] if self.verbose else []), *self.callbacks]
+        printing: list[Listener] = [VerboseListener(self.verbose, self.verbose_interval)] if self.verbose else []
+        listeners = [*printing, *check_callbacks(self.callbacks)]
         with Engine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
             dataset, n_passes = as_dataset(data, sample_weight, engine.compute)
             if dataset.n_rows < self.n_components:
@@ -422,7 +425,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             return data
         if not hasattr(data, "dtype") or hasattr(data, "__array__"):
             dtype = getattr(data, "dtype", None)
-            if isinstance(dtype, np.dtype) and dtype.kind in "cmMV":
+            if isinstance(dtype, np.dtype) and dtype.kind in "cmMSUV":
                 check_dtype("X", dtype)
         return validate_data(
             self, data, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=2 if reset else 1
@@ -433,7 +436,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
             self._structure, self.n_components, n_features, self.weights_init, self.means_init, self.precisions_init
         )
         initialization = Initialization(
-            self._structure, self.n_components, self.init_params, float(self.reg_covar), given
+            self._structure, int(self.n_components), self.init_params, float(self.reg_covar), given
         )
         return Settings(initialization, self.tol, self.max_iter, self.n_init, self.init_size)
 
@@ -462,18 +465,20 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.n_iter_ = len(run.lower_bounds)
         self.lower_bound_ = run.lower_bound
         self.lower_bounds_ = run.lower_bounds
-        self._exact = (p, self.weights_, self.means_, self.precisions_cholesky_)
+        self._exact = p
 
     def _parameters(self) -> MixtureParameters:
         """Parameters behind the fitted attributes, in double precision.
 
         Attributes of single-precision fits are rounded, and anybody may set them by hand: what the fit found serves as
-        long as they are the very arrays that it left.
+        long as they are what it left, rounded to their own precision.
         """
         attributes = self.weights_, self.means_, self.precisions_cholesky_
-        exact = getattr(self, "_exact", None)
-        if exact is not None and all(a is b for a, b in zip(attributes, exact[1:], strict=True)):
-            return exact[0]
+        exact: MixtureParameters | None = getattr(self, "_exact", None)
+        if exact is not None:
+            found = exact.weights, exact.means, exact.precisions_cholesky
+            if all(np.array_equal(a, b.astype(np.asarray(a).dtype)) for a, b in zip(attributes, found, strict=True)):
+                return exact
         weights, means, cholesky = (np.asarray(a, np.float64) for a in attributes)
         return MixtureParameters.from_precisions_cholesky(self._structure, weights, means, cholesky)
 
@@ -489,11 +494,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     def _score(self, X: Any, sample_weight: Any = None) -> Score:
         check_is_fitted(self)
         data = self._accept(X, reset=False)
-        with Engine(self.scheduler, in_process=not is_lazy(data), listeners=self.callbacks) as engine:
+        with Engine(self.scheduler, in_process=not is_lazy(data), listeners=check_callbacks(self.callbacks)) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)
             score: Score = engine.run(dataset, ScoreFold(self._kernel(dataset.rows)), "score")
-        if score.weight_sum == 0:
-            raise ValueError("sample_weight: all weights are zero; at least one row has to count")
+        check_weight_sum(score.weight_sum)
         return score
 
     def _for_each_row(self, X: Any, kind: type[RowResult], dtype: Any, n_columns: int | None = None) -> Any:

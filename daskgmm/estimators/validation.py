@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_array
 
 from ..core.structure import CovarianceStructure
+from ..engine.events import Listener
 from ..fitting.initialization import GivenParameters
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,8 +37,27 @@ def check_given(
     )
 
 
+def check_callbacks(callbacks: Any) -> tuple[Listener, ...]:
+    """Callbacks as a tuple.
+
+    Raises
+    ------
+    TypeError
+        If they are not an iterable of callables.
+    """
+    listeners = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
+    if not all(map(callable, listeners)):
+        raise TypeError(f"callbacks={callbacks!r}; expected an iterable of callables, such as [print]")
+    return listeners
+
+
 def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    array = check_array(value, dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=True, input_name=name)
+    try:
+        array = check_array(value, dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=True, input_name=name)
+    except (TypeError, ValueError) as error:
+        if name in str(error):
+            raise
+        raise ValueError(f"The parameter '{name}' should be an array of real numbers: {error}") from error
     if array.shape != shape:
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
     return np.asarray(array, np.float64)

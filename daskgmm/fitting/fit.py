@@ -13,10 +13,10 @@ from ..core.maximum_likelihood import maximize
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame
 from ..data.source import Dataset
-from ..data.survey import Survey, SurveyFold, draw_rows
+from ..data.survey import Survey, SurveyFold, check_weight_sum, draw_rows
 from ..engine.run import Engine
 from ..engine.tree import leaf_rows
-from ..errors import IllDefinedCovarianceError, InitializationWarning, InvalidWeightsError
+from ..errors import IllDefinedCovarianceError, InitializationWarning
 from .em import DataSweep, Iteration, Run, expectation_maximization, run_until_converged
 from .events import IterationFinished, StartBegun, StartFinished
 from .initialization import Initialization, Sample
@@ -62,8 +62,7 @@ def take_survey(
     dtype = np.dtype(np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)
     fold = SurveyFold(leaf_rows(dataset.n_features), draw_rows(dataset.n_rows, init_size, seed), dtype, loops)
     survey: Survey = engine.run(dataset, fold, "survey")
-    if survey.weight_sum == 0:
-        raise InvalidWeightsError("sample_weight: all weights are zero; at least one row has to count")
+    check_weight_sum(survey.weight_sum)
     return survey
 
 

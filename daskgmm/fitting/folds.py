@@ -86,6 +86,7 @@ class _Scorer:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel, self._work = kernel, kernel.workspace()
 
+    @np.errstate(over="ignore")  # of weights whose sum overflows, which is an error of its own
     def __call__(self, start: int, rows: Array, weights: Array | None) -> Score:
         check_finite(rows, start)
         density = self._kernel.log_density(rows, self._work)
