@@ -38,6 +38,16 @@ X = np.random.RandomState(0).normal(size=(N, D)) + np.repeat([[0], [5]], N // 2,
 NO_ANSWER = (np.linalg.LinAlgError, LookupError, AttributeError, AssertionError)
 
 
+class _Thing:
+    """An object of no known kind, whose name is the same in every process of a parallel run."""
+
+    def __repr__(self) -> str:
+        return "thing"
+
+
+NOTHING_USEFUL = _Thing()
+
+
 def fit(x=X, sample_weight=None, **parameters):
     parameters = {"n_components": 2, "random_state": 0, "max_iter": 2} | parameters
     return GaussianMixture(**parameters).fit(x, sample_weight=sample_weight)
@@ -309,7 +319,7 @@ def test_weights(weights, kind, method, model):
         (0, InvalidWeightsError, "all weights are zero"),
         ([1, 2], InvalidWeightsError, r"sample_weight\.shape == \(2,\)"),
         ("nowhere.zarr", StoreNotFoundError, "nothing at .*nowhere.zarr"),
-        (object(), UnsupportedDataError, "sample_weight has dtype object"),
+        (NOTHING_USEFUL, UnsupportedDataError, "sample_weight has dtype object"),
         ({"a": 1}, UnsupportedDataError, "sample_weight has dtype object"),
         (np.ones(N) * 1j, UnsupportedDataError, "sample_weight has dtype complex128"),
         (np.ones(N).astype(str), UnsupportedDataError, "sample_weight has dtype <U32"),
@@ -413,7 +423,7 @@ def test_callbacks(callbacks):
         ("8786", ValueError),
         (5, TypeError),
         ([], TypeError),
-        (object(), TypeError),
+        (NOTHING_USEFUL, TypeError),
     ],
     ids=str,
 )

@@ -9,6 +9,8 @@ covariance          the four that there are: full, tied, diag, spherical
 triangle            packed symmetric matrices and Cholesky factors
 mixture             weights, means and covariances as one frozen value; log-densities; sampling
 statistics          the sufficient statistics, a commutative monoid
+loops               the element-wise loops of an E-step, in NumPy
+compiled            the same, compiled
 kernel              what an E-step kernel has to answer; log-sum-exp
 quadratic           the fast kernel: two matrix products
 residual            the precise kernel: whitened residuals

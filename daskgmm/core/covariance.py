@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import IllDefinedCovarianceError
+from .loops import Loops
 from .structure import CovarianceStructure
 from .triangle import (
     amplification,
@@ -101,12 +102,8 @@ class Full(CovarianceStructure):
     def n_quadratic(self, n_features: int) -> int:
         return triangle_size(n_features)
 
-    def fill_quadratic(self, z: Array, out: Array) -> None:
-        start = 0
-        for i in range(len(z)):
-            stop = start + len(z) - i
-            np.multiply(z[i:], z[i], out=out[start:stop])
-            start = stop
+    def fill_quadratic(self, z: Array, out: Array, loops: Loops) -> None:
+        loops.products(z, out)
 
     def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:
         i, j = triangle(precisions_cholesky.shape[-1])
@@ -202,7 +199,7 @@ class Tied(CovarianceStructure):
     def n_quadratic(self, n_features: int) -> int:
         return 0
 
-    def fill_quadratic(self, z: Array, out: Array) -> None:
+    def fill_quadratic(self, z: Array, out: Array, loops: Loops) -> None:
         """There are none."""
 
     def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:
@@ -292,7 +289,7 @@ class Diag(CovarianceStructure):
     def n_quadratic(self, n_features: int) -> int:
         return n_features
 
-    def fill_quadratic(self, z: Array, out: Array) -> None:
+    def fill_quadratic(self, z: Array, out: Array, loops: Loops) -> None:
         np.multiply(z, z, out=out)
 
     def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:
@@ -383,7 +380,7 @@ class Spherical(CovarianceStructure):
     def n_quadratic(self, n_features: int) -> int:
         return 1
 
-    def fill_quadratic(self, z: Array, out: Array) -> None:
+    def fill_quadratic(self, z: Array, out: Array, loops: Loops) -> None:
         np.einsum("db,db->b", z, z, out=out[0])
 
     def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:

@@ -1,14 +1,14 @@
-"""What every kernel answers, and the log-sum-exp that all of them share."""
+"""What every kernel answers."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from .loops import PLAIN, Loops
 from .mixture import MixtureParameters
 from .statistics import Frame, SufficientStatistics
 
@@ -32,10 +32,11 @@ class Kernel(ABC):
     block_rows: int
     """Rows of a block."""
 
-    def __init__(self, parameters: MixtureParameters, frame: Frame) -> None:
+    def __init__(self, parameters: MixtureParameters, frame: Frame, loops: Loops = PLAIN) -> None:
         self.parameters = parameters
         self.frame = Frame(frame.center, parameters.structure.frame_scale(frame.scale))
-        self.inverse_scale = 1.0 / self.frame.scale[:, None]  # exact: scales are powers of two
+        self.inverse_scale = 1.0 / self.frame.scale  # exact: scales are powers of two
+        self.loops = loops
 
     def resolves(self, parameters: MixtureParameters) -> bool:
         """Whether moments computed in this arithmetic are fine enough to have led to ``parameters``.
@@ -51,7 +52,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def log_joint(self, rows: Array, work: Any) -> Array:
-        """Logarithm of w_k N(x_b; μ_k, Σ_k) of one block less `row_offset`, shape (K, B): a view into the workspace."""
+        """Logarithm of w_k N(x_b; μ_k, Σ_k) of one block less `row_offset`, (K, B), contiguous, in the workspace."""
 
     @abstractmethod
     def row_offset(self, work: Any, n_rows: int) -> Array | None:
@@ -75,8 +76,9 @@ class Kernel(ABC):
         return SufficientStatistics.zero(p.structure, self.reference, self.frame.scale, p.n_components)
 
     def blocks(self, n_rows: int) -> Iterator[slice]:
-        """Slices of at most `block_rows` rows."""
-        step = self.block_rows
+        """Slices of at most `block_rows` rows, of equal lengths as far as possible."""
+        count = max(1, -(-n_rows // self.block_rows))
+        step = max(1, min(self.block_rows, -(-n_rows // (8 * count)) * 8))  # whole cache lines
         return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 
     # ---- results for each row
@@ -87,8 +89,7 @@ class Kernel(ABC):
         result = np.empty(len(rows))
         for block in self.blocks(len(rows)):
             joint = self.log_joint(rows[block], work)
-            peak, log_total = normalise(joint)
-            np.add(peak, log_total, out=result[block])
+            result[block] = self.loops.normalise(joint, None)
             offset = self.row_offset(work, joint.shape[1])
             if offset is not None:
                 result[block] += offset
@@ -100,8 +101,8 @@ class Kernel(ABC):
         result = np.empty((len(rows), self.parameters.n_components))
         for block in self.blocks(len(rows)):
             joint = self.log_joint(rows[block], work)
-            normalise(joint)
-            result[block] = (joint / joint.sum(axis=0)).T
+            self.loops.normalise(joint, None)
+            result[block] = joint.T
         return result
 
     def labels(self, rows: Array, work: Any = None) -> Array:
@@ -111,32 +112,6 @@ class Kernel(ABC):
         for block in self.blocks(len(rows)):
             result[block] = self.log_joint(rows[block], work).argmax(axis=0)
         return result
-
-
-def normalise(joint: Array) -> tuple[Array, Array]:
-    """Log-sum-exp by column.
-
-    ``joint`` (K, B) becomes exp(joint − peak) in place; returns peak and log Σ exp(joint − peak), (B,) each.
-    """
-    peak = joint.max(axis=0)
-    joint -= peak
-    _exponentiate(joint)
-    return peak, np.log(joint.sum(axis=0))
-
-
-def _exponentiate(joint: Array) -> None:
-    """Exponential in place, with zero for what is or nearly is subnormal.
-
-    Such numbers take many times longer to compute, and to multiply with on some machines.
-    """
-    lowest = 0.98 * math.log(np.finfo(joint.dtype).tiny)
-    if joint.min() < lowest:
-        normal = joint >= lowest
-        np.maximum(joint, lowest, out=joint)
-        np.exp(joint, out=joint)
-        joint *= normal
-    else:
-        np.exp(joint, out=joint)
 
 
 def weighted_sum(values: Array, weights: Array | None) -> float:
@@ -152,6 +127,14 @@ def reach(dtype: Any) -> float:
 
 
 def block_rows(block_bytes: int, row_bytes: int) -> int:
-    """Largest power of two of rows that fit, within limits."""
-    rows = 1 << (max(1, block_bytes // row_bytes).bit_length() - 1)
-    return min(max(rows, _SHORTEST_BLOCK), _LONGEST_BLOCK)
+    """Rows that fit, within limits; never a multiple of 64.
+
+    Features lie a block's length apart, and at large powers of two they would share the same few lines of the cache.
+    """
+    rows = min(max(block_bytes // row_bytes, _SHORTEST_BLOCK), _LONGEST_BLOCK) // 8 * 8
+    return rows - 8 if rows % 64 == 0 else rows
+
+
+def columns(flat: Array, n_columns: int) -> Array:
+    """As many contiguous rows of ``n_columns`` as there are in scratch made for the longest block, (rows, longest)."""
+    return flat.reshape(-1)[: len(flat) * n_columns].reshape(len(flat), n_columns)

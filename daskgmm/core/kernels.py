@@ -17,11 +17,13 @@ Both read rows of any real dtype and accumulate in double precision.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
 
 from .kernel import Kernel
+from .loops import PLAIN, Loops
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel, rounding_bounds
 from .residual import ResidualKernel
@@ -36,7 +38,13 @@ _TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 _MOST_FEATURE_BYTES = 24_000
 
 
-def choose_kernel(parameters: MixtureParameters, frame: Frame, dtype: np.dtype[Any]) -> Kernel:
+def choose_kernel(
+    parameters: MixtureParameters,
+    frame: Frame,
+    dtype: np.dtype[Any],
+    loops: Loops = PLAIN,
+    common_known: Container[str] = (),
+) -> Kernel:
     """Kernel in the cheapest arithmetic whose rounding is small enough for these parameters.
 
     Single-precision products serve data that are single precision themselves; everything else is computed in double.
@@ -48,6 +56,10 @@ def choose_kernel(parameters: MixtureParameters, frame: Frame, dtype: np.dtype[A
         Where the data lie.
     dtype : numpy.dtype
         Of the data.
+    loops : Loops
+        What the kernel uses beside matrix products.
+    common_known : container of str
+        Arithmetics in which moments that do not depend on the parameters are known (`QuadraticKernel.complete`).
     """
     error = rounding_bounds(parameters, frame)
     n_quadratic = parameters.structure.n_quadratic(parameters.n_features)
@@ -55,5 +67,6 @@ def choose_kernel(parameters: MixtureParameters, frame: Frame, dtype: np.dtype[A
     for products in (np.dtype(np.float32), np.dtype(np.float64))[0 if single else 1 :]:
         narrow = n_quadratic * products.itemsize <= _MOST_FEATURE_BYTES
         if narrow and error[products.name] <= _TOLERANCE[products.name]:
-            return QuadraticKernel(parameters, frame, products.type)
-    return ResidualKernel(parameters, frame)
+            known = n_quadratic == 0 and products.name in common_known
+            return QuadraticKernel(parameters, frame, products.type, loops, common_known=known)
+    return ResidualKernel(parameters, frame, loops)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .kernel import Kernel, block_rows, normalise, reach, weighted_sum
+from .kernel import Kernel, block_rows, columns, reach, weighted_sum
+from .loops import PLAIN, Loops
 from .mixture import MixtureParameters
 from .statistics import Frame, SufficientStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-# A block's arrays should stay in a core's own cache, and yet be long enough for the matrix products.
-_BLOCK_BYTES = 1 << 20
 
 # Relative error that a covariance may have when an M-step ends in components that would have asked for finer
 # arithmetic.
@@ -24,8 +22,18 @@ _RESOLUTION = {"float32": 1e-2, "float64": 1e-6}
 class QuadraticKernel(Kernel):
     """Two matrix products on quadratic features, in single or double precision."""
 
-    def __init__(self, parameters: MixtureParameters, frame: Frame, dtype: type = np.float64) -> None:
-        super().__init__(parameters, frame)
+    def __init__(
+        self,
+        parameters: MixtureParameters,
+        frame: Frame,
+        dtype: type = np.float64,
+        loops: Loops = PLAIN,
+        *,
+        common_known: bool = False,
+    ) -> None:
+        super().__init__(parameters, frame, loops)
+        self.common_known = common_known
+        """Second moments that do not depend on the parameters have been computed: `complete` adds them."""
         self.arithmetic = np.dtype(dtype).name
         self.dtype = np.dtype(dtype)
         self.reference = self.frame.center
@@ -40,44 +48,41 @@ class QuadraticKernel(Kernel):
         quadratic = np.broadcast_to(structure.quadratic_coefficients(self.cholesky), (len(means), self.n_quadratic))
         self.natural = np.concatenate([quadratic, linear, constant[:, None]], axis=1)
         """Natural parameters Θ, shape (K, P): the log-joint is Θ Φ."""
-        self.block_rows = block_rows(_BLOCK_BYTES, 8 * len(means[0]) + self.dtype.itemsize * sum(self.natural.shape))
+        self.block_rows = block_rows(loops.block_bytes, self.dtype.itemsize * sum(self.natural.shape))
         # Whatever the structure, |θ_k|·|T(z)| is at most |U_k|² (|z| + |μ_k|)²; a product of P terms errs by √P units.
         self.largest_mean = float(np.sqrt((means**2).sum(axis=1).max()))
         self.row_error = float(np.finfo(self.dtype).eps * len(means[0]) * (self.cholesky**2).sum())
 
     def workspace(self) -> QuadraticWorkspace:
-        (k, p), n, d = self.natural.shape, self.block_rows, self.parameters.n_features
+        (k, p), n = self.natural.shape, self.block_rows
         return QuadraticWorkspace(
             natural=self.natural.astype(self.dtype),
-            exact=np.empty((d, n)),
-            features=np.ones((p, n), self.dtype),
+            features=np.empty((p, n), self.dtype),
             joint=np.empty((k, n), self.dtype),
             products=np.empty((k, p), self.dtype),
         )
 
     def log_joint(self, rows: Array, work: QuadraticWorkspace) -> Array:
-        return np.matmul(work.natural, self._features(rows, work), out=work.joint[:, : len(rows)])
+        return np.matmul(work.natural, self._features(rows, work), out=columns(work.joint, len(rows)))
 
     def _features(self, rows: Array, work: QuadraticWorkspace) -> Array:
-        features = work.features[:, : len(rows)]
-        z, exact = features[self.n_quadratic : -1], work.exact[:, : len(rows)]
-        # The difference is taken in double precision whatever the dtype: a large offset must not round the rows.
-        np.subtract(rows.T, self.frame.center[:, None], out=exact)
-        exact *= self.inverse_scale
-        np.clip(exact, -reach(self.dtype), reach(self.dtype), out=z, casting="same_kind")
-        self.parameters.structure.fill_quadratic(z, features[: self.n_quadratic])
+        features = columns(work.features, len(rows))
+        z = features[self.n_quadratic : -1]
+        self.loops.standardise(rows, self.frame.center, self.inverse_scale, reach(self.dtype), z)
+        self.parameters.structure.fill_quadratic(z, features[: self.n_quadratic], self.loops)
+        features[-1] = 1
         return features
 
     def resolves(self, parameters: MixtureParameters) -> bool:
         return rounding_bounds(parameters, self.frame)[self.arithmetic] <= _RESOLUTION[self.arithmetic]
 
     def row_offset(self, work: QuadraticWorkspace, n_rows: int) -> Array | None:
-        z = work.features[self.n_quadratic : -1, :n_rows]
+        z = columns(work.features, n_rows)[self.n_quadratic : -1]
         return self.parameters.structure.common_row_quadratic(self.cholesky, z)
 
     def row_errors(self, work: QuadraticWorkspace, n_rows: int) -> Array:
         """Bound on the rounding errors of the log-joints of each row just seen, in nats, shape (B,)."""
-        z = work.features[self.n_quadratic : -1, :n_rows]
+        z = columns(work.features, n_rows)[self.n_quadratic : -1]
         reach = np.sqrt(np.einsum("db,db->b", z, z)) + self.largest_mean
         return np.asarray(self.row_error * reach**2)
 
@@ -88,29 +93,32 @@ class QuadraticKernel(Kernel):
         for block in self.blocks(len(rows)):
             block_weights = None if weights is None else weights[block]
             joint = self.log_joint(rows[block], work)
-            peak, log_total = normalise(joint)
-            log_likelihood += weighted_sum(peak.astype(np.float64) + log_total, block_weights)
-            factor = np.exp(-log_total) if block_weights is None else np.exp(-log_total) * block_weights
-            joint *= factor.astype(self.dtype, copy=False)
-            features = work.features[:, : joint.shape[1]]
+            log_likelihood += weighted_sum(self.loops.normalise(joint, block_weights), block_weights)
+            features = columns(work.features, joint.shape[1])
             sums += np.matmul(joint, features.T, out=work.products)
-            second = structure.common_second(features[self.n_quadratic : -1], block_weights)
+            second = None if self.common_known else structure.common_second(features[:-1], block_weights)
             if second is not None:
                 common += second
         # Σ r log r = Σ r (θ · T − log p) = <Θ, sums> − log-likelihood: no pass over the responsibilities.
         entropy = log_likelihood - float(np.vdot(self.natural, sums))
         second = sums[:, : self.n_quadratic].reshape(common.shape) if self.n_quadratic else common
+        common_quadratic = 0.0 if self.common_known else structure.common_quadratic(self.cholesky, second)
         return SufficientStatistics(
             self.reference,
             self.frame.scale,
             soft_counts=sums[:, -1],
             first=sums[:, self.n_quadratic : self.n_quadratic + d],
             second=second,
-            log_likelihood=log_likelihood + structure.common_quadratic(self.cholesky, second),
+            log_likelihood=log_likelihood + common_quadratic,
             entropy=entropy,
             n_rows=len(rows),
             weight_sum=weighted_sum(np.ones(len(rows)), weights),
         )
+
+    def complete(self, statistics: SufficientStatistics, common: Array) -> SufficientStatistics:
+        """Statistics of all rows of a data set, of which `common_known` left out the common second moments."""
+        quadratic = self.parameters.structure.common_quadratic(self.cholesky, common)
+        return replace(statistics, second=common, log_likelihood=statistics.log_likelihood + quadratic)
 
 
 @dataclass
@@ -118,8 +126,7 @@ class QuadraticWorkspace:
     """Scratch arrays of one task."""
 
     natural: Array  # Θ in the dtype of the products, (K, P)
-    exact: Array  # x − c, (D, B)
-    features: Array  # Φ, (P, B); the last row stays one
+    features: Array  # Φ, (P, B)
     joint: Array  # (K, B)
     products: Array  # (K, P)
 

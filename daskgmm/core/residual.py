@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .kernel import Kernel, block_rows, normalise, reach, weighted_sum
+from .kernel import Kernel, block_rows, columns, reach, weighted_sum
+from .loops import PLAIN, Loops
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel, QuadraticWorkspace
 from .statistics import Frame, SufficientStatistics
@@ -31,8 +32,8 @@ class ResidualKernel(Kernel):
 
     arithmetic = "precise"
 
-    def __init__(self, parameters: MixtureParameters, frame: Frame) -> None:
-        super().__init__(parameters, frame)
+    def __init__(self, parameters: MixtureParameters, frame: Frame, loops: Loops = PLAIN) -> None:
+        super().__init__(parameters, frame, loops)
         structure = parameters.structure
         self.reference = parameters.means
         self.centers = parameters.means[:, :, None] / self.frame.scale[:, None]  # exact: scales are powers of two
@@ -42,7 +43,7 @@ class ResidualKernel(Kernel):
         self.constants = parameters.log_constants
         # Features are built once for a row, residuals once for each component: with eight they cost about the same.
         worth = structure.n_quadratic(parameters.n_features) < (parameters.n_components - 8) * parameters.n_features
-        self.screen = QuadraticKernel(parameters, frame) if worth else None
+        self.screen = QuadraticKernel(parameters, frame, loops=loops) if worth else None
         """Says which components a row may belong to; None where that would cost more than it saves."""
         self.block_rows = block_rows(_BLOCK_BYTES, 8 * (3 * parameters.n_features + parameters.n_components))
 
@@ -54,9 +55,9 @@ class ResidualKernel(Kernel):
 
     def log_joint(self, rows: Array, work: _ResidualWorkspace) -> Array:
         z = self._part(work.z, len(rows))
-        np.multiply(rows.T, self.inverse_scale, out=z)
+        np.multiply(rows.T, self.inverse_scale[:, None], out=z)
         np.clip(z, self.lowest, self.highest, out=z)
-        joint = work.joint[:, : len(rows)]
+        joint = columns(work.joint, len(rows))
         near = None if self.screen is None else self._near(self.screen, rows, joint, work.screen)
         for k, constant in enumerate(self.constants):
             members = slice(None) if near is None else _members(near[k])
@@ -105,9 +106,7 @@ class ResidualKernel(Kernel):
         for block in self.blocks(len(rows)):
             block_weights = None if weights is None else weights[block]
             joint = self.log_joint(rows[block], work)
-            peak, log_total = normalise(joint)
-            log_likelihood += weighted_sum(peak + log_total, block_weights)
-            joint *= np.exp(-log_total)
+            log_likelihood += weighted_sum(self.loops.normalise(joint, None), block_weights)
             joint *= joint > _NEGLIGIBLE
             entropy += _entropy(joint, block_weights)
             if block_weights is not None:

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .loops import Loops
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -101,7 +103,7 @@ class CovarianceStructure(ABC):
         """Quadratic features of a row."""
 
     @abstractmethod
-    def fill_quadratic(self, z: Array, out: Array) -> None:
+    def fill_quadratic(self, z: Array, out: Array, loops: Loops) -> None:
         """Write the quadratic features of a block ``z`` (D, B) to ``out`` (n_quadratic, B)."""
 
     @abstractmethod

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.loops import PLAIN, Loops
 from ..errors import InvalidWeightsError, NonFiniteDataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -80,6 +81,8 @@ class SurveyFold:
     """Row numbers of the sample, ascending."""
     dtype: np.dtype[Any]
     """Of the sample."""
+    loops: Loops = PLAIN
+    """What the E-steps after the survey will use: it is loaded while the survey reads."""
 
     @property
     def row_seconds(self) -> float:
@@ -88,6 +91,7 @@ class SurveyFold:
 
     def start(self) -> _Surveyor:
         """Evaluator for the leaves of one task."""
+        self.loops.warm_up()
         return _Surveyor(self)
 
 

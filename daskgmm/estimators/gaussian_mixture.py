@@ -17,7 +17,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..core.covariance import STRUCTURES
-from ..core.kernels import choose_kernel
+from ..core.kernels import Kernel, choose_kernel
+from ..core.loops import choose_loops
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame
 from ..core.structure import CovarianceStructure
@@ -481,27 +482,28 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         weights, means, cholesky = (np.asarray(a, np.float64) for a in attributes)
         return MixtureParameters.from_precisions_cholesky(self._structure, weights, means, cholesky)
 
-    def _kernel(self, dtype: np.dtype[Any]) -> Any:
-        """Kernel for rows that lie where the mixture does."""
+    def _kernel(self, data: Any) -> Kernel:
+        """Kernel for data that lie where the mixture does."""
         p = self._parameters()
+        n_rows = data.shape[0] if data.shape[0] == data.shape[0] else np.inf  # unknown lengths of dask arrays are NaN
         mean = p.weights @ p.means
         variances = p.structure.marginal_variances(p.covariances, p.n_components, p.n_features)
         deviation = np.sqrt(p.weights @ (variances + (p.means - mean) ** 2))
-        return choose_kernel(p, Frame.of(mean, deviation), dtype)
+        return choose_kernel(p, Frame.of(mean, deviation), np.dtype(data.dtype), choose_loops(n_rows * p.n_components))
 
     def _score(self, X: Any, sample_weight: Any = None) -> Score:
         check_is_fitted(self)
         data = self._accept(X, reset=False)
         with Engine(self.scheduler, in_process=not is_lazy(data), listeners=check_callbacks(self.callbacks)) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)
-            score: Score = engine.run(dataset, ScoreFold(self._kernel(dataset.dtype)), "score")
+            score: Score = engine.run(dataset, ScoreFold(self._kernel(dataset.rows)), "score")
         check_weight_sum(score.weight_sum)
         return score
 
     def _for_each_row(self, X: Any, kind: type[RowResult], dtype: Any, n_columns: int | None = None) -> Any:
         check_is_fitted(self)
         data = self._accept(X, reset=False)
-        function = kind(self._kernel(np.dtype(data.dtype)))
+        function = kind(self._kernel(data))
         if isinstance(data, np.ndarray):
             with one_blas_thread():
                 return apply_rows(data, function, dtype, n_columns, os.cpu_count() or 1)

@@ -10,13 +10,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..core.kernels import Kernel, ResidualKernel, choose_kernel
+from ..core.kernels import Kernel, QuadraticKernel, ResidualKernel, choose_kernel
+from ..core.loops import PLAIN, Loops
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, SufficientStatistics
 from ..data.source import Dataset
 from ..engine.run import Engine
 from ..errors import DataChangedError, IllDefinedCovarianceError
 from .folds import ExpectationFold
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 Update = Callable[[SufficientStatistics], MixtureParameters]
 """The M-step."""
@@ -45,17 +48,20 @@ class DataSweep:
     dataset : Dataset
     frame : Frame
         Where the data lie.
+    loops : Loops
+        What kernels use beside matrix products.
     """
 
-    def __init__(self, engine: Engine, dataset: Dataset, frame: Frame) -> None:
-        self.engine, self.dataset, self.frame = engine, dataset, frame
+    def __init__(self, engine: Engine, dataset: Dataset, frame: Frame, loops: Loops = PLAIN) -> None:
+        self.engine, self.dataset, self.frame, self.loops = engine, dataset, frame, loops
         self._kernel: Kernel | None = None
+        self._common: dict[str, Array] = {}
 
     def __call__(self, parameters: MixtureParameters, *, precise: bool = False) -> SufficientStatistics:
         kernel = (
-            ResidualKernel(parameters, self.frame)
+            ResidualKernel(parameters, self.frame, self.loops)
             if precise
-            else choose_kernel(parameters, self.frame, self.dataset.dtype)
+            else choose_kernel(parameters, self.frame, self.dataset.dtype, self.loops, self._common)
         )
         self._kernel = kernel
         statistics: SufficientStatistics = self.engine.run(self.dataset, ExpectationFold(kernel), "estep")
@@ -64,6 +70,15 @@ class DataSweep:
                 f"a pass saw {statistics.n_rows} rows where {self.dataset.n_rows} were expected: "
                 "the data changed during the fit"
             )
+        return self._complete(kernel, statistics)
+
+    def _complete(self, kernel: Kernel, statistics: SufficientStatistics) -> SufficientStatistics:
+        """Add what does not depend on the parameters, which only the first pass computes."""
+        if not isinstance(kernel, QuadraticKernel) or kernel.n_quadratic:
+            return statistics
+        if kernel.common_known:
+            return kernel.complete(statistics, self._common[kernel.arithmetic])
+        self._common[kernel.arithmetic] = statistics.second
         return statistics
 
     def resolves(self, parameters: MixtureParameters) -> bool:

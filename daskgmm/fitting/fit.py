@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.loops import PLAIN, Loops, choose_loops
 from ..core.maximum_likelihood import maximize
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame
@@ -42,7 +43,13 @@ class Continuation:
     lower_bound: float
 
 
-def take_survey(engine: Engine, dataset: Dataset, init_size: int, random_state: np.random.RandomState) -> Survey:
+def take_survey(
+    engine: Engine,
+    dataset: Dataset,
+    init_size: int,
+    random_state: np.random.RandomState,
+    loops: Loops = PLAIN,
+) -> Survey:
     """One pass: count, moments, extremes, finiteness, and a uniform sample of at most ``init_size`` rows.
 
     Raises
@@ -53,7 +60,7 @@ def take_survey(engine: Engine, dataset: Dataset, init_size: int, random_state: 
     # Drawn from only where it is needed, so that small data leave the stream to the starts, as in scikit-learn.
     seed = random_state.randint(np.iinfo(np.int32).max) if dataset.n_rows > init_size else 0
     dtype = np.dtype(np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)
-    fold = SurveyFold(leaf_rows(dataset.n_features), draw_rows(dataset.n_rows, init_size, seed), dtype)
+    fold = SurveyFold(leaf_rows(dataset.n_features), draw_rows(dataset.n_rows, init_size, seed), dtype, loops)
     survey: Survey = engine.run(dataset, fold, "survey")
     check_weight_sum(survey.weight_sum)
     return survey
@@ -82,10 +89,11 @@ def fit_mixture(
     IllDefinedCovarianceError
         If every start ended in a collapsed component.
     """
-    survey = take_survey(engine, dataset, settings.init_size, random_state)
+    loops = choose_loops(dataset.n_rows * settings.initialization.n_components)
+    survey = take_survey(engine, dataset, settings.init_size, random_state, loops)
     frame = Frame.of(survey.mean, survey.deviation)
     sample = Sample(survey.sample, survey.sample_weight if dataset.weights is not None else None, frame)
-    sweep = DataSweep(engine, dataset, frame)
+    sweep = DataSweep(engine, dataset, frame, loops)
     if continuation is not None:
         return _run_start(sweep, settings, 0, continuation.parameters, continuation.lower_bound)
     best: Run | None = None
