@@ -41,6 +41,7 @@ RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 EXTERNAL = {
     "numpy": set(RANK) - {"errors"},
     "scipy": {"core"},
+    "numba": {"core"},
     "dask": {"data", "engine", "estimators", "results", "jobs", "cli"},
     "distributed": {"engine"},
     "zarr": {"data", "persistence", "diagnostics", "results", "demo", "cli"},
@@ -185,7 +186,7 @@ def test_packages_from_outside_are_imported_where_they_belong():
 
 def test_the_mathematics_know_nothing_of_dask_and_zarr():
     roots = {f.target.partition(".")[0] for f in all_imports() if unit_of(f.importer) == "core"}
-    assert roots - sys.stdlib_module_names == {"numpy", "scipy", "daskgmm"}
+    assert roots - sys.stdlib_module_names == {"numpy", "scipy", "numba", "daskgmm"}
 
 
 @pytest.mark.skipif(not PYPROJECT.exists(), reason="needs the source tree")
