@@ -259,8 +259,8 @@ def test_too_few_rows_with_a_weight_are_told(init):
 def test_only_the_ratios_of_weights_matter(structure, scale):
     x, weights = overlapping(200), np.random.RandomState(0).rand(200)
     model = GaussianMixture(3, covariance_type=structure, random_state=4, max_iter=500)
-    plain = clone(model).fit(x, weights)
-    scaled = clone(model).fit(x, weights * scale)
+    plain = clone(model).fit(x, sample_weight=weights)
+    scaled = clone(model).fit(x, sample_weight=weights * scale)
     assert_same_fit(scaled, plain)
     assert scaled.score(x, sample_weight=weights * scale) == pytest.approx(plain.score(x, sample_weight=weights))
 
@@ -268,7 +268,7 @@ def test_only_the_ratios_of_weights_matter(structure, scale):
 def test_a_scalar_weight_is_every_rows_weight():
     x = overlapping(200)
     model = GaussianMixture(3, random_state=4, max_iter=500)
-    assert_same_fit(clone(model).fit(x, sample_weight=2.0), clone(model).fit(x, np.full(200, 2.0)))
+    assert_same_fit(clone(model).fit(x, sample_weight=2.0), clone(model).fit(x, sample_weight=np.full(200, 2.0)))
 
 
 # ---- stopping
