@@ -3,7 +3,8 @@
 An iteration is an E-step over all rows and the M-step after it, from the same parameters on the same rows: theirs by
 ``GaussianMixture._e_step`` and ``_m_step``, ours by a kernel's ``statistics`` and ``maximize``. The contestants take
 turns, so that a slow moment of the machine hits all of them, and medians of the thread's processor time are compared.
-How far the two log-likelihoods differ stands beside the times.
+How far the two log-likelihoods differ stands beside the times. Our loops are compiled, as in every fit of some size;
+``--plain`` takes those in NumPy.
 
     python benchmarks/kernels.py
     python benchmarks/kernels.py --cases 8x16 --structures full diag --rounds 9 --json
@@ -26,7 +27,8 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.kernels import Kernel, ResidualKernel, choose_kernel, rounding_bounds
+from daskgmm.core.kernels import Kernel, QuadraticKernel, ResidualKernel, choose_kernel, rounding_bounds
+from daskgmm.core.loops import PLAIN, Loops, choose_loops
 from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame, SufficientStatistics
@@ -101,9 +103,15 @@ def theirs(rows: Array, p: MixtureParameters) -> Callable[[], float]:
 def ours(rows: Array, kernel: Kernel) -> Callable[[], float]:
     """Our iteration; returns the log-likelihood."""
     work = kernel.workspace()
+    common = None
+    if isinstance(kernel, QuadraticKernel) and kernel.common_known:  # as in every pass of a fit but the first
+        whole = QuadraticKernel(kernel.parameters, kernel.frame, kernel.dtype.type, kernel.loops)
+        common = whole.statistics(rows, None, whole.workspace()).second
 
     def iteration() -> float:
         statistics: SufficientStatistics = kernel.statistics(rows, None, work)
+        if common is not None:
+            statistics = kernel.complete(statistics, common)
         maximize(kernel.parameters.structure, statistics, REG_COVAR)
         return statistics.mean_log_likelihood
 
@@ -122,7 +130,7 @@ def alternate(contestants: list[Callable[[], float]], rounds: int) -> tuple[list
     return values, seconds
 
 
-def measure(n_rows: int, d: int, k: int, structure: str, rounds: int) -> Iterator[Measurement]:
+def measure(n_rows: int, d: int, k: int, structure: str, rounds: int, loops: Loops) -> Iterator[Measurement]:
     """The kernel that is chosen for float64 and for float32 rows, and the precise one."""
     double, *parameters = draw(n_rows, d, k)
     p = estimate_parameters(structure, double, *parameters)
@@ -130,10 +138,10 @@ def measure(n_rows: int, d: int, k: int, structure: str, rounds: int) -> Iterato
     bounds = rounding_bounds(p, frame)
     for dtype in (np.float64, np.float32):
         rows = double.astype(dtype)
-        chosen = choose_kernel(p, frame, rows.dtype)
+        chosen = choose_kernel(p, frame, rows.dtype, loops, ("float32", "float64"))
         kernels = [chosen]
         if dtype == np.float64 and chosen.arithmetic != ResidualKernel.arithmetic:
-            kernels.append(ResidualKernel(p, frame))
+            kernels.append(ResidualKernel(p, frame, loops))
         values, seconds = alternate([theirs(rows, p), *(ours(rows, kernel) for kernel in kernels)], rounds)
         nanoseconds = [[1e9 * s / n_rows for s in taken] for taken in seconds]
         for kernel, value, taken in zip(kernels, values[1:], nanoseconds[1:], strict=True):
@@ -164,9 +172,11 @@ def main() -> None:
     parser.add_argument(
         "--rows", type=int, help="rows of every case (default: 10 000 to 200 000, fewer for larger ones)"
     )
+    parser.add_argument("--plain", action="store_true", help="NumPy loops instead of compiled ones")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
     results: list[Measurement] = []
+    loops = PLAIN if options.plain else choose_loops(math.inf)
     with threadpool_limits(1):
         machine = describe_machine()
         if not options.json:
@@ -174,7 +184,7 @@ def main() -> None:
             print(HEADER)
         for d, k in (map(int, case.split("x")) for case in options.cases):
             for structure in options.structures:
-                for result in measure(options.rows or rows_for(d, k), d, k, structure, options.rounds):
+                for result in measure(options.rows or rows_for(d, k), d, k, structure, options.rounds, loops):
                     results.append(result)
                     if not options.json:
                         print(line(result), flush=True)

@@ -25,7 +25,7 @@ from daskgmm import GaussianMixture, events
 from daskgmm.data.arrays import ArraySource
 from daskgmm.data.blocks import BlockSource
 from daskgmm.data.source import Dataset
-from daskgmm.engine import blas, graph, run
+from daskgmm.engine import blas, graph, run, tree
 from daskgmm.engine.run import Engine
 from daskgmm.engine.tree import Accumulator, leaf_rows
 from daskgmm.errors import DataChangedError, NonFiniteDataError, SchedulerError, StoreError
@@ -203,7 +203,7 @@ def test_rows_that_are_missing_are_noticed():
 def test_leaves_follow_from_the_shape_alone(n_features):
     rows = leaf_rows(n_features)
     assert rows & (rows - 1) == 0
-    assert 256 <= rows <= 8192
+    assert 256 <= rows <= 65_536
     assert leaf_rows(n_features, 1 << 30) >= rows
 
 
@@ -216,6 +216,7 @@ def many_tasks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "_SHORTEST_TASK", 0.0)
         patch.setattr(graph, "ARITY", 2)
+        patch.setattr(tree, "_LONGEST_LEAF", 8192)
         yield
 
 

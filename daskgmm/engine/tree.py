@@ -155,7 +155,7 @@ def _are_siblings(left: Node | Fragment, right: Node) -> bool:
 
 #: Bytes of rows in a leaf where a row is neither very short nor very long.
 _LEAF_BYTES = 4 << 20
-_SHORTEST_LEAF, _LONGEST_LEAF = 256, 8192
+_SHORTEST_LEAF, _LONGEST_LEAF = 256, 65_536
 
 
 def leaf_rows(n_features: int, value_bytes: int = 0) -> int:

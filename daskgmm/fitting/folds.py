@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,12 @@ _SUSPICIOUS = -1e15
 @dataclass(frozen=True)
 class _KernelFold:
     kernel: Kernel
+    leaf_rows: int = field(init=False)
+    """Rows of a leaf: settled where the pass begins, so that it is the same wherever a task runs."""
 
-    @property
-    def leaf_rows(self) -> int:
-        """Rows of a leaf."""
-        parameters = self.kernel.parameters
-        return leaf_rows(parameters.n_features, self.kernel.zero().nbytes)
+    def __post_init__(self) -> None:
+        rows = leaf_rows(self.kernel.parameters.n_features, self.kernel.zero().nbytes)
+        object.__setattr__(self, "leaf_rows", rows)
 
     @property
     def row_seconds(self) -> float:
