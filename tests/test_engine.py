@@ -21,7 +21,8 @@ from dask.threaded import get as get_threaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daskgmm import GaussianMixture, events
+from daskgmm import GaussianMixture, events, open_zarr
+from daskgmm.data.accept import as_dataset
 from daskgmm.data.arrays import ArraySource
 from daskgmm.data.blocks import BlockSource
 from daskgmm.data.source import Dataset
@@ -418,6 +419,34 @@ def test_two_fits_at_once_do_not_disturb_each_other(client):
         assert_same_bits(one, model(covariance_type=structure).fit(X))
 
 
+def test_results_kept_on_a_cluster_are_not_taken_for_new_ones(client, expected):
+    rows = X[:1000]
+    stored = zarr.create_array({}, shape=rows.shape, dtype=rows.dtype, chunks=(300, 3))
+    stored[...] = rows
+    kept = client.persist(expected.score_samples(stored))
+    np.testing.assert_allclose(client.compute(kept).result(), expected.score_samples(rows), rtol=1e-12)
+    stored[...] = rows + 1
+    for fitted in (expected, model(covariance_type="diag").fit(X)):
+        fresh = client.compute(fitted.score_samples(stored)).result()
+        np.testing.assert_allclose(fresh, fitted.score_samples(rows + 1), rtol=1e-12)
+    np.testing.assert_allclose(client.compute(kept).result(), expected.score_samples(rows), rtol=1e-12)
+
+
+# ---- batches
+
+
+@pytest.mark.parametrize("size", [1, 500, 2500, 9000, 10**6])
+def test_tasks_begin_at_shards(size, files):
+    dataset, _ = as_dataset(open_zarr(files / "s.zarr"))
+    batches = graph.plan_batches(dataset, Rounding(), size)
+    starts = [batch.slabs[0].start for batch in batches]
+    assert all(start % 4000 == 0 for start in starts)
+    assert [batch.slabs[-1].stop for batch in batches] == [*starts[1:], len(X)]
+    slabs = [slab for batch in batches for slab in batch.slabs]
+    assert all(slab.start % 1000 == 0 for slab in slabs)
+    assert [slab.stop for slab in slabs] == [*(slab.start for slab in slabs[1:]), len(X)]
+
+
 # ---- data that change
 
 
@@ -736,6 +765,17 @@ def test_blas_has_one_thread_within_fits_and_its_own_number_after():
                 assert blas_threads() == {1}
             assert blas_threads() == {1}
         assert blas_threads() == {2}
+
+
+def test_a_worker_process_holds_blas_at_one_thread_and_its_driver_does_not():
+    with threadpoolctl.threadpool_limits(2):
+        blas.limit_worker(blas.PROCESS)
+        assert blas_threads() == {2}
+        blas.limit_worker("the driver, elsewhere")
+        try:
+            assert blas_threads() == {1}
+        finally:
+            blas._release()
 
 
 def test_an_engine_counts_its_passes():
