@@ -38,6 +38,13 @@ def many_leaves():
         yield
 
 
+@pytest.fixture
+def long_leaves(monkeypatch):
+    """Leaves in which products of vectors are long enough for BLAS to treat layouts differently."""
+    monkeypatch.setattr(tree, "_SHORTEST_LEAF", 1024)
+    monkeypatch.setattr(tree, "_LONGEST_LEAF", 1024)
+
+
 def blobs(n=N, seed=0):
     rng = np.random.RandomState(seed)
     return rng.normal(size=(n, D)) + np.array([[0, 0, 0], [4, 1, 0], [0, 5, 2]])[rng.randint(3, size=n)]
@@ -153,6 +160,30 @@ def test_weights_of_any_dtype(dtype):
     assert_same_bits(fit(da.from_array(X, chunks=50), da.from_array(weights, chunks=30)), expected)
 
 
+@pytest.mark.parametrize(
+    "stride",
+    [
+        lambda w: np.repeat(w, 2)[::2],
+        lambda w: w[::-1].copy()[::-1],
+        lambda w: np.column_stack([w, w])[:, 1],
+        lambda w: w.astype(">f8"),
+        lambda w: da.from_array(np.repeat(w, 2), chunks=900)[::2],
+    ],
+    ids=["every other", "backwards", "a column", "big endian", "sliced by dask"],
+)
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_weights_in_any_memory_layout(stride, structure, long_leaves):
+    x, weights = blobs(3000), np.random.RandomState(5).rand(3000)
+    expected = fit(x, weights, structure=structure)
+    assert_same_bits(fit(x, stride(weights), structure=structure), expected)
+    assert_same_bits(fit(da.from_array(x, chunks=700), stride(weights), structure=structure), expected)
+
+
+def test_a_scalar_weight_in_long_leaves(long_leaves):
+    x = blobs(3000)
+    assert_same_bits(fit(x, 3), fit(x, np.full(3000, 3.0)))
+
+
 def test_a_scalar_weight_of_any_input():
     expected = fit(X, np.full(N, 3.0))
     for x in (X, da.from_array(X, chunks=50), in_zarr(X, chunks=(50, D))):
@@ -188,14 +219,14 @@ def unaligned(x):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
-def test_any_memory_layout_fits_the_same_bits(layout, structure, dtype):
-    x = X.astype(dtype)
+def test_any_memory_layout_fits_the_same_bits(layout, structure, dtype, long_leaves):
+    x = blobs(2500).astype(dtype)
     expected = fit(x, structure=structure)
     moved = LAYOUTS[layout](x)
     np.testing.assert_array_equal(moved, x)
     assert_same_bits(fit(moved, structure=structure), expected)
-    assert_same_bits(fit(da.from_array(moved, chunks=(70, 2)), structure=structure), expected)
-    blocks = da.from_array(x, chunks=(70, D)).map_blocks(LAYOUTS[layout], dtype=x.dtype)
+    assert_same_bits(fit(da.from_array(moved, chunks=(700, 2)), structure=structure), expected)
+    blocks = da.from_array(x, chunks=(700, D)).map_blocks(LAYOUTS[layout], dtype=x.dtype)
     assert_same_bits(fit(blocks, structure=structure), expected)
 
 
@@ -373,6 +404,24 @@ def test_xarray(whole):
     for x in (lazy, xarray.DataArray(X, dims=("row", "feature"))):
         assert_same_bits(fit(x), whole["full"])
         np.testing.assert_array_equal(whole["full"].predict(x), whole["full"].predict(X))
+
+
+def test_xarray_of_a_file_is_not_loaded(whole, tmp_path):
+    xarray = pytest.importorskip("xarray")
+    xarray.Dataset({"rows": (("row", "feature"), X)}).to_zarr(tmp_path / "x.zarr", consolidated=False)
+    lazy = xarray.open_zarr(tmp_path / "x.zarr", chunks=None, consolidated=False)["rows"]
+    with dask.config.set({"array.chunk-size": "2kB"}):
+        assert_same_bits(fit(lazy), whole["full"])
+        labels = whole["full"].predict(lazy)
+    assert isinstance(labels, da.Array)
+    assert max(labels.chunks[0]) < N
+    np.testing.assert_array_equal(labels.compute(), whole["full"].predict(X))
+
+
+def test_a_dask_series_of_weights():
+    dataframe = pytest.importorskip("dask.dataframe")
+    frame = dataframe.from_pandas(pd.DataFrame(X).assign(w=WEIGHTS), npartitions=3)
+    assert_same_bits(fit(frame[[0, 1, 2]], frame["w"]), fit(X, WEIGHTS))
 
 
 # ---- memory maps

@@ -1,6 +1,7 @@
 """One pass: its canonical tree, on every scheduler, and what happens when something goes wrong in it."""
 
 import itertools
+import pickle
 import random
 import re
 import socket
@@ -20,6 +21,7 @@ from dask.local import get_sync
 from dask.threaded import get as get_threaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 
 from daskgmm import GaussianMixture, events, open_zarr
 from daskgmm.data.accept import as_dataset
@@ -674,6 +676,16 @@ def test_an_address_opens_a_client_and_closes_it(cluster, expected):
     assert set(cluster.scheduler.clients) == before
     with pytest.raises(ValueError, match="No global client"):
         distributed.get_client()
+
+
+def test_clones_share_the_client_and_pickles_keep_its_address(cluster, client, expected):
+    given = model(scheduler=client)
+    assert clone(given).scheduler is client
+    assert_same_bits(clone(given).fit(da.from_array(X, chunks=(5000, 3))), expected)
+    fitted = pickle.loads(pickle.dumps(given.fit(X)))
+    assert fitted.scheduler == cluster.scheduler_address
+    np.testing.assert_array_equal(fitted.predict(X), expected.predict(X))
+    assert_same_bits(fitted.fit(X), expected)
 
 
 def test_a_fit_leaves_nothing_on_the_scheduler(client, cluster):

@@ -47,8 +47,10 @@ def resolve(data: Any) -> Any:
         return pick_array(data)
     if hasattr(type(data), "to_dask_array"):  # asked of the type, because a Delayed object has any attribute
         return data.to_dask_array()
-    if hasattr(type(data), "variable") and dask.is_dask_collection(data):
-        return data.data  # an xarray DataArray: its values would be loaded by np.asarray
+    if hasattr(type(data), "variable"):  # an xarray DataArray: np.asarray would load the values of a lazy one
+        if not getattr(data.variable, "_in_memory", True) and not dask.is_dask_collection(data):
+            data = data.chunk("auto")  # opened from a file without chunks
+        return data.data
     if dask.is_dask_collection(data) and not isinstance(data, da.Array):
         raise UnsupportedDataError(
             f"X is a dask {type(data).__name__}; expected {_KINDS}. A bag becomes one by way of to_dataframe(), a "

@@ -121,7 +121,9 @@ class Slab:
                 f"X: rows {self.start} to {self.stop} were expected to have {self.n_features} columns, but an array of "
                 f"shape {rows.shape} came. The blocks of a dask array are not what its metadata say."
             )
-        weights = None if self.weights is None else self.weights.read(handles[1], inputs).astype(np.float64, copy=False)
+        weights = None
+        if self.weights is not None:  # in one memory order, because products round differently where there are gaps
+            weights = np.ascontiguousarray(self.weights.read(handles[1], inputs), dtype=np.float64)
         for what, values in (("X", rows), ("sample_weight", weights)):
             if values is not None and len(values) != self.stop - self.start:
                 raise DataChangedError(
