@@ -325,7 +325,6 @@ def test_weights(weights, kind, method, model):
         (np.ones(N).astype(str), UnsupportedDataError, "sample_weight has dtype <U32"),
         (np.ones(N).astype("M8[s]"), UnsupportedDataError, "sample_weight has dtype datetime64"),
     ],
-    ids=str,
 )
 def test_other_things_for_weights(weight, error, message):
     expect(error, message, fit, X, weight)
@@ -425,7 +424,6 @@ def test_callbacks(callbacks):
         ([], TypeError),
         (NOTHING_USEFUL, TypeError),
     ],
-    ids=str,
 )
 def test_schedulers(scheduler, error):
     expect(error, r"scheduler=.*expected .*'synchronous', 'threads'", fit, scheduler=scheduler)
