@@ -30,7 +30,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _PIXELS = "pixels"
 _CHUNK_LINES = 61  # of 427: seven chunks for each photograph
 _COMPONENTS = 16
-_WORKERS, _MEMORY = 2, "400MB"
+_WORKERS, _MEMORY = 2, "600MB"
 _SOFTWARE = "daskgmm demo"
 
 

@@ -1,12 +1,16 @@
 """The embedded cluster: on this machine alone, and gone with its block."""
 
+import dask
 import dask.array as da
+import distributed
 import numpy as np
 import psutil
 import pytest
 
 from daskgmm import GaussianMixture
 from daskgmm.engine.cluster import embedded_cluster
+from daskgmm.errors import SchedulerError
+from daskgmm.events import PassStarted
 from daskgmm.results import write_predictions
 
 
@@ -30,3 +34,30 @@ def test_an_embedded_cluster(tmp_path):
     assert [type(event).__name__ for event in rows_done][-1] == "EngineClosed"
     left = [p for p in set(me.children(recursive=True)) - before if "resource_tracker" not in " ".join(p.cmdline())]
     assert left == []
+
+
+def _pause(dask_worker):
+    dask_worker.status = distributed.core.Status.paused  # what Dask does at 80 % of the memory limit
+
+
+@pytest.mark.cluster
+def test_workers_that_stay_paused_end_in_an_error():
+    """As they do where Python and its packages alone fill most of the memory limit: Dask itself would wait for ever."""
+    data = da.random.default_rng(0).normal(size=(20_000, 2), chunks=(10_000, 2))
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, memory_limit=0, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+        dask.config.set({"daskgmm.timeout": "3s"}),
+    ):
+
+        def pause(event):
+            if isinstance(event, PassStarted) and event.label == "estep":
+                client.run(_pause)
+
+        model = GaussianMixture(2, random_state=0, scheduler=client, callbacks=[pause])
+        with pytest.raises(SchedulerError, match=r"No worker of .* raise their memory limit"):
+            model.fit(data)
+        with pytest.raises(SchedulerError, match="has no workers after 3 s"):
+            model.fit(data)

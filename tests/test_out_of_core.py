@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster
 from daskgmm import GaussianMixture, load
 
 GIB = 1 << 30
-LIMIT = 500_000_000
+LIMIT = 700_000_000  # five hundred would do without numba
 N_FEATURES = 16
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1800)]
@@ -91,7 +91,7 @@ def test_terminal(store: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    limited = ["--workers", "2", "--memory-limit", "500MB"]
+    limited = ["--workers", "2", "--memory-limit", "700MB"]
     daskgmm(
         "fit", str(store), "-k", "5", "--model", "model.zarr", "--random-state", "0", "--init-size", "20000", *limited
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
+import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ _THREADED = {"threads", "threading", "threaded"}
 
 # How long a scheduler may take to answer, and a cluster to bring its first worker (batch systems let them queue).
 _ANSWER, _FIRST_WORKER = "10s", "60s"
+_LOOK = 2.0  # seconds between two looks at the workers of a running pass
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Scheduler:
         if self.client is None:
             return self.get(graph, key, **options)
         try:
-            return self.get(graph, key, **options)
+            return _gather(self.client, self.get(graph, key, **{**options, "sync": False}))
         except DaskGMMError:
             raise
         except KilledWorker as error:
@@ -67,6 +70,39 @@ class Scheduler:
                 f"{error}). Check "
                 "that it runs and fit again."
             ) from error
+
+
+def _gather(client: distributed.Client, promised: Any) -> Any:
+    """Values of futures, unless no worker has been at work for as long as one may wait for the first."""
+    patience, idle_since = _patience(_FIRST_WORKER), None
+    for future in distributed.client.futures_of(promised):
+        finished = _when_finished(future)
+        while not finished.wait(_LOOK):
+            now = time.monotonic()
+            idle_since = None if _works(client) else idle_since or now
+            if idle_since is not None and now - idle_since > patience:
+                client.cancel(promised)
+                raise SchedulerError(
+                    f"No worker of {_address(client)} has been at work for {patience:g} s: they are gone, or paused "
+                    "because Python and its packages alone fill most of their memory limit (about 240 MB, 400 MB with "
+                    "numba). Start workers, or raise their memory limit."
+                )
+    return client.gather(promised)
+
+
+def _when_finished(future: distributed.Future) -> threading.Event:
+    finished = threading.Event()
+    future.add_done_callback(lambda _: finished.set())
+    return finished
+
+
+def _works(client: distributed.Client) -> bool:
+    """Whether any worker is running, rather than paused or gone."""
+    return "running" in client.run_on_scheduler(_worker_states)
+
+
+def _worker_states(dask_scheduler: Any = None) -> list[str]:
+    return [worker.status.name for worker in dask_scheduler.workers.values()]
 
 
 def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractContextManager[Scheduler]:
