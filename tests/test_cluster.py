@@ -40,6 +40,7 @@ def _pause(dask_worker):
     dask_worker.status = distributed.core.Status.paused  # what Dask does at 80 % of the memory limit
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_workers_that_stay_paused_end_in_an_error():
     """As they do where Python and its packages alone fill most of the memory limit: Dask itself would wait for ever."""
