@@ -796,3 +796,14 @@ def test_an_engine_counts_its_passes():
         values = [engine.run(dataset, Rounding(), "estep") for _ in range(3)]
     assert engine.n_passes == 3
     assert len(set(values)) == 1
+
+
+def test_an_error_of_the_users_own_graph_stays_what_it_is(client):
+    """A file that a block wants to read is missing: that says nothing of the scheduler."""
+
+    def read(block):
+        raise FileNotFoundError("january.dat")
+
+    x = da.from_array(X, chunks=(7000, 3)).map_blocks(read, dtype=X.dtype, meta=X[:0])
+    with pytest.raises(FileNotFoundError, match=r"january\.dat"):
+        model(scheduler=client).fit(x)

@@ -23,7 +23,6 @@ from .source import Dataset, Source
 from .store import StoreSource, open_zarr, pick_array
 
 Array = np.ndarray[Any, np.dtype[Any]]
-ArrayLike = Any
 
 _KINDS = "a NumPy array, a memmap, a dask array, a Zarr array or its path or URL"
 

@@ -60,15 +60,16 @@ class Scheduler:
         except KilledWorker as error:
             raise SchedulerError(
                 f"The workers of {_address(self.client)} died while they worked on one batch ({error}). Most often "
-                f"their memory "
-                "does not suffice: give them more, use fewer threads for each worker, or store the data in smaller "
-                "chunks."
+                "their memory does not suffice: give them more, use fewer threads for each worker, or store the data "
+                "in smaller chunks."
             ) from error
         except (asyncio.CancelledError, concurrent.futures.CancelledError, OSError) as error:
+            lost = not isinstance(error, OSError) or isinstance(error, distributed.comm.CommClosedError)
+            if not lost and self.client.status == "running":
+                raise  # a task's own, such as a file of the user's that is not there
             raise SchedulerError(
                 f"The Dask scheduler {_address(self.client)} went away during a pass ({type(error).__name__}: "
-                f"{error}). Check "
-                "that it runs and fit again."
+                f"{error}). Check that it runs and fit again."
             ) from error
 
 
