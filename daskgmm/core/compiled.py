@@ -13,10 +13,19 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import overload
 
-from .loops import Loops
+from .blocks import block_step
+from .covariance import STRUCTURES
+from .loops import FeatureMap, Loops, Scratch
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+# Rows of a block where no interpreter has to be called for each: its arrays stay in a core's own cache.
+_BLOCK_ROWS = 248
+
+# Loops are written out below: an array expression may fail with a message about shapes, and compiling the message takes
+# longer than compiling everything else.
 
 # Columns that are worked on together: a few rows of them stay in the innermost cache.
 _TILE = 256
@@ -37,73 +46,182 @@ def _jit(function: Callable[..., Any]) -> Any:
 
 
 class CompiledLoops(Loops):
-    """One pass over memory for each loop."""
+    """One pass over memory for each loop, and one call for any number of blocks."""
 
     name = "compiled"
     block_bytes = 512 << 10  # half of a core's own cache
 
-    def warm_up(self) -> None:
-        _warm_up_once()
+    def warm_up(self, dtype: np.dtype[Any]) -> None:
+        _warm_up_once(np.dtype(dtype).name)
 
-    def standardise(self, rows: Array, center: Array, inverse_scale: Array, reach: float, out: Array) -> None:
-        if rows.dtype not in (np.float32, np.float64) or not rows.dtype.isnative:
-            rows = rows.astype(np.float64)
-        _standardise(np.ascontiguousarray(rows), center, inverse_scale, reach, out)
-
-    def products(self, z: Array, out: Array) -> None:
-        _products(z, out)
+    def fill(self, features: FeatureMap, rows: Array, out: Array) -> None:
+        terms = features.structure.quadratic_terms(rows.shape[1])
+        _fill(_plain(rows, out.dtype), features.center, features.inverse_scale, features.reach, *terms, out)
 
     def normalise(self, joint: Array, weights: Array | None) -> Array:
         peak, total = np.empty((2, joint.shape[1]), joint.dtype)
-        if joint.dtype == np.float64:
-            _exponentiate_double(joint, peak, total)
-        else:
-            _exponentiate_single(joint, peak, total)
-        factor = 1 / total if weights is None else weights / total
-        _scale(joint, factor.astype(joint.dtype, copy=False))
+        _normalise(joint, _EVEN if weights is None else weights, peak, total)
         return peak + np.log(total.astype(np.float64, copy=False))
+
+    def expectation(
+        self, features: FeatureMap, rows: Array, weights: Array | None, scratch: Scratch, sums: Array
+    ) -> Array:
+        terms = features.structure.quadratic_terms(rows.shape[1])
+        peak, total = np.empty((2, len(rows)), sums.dtype)
+        _expectation(
+            _plain(rows, scratch.features.dtype),
+            _EVEN if weights is None else weights,
+            block_step(len(rows), min(_BLOCK_ROWS, scratch.features.shape[1])),
+            features.center,
+            features.inverse_scale,
+            features.reach,
+            *terms,
+            scratch.natural,
+            scratch.features,
+            scratch.joint,
+            scratch.products,
+            peak,
+            total,
+            sums,
+        )
+        return np.add(peak, np.log(total, out=total), out=total)
+
+
+# Stands for weights that are all one.
+_EVEN = np.empty(0)
+
+
+def _plain(rows: Array, products: np.dtype[Any]) -> Array:
+    """The rows in one of the few forms that the loops are compiled for, because each form takes seconds."""
+    if rows.dtype not in (products, np.float64) or not rows.dtype.isnative:
+        rows = rows.astype(np.float64)
+    rows = np.ascontiguousarray(rows).view()
+    rows.flags.writeable = False
+    return rows
 
 
 @cache
-def _warm_up_once() -> None:
-    threading.Thread(target=_call_each, name="gmm-warm-up", daemon=True).start()
+def _warm_up_once(dtype: str) -> None:
+    threading.Thread(target=_call, args=[dtype], name="gmm-warm-up", daemon=True).start()
 
 
-def _call_each() -> None:
-    loops = CompiledLoops()
-    for dtype in (np.float64, np.float32):
-        out = np.zeros((2, 8), dtype)
-        loops.standardise(np.zeros((8, 2), dtype), np.zeros(2), np.ones(2), 1.0, out)
-        loops.products(out, np.empty((3, 8), dtype))
-        loops.normalise(out, None)
+def _call(dtype: str) -> None:
+    features = FeatureMap(next(iter(STRUCTURES.values())), np.zeros(1), np.ones(1), 1.0)
+    for products in dict.fromkeys((dtype, "float64")):  # single precision may turn out not to suffice
+        scratch = Scratch(*(np.zeros(shape, products) for shape in ((1, 3), (3, 8), (1, 8), (1, 3))))
+        CompiledLoops().expectation(features, np.zeros((8, 1), products), None, scratch, np.zeros((1, 3)))
+
+
+@_jit
+def _expectation(
+    rows: Array,
+    weights: Array,
+    step: int,
+    center: Array,
+    inverse_scale: Array,
+    reach: float,
+    left: Array,
+    right: Array,
+    feature: Array,
+    natural: Array,
+    features: Array,
+    joint: Array,
+    products: Array,
+    peaks: Array,
+    totals: Array,
+    sums: Array,
+) -> None:
+    n_components, n_features = natural.shape
+    flat_features, flat_joint = features.reshape(-1), joint.reshape(-1)
+    peak, total = np.empty(step, joint.dtype), np.empty(step, joint.dtype)
+    for start in range(0, len(rows), step):
+        stop = min(len(rows), start + step)
+        n = stop - start
+        phi = flat_features[: n_features * n].reshape(n_features, n)
+        r = flat_joint[: n_components * n].reshape(n_components, n)
+        _fill(rows[start:stop], center, inverse_scale, reach, left, right, feature, phi)
+        np.dot(natural, phi, r)
+        _normalise(r, weights[start:stop], peak[:n], total[:n])
+        for j in range(n):
+            peaks[start + j], totals[start + j] = peak[j], total[j]
+        np.dot(r, phi.T, products)
+        for k in range(n_components):
+            for p in range(n_features):
+                sums[k, p] += products[k, p]
+
+
+@_jit
+def _fill(
+    rows: Array,
+    center: Array,
+    inverse_scale: Array,
+    reach: float,
+    left: Array,
+    right: Array,
+    feature: Array,
+    out: Array,
+) -> None:
+    n, d = rows.shape
+    n_quadratic = len(out) - d - 1
+    z = out[n_quadratic:-1]
+    _standardise(rows, center, inverse_scale, reach, z)
+    last = -1
+    for t in range(len(left)):
+        a, b, product = z[left[t]], z[right[t]], out[feature[t]]
+        if feature[t] != last:
+            for j in range(n):
+                product[j] = a[j] * b[j]
+        else:
+            for j in range(n):
+                product[j] += a[j] * b[j]
+        last = feature[t]
+    for j in range(n):
+        out[-1, j] = 1.0
 
 
 @_jit
 def _standardise(rows: Array, center: Array, inverse_scale: Array, reach: float, out: Array) -> None:
     n, d = rows.shape
+    exact = rows.itemsize <= out.itemsize
     for start in range(0, n, 8):  # a few rows at a time: they are read along their length, and written across it
         stop = min(n, start + 8)
         for i in range(d):
             for j in range(start, stop):
-                z = (np.float64(rows[j, i]) - center[i]) * inverse_scale[i]
-                # Written so that NaN stays.
-                out[i, j] = reach if z > reach else (-reach if z < -reach else z)
-
-
-@_jit
-def _products(z: Array, out: Array) -> None:
-    d, n = z.shape
-    p = 0
+                # Where the copy would round, the offset goes first.
+                out[i, j] = rows[j, i] if exact else np.float64(rows[j, i]) - center[i]
     for i in range(d):
-        left = z[i]
-        for k in range(i, d):
-            right, product = z[k], out[p]
-            for j in range(n):
-                product[j] = left[j] * right[j]
-            p += 1
+        z, c, factor = out[i], (center[i] if exact else 0.0), inverse_scale[i]
+        for j in range(n):
+            x = (np.float64(z[j]) - c) * factor
+            # Written so that NaN stays.
+            z[j] = reach if x > reach else (-reach if x < -reach else x)
 
 
 @_jit
+def _normalise(joint: Array, weights: Array, peak: Array, total: Array) -> None:
+    _exponentiate(joint, peak, total)
+    factor = np.empty_like(total)
+    for j in range(len(total)):
+        factor[j] = 1.0 / total[j]
+    for j in range(len(weights)):
+        factor[j] *= weights[j]
+    for i in range(joint.shape[0]):
+        row = joint[i]
+        for j in range(len(factor)):
+            row[j] *= factor[j]
+
+
+def _exponentiate(joint: Array, peaks: Array, totals: Array) -> None:
+    """Subtract the largest entry of every column and take the exponential; by dtype, see below."""
+    raise NotImplementedError("only compiled code calls this")
+
+
+@overload(_exponentiate, jit_options={"fastmath": _FLAGS, "error_model": "numpy"})  # type: ignore[untyped-decorator]
+def _exponentiate_by_dtype(joint: Array, peaks: Array, totals: Array) -> Callable[..., None]:
+    # What comes here are numba's types; it wants the annotations of all three functions to be equal.
+    return _exponentiate_double if joint.dtype == numba.float64 else _exponentiate_single
+
+
 def _exponentiate_double(joint: Array, peaks: Array, totals: Array) -> None:
     scratch = np.empty(_TILE)
     bits = scratch.view(np.int64)
@@ -111,8 +229,8 @@ def _exponentiate_double(joint: Array, peaks: Array, totals: Array) -> None:
     for start in range(0, joint.shape[1], _TILE):
         stop = min(joint.shape[1], start + _TILE)
         peak, total, n = peaks[start:stop], totals[start:stop], stop - start
-        peak[:] = joint[0, start:stop]
-        total[:] = 0.0
+        for j in range(n):
+            peak[j], total[j] = joint[0, start + j], 0.0
         for i in range(1, joint.shape[0]):
             row = joint[i, start:stop]
             for j in range(n):
@@ -145,7 +263,6 @@ def _exponentiate_double(joint: Array, peaks: Array, totals: Array) -> None:
                 total[j] += row[j]
 
 
-@_jit
 def _exponentiate_single(joint: Array, peaks: Array, totals: Array) -> None:
     scratch = np.empty(_TILE, np.float32)
     bits = scratch.view(np.int32)
@@ -154,8 +271,8 @@ def _exponentiate_single(joint: Array, peaks: Array, totals: Array) -> None:
     for start in range(0, joint.shape[1], _TILE):
         stop = min(joint.shape[1], start + _TILE)
         peak, total, n = peaks[start:stop], totals[start:stop], stop - start
-        peak[:] = joint[0, start:stop]
-        total[:] = np.float32(0.0)
+        for j in range(n):
+            peak[j], total[j] = joint[0, start + j], 0.0
         for i in range(1, joint.shape[0]):
             row = joint[i, start:stop]
             for j in range(n):
@@ -181,11 +298,3 @@ def _exponentiate_single(joint: Array, peaks: Array, totals: Array) -> None:
                 row_bits[j] += bits[j] << np.int32(23)
             for j in range(n):
                 total[j] += row[j]
-
-
-@_jit
-def _scale(joint: Array, factor: Array) -> None:
-    for i in range(joint.shape[0]):
-        row = joint[i]
-        for j in range(len(factor)):
-            row[j] *= factor[j]

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import IllDefinedCovarianceError
-from .loops import Loops
 from .structure import CovarianceStructure
 from .triangle import (
     amplification,
@@ -41,6 +40,8 @@ from .triangle import (
 )
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_NO_TERM = np.empty(0, np.intp)
 
 
 class Full(CovarianceStructure):
@@ -102,8 +103,15 @@ class Full(CovarianceStructure):
     def n_quadratic(self, n_features: int) -> int:
         return triangle_size(n_features)
 
-    def fill_quadratic(self, z: Array, out: Array, loops: Loops) -> None:
-        loops.products(z, out)
+    def fill_quadratic(self, z: Array, out: Array) -> None:
+        start = 0
+        for i in range(len(z)):
+            stop = start + len(z) - i
+            np.multiply(z[i:], z[i], out=out[start:stop])
+            start = stop
+
+    def quadratic_terms(self, n_features: int) -> tuple[Array, Array, Array]:
+        return *triangle(n_features), np.arange(triangle_size(n_features))
 
     def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:
         i, j = triangle(precisions_cholesky.shape[-1])
@@ -199,8 +207,11 @@ class Tied(CovarianceStructure):
     def n_quadratic(self, n_features: int) -> int:
         return 0
 
-    def fill_quadratic(self, z: Array, out: Array, loops: Loops) -> None:
+    def fill_quadratic(self, z: Array, out: Array) -> None:
         """There are none."""
+
+    def quadratic_terms(self, n_features: int) -> tuple[Array, Array, Array]:
+        return _NO_TERM, _NO_TERM, _NO_TERM
 
     def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:
         return np.empty((1, 0))
@@ -289,8 +300,12 @@ class Diag(CovarianceStructure):
     def n_quadratic(self, n_features: int) -> int:
         return n_features
 
-    def fill_quadratic(self, z: Array, out: Array, loops: Loops) -> None:
+    def fill_quadratic(self, z: Array, out: Array) -> None:
         np.multiply(z, z, out=out)
+
+    def quadratic_terms(self, n_features: int) -> tuple[Array, Array, Array]:
+        each = np.arange(n_features)
+        return each, each, each
 
     def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:
         return -0.5 * precisions_cholesky**2
@@ -380,8 +395,12 @@ class Spherical(CovarianceStructure):
     def n_quadratic(self, n_features: int) -> int:
         return 1
 
-    def fill_quadratic(self, z: Array, out: Array, loops: Loops) -> None:
+    def fill_quadratic(self, z: Array, out: Array) -> None:
         np.einsum("db,db->b", z, z, out=out[0])
+
+    def quadratic_terms(self, n_features: int) -> tuple[Array, Array, Array]:
+        each = np.arange(n_features)
+        return each, each, np.zeros_like(each)
 
     def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:
         return -0.5 * precisions_cholesky[:, None] ** 2

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from .blocks import blocks
 from .loops import PLAIN, Loops
 from .mixture import MixtureParameters
 from .statistics import Frame, SufficientStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-_SHORTEST_BLOCK, _LONGEST_BLOCK = 256, 8192
 
 
 class Kernel(ABC):
@@ -76,10 +75,8 @@ class Kernel(ABC):
         return SufficientStatistics.zero(p.structure, self.reference, self.frame.scale, p.n_components)
 
     def blocks(self, n_rows: int) -> Iterator[slice]:
-        """Slices of at most `block_rows` rows, of equal lengths as far as possible."""
-        count = max(1, -(-n_rows // self.block_rows))
-        step = max(1, min(self.block_rows, -(-n_rows // (8 * count)) * 8))  # whole cache lines
-        return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
+        """Slices of at most `block_rows` rows."""
+        return blocks(n_rows, self.block_rows)
 
     # ---- results for each row
 
@@ -124,17 +121,3 @@ def weighted_sum(values: Array, weights: Array | None) -> float:
 def reach(dtype: Any) -> float:
     """Distance from the center, in units of the frame, beyond which rows count as that far: squares stay finite."""
     return float(np.finfo(dtype).max) ** 0.25
-
-
-def block_rows(block_bytes: int, row_bytes: int) -> int:
-    """Rows that fit, within limits; never a multiple of 64.
-
-    Features lie a block's length apart, and at large powers of two they would share the same few lines of the cache.
-    """
-    rows = min(max(block_bytes // row_bytes, _SHORTEST_BLOCK), _LONGEST_BLOCK) // 8 * 8
-    return rows - 8 if rows % 64 == 0 else rows
-
-
-def columns(flat: Array, n_columns: int) -> Array:
-    """As many contiguous rows of ``n_columns`` as there are in scratch made for the longest block, (rows, longest)."""
-    return flat.reshape(-1)[: len(flat) * n_columns].reshape(len(flat), n_columns)

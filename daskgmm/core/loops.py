@@ -1,18 +1,23 @@
-"""The element-wise loops of an E-step, in two forms that compute the same: plain NumPy, and compiled.
+"""The loops of an E-step, in two forms that compute the same: plain NumPy, and compiled.
 
 What is left beside the two matrix products of a block is moving rows into their frame, multiplying features, and the
-log-sum-exp. NumPy takes one pass over memory for each operation; compiled, each of the three is a single pass, with a
-vectorised exponential, and without the interpreter's lock.
+log-sum-exp. NumPy takes one pass over memory for each operation. Compiled, each of the three is a single pass with a
+vectorised exponential, and the loop over the blocks around them runs without the interpreter: blocks may be short
+enough for a core's own cache, and threads do not wait for each other.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
+
+from .blocks import blocks, columns
+from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -20,8 +25,35 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _WORTH_LOADING = 5_000_000
 
 
+@dataclass(frozen=True)
+class FeatureMap:
+    """How rows become features T(x) = [quadratic, z, 1]: z = (x − c) / s, limited to ± reach."""
+
+    structure: CovarianceStructure
+    """Says which quadratic features there are."""
+    center: Array
+    """c, shape (D,)."""
+    inverse_scale: Array
+    """1 / s, shape (D,)."""
+    reach: float
+
+
+@dataclass
+class Scratch:
+    """Arrays that the E-step of one task writes to. P is the number of features, B the rows of the longest block."""
+
+    natural: Array
+    """Natural parameters in the dtype of the products, (K, P); only read."""
+    features: Array
+    """Φ, (P, B)."""
+    joint: Array
+    """(K, B)."""
+    products: Array
+    """(K, P)."""
+
+
 class Loops(ABC):
-    """The three loops over a block of B rows with D features and K components. Stateless and picklable."""
+    """The loops over a block of B rows with D features and K components. Stateless and picklable."""
 
     name: str
 
@@ -29,25 +61,21 @@ class Loops(ABC):
     """Size of a block's arrays with which the loops and the matrix products between them are fastest."""
 
     @abstractmethod
-    def warm_up(self) -> None:
-        """Begin, in the background, to load what the first call would have to wait for."""
+    def warm_up(self, dtype: np.dtype[Any]) -> None:
+        """Begin, in the background, to load what the first E-step of rows of that dtype would have to wait for."""
 
     @abstractmethod
-    def standardise(self, rows: Array, center: Array, inverse_scale: Array, reach: float, out: Array) -> None:
-        """Move rows into their frame, transposed: (x − c) / s, limited to ± reach.
+    def fill(self, features: FeatureMap, rows: Array, out: Array) -> None:
+        """Write the features of a block.
 
         Parameters
         ----------
+        features : FeatureMap
         rows : array of shape (B, D), any real dtype
-        center, inverse_scale : array of shape (D,)
-        reach : float
-        out : array of shape (D, B), float32 or float64
-            The difference is taken in double precision whatever its dtype: a large offset must not round the rows.
+        out : array of shape (P, B), float32 or float64
+            The difference x − c is taken in double precision whatever its dtype: a large offset must not round the
+            rows.
         """
-
-    @abstractmethod
-    def products(self, z: Array, out: Array) -> None:
-        """Write z_i z_j for i ≤ j, row by row of the triangle: (D, B) to (D (D + 1) / 2, B)."""
 
     @abstractmethod
     def normalise(self, joint: Array, weights: Array | None) -> Array:
@@ -65,6 +93,35 @@ class Loops(ABC):
             log Σ_k exp(joint), in double precision.
         """
 
+    def expectation(
+        self, features: FeatureMap, rows: Array, weights: Array | None, scratch: Scratch, sums: Array
+    ) -> Array:
+        """E-step of any number of rows: responsibilities, and what they weigh the features to.
+
+        Parameters
+        ----------
+        features : FeatureMap
+        rows : array of shape (n, D), any real dtype
+        weights : array of shape (n,), float64, or None
+        scratch : Scratch
+        sums : array of shape (K, P), float64
+            Σ r T(x) is added to it, in place.
+
+        Returns
+        -------
+        array of shape (n,)
+            log Σ_k exp(θ_k · T(x)), in double precision.
+        """
+        log_density = np.empty(len(rows))
+        for block in blocks(len(rows), scratch.features.shape[1]):
+            piece = rows[block]
+            phi, joint = columns(scratch.features, len(piece)), columns(scratch.joint, len(piece))
+            self.fill(features, piece, phi)
+            np.matmul(scratch.natural, phi, out=joint)
+            log_density[block] = self.normalise(joint, None if weights is None else weights[block])
+            sums += np.matmul(joint, phi.T, out=scratch.products)
+        return log_density
+
 
 class PlainLoops(Loops):
     """NumPy: the specification of the other form."""
@@ -72,21 +129,18 @@ class PlainLoops(Loops):
     name = "numpy"
     block_bytes = 2 << 20  # fewer calls outweigh the cache
 
-    def warm_up(self) -> None:
+    def warm_up(self, dtype: np.dtype[Any]) -> None:
         """There is nothing to load."""
 
-    def standardise(self, rows: Array, center: Array, inverse_scale: Array, reach: float, out: Array) -> None:
-        exact = out if out.dtype == np.float64 else np.empty(out.shape)
-        np.subtract(rows.T, center[:, None], out=exact)
-        exact *= inverse_scale[:, None]
-        np.clip(exact, -reach, reach, out=out, casting="same_kind")
-
-    def products(self, z: Array, out: Array) -> None:
-        start = 0
-        for i in range(len(z)):
-            stop = start + len(z) - i
-            np.multiply(z[i:], z[i], out=out[start:stop])
-            start = stop
+    def fill(self, features: FeatureMap, rows: Array, out: Array) -> None:
+        n_quadratic = len(out) - rows.shape[1] - 1
+        z = out[n_quadratic:-1]
+        exact = z if out.dtype == np.float64 else np.empty(z.shape)
+        np.subtract(rows.T, features.center[:, None], out=exact)
+        exact *= features.inverse_scale[:, None]
+        np.clip(exact, -features.reach, features.reach, out=z, casting="same_kind")
+        features.structure.fill_quadratic(z, out[:n_quadratic])
+        out[-1] = 1
 
     def normalise(self, joint: Array, weights: Array | None) -> Array:
         peak = joint.max(axis=0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .kernel import Kernel, block_rows, columns, reach, weighted_sum
-from .loops import PLAIN, Loops
+from .blocks import block_rows, columns
+from .kernel import Kernel, reach, weighted_sum
+from .loops import PLAIN, FeatureMap, Loops, Scratch
 from .mixture import MixtureParameters
 from .statistics import Frame, SufficientStatistics
 
@@ -48,60 +49,51 @@ class QuadraticKernel(Kernel):
         quadratic = np.broadcast_to(structure.quadratic_coefficients(self.cholesky), (len(means), self.n_quadratic))
         self.natural = np.concatenate([quadratic, linear, constant[:, None]], axis=1)
         """Natural parameters Θ, shape (K, P): the log-joint is Θ Φ."""
+        self.features = FeatureMap(structure, self.frame.center, self.inverse_scale, reach(dtype))
         self.block_rows = block_rows(loops.block_bytes, self.dtype.itemsize * sum(self.natural.shape))
         # Whatever the structure, |θ_k|·|T(z)| is at most |U_k|² (|z| + |μ_k|)²; a product of P terms errs by √P units.
         self.largest_mean = float(np.sqrt((means**2).sum(axis=1).max()))
         self.row_error = float(np.finfo(self.dtype).eps * len(means[0]) * (self.cholesky**2).sum())
 
-    def workspace(self) -> QuadraticWorkspace:
+    def workspace(self) -> Scratch:
         (k, p), n = self.natural.shape, self.block_rows
-        return QuadraticWorkspace(
+        return Scratch(
             natural=self.natural.astype(self.dtype),
             features=np.empty((p, n), self.dtype),
             joint=np.empty((k, n), self.dtype),
             products=np.empty((k, p), self.dtype),
         )
 
-    def log_joint(self, rows: Array, work: QuadraticWorkspace) -> Array:
+    def log_joint(self, rows: Array, work: Scratch) -> Array:
         return np.matmul(work.natural, self._features(rows, work), out=columns(work.joint, len(rows)))
 
-    def _features(self, rows: Array, work: QuadraticWorkspace) -> Array:
+    def _features(self, rows: Array, work: Scratch) -> Array:
         features = columns(work.features, len(rows))
-        z = features[self.n_quadratic : -1]
-        self.loops.standardise(rows, self.frame.center, self.inverse_scale, reach(self.dtype), z)
-        self.parameters.structure.fill_quadratic(z, features[: self.n_quadratic], self.loops)
-        features[-1] = 1
+        self.loops.fill(self.features, rows, features)
         return features
 
     def resolves(self, parameters: MixtureParameters) -> bool:
         return rounding_bounds(parameters, self.frame)[self.arithmetic] <= _RESOLUTION[self.arithmetic]
 
-    def row_offset(self, work: QuadraticWorkspace, n_rows: int) -> Array | None:
+    def row_offset(self, work: Scratch, n_rows: int) -> Array | None:
         z = columns(work.features, n_rows)[self.n_quadratic : -1]
         return self.parameters.structure.common_row_quadratic(self.cholesky, z)
 
-    def row_errors(self, work: QuadraticWorkspace, n_rows: int) -> Array:
+    def row_errors(self, work: Scratch, n_rows: int) -> Array:
         """Bound on the rounding errors of the log-joints of each row just seen, in nats, shape (B,)."""
         z = columns(work.features, n_rows)[self.n_quadratic : -1]
         reach = np.sqrt(np.einsum("db,db->b", z, z)) + self.largest_mean
         return np.asarray(self.row_error * reach**2)
 
-    def statistics(self, rows: Array, weights: Array | None, work: QuadraticWorkspace) -> SufficientStatistics:
+    def statistics(self, rows: Array, weights: Array | None, work: Scratch) -> SufficientStatistics:
         structure, d = self.parameters.structure, self.parameters.n_features
-        sums, common = np.zeros(self.natural.shape), self.zero().second
-        log_likelihood = 0.0
-        for block in self.blocks(len(rows)):
-            block_weights = None if weights is None else weights[block]
-            joint = self.log_joint(rows[block], work)
-            log_likelihood += weighted_sum(self.loops.normalise(joint, block_weights), block_weights)
-            features = columns(work.features, joint.shape[1])
-            sums += np.matmul(joint, features.T, out=work.products)
-            second = None if self.common_known else structure.common_second(features[:-1], block_weights)
-            if second is not None:
-                common += second
+        sums = np.zeros(self.natural.shape)
+        log_density = self.loops.expectation(self.features, rows, weights, work, sums)
+        log_likelihood = weighted_sum(log_density, weights)
         # Σ r log r = Σ r (θ · T − log p) = <Θ, sums> − log-likelihood: no pass over the responsibilities.
         entropy = log_likelihood - float(np.vdot(self.natural, sums))
-        second = sums[:, : self.n_quadratic].reshape(common.shape) if self.n_quadratic else common
+        second = sums[:, : self.n_quadratic] if self.n_quadratic else self._common_second(rows, weights, work)
+        second = second.reshape(self.zero().second.shape)
         common_quadratic = 0.0 if self.common_known else structure.common_quadratic(self.cholesky, second)
         return SufficientStatistics(
             self.reference,
@@ -115,20 +107,20 @@ class QuadraticKernel(Kernel):
             weight_sum=weighted_sum(np.ones(len(rows)), weights),
         )
 
+    def _common_second(self, rows: Array, weights: Array | None, work: Scratch) -> Array:
+        """Second moments that no feature carries; zero where they are known."""
+        total = self.zero().second
+        if self.common_known:
+            return total
+        for block in self.blocks(len(rows)):
+            z = self._features(rows[block], work)[:-1]
+            total += self.parameters.structure.common_second(z, None if weights is None else weights[block])
+        return total
+
     def complete(self, statistics: SufficientStatistics, common: Array) -> SufficientStatistics:
         """Statistics of all rows of a data set, of which `common_known` left out the common second moments."""
         quadratic = self.parameters.structure.common_quadratic(self.cholesky, common)
         return replace(statistics, second=common, log_likelihood=statistics.log_likelihood + quadratic)
-
-
-@dataclass
-class QuadraticWorkspace:
-    """Scratch arrays of one task."""
-
-    natural: Array  # Θ in the dtype of the products, (K, P)
-    features: Array  # Φ, (P, B)
-    joint: Array  # (K, B)
-    products: Array  # (K, P)
 
 
 def rounding_bounds(parameters: MixtureParameters, frame: Frame) -> dict[str, float]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .kernel import Kernel, block_rows, columns, reach, weighted_sum
-from .loops import PLAIN, Loops
+from .blocks import block_rows, columns
+from .kernel import Kernel, reach, weighted_sum
+from .loops import PLAIN, Loops, Scratch
 from .mixture import MixtureParameters
-from .quadratic import QuadraticKernel, QuadraticWorkspace
+from .quadratic import QuadraticKernel
 from .statistics import Frame, SufficientStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -138,7 +139,7 @@ class ResidualKernel(Kernel):
 
 @dataclass
 class _ResidualWorkspace:
-    screen: QuadraticWorkspace | None  # None without a screen
+    screen: Scratch | None  # None without a screen
     joint: Array  # (K, B)
     # (D B,) each, flat, so that a part of the rows is contiguous too: gathering from anything else copies it first.
     z: Array  # x / s

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .loops import Loops
-
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -103,8 +101,17 @@ class CovarianceStructure(ABC):
         """Quadratic features of a row."""
 
     @abstractmethod
-    def fill_quadratic(self, z: Array, out: Array, loops: Loops) -> None:
+    def fill_quadratic(self, z: Array, out: Array) -> None:
         """Write the quadratic features of a block ``z`` (D, B) to ``out`` (n_quadratic, B)."""
+
+    @abstractmethod
+    def quadratic_terms(self, n_features: int) -> tuple[Array, Array, Array]:
+        """The same as a list of terms: z_left · z_right is added to a feature, whose terms are next to each other.
+
+        Returns
+        -------
+        left, right, feature : arrays of integers, one entry for each term
+        """
 
     @abstractmethod
     def quadratic_coefficients(self, precisions_cholesky: Array) -> Array:

@@ -91,7 +91,7 @@ class SurveyFold:
 
     def start(self) -> _Surveyor:
         """Evaluator for the leaves of one task."""
-        self.loops.warm_up()
+        self.loops.warm_up(self.dtype)
         return _Surveyor(self)
 
 

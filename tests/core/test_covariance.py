@@ -11,7 +11,6 @@ from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
 from daskgmm import errors
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.loops import PLAIN
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame
 from daskgmm.core.structure import CovarianceStructure
@@ -141,7 +140,7 @@ def test_units_stay_powers_of_two(structure):
 
 def features(structure, z):
     out = np.full((structure.n_quadratic(len(z)), z.shape[1]), np.nan)
-    structure.fill_quadratic(z, out, PLAIN)
+    structure.fill_quadratic(z, out)
     return out
 
 

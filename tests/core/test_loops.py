@@ -10,7 +10,7 @@ from scipy.special import logsumexp, softmax
 from daskgmm.core import loops as module
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.kernels import QuadraticKernel, ResidualKernel
-from daskgmm.core.loops import PLAIN, Loops, choose_loops
+from daskgmm.core.loops import PLAIN, FeatureMap, Loops, Scratch, choose_loops
 from daskgmm.core.structure import CovarianceStructure
 
 numba = pytest.importorskip("numba")
@@ -53,45 +53,97 @@ def test_normalise_keeps_what_is_not_a_number(loops: Loops, dtype: type) -> None
     assert np.isfinite(density[[0, 1, 3]]).all()
 
 
+def fill(
+    loops: Loops,
+    rows: Any,
+    center: Any,
+    inverse_scale: Any,
+    reach: float,
+    dtype: type = np.float64,
+    structure: CovarianceStructure = STRUCTURES["tied"],
+) -> Any:
+    """Features of some rows, without the last, which is one."""
+    n_features = rows.shape[1]
+    out = np.full((structure.n_quadratic(n_features) + n_features + 1, len(rows)), np.nan, dtype)
+    loops.fill(FeatureMap(structure, np.array(center), np.array(inverse_scale), reach), rows, out)
+    np.testing.assert_array_equal(out[-1], 1)
+    return out[:-1]
+
+
 @both
 @each_dtype
 @pytest.mark.parametrize("kind", ["f8", "f4", ">f8", "i2", "u1", "?"])
 @pytest.mark.parametrize("layout", ["C", "F", "strided"])
-def test_standardise(loops: Loops, dtype: type, kind: str, layout: str) -> None:
+def test_rows_move_into_their_frame(loops: Loops, dtype: type, kind: str, layout: str) -> None:
     rows = np.random.default_rng(0).integers(0, 2, size=(37, 5)).astype(kind)
     rows = (
         np.asfortranarray(rows) if layout == "F" else np.repeat(rows, 2, axis=0)[::2] if layout == "strided" else rows
     )
     center, inverse = np.linspace(-1, 1, 5), 2.0 ** np.arange(-2, 3)
-    out = np.empty((5, 37), dtype)
-    loops.standardise(rows, center, inverse, 1e15, out)
-    np.testing.assert_array_equal(out, ((rows.astype(np.float64) - center) * inverse).T.astype(dtype))
+    z = fill(loops, rows, center, inverse, 1e15, dtype)
+    np.testing.assert_array_equal(z, ((rows.astype(np.float64) - center) * inverse).T.astype(dtype))
 
 
 @both
-def test_offsets_are_taken_in_double_precision(loops: Loops) -> None:
-    rows = np.array([[16_777_216.0], [16_777_218.0]], np.float32)
-    out = np.empty((1, 2), np.float32)
-    loops.standardise(rows, np.array([16_777_217.0]), np.ones(1), 1e9, out)
-    np.testing.assert_array_equal(out, [[-1, 1]])
+@pytest.mark.parametrize(
+    ("dtype", "rows"),
+    [
+        (np.float32, np.array([[16_777_216.0], [16_777_218.0]], np.float32)),
+        (np.float32, np.array([[16_777_216.5], [16_777_217.5]], np.float64) + 0.5),
+    ],
+)
+def test_offsets_are_taken_in_double_precision(loops: Loops, dtype: type, rows: Any) -> None:
+    np.testing.assert_array_equal(
+        fill(loops, rows, [16_777_217.0], np.ones(1), 1e9, dtype), rows.astype(float).T - 16_777_217
+    )
 
 
 @both
 def test_reach(loops: Loops) -> None:
-    out = np.empty((1, 4))
-    loops.standardise(np.array([[1e300], [-np.inf], [np.nan], [3.0]]), np.zeros(1), np.ones(1), 1e6, out)
-    np.testing.assert_array_equal(out, [[1e6, -1e6, np.nan, 3]])
+    rows = np.array([[1e300], [-np.inf], [np.nan], [3.0]])
+    np.testing.assert_array_equal(fill(loops, rows, np.zeros(1), np.ones(1), 1e6), [[1e6, -1e6, np.nan, 3]])
 
 
 @both
 @each_dtype
 @pytest.mark.parametrize("n_features", [1, 2, 9])
-def test_products(loops: Loops, dtype: type, n_features: int) -> None:
-    z = np.random.default_rng(0).normal(size=(n_features, 33)).astype(dtype)
-    i, j = np.triu_indices(n_features)
-    out = np.empty((len(i), 33), dtype)
-    loops.products(z, out)
-    np.testing.assert_array_equal(out, z[i] * z[j])
+def test_quadratic_features(loops: Loops, dtype: type, n_features: int, structure: CovarianceStructure) -> None:
+    rows = np.random.default_rng(0).normal(size=(33, n_features)).astype(dtype)
+    result = fill(loops, rows, np.zeros(n_features), np.ones(n_features), 1e9, dtype, structure)
+    expected = np.zeros((structure.n_quadratic(n_features), 33))
+    for left, right, feature in zip(*structure.quadratic_terms(n_features), strict=True):
+        expected[feature] += rows[:, left].astype(float) * rows[:, right]
+    np.testing.assert_allclose(result[: len(expected)], expected, rtol=n_features * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(result[len(expected) :], rows.T)
+
+
+@both
+@each_dtype
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_rows", [1, 248, 249, 1000])
+def test_expectation(loops: Loops, dtype: type, weighted: bool, n_rows: int, structure: CovarianceStructure) -> None:
+    """One call for many blocks, against the formulas."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(n_rows, 3)).astype(dtype)
+    weights = rng.uniform(0, 2, size=n_rows) if weighted else None
+    phi = np.concatenate([fill(loops, rows, np.zeros(3), np.ones(3), 1e9, np.float64, structure), np.ones((1, n_rows))])
+    natural = rng.normal(size=(4, len(phi)))
+    features = FeatureMap(structure, np.zeros(3), np.ones(3), 1e9)
+    shapes = (len(phi), 504), (4, 504), natural.shape
+    sums = np.ones(natural.shape)
+    scratch = Scratch(natural.astype(dtype), *(np.full(shape, np.nan, dtype) for shape in shapes))
+    density = loops.expectation(features, rows, weights, scratch, sums)
+    joint = natural @ phi
+    tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == np.float64 else {"rtol": 1e-4, "atol": 1e-3}
+    np.testing.assert_allclose(density, logsumexp(joint, axis=0), **tolerance)
+    expected = 1 + (softmax(joint, axis=0) * (1 if weights is None else weights)) @ phi.T
+    np.testing.assert_allclose(sums, expected, **tolerance)
+
+
+def test_compiled_loops_take_rows_that_cannot_be_written() -> None:
+    rows = np.arange(6.0).reshape(3, 2)
+    rows.flags.writeable = False
+    np.testing.assert_array_equal(fill(LOOPS[1], rows, np.zeros(2), np.ones(2), 1e9), rows.T)
 
 
 @pytest.mark.parametrize("kind", [QuadraticKernel, ResidualKernel])
