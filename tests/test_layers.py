@@ -283,7 +283,7 @@ def test_every_module_can_be_imported():
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name not in OPTIONAL | {"numba"}:  # those are extras
+            if error.name not in OPTIONAL | {"numba"}:  # extras, and what some versions of Python have to do without
                 raise
 
 

@@ -170,9 +170,17 @@ def _exponentiate(joint: Array) -> None:
 PLAIN = PlainLoops()
 
 
-def choose_loops(n_log_joints: float) -> Loops:
-    """The compiled loops where a pass has enough work for them and numba is installed, else the plain ones."""
-    if n_log_joints < _WORTH_LOADING:
+def choose_loops(n_log_joints: float, *, compiled: bool = True) -> Loops:
+    """The compiled loops where they are allowed, a pass has enough work for them and numba is installed.
+
+    Parameters
+    ----------
+    n_log_joints : float
+        Rows times components.
+    compiled : bool
+        False: always the plain ones.
+    """
+    if not compiled or n_log_joints < _WORTH_LOADING:
         return PLAIN
     return _compiled() or PLAIN
 

@@ -17,10 +17,10 @@ import distributed
 from dask.base import get_scheduler
 from dask.local import get_sync
 from dask.threaded import get as get_threaded
-from dask.utils import parse_timedelta
 from distributed.scheduler import KilledWorker
 
 from ..errors import DaskGMMError, SchedulerError
+from .config import patience
 
 _SYNCHRONOUS = {"synchronous", "sync", "single-threaded"}
 _THREADED = {"threads", "threading", "threaded"}
@@ -75,16 +75,16 @@ class Scheduler:
 
 def _gather(client: distributed.Client, promised: Any) -> Any:
     """Values of futures, unless no worker has been at work for as long as one may wait for the first."""
-    patience, idle_since = _patience(_FIRST_WORKER), None
+    limit, idle_since = patience(_FIRST_WORKER), None
     for future in distributed.client.futures_of(promised):
         finished = _when_finished(future)
         while not finished.wait(_LOOK):
             now = time.monotonic()
             idle_since = None if _works(client) else idle_since or now
-            if idle_since is not None and now - idle_since > patience:
+            if idle_since is not None and now - idle_since > limit:
                 client.cancel(promised)
                 raise SchedulerError(
-                    f"No worker of {_address(client)} has been at work for {patience:g} s: they are gone, or paused "
+                    f"No worker of {_address(client)} has been at work for {limit:g} s: they are gone, or paused "
                     "because Python and its packages alone fill most of their memory limit (about 240 MB, 400 MB with "
                     "numba). Start workers, or raise their memory limit."
                 )
@@ -170,10 +170,10 @@ class _Connection(AbstractContextManager[Scheduler]):
         self.address = address
 
     def __enter__(self) -> Scheduler:
-        patience = _patience(_ANSWER)
+        limit = patience(_ANSWER)
         try:
-            _greet(self.address, patience)
-            self.client = distributed.Client(self.address, set_as_default=False, timeout=patience)
+            _greet(self.address, limit)
+            self.client = distributed.Client(self.address, set_as_default=False, timeout=limit)
         except (OSError, ValueError, ImportError) as error:
             raise SchedulerError(
                 f"scheduler={self.address!r} does not answer ({type(error).__name__}: {error}). Check the address "
@@ -190,12 +190,12 @@ class _Connection(AbstractContextManager[Scheduler]):
         self.client.close()
 
 
-def _greet(address: str, patience: float) -> None:
+def _greet(address: str, limit: float) -> None:
     """Exchange greetings: a client's own timeout ends with the connection, and it waits for the answer for ever."""
 
     async def greet() -> None:
         arguments = distributed.Security().get_connection_args("client")
-        comm = await asyncio.wait_for(distributed.comm.connect(address, timeout=patience, **arguments), patience)
+        comm = await asyncio.wait_for(distributed.comm.connect(address, timeout=limit, **arguments), limit)
         comm.abort()
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:  # in a thread, because this one may have a running loop
@@ -207,13 +207,13 @@ def _of_client(client: distributed.Client) -> Scheduler:
         raise TypeError("scheduler is an asynchronous distributed.Client; fits run synchronously: use Client(address)")
     if client.status != "running":
         raise SchedulerError(f"The distributed.Client in use is {client.status}. Connect a new one.")
-    patience = _patience(_FIRST_WORKER)
+    limit = patience(_FIRST_WORKER)
     try:
-        client.wait_for_workers(1, timeout=patience)
+        client.wait_for_workers(1, timeout=limit)
         n_threads = sum(client.nthreads().values())
     except (TimeoutError, OSError) as error:
         raise SchedulerError(
-            f"The Dask scheduler {_address(client)} has no workers after {patience:g} s. Start some with "
+            f"The Dask scheduler {_address(client)} has no workers after {limit:g} s. Start some with "
             f"`dask worker {_address(client)}`, or wait longer for them: "
             f"dask.config.set({{'daskgmm.timeout': '10min'}})."
         ) from error
@@ -224,11 +224,6 @@ def _threaded() -> Scheduler:
     pool = dask.config.get("pool", None)
     n_threads = dask.config.get("num_workers", None) or getattr(pool, "_max_workers", None) or os.cpu_count() or 1
     return Scheduler(get_threaded, n_threads)
-
-
-def _patience(default: str) -> float:
-    """Seconds to wait; ``dask.config.set({"daskgmm.timeout": …})`` overrules the default."""
-    return float(parse_timedelta(dask.config.get("daskgmm.timeout", default)))
 
 
 def _address(client: distributed.Client) -> str:

@@ -27,6 +27,7 @@ from ..data.output import apply_rows, as_blocks, map_rows
 from ..data.survey import check_weight_sum
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
+from ..engine.config import compiled
 from ..engine.events import Listener
 from ..engine.run import Engine
 from ..fitting.em import Run
@@ -489,7 +490,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         mean = p.weights @ p.means
         variances = p.structure.marginal_variances(p.covariances, p.n_components, p.n_features)
         deviation = np.sqrt(p.weights @ (variances + (p.means - mean) ** 2))
-        return choose_kernel(p, Frame.of(mean, deviation), np.dtype(data.dtype), choose_loops(n_rows * p.n_components))
+        loops = choose_loops(n_rows * p.n_components, compiled=compiled())
+        return choose_kernel(p, Frame.of(mean, deviation), np.dtype(data.dtype), loops)
 
     def _score(self, X: Any, sample_weight: Any = None) -> Score:
         check_is_fitted(self)

@@ -14,6 +14,7 @@ from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame
 from ..data.source import Dataset
 from ..data.survey import Survey, SurveyFold, check_weight_sum, draw_rows
+from ..engine.config import compiled
 from ..engine.run import Engine
 from ..engine.tree import leaf_rows
 from ..errors import IllDefinedCovarianceError, InitializationWarning
@@ -89,7 +90,7 @@ def fit_mixture(
     IllDefinedCovarianceError
         If every start ended in a collapsed component.
     """
-    loops = choose_loops(dataset.n_rows * settings.initialization.n_components)
+    loops = choose_loops(dataset.n_rows * settings.initialization.n_components, compiled=compiled())
     survey = take_survey(engine, dataset, settings.init_size, random_state, loops)
     frame = Frame.of(survey.mean, survey.deviation)
     sample = Sample(survey.sample, survey.sample_weight if dataset.weights is not None else None, frame)

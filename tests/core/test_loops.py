@@ -180,5 +180,6 @@ def test_common_moments_once(library: Any) -> None:
 def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_loops(1000) is PLAIN
     assert choose_loops(10**9).name == "compiled"
+    assert choose_loops(10**9, compiled=False) is PLAIN
     monkeypatch.setattr(module, "_compiled", lambda: None)  # numba is not installed
     assert choose_loops(10**9) is PLAIN
