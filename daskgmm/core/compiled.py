@@ -50,6 +50,7 @@ class CompiledLoops(Loops):
 
     name = "compiled"
     block_bytes = 512 << 10  # half of a core's own cache
+    process_bytes = 170 << 20  # numba and LLVM, while they compile; 110 where the code is cached
 
     def warm_up(self, dtype: np.dtype[Any]) -> None:
         _warm_up_once(np.dtype(dtype).name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,17 @@ from .mixture import MixtureParameters
 from .statistics import Frame, SufficientStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """What a kernel needs for one block: known before there are parameters."""
+
+    rows: int
+    """Rows of the longest block."""
+
+    n_bytes: int
+    """Size of the scratch arrays."""
 
 
 class Kernel(ABC):
@@ -28,8 +40,7 @@ class Kernel(ABC):
     reference: Array
     """Point(s) that the statistics' moments are about."""
 
-    block_rows: int
-    """Rows of a block."""
+    plan: BlockPlan
 
     def __init__(self, parameters: MixtureParameters, frame: Frame, loops: Loops = PLAIN) -> None:
         self.parameters = parameters
@@ -75,8 +86,8 @@ class Kernel(ABC):
         return SufficientStatistics.zero(p.structure, self.reference, self.frame.scale, p.n_components)
 
     def blocks(self, n_rows: int) -> Iterator[slice]:
-        """Slices of at most `block_rows` rows."""
-        return blocks(n_rows, self.block_rows)
+        """Slices of at most ``plan.rows`` rows."""
+        return blocks(n_rows, self.plan.rows)
 
     # ---- results for each row
 
@@ -116,6 +127,11 @@ def weighted_sum(values: Array, weights: Array | None) -> float:
     if weights is None:
         return float(values.sum())
     return float(values @ weights)
+
+
+def total_weight(weights: Array | None, n_rows: int) -> float:
+    """Σ w; without weights the number of rows."""
+    return float(n_rows) if weights is None else float(weights.sum())
 
 
 def reach(dtype: Any) -> float:

@@ -60,6 +60,9 @@ class Loops(ABC):
     block_bytes: int
     """Size of a block's arrays with which the loops and the matrix products between them are fastest."""
 
+    process_bytes: int
+    """Memory that they take in a process before any data."""
+
     @abstractmethod
     def warm_up(self, dtype: np.dtype[Any]) -> None:
         """Begin, in the background, to load what the first E-step of rows of that dtype would have to wait for."""
@@ -128,6 +131,7 @@ class PlainLoops(Loops):
 
     name = "numpy"
     block_bytes = 2 << 20  # fewer calls outweigh the cache
+    process_bytes = 0
 
     def warm_up(self, dtype: np.dtype[Any]) -> None:
         """There is nothing to load."""

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from .blocks import block_rows, columns
-from .kernel import Kernel, reach, weighted_sum
+from .kernel import BlockPlan, Kernel, reach, total_weight, weighted_sum
 from .loops import PLAIN, FeatureMap, Loops, Scratch
 from .mixture import MixtureParameters
 from .statistics import Frame, SufficientStatistics
+from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -50,13 +51,22 @@ class QuadraticKernel(Kernel):
         self.natural = np.concatenate([quadratic, linear, constant[:, None]], axis=1)
         """Natural parameters Θ, shape (K, P): the log-joint is Θ Φ."""
         self.features = FeatureMap(structure, self.frame.center, self.inverse_scale, reach(dtype))
-        self.block_rows = block_rows(loops.block_bytes, self.dtype.itemsize * sum(self.natural.shape))
+        self.plan = self.plan_block(structure, parameters.n_components, parameters.n_features, self.dtype, loops)
         # Whatever the structure, |θ_k|·|T(z)| is at most |U_k|² (|z| + |μ_k|)²; a product of P terms errs by √P units.
         self.largest_mean = float(np.sqrt((means**2).sum(axis=1).max()))
         self.row_error = float(np.finfo(self.dtype).eps * len(means[0]) * (self.cholesky**2).sum())
 
+    @staticmethod
+    def plan_block(
+        structure: CovarianceStructure, n_components: int, n_features: int, dtype: np.dtype[Any], loops: Loops
+    ) -> BlockPlan:
+        """Block of the kernel for mixtures of that shape, in products of that dtype."""
+        p = structure.n_quadratic(n_features) + n_features + 1
+        rows = block_rows(loops.block_bytes, dtype.itemsize * (n_components + p))
+        return BlockPlan(rows, dtype.itemsize * (2 * n_components * p + (n_components + p) * rows))
+
     def workspace(self) -> Scratch:
-        (k, p), n = self.natural.shape, self.block_rows
+        (k, p), n = self.natural.shape, self.plan.rows
         return Scratch(
             natural=self.natural.astype(self.dtype),
             features=np.empty((p, n), self.dtype),
@@ -104,7 +114,7 @@ class QuadraticKernel(Kernel):
             log_likelihood=log_likelihood + common_quadratic,
             entropy=entropy,
             n_rows=len(rows),
-            weight_sum=weighted_sum(np.ones(len(rows)), weights),
+            weight_sum=total_weight(weights, len(rows)),
         )
 
     def _common_second(self, rows: Array, weights: Array | None, work: Scratch) -> Array:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from .blocks import block_rows, columns
-from .kernel import Kernel, reach, weighted_sum
+from .kernel import BlockPlan, Kernel, reach, total_weight, weighted_sum
 from .loops import PLAIN, Loops, Scratch
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel
 from .statistics import Frame, SufficientStatistics
+from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,14 +43,25 @@ class ResidualKernel(Kernel):
         self.lowest, self.highest = center - reach(np.float64), center + reach(np.float64)
         self.cholesky = structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
         self.constants = parameters.log_constants
-        # Features are built once for a row, residuals once for each component: with eight they cost about the same.
-        worth = structure.n_quadratic(parameters.n_features) < (parameters.n_components - 8) * parameters.n_features
-        self.screen = QuadraticKernel(parameters, frame, loops=loops) if worth else None
+        shape = structure, parameters.n_components, parameters.n_features
+        screened = _is_screened(*shape)
+        self.screen = QuadraticKernel(parameters, frame, loops=loops) if screened else None
         """Says which components a row may belong to; None where that would cost more than it saves."""
-        self.block_rows = block_rows(_BLOCK_BYTES, 8 * (3 * parameters.n_features + parameters.n_components))
+        self.plan = self.plan_block(*shape, loops)
+
+    @staticmethod
+    def plan_block(structure: CovarianceStructure, n_components: int, n_features: int, loops: Loops) -> BlockPlan:
+        """Block of the kernel for mixtures of that shape."""
+        rows = block_rows(_BLOCK_BYTES, 8 * (3 * n_features + n_components))
+        n_bytes = 8 * rows * (3 * n_features + 2 * n_components)  # the entropy takes as much as the log-joints again
+        if _is_screened(structure, n_components, n_features):
+            n_bytes += QuadraticKernel.plan_block(
+                structure, n_components, n_features, np.dtype(np.float64), loops
+            ).n_bytes
+        return BlockPlan(rows, n_bytes)
 
     def workspace(self) -> _ResidualWorkspace:
-        d, n = self.parameters.n_features, self.block_rows
+        d, n = self.parameters.n_features, self.plan.rows
         screen = None if self.screen is None else self.screen.workspace()
         joint = np.empty((self.parameters.n_components, n))
         return _ResidualWorkspace(screen, joint, np.empty(d * n), np.empty(d * n), np.empty(d * n))
@@ -123,7 +135,7 @@ class ResidualKernel(Kernel):
             log_likelihood,
             entropy,
             n_rows=len(rows),
-            weight_sum=weighted_sum(np.ones(len(rows)), weights),
+            weight_sum=total_weight(weights, len(rows)),
         )
 
     def _add_moments(self, responsibilities: Array, total: SufficientStatistics, work: _ResidualWorkspace) -> None:
@@ -145,6 +157,11 @@ class _ResidualWorkspace:
     z: Array  # x / s
     residual: Array
     scratch: Array
+
+
+def _is_screened(structure: CovarianceStructure, n_components: int, n_features: int) -> bool:
+    # Features are built once for a row, residuals once for each component: with eight they cost about the same.
+    return structure.n_quadratic(n_features) < (n_components - 8) * n_features
 
 
 def _members(mask: Array) -> Array | slice:

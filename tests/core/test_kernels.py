@@ -9,6 +9,7 @@ import pytest
 
 from daskgmm.core import residual
 from daskgmm.core.covariance import STRUCTURES
+from daskgmm.core.kernel import BlockPlan
 from daskgmm.core.kernels import QuadraticKernel, ResidualKernel, choose_kernel, rounding_bounds
 from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
@@ -157,7 +158,7 @@ def test_no_rows(problem, arithmetic):
 def test_results_do_not_depend_on_the_blocks(problem, arithmetic, block_rows):
     mixture, rows, frame = problem
     one, many = KERNELS[arithmetic](mixture, frame), KERNELS[arithmetic](mixture, frame)
-    many.block_rows = block_rows
+    many.plan = BlockPlan(block_rows, 0)
     lengths = [s.stop - s.start for s in many.blocks(300)]
     assert max(lengths) <= block_rows
     assert len(lengths) == -(-300 // block_rows)
@@ -506,3 +507,25 @@ def test_rows_are_not_written_to(problem, arithmetic):
     kernel.responsibilities(rows)
     assert np.array_equal(rows, before)
     assert np.all(weights == 1)
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "float64", "precise"])
+@pytest.mark.parametrize(("n_components", "n_features"), [(1, 1), (3, 5), (40, 6)])
+def test_the_plan_is_what_the_workspace_takes(structure, arithmetic, n_components, n_features, library):
+    parameters = library.make_mixture(structure, n_components, n_features)
+    kernel = KERNELS[arithmetic](parameters, library.frame_of(library.draw(parameters, 50)))
+    work = kernel.workspace()
+    taken = held_bytes(work)
+    assert taken <= kernel.plan.n_bytes
+    # Beside its workspace the precise kernel takes the logarithms of the responsibilities, as much as the log-joints.
+    spare = 8 * kernel.plan.rows * n_components if arithmetic == "precise" else 0
+    assert kernel.plan.n_bytes == taken + spare
+
+
+def held_bytes(work):
+    """Size of all arrays in a workspace and those inside it."""
+    return sum(
+        value.nbytes if isinstance(value, np.ndarray) else held_bytes(value)
+        for value in vars(work).values()
+        if value is not None
+    )
