@@ -111,9 +111,9 @@ def in_random_order(tasks, key, seed=0):
 
 
 def total(dataset, fold, size, get=get_sync):
-    batches = graph.plan_batches(dataset, fold, size)
-    context = graph.Context(fold, dataset.handles, dataset.n_rows, dataset.reads_ahead, None)
-    return get(*graph.build_graph(context, batches, dataset.shared_tasks(), "estep"))
+    context = graph.Context(fold, dataset.reader, dataset.n_rows, None)
+    (wave,) = graph.plan_waves(dataset, graph.plan_batches(dataset, fold, size))
+    return get(*graph.build_graph(context, dataset, wave, "estep", whole=True))
 
 
 @given(st.integers(1, 700), st.integers(1, 800), st.integers(2, 16))
@@ -440,13 +440,11 @@ def test_results_kept_on_a_cluster_are_not_taken_for_new_ones(client, expected):
 @pytest.mark.parametrize("size", [1, 500, 2500, 9000, 10**6])
 def test_tasks_begin_at_shards(size, files):
     dataset, _ = as_dataset(open_zarr(files / "s.zarr"))
-    batches = graph.plan_batches(dataset, Rounding(), size)
-    starts = [batch.slabs[0].start for batch in batches]
-    assert all(start % 4000 == 0 for start in starts)
-    assert [batch.slabs[-1].stop for batch in batches] == [*starts[1:], len(X)]
-    slabs = [slab for batch in batches for slab in batch.slabs]
-    assert all(slab.start % 1000 == 0 for slab in slabs)
-    assert [slab.stop for slab in slabs] == [*(slab.start for slab in slabs[1:]), len(X)]
+    edges = graph.plan_batches(dataset, Rounding(), size).tolist()
+    assert all(start % 4000 == 0 for start in edges[:-1])
+    slabs = [slab for batch in itertools.pairwise(edges) for slab in dataset.reader.slabs(dataset.batch(*batch))]
+    assert all(start % 1000 == 0 for start, _ in slabs)
+    assert [0, *(stop for _, stop in slabs)] == [*(start for start, _ in slabs), len(X)]
 
 
 # ---- data that change

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StoreNotFoundError, UnsupportedDataError
-from .source import Part, RangePart, Source
+from .source import Part, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -18,10 +18,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class ArrayPart(Part):
     """A view of an array: costs nothing in this process, and travels as just these rows to another one."""
 
+    first: int
     values: Array
 
-    def read(self, handle: Any, inputs: Mapping[Any, Any]) -> Array:
-        return self.values
+    def read(self, handle: Any, inputs: Mapping[Any, Any], start: int, stop: int) -> Array:
+        return self.values[start - self.first : stop - self.first]
 
 
 class ArraySource(Source):
@@ -35,7 +36,7 @@ class ArraySource(Source):
         self.dtype = array.dtype
 
     def part(self, start: int, stop: int) -> Part:
-        return ArrayPart(self.array[start:stop])
+        return ArrayPart(start, self.array[start:stop])
 
 
 def check_unmasked(values: Any) -> None:
@@ -84,9 +85,6 @@ class MappedSource(Source):
         self.handle = MappedFile(array, filename, offset)
         self.shape = array.shape
         self.dtype = array.dtype
-
-    def part(self, start: int, stop: int) -> Part:
-        return RangePart(start, stop)
 
 
 def mapped_source(array: Array) -> MappedSource | None:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
-from dask.local import get_sync
-from dask.task_spec import DataNode
 
 from ..errors import UnsupportedDataError
 from .arrays import check_unmasked
@@ -28,53 +26,118 @@ Key = Any
 Graph = dict[Key, Any]
 
 _SHARED = -1
+_MANY_LAYERS = 1000
 
 
-@dataclass(frozen=True)
-class BlockPart(Part):
-    """Some rows of blocks, with the sub-graph that makes them."""
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One row of blocks, with the sub-graph that makes it."""
+
+    keys: tuple[Key, ...]
+    """Of its column blocks."""
 
     graph: Graph
-    keys: tuple[tuple[Key, ...], ...]
-    """Keys of the blocks: a tuple of column blocks for every row of blocks."""
-    dependencies: tuple[Key, ...] = ()
 
-    def read(self, handle: Any, inputs: Mapping[Any, Any]) -> Array:
-        given = {key: DataNode(key, inputs[key]) for key in self.dependencies}
-        # The keys are distinct, a graph executes each once, and the synchronous scheduler starts no threads of its own.
-        rows = get_sync({**self.graph, **given}, [list(columns) for columns in self.keys])
-        joined = [_join([dense(block) for block in columns], axis=1) for columns in rows]
-        return _join(joined, axis=0)
+    dependencies: tuple[Key, ...]
+    """Keys that the sub-graph needs from outside."""
+
+    def read(self, inputs: Mapping[Any, Any]) -> Array:
+        """The rows, given a value for each dependency."""
+        given = {key: inputs[key] for key in self.dependencies}
+        return _join([dense(columns) for columns in evaluate(self.graph, self.keys, given)], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockPart(Part):
+    """Consecutive rows of blocks."""
+
+    blocks: tuple[Block, ...]
+    cuts: Array
+    """Where each block begins, and where the last one ends."""
+    dependencies: tuple[Key, ...]
+
+    def read(self, handle: Any, inputs: Mapping[Any, Any], start: int, stop: int) -> Array:
+        return _join([block.read(inputs) for block in self.blocks[blocks_between(self.cuts, start, stop)]], axis=0)
 
 
 class BlockSource(Source):
     """A dask array, one- or two-dimensional, whose chunk lengths are known."""
 
+    cuts: Array
+
     def __init__(self, array: da.Array) -> None:
         self._collection = array  # keeps persisted blocks alive on their workers
-        (optimised,) = dask.optimize(array)
         self.shape = tuple(int(n) for n in array.shape)
         self.dtype = np.dtype(array.dtype)
-        self.cuts = [0, *itertools.accumulate(int(n) for n in array.chunks[0])]
-        keys = optimised.__dask_keys__()
-        self._keys = [tuple(row) if isinstance(row, list) else (row,) for row in keys]
-        self._graph = dict(optimised.__dask_graph__())
-        self._owned, self._shared = split_graph(self._graph, self._keys)
+        self.cuts = np.cumsum([0, *array.chunks[0]], dtype=np.int64)
+        rows = [tuple(row) if isinstance(row, list) else (row,) for row in array.__dask_keys__()]
+        owned, self._shared = split_graph(optimized_graph(array), rows)
+        self._blocks = [Block(keys, graph, _outside(keys, graph)) for keys, graph in zip(rows, owned, strict=True)]
 
     def part(self, start: int, stop: int) -> Part:
-        # Empty chunks make cuts repeat: take every block from the first that starts at `start` to the last before
-        # `stop`.
-        first = int(np.searchsorted(self.cuts or [], start, "left"))
-        last = int(np.searchsorted(self.cuts or [], stop, "left"))
-        graph: Graph = {}
-        for i in range(first, last):
-            graph.update(self._owned[i])
-        keys = tuple(self._keys[first:last])
-        needed = set(itertools.chain.from_iterable(keys)).union(*(task.dependencies for task in graph.values()))
-        return BlockPart(graph, keys, tuple(sorted(needed - graph.keys(), key=str)))
+        chosen = blocks_between(self.cuts, start, stop)
+        blocks = tuple(self._blocks[chosen])
+        needed = {key for block in blocks for key in block.dependencies}
+        return BlockPart(blocks, self.cuts[chosen.start : chosen.stop + 1], tuple(sorted(needed, key=str)))
 
     def shared_tasks(self) -> Graph:
         return self._shared
+
+
+def blocks_between(cuts: Array, start: int, stop: int) -> slice:
+    """Numbers of the blocks that rows ``start`` to ``stop`` lie in.
+
+    Empty chunks make cuts repeat: take every block from the first that starts at ``start`` to the last before ``stop``.
+    """
+    first, last = np.searchsorted(cuts, [start, stop], "left").tolist()
+    return slice(first, last)
+
+
+def optimized_graph(array: da.Array) -> Graph:
+    """The array's graph as Dask optimises it."""
+    graph = array.__dask_graph__()
+    if len(getattr(graph, "layers", ())) > _MANY_LAYERS:
+        # An array put together from many has a layer for each, and optimising layers takes time that is quadratic in
+        # their number (20 minutes for 100 000 delayed blocks). That of single tasks is linear.
+        graph = dict(graph)
+    return dict(array.__dask_optimize__(graph, array.__dask_keys__()))
+
+
+def evaluate(graph: Graph, keys: Sequence[Key], given: Mapping[Key, Any]) -> list[Any]:
+    """Values of some keys of a small graph, computed here and now.
+
+    Dask's own schedulers would do it, too. Their bookkeeping takes longer than what most small blocks are made of.
+
+    Parameters
+    ----------
+    graph : dict of tasks
+    keys : sequence
+    given : mapping
+        Value of every key that the graph needs and does not hold.
+    """
+    uses = Counter(itertools.chain(keys, *(task.dependencies for task in graph.values())))
+    values, done, stack = dict(given), set(given), list(keys)
+    while stack:
+        key = stack.pop()
+        if key in done:
+            continue
+        task = graph[key]
+        missing = task.dependencies - done
+        if missing:
+            stack += [key, *missing]
+            continue
+        values[key] = task(values)
+        done.add(key)
+        for dependency in task.dependencies:
+            uses[dependency] -= 1
+            if not uses[dependency]:
+                del values[dependency]  # so that no more of a block's intermediate values are alive than have to be
+    return [values[key] for key in keys]
+
+
+def _outside(keys: Sequence[Key], graph: Graph) -> tuple[Key, ...]:
+    needed = set(keys).union(*(task.dependencies for task in graph.values()))
+    return tuple(sorted(needed - graph.keys(), key=str))
 
 
 def split_graph(graph: Graph, groups: Sequence[tuple[Key, ...]]) -> tuple[list[Graph], Graph]:

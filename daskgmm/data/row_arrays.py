@@ -116,12 +116,12 @@ def _block_by_block(counts: da.Array) -> da.Array:
     graph: dict[Any, Any] = source.shared_tasks()
     for i in range(counts.shape[0]):
         part = source.part(i, i + 1)
-        graph[name, i, 0] = Task((name, i, 0), _compute_part, part, *map(TaskRef, part.dependencies))
+        graph[name, i, 0] = Task((name, i, 0), _compute_part, part, i, *map(TaskRef, part.dependencies))
     return da.Array(graph, name, (counts.chunks[0], (counts.shape[1],)), counts.dtype)
 
 
-def _compute_part(part: Part, *values: Any) -> Array:
-    return part.read(None, dict(zip(part.dependencies, values, strict=True)))
+def _compute_part(part: Part, i: int, *values: Any) -> Array:
+    return part.read(None, dict(zip(part.dependencies, values, strict=True)), i, i + 1)
 
 
 def _write_block(

@@ -1,15 +1,19 @@
 """Sources of rows, and data sets made of them.
 
-A `Source` is an array along whose first axis rows can be read in ranges. What a task needs to read one range is a
-`Part`: small, picklable, and independent of the others. A source may also bring one `handle`, which all its parts share
-(an open Zarr array), and tasks of a dask graph that several parts depend on.
+A `Source` is an array along whose first axis rows can be read in ranges. It brings one `handle`, which all tasks share
+(an open Zarr array). What a task needs beyond it is a `Part`, one for each `Batch` of rows: nothing at all where the
+handle suffices, else the blocks of a dask array, or the rows themselves. Where a batch is cut into slabs follows from
+arithmetic, and the task does that itself: so the graph of a pass carries a few bytes for each task, however many chunks
+there are.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,14 +27,17 @@ SLAB_BYTES = 16 << 20
 
 
 class Part(ABC):
-    """How one range of rows is read."""
+    """What reading some consecutive rows of a source needs beside its handle: small, picklable, independent."""
 
     dependencies: tuple[Any, ...] = ()
     """Keys of the graph whose values `read` needs."""
 
+    cuts: Array | None = None
+    """Row numbers, the first and last included, where every read has to start and stop. None: anywhere."""
+
     @abstractmethod
-    def read(self, handle: Any, inputs: Mapping[Any, Any]) -> Array:
-        """The rows.
+    def read(self, handle: Any, inputs: Mapping[Any, Any], start: int, stop: int) -> Array:
+        """Some of the rows.
 
         Parameters
         ----------
@@ -38,18 +45,19 @@ class Part(ABC):
             The source's handle.
         inputs : mapping
             Value of every key in `dependencies`.
+        start, stop : int
+            Row numbers of the source.
         """
 
 
-@dataclass(frozen=True)
-class RangePart(Part):
-    """A range of rows of whatever the handle is."""
+class HandlePart(Part):
+    """Rows of a handle that can be sliced."""
 
-    start: int
-    stop: int
+    def read(self, handle: Any, inputs: Mapping[Any, Any], start: int, stop: int) -> Array:
+        return np.asarray(handle[start:stop])
 
-    def read(self, handle: Any, inputs: Mapping[Any, Any]) -> Array:
-        return np.asarray(handle[self.start : self.stop])
+
+_HANDLE_PART = HandlePart()  # it holds nothing, and one will do for all tasks
 
 
 class Source(ABC):
@@ -60,7 +68,7 @@ class Source(ABC):
 
     dtype: np.dtype[Any]
 
-    cuts: Sequence[int] | None = None
+    cuts: Array | None = None
     """Row numbers, 0 and n included, where every read has to start and stop. None: anywhere."""
 
     chunk_rows: int = 1
@@ -76,11 +84,11 @@ class Source(ABC):
     """Reading takes long enough to be worth a thread of its own."""
 
     handle: Any = None
-    """What all parts share; picklable."""
+    """What all tasks share; picklable."""
 
-    @abstractmethod
     def part(self, start: int, stop: int) -> Part:
-        """How to read rows ``start`` to ``stop``."""
+        """What a task needs beside the handle to read rows ``start`` to ``stop``."""
+        return _HANDLE_PART
 
     def shared_tasks(self) -> dict[Any, Any]:
         """Tasks of a dask graph that more than one part depends on."""
@@ -92,42 +100,74 @@ class Source(ABC):
         return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
 
-@dataclass(frozen=True)
-class Slab:
-    """What a task reads at once."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive rows that one task reads."""
 
     start: int
     stop: int
     rows: Part
     weights: Part | None
-    n_features: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the batch."""
+        return self.stop - self.start
 
     @property
     def dependencies(self) -> tuple[Any, ...]:
-        """Keys that either part needs."""
-        return self.rows.dependencies + (self.weights.dependencies if self.weights else ())
+        """Keys that either part needs, each once."""
+        return tuple(dict.fromkeys(self.rows.dependencies + (self.weights.dependencies if self.weights else ())))
 
-    def read(self, handles: tuple[Any, Any], inputs: Mapping[Any, Any]) -> tuple[Array, Array | None]:
-        """Rows (n, D) and sample weights (n,).
+    @property
+    def cuts(self) -> Array | None:
+        """Row numbers where reads have to start and stop; None: anywhere."""
+        return next((part.cuts for part in (self.rows, self.weights) if part and part.cuts is not None), None)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads batches of a data set: what all tasks share."""
+
+    handles: tuple[Any, Any]
+    """Of rows and weights."""
+
+    n_features: int
+
+    slab_rows: int
+    """Rows that are read at once, about."""
+
+    chunk_rows: int
+    """Rows that are stored together."""
+
+    reads_ahead: bool
+    """Reading deserves a thread of its own."""
+
+    def slabs(self, batch: Batch) -> list[tuple[int, int]]:
+        """Ranges of rows that a task reads one after the other: whole chunks, of about `slab_rows`."""
+        return ranges(batch.start, batch.stop, self.slab_rows, self.chunk_rows, batch.cuts)
+
+    def read(self, batch: Batch, start: int, stop: int, inputs: Mapping[Any, Any]) -> tuple[Array, Array | None]:
+        """Rows (n, D) and sample weights (n,) of one slab.
 
         Raises
         ------
         DataChangedError
             If rows of another number or width come than were promised.
         """
-        rows = self.rows.read(handles[0], inputs)
+        rows = batch.rows.read(self.handles[0], inputs, start, stop)
         if rows.shape[1:] != (self.n_features,):  # some widths would broadcast
             raise DataChangedError(
-                f"X: rows {self.start} to {self.stop} were expected to have {self.n_features} columns, but an array of "
+                f"X: rows {start} to {stop} were expected to have {self.n_features} columns, but an array of "
                 f"shape {rows.shape} came. The blocks of a dask array are not what its metadata say."
             )
         weights = None
-        if self.weights is not None:  # in one memory order, because products round differently where there are gaps
-            weights = np.ascontiguousarray(self.weights.read(handles[1], inputs), dtype=np.float64)
+        if batch.weights is not None:  # in one memory order, because products round differently where there are gaps
+            weights = np.ascontiguousarray(batch.weights.read(self.handles[1], inputs, start, stop), dtype=np.float64)
         for what, values in (("X", rows), ("sample_weight", weights)):
-            if values is not None and len(values) != self.stop - self.start:
+            if values is not None and len(values) != stop - start:
                 raise DataChangedError(
-                    f"{what}: rows {self.start} to {self.stop} were expected to be {self.stop - self.start} rows, but "
+                    f"{what}: rows {start} to {stop} were expected to be {stop - start} rows, but "
                     f"{len(values)} came. The data changed while they were read, or a dask array's chunks are not what "
                     "it says; call x.compute_chunk_sizes() on it, or pass data that hold still."
                 )
@@ -162,62 +202,70 @@ class Dataset:
         return (self.rows,) if self.weights is None else (self.rows, self.weights)
 
     @property
-    def handles(self) -> tuple[Any, Any]:
-        """What the parts of rows and weights share."""
-        return self.rows.handle, None if self.weights is None else self.weights.handle
-
-    @property
     def in_process(self) -> bool:
         """Whether the rows are in this process's memory."""
         return self.rows.in_process
 
     @property
-    def reads_ahead(self) -> bool:
-        """Whether reading deserves a thread of its own."""
-        return any(source.reads_ahead for source in self.sources)
-
-    @property
-    def cuts(self) -> Sequence[int] | None:
+    def cuts(self) -> Array | None:
         """Row numbers where reads have to start and stop; None: anywhere."""
         return next((source.cuts for source in self.sources if source.cuts is not None), None)
 
-    def slabs(self, start: int, stop: int) -> Iterator[Slab]:
-        """Ranges that a task reads one after the other: whole chunks, of about `SLAB_BYTES`."""
-        for a, b in ranges(start, stop, self._slab_rows, self.rows.chunk_rows, self.cuts):
-            weights = None if self.weights is None else self.weights.part(a, b)
-            yield Slab(a, b, self.rows.part(a, b), weights, self.n_features)
-
     @property
-    def _slab_rows(self) -> int:
-        if self.in_process:
-            return max(1, self.n_rows)
-        return max(1, SLAB_BYTES // max(1, self.rows.row_bytes))
+    def reader(self) -> Reader:
+        """What tasks need to read any batch."""
+        return Reader(
+            (self.rows.handle, None if self.weights is None else self.weights.handle),
+            self.n_features,
+            # Rows in memory are read in one piece, because that takes nothing.
+            max(1, self.n_rows if self.in_process else SLAB_BYTES // max(1, self.rows.row_bytes)),
+            self.rows.chunk_rows,
+            any(source.reads_ahead for source in self.sources),
+        )
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """What a task needs beside the reader to read rows ``start`` to ``stop``."""
+        return Batch(
+            start, stop, self.rows.part(start, stop), None if self.weights is None else self.weights.part(start, stop)
+        )
 
     def shared_tasks(self) -> dict[Any, Any]:
         """Tasks of a dask graph that several parts depend on."""
         return {key: task for source in self.sources for key, task in source.shared_tasks().items()}
 
 
-def ranges(start: int, stop: int, size: int, multiple: int, cuts: Sequence[int] | None) -> Iterator[tuple[int, int]]:
-    """Split rows ``start`` to ``stop`` into consecutive ranges of about ``size`` rows.
+def borders(start: int, stop: int, size: int, multiple: int, cuts: Array | None) -> Array:
+    """Row numbers that split rows ``start`` to ``stop`` into consecutive ranges of about ``size`` rows.
 
     Parameters
     ----------
     start, stop, size : int
     multiple : int
         Ranges begin at multiples of this.
-    cuts : sequence of int or None
-        The only row numbers where a range may begin or end; takes precedence over ``multiple``.
+    cuts : numpy.ndarray or None
+        The only row numbers where a range may begin or end, ascending; takes precedence over ``multiple``.
+
+    Returns
+    -------
+    numpy.ndarray
+        Ascending, from ``start`` to ``stop``: one array, however many ranges there are.
     """
     if cuts is None:
         step = max(multiple, size // multiple * multiple)
-        while start < stop:
-            end = min(stop, start // step * step + step)
-            yield start, end
-            start = end
-        return
-    inner = np.asarray(cuts)[np.searchsorted(cuts, start, "right") : np.searchsorted(cuts, stop, "right")]
-    for end, following in zip(inner.tolist(), [*inner.tolist()[1:], None], strict=True):
-        if end > start and (following is None or following - start > size):
-            yield start, end
-            start = end
+        inner = np.arange(start // step * step + step, stop, step)
+        return np.unique(np.concatenate([[start], inner, [stop]]))  # one border where there are no rows
+    return np.fromiter(_at_cuts(start, stop, size, np.unique(cuts).tolist()), np.int64)
+
+
+def ranges(start: int, stop: int, size: int, multiple: int, cuts: Array | None) -> list[tuple[int, int]]:
+    """The ranges between `borders`."""
+    return list(pairwise(borders(start, stop, size, multiple, cuts).tolist()))
+
+
+def _at_cuts(start: int, stop: int, size: int, cuts: list[int]) -> Iterator[int]:
+    """Borders of the longest ranges of at most ``size`` rows, or of one piece between two cuts where that is longer."""
+    yield start
+    while start < stop:
+        furthest = bisect_right(cuts, min(stop, start + size)) - 1
+        start = max(cuts[furthest], cuts[bisect_right(cuts, start)])
+        yield start

@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 
 from ..errors import StoreError, StoreNotFoundError
-from .source import Part, RangePart, Source
+from .source import Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,9 +47,6 @@ class StoreSource(Source):
         self.chunk_rows = max(1, array.chunks[0]) if array.chunks else 1
         shards = getattr(array, "shards", None)
         self.batch_rows = shards[0] if shards else self.chunk_rows
-
-    def part(self, start: int, stop: int) -> Part:
-        return RangePart(start, stop)
 
 
 def _anchored(array: zarr.Array[Any]) -> zarr.Array[Any]:

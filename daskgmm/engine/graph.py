@@ -1,26 +1,31 @@
-"""A data set and a fold -> one graph of tasks.
+"""A data set and a fold -> graphs of tasks.
 
     context                                     the fold, open handles: one node, sent once and then from peer to peer
     (gmm-<label>-<uuid>, b)                     batch b: read slab by slab, evaluate leaves, sum them up
     (gmm-reduce-<uuid>-<level>, j)              join up to eight neighbours
     gmm-total-<uuid>                            the value
 
-The graph is a plain dict that any Dask scheduler takes. Its keys are new in every pass: a scheduler that still holds a
+A graph is a plain dict that any Dask scheduler takes. Its keys are new in every pass: a scheduler that still holds a
 key answers with the old value. Their prefixes stay the same, because dashboards and duration estimates go by them.
+
+A pass of very many tasks goes in waves: consecutive batches in a graph of their own, whose root hands over its parts
+instead of the value, for the driver to join. Waves are made one at a time, so that the graph of a wave is all that has
+to be held.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from dask.task_spec import DataNode, Task, TaskRef
 
-from ..data.source import Dataset, Slab, ranges
+from ..data.source import Batch, Dataset, Reader, borders
 from .blas import PROCESS, limit_worker
 from .report import report
 from .tree import Accumulator, Fold, Fragment, Node
@@ -31,64 +36,125 @@ Graph = dict[Any, Any]
 #: Parts that one merge joins.
 ARITY = 8
 
+#: Tasks of one graph, not counting merges: Dask gets rough near twice as many.
+WAVE_TASKS = 50_000
+
 
 @dataclass(frozen=True)
 class Context:
     """What every task of a pass needs."""
 
     fold: Fold
-    handles: tuple[Any, Any]
+    reader: Reader
     n_rows: int
-    reads_ahead: bool
     topic: str | None
     """Where tasks report that they have finished; None where nobody listens."""
     driver: str = PROCESS
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one task reads."""
+class Wave:
+    """Batches that are submitted in one graph."""
 
-    slabs: tuple[Slab, ...]
-    dependencies: tuple[Any, ...]
-    """Keys whose values the task is given, in the order of its arguments."""
+    borders: Array
+    """Row numbers where the batches begin, and where the last one ends."""
+    shared: frozenset[Any]
+    """Keys of the shared tasks that they depend on, directly or not."""
 
     @property
-    def n_rows(self) -> int:
-        """Rows of the batch."""
-        return self.slabs[-1].stop - self.slabs[0].start
+    def n_batches(self) -> int:
+        """Number of batches."""
+        return len(self.borders) - 1
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks of the graph, not counting merges."""
+        return self.n_batches + len(self.shared)
 
 
-def plan_batches(dataset: Dataset, fold: Fold, size: int) -> list[Batch]:
-    """Divide the rows into tasks of about ``size`` rows.
+def plan_batches(dataset: Dataset, fold: Fold, size: int) -> Array:
+    """Row numbers where tasks of about ``size`` rows begin, and where the last one ends.
 
     Where the layout allows it a batch is a power of two of leaves, which leaves one node and no fragments.
     """
     leaves = 1 << (max(1, size // fold.leaf_rows).bit_length() - 1)
-    borders = ranges(0, dataset.n_rows, leaves * fold.leaf_rows, dataset.rows.batch_rows, dataset.cuts)
-    batches = []
-    for start, stop in borders:
-        slabs = tuple(dataset.slabs(start, stop))
-        batches.append(Batch(slabs, tuple(dict.fromkeys(key for slab in slabs for key in slab.dependencies))))
-    return batches
+    return borders(0, dataset.n_rows, leaves * fold.leaf_rows, dataset.rows.batch_rows, dataset.cuts)
 
 
-def build_graph(context: Context, batches: list[Batch], shared: Mapping[Any, Any], label: str) -> tuple[Graph, Any]:
-    """Graph of a pass and the key of its value."""
+def plan_waves(dataset: Dataset, edges: Array) -> list[Wave]:
+    """Divide a pass into graphs of at most `WAVE_TASKS` tasks; a task that two of them depend on is computed in each.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    edges : numpy.ndarray
+        From `plan_batches`.
+    """
+    shared = dataset.shared_tasks()
+    whole = Wave(edges, frozenset(shared))
+    if whole.n_tasks <= WAVE_TASKS:
+        return [whole]
+    if not shared:
+        return [Wave(edges[i : i + WAVE_TASKS + 1], frozenset()) for i in range(0, len(edges) - 1, WAVE_TASKS)]
+    waves = list(_waves_with_shared_tasks(dataset, edges, shared))
+    # Where every batch depends on most of the data, as after a shuffle, each wave would read them again.
+    return waves if sum(wave.n_tasks for wave in waves) <= 2 * whole.n_tasks else [whole]
+
+
+def _waves_with_shared_tasks(dataset: Dataset, edges: Array, shared: Mapping[Any, Any]) -> Iterator[Wave]:
+    first, needed = 0, set[Any]()
+    for b, (start, stop) in enumerate(pairwise(edges.tolist())):
+        dependencies = dataset.batch(start, stop).dependencies
+        more = _upstream(dependencies, shared, needed)
+        if b > first and b + 1 - first + len(needed) + len(more) > WAVE_TASKS:
+            yield Wave(edges[first : b + 1], frozenset(needed))
+            first, needed = b, set()
+            more = _upstream(dependencies, shared, needed)
+        needed |= more
+    yield Wave(edges[first:], frozenset(needed))
+
+
+def _upstream(keys: Iterable[Any], graph: Mapping[Any, Any], known: set[Any]) -> set[Any]:
+    """Those keys and all that they depend on, as far as the graph holds them and they are not known."""
+    found, stack = set[Any](), list(keys)
+    while stack:
+        key = stack.pop()
+        if key in graph and key not in known and key not in found:
+            found.add(key)
+            stack.extend(graph[key].dependencies)
+    return found
+
+
+def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, whole: bool) -> tuple[Graph, Any]:
+    """Graph of a wave and the key of its value.
+
+    Parameters
+    ----------
+    context : Context
+    dataset : Dataset
+    wave : Wave
+    label : str
+    whole : bool
+        The wave is the pass, and the value that of the pass. Otherwise it is the parts that other waves' are to be
+        joined with.
+    """
     run = uuid.uuid4().hex
-    root, shared_context = f"gmm-total-{run}", f"gmm-context-{run}"
-    graph: Graph = {**shared, shared_context: DataNode(shared_context, context)}
-    keys: list[Any] = [(f"gmm-{label}-{run}", b) for b in range(len(batches))]
-    for key, batch in zip(keys, batches, strict=True):
-        graph[key] = Task(key, run_batch, TaskRef(shared_context), batch, *map(TaskRef, batch.dependencies))
+    root, common = f"gmm-total-{run}", TaskRef(f"gmm-context-{run}")
+    shared = dataset.shared_tasks()
+    graph: Graph = {key: shared[key] for key in wave.shared}
+    graph[common.key] = DataNode(common.key, context)
+    keys: list[Any] = [(f"gmm-{label}-{run}", b) for b in range(wave.n_batches)]
+    for key, (start, stop) in zip(keys, pairwise(wave.borders.tolist()), strict=True):
+        batch = dataset.batch(start, stop)
+        graph[key] = Task(key, run_batch, common, batch, *map(TaskRef, batch.dependencies))
     level = 0
     while len(keys) > ARITY:
         groups = [keys[i : i + ARITY] for i in range(0, len(keys), ARITY)]
         keys = [(f"gmm-reduce-{run}-{level}", j) for j in range(len(groups))]
         for key, group in zip(keys, groups, strict=True):
-            graph[key] = Task(key, merge, TaskRef(shared_context), *map(TaskRef, group))
+            graph[key] = Task(key, merge, common, *map(TaskRef, group))
         level += 1
-    graph[root] = Task(root, finish, TaskRef(shared_context), *map(TaskRef, keys))
+    graph[root] = Task(root, finish if whole else merge, common, *map(TaskRef, keys))
     return graph, root
 
 
@@ -100,8 +166,8 @@ def run_batch(context: Context, batch: Batch, *values: Any) -> list[Node | Fragm
     limit_worker(context.driver)
     accumulator = Accumulator(context.fold, context.n_rows)
     inputs = dict(zip(batch.dependencies, values, strict=True))
-    for slab, (rows, weights) in _read(context, batch, inputs):
-        accumulator.add_rows(slab.start, rows, weights)
+    for start, (rows, weights) in _read(context.reader, batch, inputs):
+        accumulator.add_rows(start, rows, weights)
     if context.topic is not None:
         report(context.topic, batch.n_rows)
     return accumulator.parts
@@ -109,15 +175,16 @@ def run_batch(context: Context, batch: Batch, *values: Any) -> list[Node | Fragm
 
 def merge(context: Context, *neighbours: list[Node | Fragment]) -> list[Node | Fragment]:
     """Join the parts of neighbouring tasks."""
-    return _joined(context, neighbours).parts
+    return join(context, neighbours).parts
 
 
 def finish(context: Context, *neighbours: list[Node | Fragment]) -> Any:
     """Join the last parts and return the sum of all leaves."""
-    return _joined(context, neighbours).total()
+    return join(context, neighbours).total()
 
 
-def _joined(context: Context, neighbours: tuple[list[Node | Fragment], ...]) -> Accumulator:
+def join(context: Context, neighbours: Iterable[list[Node | Fragment]]) -> Accumulator:
+    """What neighbours hold, one after the other."""
     limit_worker(context.driver)
     accumulator = Accumulator(context.fold, context.n_rows)
     for parts in neighbours:
@@ -126,19 +193,18 @@ def _joined(context: Context, neighbours: tuple[list[Node | Fragment], ...]) -> 
     return accumulator
 
 
-def _read(
-    context: Context, batch: Batch, inputs: Mapping[Any, Any]
-) -> Iterator[tuple[Slab, tuple[Array, Array | None]]]:
-    """Slabs of a batch and their rows; the next one is read while the caller computes on this one."""
-    if not context.reads_ahead or len(batch.slabs) == 1:
-        for slab in batch.slabs:
-            yield slab, slab.read(context.handles, inputs)
+def _read(reader: Reader, batch: Batch, inputs: Mapping[Any, Any]) -> Iterator[tuple[int, tuple[Array, Array | None]]]:
+    """First row of each slab of a batch, and its rows; the next is read while the caller computes on this one."""
+    slabs = reader.slabs(batch)
+    if not reader.reads_ahead or len(slabs) == 1:
+        for start, stop in slabs:
+            yield start, reader.read(batch, start, stop, inputs)
         return
-    with ThreadPoolExecutor(1, thread_name_prefix="gmm-read") as reader:
-        coming = reader.submit(batch.slabs[0].read, context.handles, inputs)
-        for slab, following in zip(batch.slabs, [*batch.slabs[1:], None], strict=True):
+    with ThreadPoolExecutor(1, thread_name_prefix="gmm-read") as pool:
+        coming = pool.submit(reader.read, batch, *slabs[0], inputs)
+        for (start, _), following in zip(slabs, [*slabs[1:], None], strict=True):
             rows = coming.result()
             if following is not None:
-                coming = reader.submit(following.read, context.handles, inputs)
-            yield slab, rows
+                coming = pool.submit(reader.read, batch, *following, inputs)
+            yield start, rows
             del rows  # two slabs are alive at a time, not three

@@ -16,7 +16,7 @@ from dask.local import get_sync
 from ..data.source import Dataset
 from .blas import one_blas_thread
 from .events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted
-from .graph import Batch, Context, build_graph, plan_batches
+from .graph import Context, Graph, Wave, build_graph, join, plan_batches, plan_waves
 from .report import listening, report
 from .scheduler import Scheduler, find_scheduler
 from .tree import Fold
@@ -91,11 +91,13 @@ class Engine(AbstractContextManager["Engine"]):
         label : str
             Names the pass in events, and its tasks on the dashboard.
         """
-        batches = plan_batches(dataset, fold, self._batch_rows(dataset, fold))
-        context = Context(fold, dataset.handles, dataset.n_rows, dataset.reads_ahead, self._topic)
-        graph, key = build_graph(context, batches, dataset.shared_tasks(), label)
-        with self.announced(label, dataset.n_rows, len(batches)):
-            return self._scheduler_for(batches).compute(graph, key)
+        edges = plan_batches(dataset, fold, self._batch_rows(dataset, fold))
+        context = Context(fold, dataset.reader, dataset.n_rows, self._topic)
+        with self.announced(label, dataset.n_rows, len(edges) - 1):
+            waves = plan_waves(dataset, edges)
+            whole = len(waves) == 1
+            values = (self._compute(wave, *build_graph(context, dataset, wave, label, whole=whole)) for wave in waves)
+            return next(values) if whole else join(context, values).total()
 
     @contextmanager
     def announced(self, label: str, n_rows: int, n_batches: int) -> Iterator[Callable[[int], None]]:
@@ -123,10 +125,10 @@ class Engine(AbstractContextManager["Engine"]):
         fair = -(-dataset.n_rows // (_TASKS_PER_THREAD * self.scheduler.n_threads))
         return int(max(_SHORTEST_TASK / seconds, min(_LONGEST_TASK / seconds, fair)))
 
-    def _scheduler_for(self, batches: list[Batch]) -> Scheduler:
-        if len(batches) == 1 and self.scheduler.client is None:
-            return Scheduler(get_sync, 1)  # a thread pool would only add its own cost
-        return self.scheduler
+    def _compute(self, wave: Wave, graph: Graph, key: Any) -> Any:
+        if wave.n_tasks == 1 and self.scheduler.client is None:
+            return get_sync(graph, key)  # a thread pool would only add its own cost
+        return self.scheduler.compute(graph, key)
 
     def _batch_finished(self, n_rows: int) -> None:
         self.emit(BatchFinished(self._label, n_rows))

@@ -67,7 +67,8 @@ class Accumulator:
     """
 
     def __init__(self, fold: Fold, n_rows: int) -> None:
-        self._evaluate = fold.start()
+        self._fold = fold
+        self._evaluate: Evaluator | None = None  # started with the first leaf: joining nodes needs no scratch memory
         self._leaf_rows = fold.leaf_rows
         self._n_rows = n_rows
         self.parts: list[Node | Fragment] = []
@@ -123,6 +124,8 @@ class Accumulator:
         return start % self._leaf_rows == 0 and (stop - start == self._leaf_rows or stop == self._n_rows)
 
     def _add_leaf(self, start: int, rows: Array, weights: Array | None) -> None:
+        if self._evaluate is None:
+            self._evaluate = self._fold.start()
         self._add_node(Node(0, start // self._leaf_rows, self._evaluate(start, rows, weights)))
 
     def _add_node(self, node: Node) -> None:
