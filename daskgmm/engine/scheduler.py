@@ -7,6 +7,7 @@ import concurrent.futures
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import dask
 import distributed
 from dask.base import get_scheduler
+from dask.highlevelgraph import HighLevelGraph
 from dask.local import get_sync
 from dask.threaded import get as get_threaded
 from distributed.scheduler import KilledWorker
@@ -53,6 +55,10 @@ class Scheduler:
         """
         if self.client is None:
             return self.get(graph, key, **options)
+        if isinstance(graph, dict):
+            # The client names a plain dict after its content: it would hash every task, rows and parameters included,
+            # in each pass, and refuse what cannot be hashed.
+            graph = HighLevelGraph.from_collections(f"gmm-{uuid.uuid4().hex}", graph)
         try:
             return _gather(self.client, self.get(graph, key, **{**options, "sync": False}))
         except DaskGMMError:
