@@ -13,6 +13,7 @@
     ├── OutputExistsError           (FileExistsError)    the output is there already and was not to be replaced
     ├── ModelFormatError            (ValueError)         a model file that is damaged, foreign or too new
     ├── SchedulerError              (ConnectionError, ValueError)  a Dask scheduler that does not answer or went away
+    ├── WorkerMemoryError           (MemoryError, ValueError)  a pass does not fit into the workers' memory
     └── MissingDependencyError      (ImportError)        an extra is not installed; the message says which
 
     InitializationWarning           (UserWarning)        a start was dropped, another one served
@@ -118,6 +119,10 @@ class ModelFormatError(DaskGMMError, ValueError):
 
 class SchedulerError(DaskGMMError, ConnectionError, ValueError):
     """A Dask scheduler that does not answer, has no workers, or went away."""
+
+
+class WorkerMemoryError(DaskGMMError, MemoryError, ValueError):
+    """A pass needs more memory than the workers may use: found out before it runs."""
 
 
 class MissingDependencyError(DaskGMMError, ImportError):

@@ -62,6 +62,9 @@ class Spelling:
 
     leaf_rows: int = LEAF
     row_seconds: float = 0.0
+    work_bytes: int = 0
+    value_bytes: int = 0
+    process_bytes: int = 0
 
     def start(self):
         return lambda start, rows, weights: Written(f"{start}:{rows[:, 0].astype(int).tolist()}")
@@ -73,6 +76,9 @@ class Rounding:
 
     leaf_rows: int = LEAF
     row_seconds: float = 0.0
+    work_bytes: int = 0
+    value_bytes: int = 0
+    process_bytes: int = 0
 
     def start(self):
         return lambda start, rows, weights: float(rows.sum())

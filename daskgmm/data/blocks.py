@@ -74,6 +74,10 @@ class BlockSource(Source):
         owned, self._shared = split_graph(optimized_graph(array), rows)
         self._blocks = [Block(keys, graph, _outside(keys, graph)) for keys, graph in zip(rows, owned, strict=True)]
 
+    def reading_bytes(self, n_rows: int) -> int:
+        # What makes the blocks is the user's and may take any memory; this much it takes to join them.
+        return 2 * n_rows * self.row_bytes
+
     def part(self, start: int, stop: int) -> Part:
         chosen = blocks_between(self.cuts, start, stop)
         blocks = tuple(self._blocks[chosen])

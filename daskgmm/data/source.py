@@ -99,6 +99,10 @@ class Source(ABC):
         """Bytes of one row as it is stored."""
         return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
+    def reading_bytes(self, n_rows: int) -> int:
+        """Memory that reading so many rows at once takes, the rows included."""
+        return n_rows * self.row_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -222,6 +226,13 @@ class Dataset:
             self.rows.chunk_rows,
             any(source.reads_ahead for source in self.sources),
         )
+
+    def longest_slab(self, batch_rows: int) -> int:
+        """Rows of the longest slab, given the rows of the longest batch."""
+        reader = self.reader
+        if self.cuts is not None:
+            return max(int(np.diff(self.cuts).max()), min(reader.slab_rows, batch_rows))
+        return min(batch_rows, max(reader.chunk_rows, reader.slab_rows // reader.chunk_rows * reader.chunk_rows))
 
     def batch(self, start: int, stop: int) -> Batch:
         """What a task needs beside the reader to read rows ``start`` to ``stop``."""

@@ -47,6 +47,12 @@ class StoreSource(Source):
         self.chunk_rows = max(1, array.chunks[0]) if array.chunks else 1
         shards = getattr(array, "shards", None)
         self.batch_rows = shards[0] if shards else self.chunk_rows
+        self._is_encoded = bool(shards or array.compressors or array.filters)
+
+    def reading_bytes(self, n_rows: int) -> int:
+        # Beside the rows, Zarr holds the chunks that it is reading, and decodes each into an array of its own.
+        at_once = min(n_rows, self.chunk_rows * int(zarr.config.get("async.concurrency") or n_rows))
+        return (n_rows + (2 if self._is_encoded else 1) * at_once) * self.row_bytes
 
 
 def _anchored(array: zarr.Array[Any]) -> zarr.Array[Any]:

@@ -77,6 +77,7 @@ class SurveyFold:
     """The pass that makes a `Survey`."""
 
     leaf_rows: int
+    n_features: int
     sampled: Array
     """Row numbers of the sample, ascending."""
     dtype: np.dtype[Any]
@@ -88,6 +89,21 @@ class SurveyFold:
     def row_seconds(self) -> float:
         """Rough time of one row."""
         return 0.0  # a few operations on each number: reading takes longer
+
+    @property
+    def work_bytes(self) -> int:
+        """What evaluating one leaf allocates: the rows in double precision, their offsets and the squares of these."""
+        return 3 * 8 * self.leaf_rows * self.n_features
+
+    @property
+    def value_bytes(self) -> int:
+        """Moments, and the part of the sample that lies in some rows."""
+        return 8 * (4 * self.n_features + len(self.sampled) * (self.n_features + 1))
+
+    @property
+    def process_bytes(self) -> int:
+        """Code that it loads, once in a process."""
+        return self.loops.process_bytes
 
     def start(self) -> _Surveyor:
         """Evaluator for the leaves of one task."""

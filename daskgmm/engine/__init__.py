@@ -7,6 +7,7 @@ the result is the same to the last bit for every chunking, batch size, number of
 tree       leaves, fragments of leaves, and the canonical tree
 graph      a data set and a fold -> a plain graph of tasks: batches, then merges, then one root
 scheduler  where it runs: the synchronous or threaded scheduler, or a distributed client
+memory     what a task takes, and whether the workers have room for it
 blas       one BLAS thread for each task
 events     what a pass tells while it runs
 run        all of it together

@@ -27,6 +27,7 @@ from dask.task_spec import DataNode, Task, TaskRef
 
 from ..data.source import Batch, Dataset, Reader, borders
 from .blas import PROCESS, limit_worker
+from .memory import Costs
 from .report import report
 from .tree import Accumulator, Fold, Fragment, Node
 
@@ -72,13 +73,13 @@ class Wave:
         return self.n_batches + len(self.shared)
 
 
-def plan_batches(dataset: Dataset, fold: Fold, size: int) -> Array:
+def plan_batches(dataset: Dataset, costs: Costs, size: int) -> Array:
     """Row numbers where tasks of about ``size`` rows begin, and where the last one ends.
 
     Where the layout allows it a batch is a power of two of leaves, which leaves one node and no fragments.
     """
-    leaves = 1 << (max(1, size // fold.leaf_rows).bit_length() - 1)
-    return borders(0, dataset.n_rows, leaves * fold.leaf_rows, dataset.rows.batch_rows, dataset.cuts)
+    leaves = 1 << (max(1, size // costs.leaf_rows).bit_length() - 1)
+    return borders(0, dataset.n_rows, leaves * costs.leaf_rows, dataset.rows.batch_rows, dataset.cuts)
 
 
 def plan_waves(dataset: Dataset, edges: Array) -> list[Wave]:

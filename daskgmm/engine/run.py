@@ -8,30 +8,25 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import dask
+import numpy as np
 from dask.local import get_sync
 
 from ..data.source import Dataset
 from .blas import one_blas_thread
 from .events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted
-from .graph import Context, Graph, Wave, build_graph, join, plan_batches, plan_waves
+from .graph import ARITY, Context, Graph, Wave, build_graph, join, plan_batches, plan_waves
+from .memory import CostedFold, Costs, PassPlan, check_memory, plan_pass
 from .report import listening, report
 from .scheduler import Scheduler, find_scheduler
-from .tree import Fold
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 # A task should be long beside the scheduler's own cost, and short enough to balance and to report.
 _SHORTEST_TASK, _LONGEST_TASK = 0.05, 5.0  # seconds
 _TASKS_PER_THREAD = 3
-
-
-class CostedFold(Fold, Protocol):
-    """A fold that can tell roughly how long it takes."""
-
-    @property
-    def row_seconds(self) -> float:
-        """Estimated time to evaluate one row."""
 
 
 class Engine(AbstractContextManager["Engine"]):
@@ -90,14 +85,30 @@ class Engine(AbstractContextManager["Engine"]):
         fold : CostedFold
         label : str
             Names the pass in events, and its tasks on the dashboard.
+
+        Raises
+        ------
+        WorkerMemoryError
+            If it would not fit into the workers.
         """
-        edges = plan_batches(dataset, fold, self._batch_rows(dataset, fold))
+        edges = self._edges(dataset, fold)
+        self._check(plan_pass(dataset, fold, edges, ARITY))
         context = Context(fold, dataset.reader, dataset.n_rows, self._topic)
         with self.announced(label, dataset.n_rows, len(edges) - 1):
             waves = plan_waves(dataset, edges)
             whole = len(waves) == 1
             values = (self._compute(wave, *build_graph(context, dataset, wave, label, whole=whole)) for wave in waves)
             return next(values) if whole else join(context, values).total()
+
+    def plan(self, dataset: Dataset, costs: Costs) -> PassPlan:
+        """How a pass would be divided, and what it would take.
+
+        Raises
+        ------
+        WorkerMemoryError
+            If it would not fit into the workers.
+        """
+        return self._check(plan_pass(dataset, costs, self._edges(dataset, costs), ARITY))
 
     @contextmanager
     def announced(self, label: str, n_rows: int, n_batches: int) -> Iterator[Callable[[int], None]]:
@@ -120,8 +131,15 @@ class Engine(AbstractContextManager["Engine"]):
         (value,) = dask.compute(collection, scheduler=self.scheduler.compute)
         return value
 
-    def _batch_rows(self, dataset: Dataset, fold: CostedFold) -> int:
-        seconds = fold.row_seconds + dataset.rows.row_bytes / 5e8  # what decoding a compressed store manages
+    def _check(self, plan: PassPlan) -> PassPlan:
+        check_memory(self.scheduler.workers(), plan)
+        return plan
+
+    def _edges(self, dataset: Dataset, costs: Costs) -> Array:
+        return plan_batches(dataset, costs, self._batch_rows(dataset, costs))
+
+    def _batch_rows(self, dataset: Dataset, costs: Costs) -> int:
+        seconds = costs.row_seconds + dataset.rows.row_bytes / 5e8  # what decoding a compressed store manages
         fair = -(-dataset.n_rows // (_TASKS_PER_THREAD * self.scheduler.n_threads))
         return int(max(_SHORTEST_TASK / seconds, min(_LONGEST_TASK / seconds, fair)))
 

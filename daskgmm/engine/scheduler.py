@@ -23,6 +23,7 @@ from distributed.scheduler import KilledWorker
 
 from ..errors import DaskGMMError, SchedulerError
 from .config import patience
+from .memory import Worker
 
 _SYNCHRONOUS = {"synchronous", "sync", "single-threaded"}
 _THREADED = {"threads", "threading", "threaded"}
@@ -44,6 +45,10 @@ class Scheduler:
 
     client: distributed.Client | None = None
     """The distributed client behind `get`, if it is one."""
+
+    def workers(self) -> list[Worker]:
+        """Worker processes of the cluster; none where the work is done in this process."""
+        return [] if self.client is None else [Worker(*told) for told in self.client.run_on_scheduler(_workers)]
 
     def compute(self, graph: Any, key: Any, **options: Any) -> Any:
         """Value of ``key``; with the arguments that Dask gives to a scheduler.
@@ -110,6 +115,13 @@ def _works(client: distributed.Client) -> bool:
 
 def _worker_states(dask_scheduler: Any = None) -> list[str]:
     return [worker.status.name for worker in dask_scheduler.workers.values()]
+
+
+def _workers(dask_scheduler: Any = None) -> list[tuple[str, int, int]]:
+    """Address, threads and memory limit of each worker."""
+    return [
+        (worker.address, worker.nthreads, int(worker.memory_limit or 0)) for worker in dask_scheduler.workers.values()
+    ]
 
 
 def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractContextManager[Scheduler]:

@@ -22,6 +22,8 @@ from .em import DataSweep, Iteration, Run, expectation_maximization, run_until_c
 from .events import IterationFinished, StartBegun, StartFinished
 from .initialization import Initialization, Sample
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -60,11 +62,25 @@ def take_survey(
     """
     # Drawn from only where it is needed, so that small data leave the stream to the starts, as in scikit-learn.
     seed = random_state.randint(np.iinfo(np.int32).max) if dataset.n_rows > init_size else 0
-    dtype = np.dtype(np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)
-    fold = SurveyFold(leaf_rows(dataset.n_features), draw_rows(dataset.n_rows, init_size, seed), dtype, loops)
+    fold = survey_fold(dataset, draw_rows(dataset.n_rows, init_size, seed), loops)
     survey: Survey = engine.run(dataset, fold, "survey")
     check_weight_sum(survey.weight_sum)
     return survey
+
+
+def survey_fold(dataset: Dataset, sampled: Array, loops: Loops) -> SurveyFold:
+    """What the survey pass computes, with the numbers of the rows that it is to sample."""
+    return SurveyFold(leaf_rows(dataset.n_features), dataset.n_features, sampled, sample_dtype(dataset), loops)
+
+
+def sample_dtype(dataset: Dataset) -> np.dtype[Any]:
+    """Dtype in which sampled rows are kept: single precision where the data are, else double."""
+    return np.dtype(np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)
+
+
+def loops_for(dataset: Dataset, settings: Settings) -> Loops:
+    """Loops that the passes of a fit use."""
+    return choose_loops(dataset.n_rows * settings.initialization.n_components, compiled=compiled())
 
 
 def fit_mixture(
@@ -90,7 +106,7 @@ def fit_mixture(
     IllDefinedCovarianceError
         If every start ended in a collapsed component.
     """
-    loops = choose_loops(dataset.n_rows * settings.initialization.n_components, compiled=compiled())
+    loops = loops_for(dataset, settings)
     survey = take_survey(engine, dataset, settings.init_size, random_state, loops)
     frame = Frame.of(survey.mean, survey.deviation)
     sample = Sample(survey.sample, survey.sample_weight if dataset.weights is not None else None, frame)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ..core.kernel import BlockPlan
 from ..core.kernels import Kernel
+from ..core.loops import Loops
 from ..core.statistics import SufficientStatistics
+from ..core.structure import CovarianceStructure
 from ..data.survey import check_finite, check_weights
 from ..engine.tree import leaf_rows
 
@@ -19,20 +23,65 @@ _SUSPICIOUS = -1e15
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What an E-step takes, as far as the shape of the problem tells: a plan needs it before there are parameters."""
+
+    leaf_rows: int
+    row_seconds: float
+    work_bytes: int
+    value_bytes: int
+    process_bytes: int
+
+    @classmethod
+    def of(
+        cls, structure: CovarianceStructure, n_components: int, n_features: int, block: BlockPlan, loops: Loops
+    ) -> Cost:
+        """Cost of a kernel with such blocks and loops."""
+        second = math.prod(structure.second_shape(n_components, n_features))
+        value_bytes = 8 * (n_components * (1 + n_features) + second)
+        rows = leaf_rows(n_features, value_bytes)
+        # Two products with K × P coefficients, and K exponentials.
+        row_seconds = 1e-8 * n_components + 4 * (value_bytes / 8) / 4e9
+        # A leaf may have to be copied to change its dtype or memory order; densities and their parts; sums of features.
+        work = block.n_bytes + rows * 8 * (n_features + 4) + 3 * value_bytes
+        return cls(rows, row_seconds, work, value_bytes, loops.process_bytes)
+
+
+@dataclass(frozen=True)
 class _KernelFold:
     kernel: Kernel
-    leaf_rows: int = field(init=False)
-    """Rows of a leaf: settled where the pass begins, so that it is the same wherever a task runs."""
+    cost: Cost = field(init=False)
+    """Settled where the pass begins, so that leaves are the same wherever a task runs."""
 
     def __post_init__(self) -> None:
-        rows = leaf_rows(self.kernel.parameters.n_features, self.kernel.zero().nbytes)
-        object.__setattr__(self, "leaf_rows", rows)
+        p, kernel = self.kernel.parameters, self.kernel
+        cost = Cost.of(p.structure, p.n_components, p.n_features, kernel.plan, kernel.loops)
+        object.__setattr__(self, "cost", cost)
+
+    @property
+    def leaf_rows(self) -> int:
+        """Rows of a leaf."""
+        return self.cost.leaf_rows
 
     @property
     def row_seconds(self) -> float:
-        """Rough time of one row: two products with K × P coefficients, and K exponentials."""
-        k, statistics_bytes = self.kernel.parameters.n_components, self.kernel.zero().nbytes
-        return 1e-8 * k + 4 * (statistics_bytes / 8) / 4e9
+        """Rough time of one row."""
+        return self.cost.row_seconds
+
+    @property
+    def work_bytes(self) -> int:
+        """Scratch arrays of a task, and what evaluating one leaf allocates."""
+        return self.cost.work_bytes
+
+    @property
+    def value_bytes(self) -> int:
+        """The statistics of some rows."""
+        return self.cost.value_bytes
+
+    @property
+    def process_bytes(self) -> int:
+        """Code that the kernel loads, once in a process."""
+        return self.cost.process_bytes
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,185 @@
+"""How much memory a pass takes: computed before it runs, and held against what the workers may use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import dask
+import numpy as np
+from dask.utils import format_bytes
+
+from ..data.source import Dataset
+from ..errors import WorkerMemoryError
+from .tree import Fold
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: What Python, Dask, Zarr and this library take in a worker before any data.
+PROCESS_BYTES = 240 << 20
+
+
+class Costs(Protocol):
+    """What is known of a fold before the pass."""
+
+    @property
+    def leaf_rows(self) -> int:
+        """Rows of a leaf."""
+
+    @property
+    def row_seconds(self) -> float:
+        """Estimated time to evaluate one row."""
+
+    @property
+    def work_bytes(self) -> int:
+        """Scratch arrays of a task, and what evaluating one leaf allocates."""
+
+    @property
+    def value_bytes(self) -> int:
+        """The value of a leaf, or of a sum of them."""
+
+    @property
+    def process_bytes(self) -> int:
+        """Code that it loads, once in a process."""
+
+
+class CostedFold(Fold, Costs, Protocol):
+    """A fold that can tell what it takes."""
+
+
+@dataclass(frozen=True)
+class TaskMemory:
+    """The most that one task holds at a time, in bytes."""
+
+    slabs: int
+    """Rows: those that are computed on, and those that are being read, with what reading allocates."""
+
+    leaves: int
+    """Rows of leaves that lie in several tasks."""
+
+    work: int
+    """Scratch arrays."""
+
+    values: int
+    """Sums of leaves."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.slabs + self.leaves + self.work + self.values
+
+
+def task_memory(dataset: Dataset, fold: Costs, edges: Array, arity: int) -> TaskMemory:
+    """Memory of the largest task of a pass.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    fold : Costs
+    edges : numpy.ndarray
+        Row numbers where batches begin, and where the last one ends.
+    arity : int
+        Parts that one merge joins.
+    """
+    slabs = _slab_bytes(dataset, int(np.diff(edges).max()))
+    row_bytes = dataset.n_features * dataset.dtype.itemsize + 8 * (dataset.weights is not None)
+    leaf = min(fold.leaf_rows, dataset.n_rows) * row_bytes
+    # A leaf that lies in two tasks is copied where they end, and put together where they meet.
+    shared = bool(np.any(edges[1:-1] % fold.leaf_rows))
+    leaves_of_task = max(1.0, float(np.diff(edges).max()) / fold.leaf_rows)
+    nodes = 3 + math.ceil(math.log2(leaves_of_task))  # one of each level, and two that become a third
+    batch = TaskMemory(slabs, 3 * leaf * shared, fold.work_bytes, nodes * fold.value_bytes)
+    # A batch that ends inside leaves may hand over two nodes of each level.
+    handed_over = 2 * nodes if shared else 1
+    values = (arity * handed_over + nodes) * fold.value_bytes
+    merge = TaskMemory(0, (2 * arity + 1) * leaf * shared, fold.work_bytes * shared, values)
+    return max(batch, merge, key=lambda task: task.total)
+
+
+def _slab_bytes(dataset: Dataset, batch_rows: int) -> int:
+    rows = dataset.longest_slab(batch_rows)
+    reading = sum(source.reading_bytes(rows) for source in dataset.sources)
+    if dataset.reader.reads_ahead and rows < batch_rows:
+        reading += sum(rows * source.row_bytes for source in dataset.sources)
+    return reading
+
+
+@dataclass(frozen=True)
+class PassPlan:
+    """How a pass is divided, and what a task of it takes."""
+
+    n_batches: int
+    batch_rows: int
+    """Of the longest batch."""
+    slab_rows: int
+    """Rows that are read at once, at most."""
+    leaf_rows: int
+    """Rows that are summed up at once."""
+    task: TaskMemory
+    process_bytes: int
+    """What a process takes before any data."""
+
+
+def plan_pass(dataset: Dataset, costs: Costs, edges: Array, arity: int) -> PassPlan:
+    """Plan of a pass whose batches begin at ``edges``; see `task_memory`."""
+    batch_rows = int(np.diff(edges).max())
+    return PassPlan(
+        n_batches=len(edges) - 1,
+        batch_rows=batch_rows,
+        slab_rows=dataset.longest_slab(batch_rows),
+        leaf_rows=costs.leaf_rows,
+        task=task_memory(dataset, costs, edges, arity),
+        process_bytes=PROCESS_BYTES + costs.process_bytes,
+    )
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process, as its scheduler sees it."""
+
+    address: str
+    n_threads: int
+    limit: int
+    """Bytes; 0 for none."""
+
+
+def check_memory(workers: Iterable[Worker], plan: PassPlan) -> None:
+    """Raise unless a pass fits into the workers.
+
+    Parameters
+    ----------
+    workers : iterable of Worker
+    plan : PassPlan
+
+    Raises
+    ------
+    WorkerMemoryError
+        If a worker would come so near its limit that Dask kills it.
+    """
+    fraction = dask.config.get("distributed.worker.memory.terminate", 0.95) or 1.0
+    for worker in workers:
+        # Not what it takes now: results and persisted data can go to its disk, and freed memory may still be with it.
+        needed = plan.process_bytes + worker.n_threads * plan.task.total
+        if worker.limit and needed > fraction * worker.limit:
+            raise WorkerMemoryError(_message(worker, plan, needed, fraction))
+
+
+def _message(worker: Worker, plan: PassPlan, needed: int, fraction: float) -> str:
+    task, base = plan.task, plan.process_bytes
+    threads = int((fraction * worker.limit - base) // max(1, task.total))
+    remedies = [f"give each worker {format_bytes(math.ceil(needed / fraction))} or more"]
+    if threads >= 1:
+        remedies.append(f"start it with {threads} thread{'s' * (threads > 1)}")
+    if task.slabs > task.work + task.values:
+        remedies.append("store the data in chunks of fewer rows")
+    else:
+        remedies.append("use fewer components, or a covariance_type with fewer parameters")
+    return (
+        f"A pass would take {format_bytes(needed)} of worker {worker.address}, whose limit is "
+        f"{format_bytes(worker.limit)}: {format_bytes(base)} for Python and packages, and in each of "
+        f"{worker.n_threads} threads {format_bytes(task.total)} ({format_bytes(task.slabs)} for rows as they are read, "
+        f"{format_bytes(task.leaves)} for rows at the ends of tasks, {format_bytes(task.work)} for work arrays, "
+        f"{format_bytes(task.values)} for sums). To make it fit, {', or '.join(remedies)}."
+    )

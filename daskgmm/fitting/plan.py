@@ -1,0 +1,135 @@
+"""What a fit will do and take, told before it reads any data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.loops import Loops
+from ..core.quadratic import QuadraticKernel
+from ..core.residual import ResidualKernel
+from ..data.source import Dataset
+from ..engine.memory import PassPlan, Worker
+from ..engine.run import Engine
+from .fit import Settings, loops_for, sample_dtype, survey_fold
+from .folds import Cost
+
+# k-means holds the sample, its own copy of it, and distances and labels for each row.
+_COPIES_OF_SAMPLE = 4
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """What a fit will do and take. Sizes are in bytes; ``print`` it for people.
+
+    Memory is the most that can be needed at a time. It depends on the layout of the data, on K and D and on the number
+    of threads, not on the number of rows.
+    """
+
+    n_rows: int
+    n_features: int
+    dtype: str
+    n_components: int
+    covariance_type: str
+
+    data_bytes: int
+    """Rows in memory, all of them: every pass reads as much, or less where the store is compressed."""
+
+    most_passes: int
+    """The survey, and all iterations of all starts."""
+
+    survey: PassPlan
+    estep: PassPlan
+    """In the arithmetic that takes the most memory: which one runs depends on the parameters."""
+
+    n_threads: int
+    """Of all workers together."""
+
+    workers: tuple[Worker, ...]
+    """Processes of the cluster; none where the fit runs on threads of this process."""
+
+    driver_bytes: int
+    """What this process takes for the sample that starts are made from."""
+
+    @property
+    def worker_bytes(self) -> int:
+        """The most that one worker process takes, or the threads of this process."""
+        threads = max((worker.n_threads for worker in self.workers), default=self.n_threads)
+        return max(plan.process_bytes + threads * plan.task.total for plan in (self.survey, self.estep))
+
+    def as_record(self) -> dict[str, Any]:
+        """The plan as what JSON can say."""
+        record = asdict(self)
+        for name in ("survey", "estep"):
+            record[name]["task"]["total"] = getattr(self, name).task.total
+        return {"kind": "plan", **record, "worker_bytes": self.worker_bytes}
+
+    def __str__(self) -> str:
+        step, task = self.estep, self.estep.task
+        place = f"{len(self.workers)} worker processes" if self.workers else "this process"
+        limits = sorted({worker.limit for worker in self.workers if worker.limit})
+        limit = f", whose limit is {_size(limits[0])}" if limits else ""
+        lines = {
+            "rows": f"{self.n_rows} × {self.n_features} {self.dtype}, {_size(self.data_bytes)}",
+            "mixture": f"{self.n_components} components, {self.covariance_type} covariance",
+            "passes": f"a survey, and at most {self.most_passes - 1} iterations",
+            "a pass": f"{step.n_batches} tasks of up to {step.batch_rows} rows, read {step.slab_rows} rows at a time, "
+            f"on {self.n_threads} threads of {place}",
+            "a task": f"{_size(task.total)} at most: {_size(task.slabs)} rows as they are read, "
+            f"{_size(task.work)} work arrays, {_size(task.values)} sums, "
+            f"{_size(task.leaves)} rows at the ends of tasks",
+            "a worker" if self.workers else "memory": f"{_size(self.worker_bytes)} at most, "
+            f"{_size(step.process_bytes)} of it Python and packages{limit}",
+            "driver": f"{_size(self.driver_bytes)} for the sample that starts are made from",
+        }
+        width = max(map(len, lines))
+        return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+
+
+def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:
+    """Plan of a fit.
+
+    Parameters
+    ----------
+    engine : Engine
+    dataset : Dataset
+    settings : Settings
+
+    Raises
+    ------
+    WorkerMemoryError
+        If it would not fit into the workers.
+    """
+    how, loops = settings.initialization, loops_for(dataset, settings)
+    n_sample = min(dataset.n_rows, settings.init_size)
+    survey = survey_fold(dataset, np.arange(n_sample), loops)
+    esteps = [engine.plan(dataset, cost) for cost in _costs(dataset, settings, loops)]
+    row_bytes = dataset.n_features * sample_dtype(dataset).itemsize
+    return FitPlan(
+        n_rows=dataset.n_rows,
+        n_features=dataset.n_features,
+        dtype=str(dataset.dtype),
+        n_components=how.n_components,
+        covariance_type=how.structure.name,
+        data_bytes=dataset.n_rows * dataset.rows.row_bytes,
+        most_passes=1 + settings.n_init * settings.max_iter,
+        survey=engine.plan(dataset, survey),
+        estep=max(esteps, key=lambda plan: plan.task.total),
+        n_threads=engine.scheduler.n_threads,
+        workers=tuple(engine.scheduler.workers()),
+        driver_bytes=n_sample * (_COPIES_OF_SAMPLE * row_bytes + 8 * how.n_components),
+    )
+
+
+def _costs(dataset: Dataset, settings: Settings, loops: Loops) -> list[Cost]:
+    """Cost of an E-step in each arithmetic that may come to be chosen."""
+    shape = settings.initialization.structure, settings.initialization.n_components, dataset.n_features
+    products = {np.dtype(np.float64), sample_dtype(dataset)}
+    blocks = [QuadraticKernel.plan_block(*shape, dtype, loops) for dtype in products]
+    return [Cost.of(*shape, block, loops) for block in (*blocks, ResidualKernel.plan_block(*shape, loops))]
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"

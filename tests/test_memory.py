@@ -1,0 +1,218 @@
+"""The plan of a pass's memory: what it counts, and that a pass which does not fit ends before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import distributed
+import numpy as np
+import pytest
+import zarr
+
+from daskgmm import GaussianMixture
+from daskgmm.core.covariance import STRUCTURES
+from daskgmm.data.accept import as_dataset, resolve
+from daskgmm.engine.graph import ARITY
+from daskgmm.engine.memory import PROCESS_BYTES, PassPlan, TaskMemory, Worker, check_memory, plan_pass, task_memory
+from daskgmm.engine.run import Engine
+from daskgmm.errors import WorkerMemoryError
+from daskgmm.fitting.fit import Settings
+from daskgmm.fitting.initialization import Initialization
+from daskgmm.fitting.plan import plan_fit
+
+MIB = 1 << 20
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    leaf_rows: int = 1024
+    row_seconds: float = 0.0
+    work_bytes: int = 0
+    value_bytes: int = 0
+    process_bytes: int = 0
+
+
+def store(path: Path, n_rows: int, chunk_rows: int, **options: Any) -> zarr.Array[Any]:
+    array = zarr.create_array(path, shape=(n_rows, 8), chunks=(chunk_rows, 8), dtype="float64", **options)
+    array[:] = np.random.default_rng(0).normal(size=(n_rows, 8))
+    return array
+
+
+def slabs(data: Any, n_rows: int = 1 << 20) -> int:
+    dataset, _ = as_dataset(resolve(data))
+    return task_memory(dataset, Costs(), np.array([0, min(n_rows, dataset.n_rows)]), ARITY).slabs
+
+
+def test_rows_in_memory_take_nothing() -> None:
+    assert slabs(np.zeros((1000, 8))) == 0
+
+
+@pytest.mark.parametrize(("chunk", "compressors"), [(1 << 18, "auto"), (1 << 18, None), (1 << 20, "auto")])
+def test_rows_of_a_store(tmp_path: Path, chunk: int, compressors: Any) -> None:
+    """One slab that is computed on; of the next one the rows, and its chunks as they lie and as they are decoded."""
+    n_rows = 2 * chunk
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(n_rows, 8), chunks=(chunk, 8), dtype="f8", compressors=compressors
+    )
+    slab = max(chunk * 64, 16 * MIB)
+    assert slabs(array, n_rows) == slab + slab * (3 if compressors else 2)
+
+
+def test_only_so_many_chunks_are_decoded_at_a_time(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(1 << 20, 8), chunks=(1 << 10, 8), dtype="f8")
+    with zarr.config.set({"async.concurrency": 4}):
+        assert slabs(array) == 2 * 16 * MIB + 2 * 4 * (1 << 16)
+
+
+def test_what_reading_takes_is_what_the_plan_says(tmp_path: Path) -> None:
+    array = store(tmp_path / "a.zarr", 1 << 18, 1 << 16)
+    dataset, _ = as_dataset(array)
+    rows = dataset.longest_slab(dataset.n_rows)
+    planned = dataset.rows.reading_bytes(rows)
+    reader, batch = dataset.reader, dataset.batch(0, dataset.n_rows)
+    reader.read(batch, 0, rows, {})  # once before: what loading code takes is not meant
+    tracemalloc.start()
+    try:
+        reader.read(batch, 0, rows, {})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 0.5 * planned < peak < 1.2 * planned
+
+
+def test_blocks_of_a_dask_array_are_read_whole() -> None:
+    x = da.zeros((1 << 20, 8), chunks=((1 << 19, 1 << 18, 1 << 18), 8))
+    assert slabs(x) == 2 * (1 << 19) * 64
+
+
+def test_sums_and_shared_leaves() -> None:
+    dataset, _ = as_dataset(np.zeros((1 << 16, 8)))
+    aligned = task_memory(dataset, Costs(value_bytes=100), np.arange(0, (1 << 16) + 1, 1 << 14), ARITY)
+    assert aligned == TaskMemory(0, 0, 0, (ARITY + 3 + 4) * 100)  # a merge: eight nodes, and one of each level
+    ragged = task_memory(dataset, Costs(value_bytes=100), np.array([0, 1000, 1 << 16]), ARITY)
+    assert ragged.leaves == (2 * ARITY + 1) * 1024 * 64
+    assert ragged.values > aligned.values
+
+
+@pytest.mark.parametrize("structure", list(STRUCTURES))
+def test_a_pass_takes_no_more_than_planned(tmp_path: Path, structure: str) -> None:
+    """Peak of what one task allocates, against the plan, with one thread."""
+    array = store(tmp_path / "a.zarr", 1 << 18, 1 << 15)
+    model = GaussianMixture(
+        20, covariance_type=structure, max_iter=1, init_size=100, random_state=0, scheduler="synchronous"
+    )
+    model.fit(array[:1000])
+    with Engine("synchronous") as engine:
+        dataset, _ = as_dataset(array)
+        settings = Settings(Initialization(STRUCTURES[structure], 20, "kmeans", 1e-6, {}), 1e-3, 1, 1, 100)
+        plan = plan_fit(engine, dataset, settings)
+        model._score(array)
+        tracemalloc.start()
+        try:
+            model.set_params(warm_start=True).fit(array)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 1.2 * max(plan.survey.task.total, plan.estep.task.total) + plan.driver_bytes + 2 * MIB
+
+
+# ---- against the workers
+
+
+def planned(total: int, process_bytes: int = PROCESS_BYTES) -> PassPlan:
+    return PassPlan(1, 1, 1, 1, TaskMemory(total, 0, 0, 0), process_bytes)
+
+
+def test_what_fits() -> None:
+    check_memory([], planned(10**12))
+    check_memory([Worker("tcp://a:1", 8, 0)], planned(10**12))  # no limit
+    check_memory([Worker("tcp://a:1", 2, 1000 * MIB)], planned(300 * MIB))
+
+
+def test_what_does_not_fit_says_what_would() -> None:
+    workers = [Worker("tcp://a:1", 1, 4000 * MIB), Worker("tcp://b:1", 4, 1000 * MIB)]
+    with pytest.raises(WorkerMemoryError) as caught:
+        check_memory(workers, planned(300 * MIB))
+    for expected in (
+        "tcp://b:1",
+        "1.41 GiB",
+        "1000.00 MiB",
+        "4 threads",
+        "2 threads",
+        "1.48 GiB",
+        "chunks of fewer rows",
+    ):
+        assert expected in str(caught.value), expected
+    assert isinstance(caught.value, MemoryError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_work_arrays_that_do_not_fit_are_about_the_model() -> None:
+    plan = PassPlan(1, 1, 1, 1, TaskMemory(0, 0, 2000 * MIB, 0), PROCESS_BYTES)
+    with pytest.raises(WorkerMemoryError, match="fewer components"):
+        check_memory([Worker("tcp://a:1", 1, 1000 * MIB)], plan)
+
+
+@pytest.mark.cluster
+def test_a_fit_that_does_not_fit_ends_before_it_reads(tmp_path: Path) -> None:
+    """Chunks of 256 MiB and workers of 600 MB: without the plan, Dask would kill them one after the other."""
+    huge = zarr.create_array(tmp_path / "a.zarr", shape=(1 << 24, 8), chunks=(1 << 22, 8), dtype="f8")
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, memory_limit="600MB", dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        with pytest.raises(WorkerMemoryError, match="chunks of fewer rows"):
+            GaussianMixture(2, scheduler=client).fit(huge)
+        small = store(tmp_path / "b.zarr", 4096, 1024)
+        GaussianMixture(2, scheduler=client, random_state=0, tol=1).fit(small)
+
+
+# ---- of a fit
+
+
+def settings(n_components: int = 4, **changes: Any) -> Settings:
+    initialization = Initialization(STRUCTURES["full"], n_components, "kmeans", 1e-6, {})
+    return dataclasses.replace(Settings(initialization, 1e-3, 100, 2, 50_000), **changes)
+
+
+def test_a_plan_does_not_depend_on_the_number_of_rows(tmp_path: Path) -> None:
+    tasks = []
+    with Engine("synchronous") as engine:
+        for n_rows in (1 << 25, 1 << 30):
+            array = zarr.create_array(tmp_path / f"{n_rows}.zarr", shape=(n_rows, 8), chunks=(1 << 16, 8), dtype="f8")
+            dataset, _ = as_dataset(array)
+            plan = plan_fit(engine, dataset, settings())
+            assert plan.n_rows == n_rows
+            tasks.append(plan.estep.task)
+    assert tasks[0] == tasks[1]
+
+
+def test_a_plan_can_be_read(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(1 << 20, 8), chunks=(1 << 16, 8), dtype="f4")
+    with Engine("synchronous") as engine:
+        plan = plan_fit(engine, as_dataset(array)[0], settings())
+    assert plan.most_passes == 201
+    text = str(plan)
+    for expected in ("1048576 × 8 float32", "33.6 MB", "4 components, full", "this process", "sample"):
+        assert expected in text, text
+    record = plan.as_record()
+    assert record["estep"]["task"]["total"] == plan.estep.task.total
+    assert record["worker_bytes"] == plan.worker_bytes > PROCESS_BYTES
+    assert plan_pass.__doc__
+
+
+def test_more_components_need_more_memory(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "a.zarr", shape=(1 << 20, 8), chunks=(1 << 16, 8), dtype="f8")
+    dataset, _ = as_dataset(array)
+    with Engine("synchronous") as engine:
+        few, many = (plan_fit(engine, dataset, settings(k)).estep.task for k in (4, 400))
+    assert many.work > few.work
+    assert many.values > 50 * few.values
