@@ -142,7 +142,7 @@ def test_what_does_not_fit_says_what_would() -> None:
     for expected in (
         "tcp://b:1",
         "1.41 GiB",
-        "1000.00 MiB",
+        "0.98 GiB",
         "4 threads",
         "2 threads",
         "1.48 GiB",
