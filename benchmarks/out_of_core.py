@@ -11,28 +11,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 import zarr
 from dask.utils import format_bytes
 from distributed import Client, LocalCluster
 from machine import describe_machine, print_machine
+from memory import Process, peak_memory
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture
 from daskgmm.events import PassFinished
 
 CHUNK_BYTES = 16 << 20
-SAMPLING = 0.02  # seconds
 
 
 def make_store(path: Path, n_bytes: float, n_features: int, n_components: int) -> zarr.Array[Any]:
@@ -61,27 +57,6 @@ def make_store(path: Path, n_bytes: float, n_features: int, n_components: int) -
     return zarr.open_array(path, mode="r")
 
 
-@contextmanager
-def peak_memory(processes: dict[str, int]) -> Iterator[dict[str, int]]:
-    """Largest resident set, in bytes, of each process while the block runs."""
-    watched = {name: psutil.Process(pid) for name, pid in processes.items()}
-    peaks = {name: process.memory_info().rss for name, process in watched.items()}
-    finished = threading.Event()
-
-    def sample() -> None:
-        while not finished.wait(SAMPLING):
-            for name, process in watched.items():
-                peaks[name] = max(peaks[name], process.memory_info().rss)
-
-    sampler = threading.Thread(target=sample, name="peak-memory")
-    sampler.start()
-    try:
-        yield peaks
-    finally:
-        finished.set()
-        sampler.join()
-
-
 def fit(store: zarr.Array[Any], options: argparse.Namespace) -> dict[str, Any]:
     """Fit the store on a cluster of its own and report what that took."""
     passes: list[PassFinished] = []
@@ -107,14 +82,14 @@ def fit(store: zarr.Array[Any], options: argparse.Namespace) -> dict[str, Any]:
         ) as cluster,
         Client(cluster) as client,
     ):
-        workers = {f"worker {i}": pid for i, pid in enumerate(client.run(os.getpid).values())}
-        idle = {name: psutil.Process(pid).memory_info().rss for name, pid in workers.items()}
+        workers = {f"worker {i}": Process(pid) for i, pid in enumerate(client.run(os.getpid).values())}
+        idle = {name: worker.resident() for name, worker in workers.items()}
         begin = time.perf_counter()
-        with peak_memory(workers | {"driver": os.getpid()}) as peaks, warnings.catch_warnings():
+        with peak_memory(workers | {"driver": Process(os.getpid())}) as peaks, warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it is stopped on purpose
             model.fit(store)
         seconds = time.perf_counter() - begin
-        alive = set(client.run(os.getpid).values()) == set(workers.values())
+        alive = set(client.run(os.getpid).values()) == {worker.pid for worker in workers.values()}
     estep = median(p.seconds for p in passes if p.label == "estep")
     return {
         "rows": store.shape[0],
