@@ -1,0 +1,81 @@
+"""One measurement in a process of its own: ``python -m contest.child`` with a JSON object as its argument.
+
+Prints another one: the measurement, or ``error``. The fitted mixture goes into a file, so that the parent judges it,
+and the memory which that takes is not the contestant's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from memory import Process, peak_memory
+
+from contest.contestants import CONTESTANTS, Fit
+from contest.problem import Mixture, Problem, Task
+
+
+def bytes_read(process: Process) -> int | None:
+    """By read calls, from the file cache or the disk; None where the system does not count them."""
+    try:
+        return sum(member.io_counters().read_chars for member in process.members())
+    except (AttributeError, psutil.Error):
+        return None
+
+
+def timed(fit: Fit, max_iter: int, tol: float | None, process: Process) -> tuple[Mixture, dict[str, Any]]:
+    before, begin = bytes_read(process), time.perf_counter()
+    mixture, n_iter = fit(max_iter, tol)
+    seconds, after = time.perf_counter() - begin, bytes_read(process)
+    if tol is None and n_iter != max_iter:
+        raise RuntimeError(f"stopped by itself after {n_iter} of {max_iter} iterations")
+    read = None if before is None or after is None else after - before
+    return mixture, {"max_iter": max_iter, "n_iter": n_iter, "seconds": seconds, "bytes_read": read}
+
+
+def measure(name: str, task: Task, iterations: list[int], tol: float | None) -> tuple[Mixture, dict[str, Any]]:
+    """Fits of so many iterations each. Where nothing stops them they are warm: what happens once has happened."""
+    process = Process(os.getpid(), children=True)
+    contestant = CONTESTANTS[name]
+    steps = contestant.steps(task)
+    next(steps)
+    idle = process.resident()
+    fit = next(steps)
+    with peak_memory({name: process}) as peaks:
+        if tol is None:
+            for max_iter in iterations if contestant.compiles else iterations[:1]:
+                fit(max_iter, None)
+        fits = [timed(fit, max_iter, tol, process) for max_iter in iterations]
+    return fits[-1][0], {"idle_bytes": idle, "peak_bytes": peaks[name], "fits": [numbers for _, numbers in fits]}
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's text; of Java's own where Spark wraps one."""
+    text = str(getattr(error, "java_exception", error)).strip()
+    return f"{type(error).__name__}: {text.partition(os.linesep)[0]}"
+
+
+def main() -> None:
+    config = json.loads(sys.argv[1])
+    task = Task(Problem(**config["problem"]), Path(config["directory"]))
+    if hasattr(os, "sched_setaffinity"):  # JAX has no setting that limits its threads
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.problem.threads])
+    warnings.simplefilter("ignore")  # that fits did not converge: they are stopped on purpose
+    try:
+        mixture, result = measure(config["contestant"], task, config["iterations"], config["tol"])
+        np.savez(config["mixture"], **vars(mixture))
+    except Exception as error:  # whatever a peer raises is its result
+        result = {"error": first_line(error)}
+    print(json.dumps(result), flush=True)
+    os._exit(0)  # the parent ends what a peer has started, sooner than that would end by itself
+
+
+if __name__ == "__main__":
+    main()
