@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -20,15 +20,17 @@ import click
 from dask.utils import parse_bytes
 
 from . import __version__, jobs
+from .core.concentration import WEIGHT_DISTRIBUTIONS
 from .core.covariance import STRUCTURES
 from .demo import run_demo
 from .diagnostics.summary import print_record, store_record
 from .errors import DaskGMMError
-from .estimators.gaussian_mixture import GaussianMixture
 from .fitting.initialization import METHODS
 
 F = TypeVar("F", bound=Callable[..., Any])
-_DEFAULTS = GaussianMixture().get_params()
+_DEFAULTS = {
+    name: value for b in (True, False) for name, value in jobs.kind_of_model(bayesian=b)().get_params().items()
+}
 
 
 class _Bytes(click.ParamType[int]):
@@ -64,6 +66,7 @@ def _parameter(name: str, kind: Any, text: str) -> Callable[[F], F]:
 
 
 _positive = click.IntRange(min=1)
+_above_zero = click.FloatRange(min=0, min_open=True)
 _data = _together(
     click.argument("data"),
     click.option("--array", metavar="NAME", help="The array inside the group DATA, as DATA::NAME also says."),
@@ -102,6 +105,15 @@ _estimator = _together(
     click.option("--warm-start", metavar="MODEL", help="Go on from this model instead of making starts."),
     _seed,
 )
+_priors = _together(
+    click.option("--bayesian", is_flag=True, help="With priors, by variational inference: -k is the largest number."),
+    _parameter(
+        "weight_concentration_prior_type", click.Choice(list(WEIGHT_DISTRIBUTIONS)), "Bayesian: prior of the weights."
+    ),
+    _parameter("weight_concentration_prior", _above_zero, "Its concentration; smaller, fewer components.  [1/k]"),
+    _parameter("mean_precision_prior", _above_zero, "Bayesian: rows that the prior mean is worth.  [1]"),
+    _parameter("degrees_of_freedom_prior", _above_zero, "The same of the prior covariance.  [number of features]"),
+)
 
 
 # ---- commands
@@ -126,6 +138,7 @@ def _cli() -> None:
 @_data
 @click.option("--model", required=True, metavar="MODEL", help="Where the model is to be saved.")
 @_estimator
+@_priors
 @_weights
 @_compute
 @_overwrite
@@ -134,11 +147,20 @@ def _cli() -> None:
 def _fit(data: str, array: str | None, model: str, weights: str | None, **options: Any) -> None:
     """Fit a mixture to DATA, a Zarr array of rows × features, and save it."""
     as_json, compute = options.pop("as_json"), _taken_compute(options)
-    others = {name: options.pop(name) for name in ("warm_start", "overwrite", "quiet")}
+    others = {name: options.pop(name) for name in ("bayesian", "warm_start", "overwrite", "quiet")}
     given = {name: value for name, value in options.items() if value is not None}
     if "n_components" not in given and others["warm_start"] is None:
         raise click.UsageError("Missing option '-k' / '--n-components'.")
+    if others["warm_start"] is None:
+        _check_kind(given, bayesian=others["bayesian"])
     _show(jobs.fit(jobs.Rows(data, array, weights), model, given, compute=compute, **others), as_json)
+
+
+def _check_kind(given: Mapping[str, Any], *, bayesian: bool) -> None:
+    foreign = given.keys() - jobs.kind_of_model(bayesian=bayesian)().get_params().keys()
+    if foreign:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(foreign))
+        raise click.UsageError(f"{names}: not {'with' if bayesian else 'without'} --bayesian.")
 
 
 @_command("predict", "daskgmm predict data.zarr --model model.zarr --output classes.zarr --probabilities")

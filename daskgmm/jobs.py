@@ -20,6 +20,8 @@ from .diagnostics.summary import Record, model_record
 from .engine.cluster import embedded_cluster
 from .engine.events import Listener
 from .errors import StoreNotFoundError
+from .estimators.base import BaseMixture
+from .estimators.bayesian_mixture import BayesianGaussianMixture
 from .estimators.gaussian_mixture import GaussianMixture
 from .persistence import load, save
 from .results import RESULTS, SAMPLES, write_predictions, write_samples
@@ -65,11 +67,17 @@ class Rows:
         return None if self.weights is None else open_array(self.weights)
 
 
+def kind_of_model(*, bayesian: bool) -> type[BaseMixture[Any]]:
+    """Class that a fit makes."""
+    return BayesianGaussianMixture if bayesian else GaussianMixture
+
+
 def fit(
     rows: Rows,
     model: str,
     parameters: Mapping[str, Any],
     *,
+    bayesian: bool = False,
     warm_start: str | None = None,
     overwrite: bool = False,
     compute: Compute = Compute(),
@@ -83,7 +91,9 @@ def fit(
     model : str
         Where the model is to be saved; checked before anything else.
     parameters : mapping
-        Of `GaussianMixture`; the ``*_init`` are names of files.
+        Of the model's class; the ``*_init`` are names of files.
+    bayesian : bool
+        Fit a `BayesianGaussianMixture`; without effect where ``warm_start`` names a model.
     warm_start : str, optional
         Name of a model to go on from; its parameters serve where ``parameters`` have none.
     overwrite : bool
@@ -93,7 +103,7 @@ def fit(
     """
     _check_output(model, "model", overwrite, rows.address, rows.weights)
     data, weights = rows.open(), rows.open_weights()
-    estimator = GaussianMixture() if warm_start is None else load(warm_start)
+    estimator = kind_of_model(bayesian=bayesian)() if warm_start is None else load(warm_start)
     estimator.set_params(**{name: _value(name, value) for name, value in parameters.items()})
     estimator.set_params(warm_start=warm_start is not None, callbacks=_callbacks(quiet))
     estimator._validate_params()
@@ -148,7 +158,7 @@ def predict(
 
 
 def score(rows: Rows, model: str, *, compute: Compute = Compute(), quiet: bool = False) -> Record:
-    """Mean log-density of the rows, and the information criteria where they have no weights; one pass.
+    """Mean log-density of the rows, and the model's information criteria where they have no weights; one pass.
 
     Parameters
     ----------
@@ -166,11 +176,7 @@ def score(rows: Rows, model: str, *, compute: Compute = Compute(), quiet: bool =
         "log_likelihood": total.log_likelihood / total.weight_sum,
         "n_rows": total.n_rows,
     }
-    if weights is None:
-        free = estimator._n_parameters()
-        record["bic"] = free * float(np.log(total.n_rows)) - 2 * total.log_likelihood
-        record["aic"] = 2 * free - 2 * total.log_likelihood
-    return record
+    return record if weights is not None else {**record, **estimator._criteria(total)}
 
 
 def sample(

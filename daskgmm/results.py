@@ -17,7 +17,7 @@ from .data.write import Address, new_store, record
 from .engine.events import Listener
 from .engine.run import Engine
 from .errors import UnsupportedDataError
-from .estimators.gaussian_mixture import GaussianMixture
+from .estimators.base import BaseMixture
 
 RESULTS, SAMPLES = "results", "samples"
 """Kinds of stores, as `daskgmm.data.write.record` names them."""
@@ -26,7 +26,7 @@ _CHUNK_BYTES = 16 << 20
 
 
 def write_predictions(
-    model: GaussianMixture,
+    model: BaseMixture[Any],
     data: Any,
     output: Address,
     *,
@@ -40,7 +40,7 @@ def write_predictions(
 
     Parameters
     ----------
-    model : GaussianMixture
+    model : GaussianMixture or BayesianGaussianMixture
         Fitted; its ``scheduler`` says where the pass runs.
     data : path, URL, zarr.Array or dask.array.Array
     output : str or path
@@ -79,7 +79,7 @@ def write_predictions(
 
 
 def _row_arrays(
-    model: GaussianMixture, blocks: da.Array, probabilities: bool, log_density: bool
+    model: BaseMixture[Any], blocks: da.Array, probabilities: bool, log_density: bool
 ) -> dict[str, RowArray]:
     arrays = {"labels": RowArray(model.predict(blocks), -1, {"long_name": "most probable component"})}
     if probabilities:
@@ -94,13 +94,13 @@ def _row_arrays(
 
 
 def write_samples(
-    model: GaussianMixture, n_samples: int, output: Address, *, overwrite: bool = False, model_name: str | None = None
+    model: BaseMixture[Any], n_samples: int, output: Address, *, overwrite: bool = False, model_name: str | None = None
 ) -> dict[str, tuple[int, ...]]:
     """Draw rows and write them, with the component of each.
 
     Parameters
     ----------
-    model : GaussianMixture
+    model : GaussianMixture or BayesianGaussianMixture
     n_samples : int
         They are in memory at once.
     output : str or path

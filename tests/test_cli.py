@@ -76,7 +76,7 @@ def test_fit_passes_on_what_was_given_and_nothing_else(run, calls):
         (
             "fit",
             (jobs.Rows("data.zarr"), "m.zarr", {"n_components": 16}),
-            {"compute": jobs.Compute(), "warm_start": None, "overwrite": False, "quiet": False},
+            {"compute": jobs.Compute(), "bayesian": False, "warm_start": None, "overwrite": False, "quiet": False},
         )
     ]
 
@@ -99,12 +99,46 @@ def test_every_parameter_of_the_estimator_has_an_option(run, calls):
         "init_size": 99,
     }
     assert given.keys() | {"warm_start", "scheduler", "callbacks"} == GaussianMixture().get_params().keys()
-    options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
     more = ["--array", "x", "--sample-weight", "s.npy", "--warm-start", "old.zarr", "--overwrite", "--quiet"]
-    assert run("fit", "data.zarr", "--model", "m.zarr", *options, *more)[0] == 0
+    assert run("fit", "data.zarr", "--model", "m.zarr", *as_options(given), *more)[0] == 0
     ((_, args, kwargs),) = calls
     assert args == (jobs.Rows("data.zarr", "x", "s.npy"), "m.zarr", given)
-    assert kwargs == {"compute": jobs.Compute(), "warm_start": "old.zarr", "overwrite": True, "quiet": True}
+    expected = {"bayesian": False, "warm_start": "old.zarr", "overwrite": True, "quiet": True}
+    assert kwargs == {"compute": jobs.Compute(), **expected}
+
+
+def as_options(given):
+    return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+
+def test_priors_have_options(run, calls):
+    given = {
+        "n_components": 4,
+        "weight_concentration_prior_type": "dirichlet_distribution",
+        "weight_concentration_prior": 0.5,
+        "mean_precision_prior": 2.0,
+        "degrees_of_freedom_prior": 4.5,
+    }
+    assert run("fit", "data.zarr", "--bayesian", "--model", "m.zarr", *as_options(given))[0] == 0
+    ((_, args, kwargs),) = calls
+    assert args == (jobs.Rows("data.zarr"), "m.zarr", given)
+    assert kwargs["bayesian"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mean-precision-prior", 1], "--mean-precision-prior: not without --bayesian"),
+        (["--bayesian", "--weights-init", "w.npy"], "--weights-init: not with --bayesian"),
+        (["--bayesian", "--weight-concentration-prior", 0], "0.0 is not in the range x>0"),
+    ],
+    ids=str,
+)
+def test_options_of_the_other_kind_of_mixture_are_refused(run, calls, options, message):
+    status, _, err = run("fit", "data.zarr", "-k", 2, "--model", "m.zarr", *options)
+    assert status == 2
+    assert message in " ".join(err.split())
+    assert calls == []
 
 
 def test_where_it_runs(run, calls):

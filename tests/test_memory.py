@@ -110,7 +110,7 @@ def test_a_pass_takes_no_more_than_planned(tmp_path: Path, structure: str) -> No
     model.fit(array[:1000])
     with Engine("synchronous") as engine:
         dataset, _ = as_dataset(array)
-        settings = Settings(Initialization(STRUCTURES[structure], 20, "kmeans", 1e-6, {}), 1e-3, 1, 1, 100)
+        settings = Settings(Initialization(STRUCTURES[structure], 20, "kmeans"), 1e-3, 1, 1, 100)
         plan = plan_fit(engine, dataset, settings)
         model._score(array)
         tracemalloc.start()
@@ -179,7 +179,7 @@ def test_a_fit_that_does_not_fit_ends_before_it_reads(tmp_path: Path) -> None:
 
 
 def settings(n_components: int = 4, **changes: Any) -> Settings:
-    initialization = Initialization(STRUCTURES["full"], n_components, "kmeans", 1e-6, {})
+    initialization = Initialization(STRUCTURES["full"], n_components, "kmeans")
     return dataclasses.replace(Settings(initialization, 1e-3, 100, 2, 50_000), **changes)
 
 

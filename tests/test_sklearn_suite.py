@@ -1,11 +1,13 @@
-"""scikit-learn's own tests of its Gaussian mixture, with our class in place of theirs.
+"""scikit-learn's own tests of its Gaussian mixtures, with our classes in place of theirs.
 
-Private copies of its test modules are made, in which ``GaussianMixture`` is ours, and their tests are
-collected here. What cannot run stands in `EXCLUDED` with the reason, so that a test which a later
-scikit-learn adds is run without being asked for.
+Private copies of its test modules are made, in which ``GaussianMixture`` and ``BayesianGaussianMixture`` are ours, and
+their tests are collected here under their own names; those of the Bayesian module begin with ``test_bayesian``. What
+cannot run stands in `EXCLUDED` with the reason, so that a test which a later scikit-learn adds is run without being
+asked for.
 """
 
 import importlib.util
+import re
 import sys
 from types import ModuleType
 from unittest import mock
@@ -16,9 +18,10 @@ import sklearn
 import sklearn.mixture
 from sklearn.utils.fixes import parse_version
 
-from daskgmm import GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture
 
-MODULES = ("test_gaussian_mixture", "test_mixture")
+OURS = {"GaussianMixture": GaussianMixture, "BayesianGaussianMixture": BayesianGaussianMixture}
+MODULES = ("test_gaussian_mixture", "test_bayesian_mixture", "test_mixture")
 
 # Their configuration shows warnings, ours turns them into errors; tests that expect one say so themselves.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -37,6 +40,10 @@ EXCLUDED = {
     "test_gaussian_mixture_all_init_does_not_estimate_gaussian_parameters": _PRIVATE,
     "test_gaussian_mixture_array_api_compliance": _ARRAY_API,
     "test_gaussian_mixture_raises_where_array_api_not_implemented": _ARRAY_API,
+    "test_bayesian_log_dirichlet_norm": _PRIVATE,
+    "test_bayesian_log_wishart_norm": _PRIVATE,
+    "test_bayesian_compare_covar_type": "calls the private methods _check_parameters and _initialize_parameters; "
+    "test_bayesian.py makes the comparison with max_iter=0",
 }
 
 EXCLUDED_CASES = {
@@ -48,18 +55,22 @@ if parse_version(sklearn.__version__) < parse_version("1.7"):
 
 
 def _copy_with_ours(name: str) -> ModuleType:
-    """The upstream test module, imported once more while scikit-learn's GaussianMixture is ours."""
+    """The upstream test module, imported once more while scikit-learn's mixtures are ours."""
     spec = importlib.util.find_spec(f"sklearn.mixture.tests.{name}")
     if spec is None or spec.loader is None:
         pytest.skip("this scikit-learn comes without its tests", allow_module_level=True)
     module = importlib.util.module_from_spec(spec)
-    with mock.patch.object(sklearn.mixture, "GaussianMixture", GaussianMixture):
+    with mock.patch.multiple(sklearn.mixture, **OURS):
         spec.loader.exec_module(module)
     return module
 
 
 def _tests(module: ModuleType) -> dict[str, object]:
-    return {name: value for name, value in vars(module).items() if name.startswith("test_") and callable(value)}
+    found = {name: value for name, value in vars(module).items() if name.startswith("test_") and callable(value)}
+    if "bayesian" not in module.__name__:
+        return found
+    # Some have the names of tests in the other module.
+    return {re.sub("^test_(bayesian_(mixture_)?)?", "test_bayesian_", name): test for name, test in found.items()}
 
 
 UPSTREAM = {name: test for module in map(_copy_with_ours, MODULES) for name, test in _tests(module).items()}
@@ -86,15 +97,17 @@ def test_every_upstream_test_runs_or_is_excluded_with_a_reason():
     collected = {name for name in vars(sys.modules[__name__]) if name in UPSTREAM}
     assert collected | EXCLUDED.keys() >= UPSTREAM.keys()
     assert not collected & EXCLUDED.keys()
-    assert len(collected) >= 30
+    assert len(collected) >= 40
     assert all(EXCLUDED.values())
     assert {case.partition("[")[0] for case in EXCLUDED_CASES} <= collected
 
 
-def test_the_copies_test_our_class():
+def test_the_copies_test_our_classes():
     for test in UPSTREAM.values():
-        assert test.__globals__["GaussianMixture"] is GaussianMixture
-    assert sklearn.mixture.GaussianMixture is not GaussianMixture
+        names = OURS.keys() & test.__globals__.keys()
+        assert names
+        assert all(test.__globals__[name] is OURS[name] for name in names)
+    assert not any(getattr(sklearn.mixture, name) is ours for name, ours in OURS.items())
 
 
 @pytest.mark.skipif(not sklearn.__version__.startswith("1.9."), reason="the table was written for scikit-learn 1.9")

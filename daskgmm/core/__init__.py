@@ -15,5 +15,8 @@ kernel              what an E-step kernel has to answer; log-sum-exp
 quadratic           the fast kernel: two matrix products
 residual            the precise kernel: whitened residuals
 kernels             the cheapest of them that is accurate enough
-maximum_likelihood  statistics -> new parameters (the M-step)
+estimation          what an M-step has to answer
+maximum_likelihood  statistics -> new parameters
+concentration       distributions over the weights
+variational         statistics -> a posterior distribution of the parameters
 """

@@ -97,9 +97,6 @@ class Full(CovarianceStructure):
         np.einsum("kii->ki", covariances)[...] += ridge
         return covariances
 
-    def repeat(self, covariances: Array, n_components: int) -> Array:
-        return np.repeat(covariances, n_components, axis=0)
-
     def n_quadratic(self, n_features: int) -> int:
         return triangle_size(n_features)
 
@@ -144,6 +141,9 @@ class Full(CovarianceStructure):
         covariances = unpack(second / soft_counts[:, None], offsets.shape[1])
         covariances -= offsets[:, :, None] * offsets[:, None, :]
         return covariances
+
+    def outer_products(self, vectors: Array, weights: Array) -> Array:
+        return np.asarray(np.einsum("k,ki,kj->kij", weights, vectors, vectors))
 
 
 class Tied(CovarianceStructure):
@@ -201,9 +201,6 @@ class Tied(CovarianceStructure):
         np.einsum("ii->i", covariances)[...] += ridge
         return covariances
 
-    def repeat(self, covariances: Array, n_components: int) -> Array:
-        return covariances
-
     def n_quadratic(self, n_features: int) -> int:
         return 0
 
@@ -244,6 +241,21 @@ class Tied(CovarianceStructure):
     def central_covariances(self, second: Array, soft_counts: Array, offsets: Array) -> Array:
         total = unpack(second, offsets.shape[1]) - (soft_counts[:, None] * offsets).T @ offsets
         return total / soft_counts.sum()
+
+    def divide_second(self, second: Array, n_components: int) -> Array:
+        return second
+
+    def prior_shape(self, n_features: int) -> tuple[int, ...]:
+        return n_features, n_features
+
+    def matrix_counts(self, soft_counts: Array) -> Array:
+        return np.asarray(soft_counts.sum() / len(soft_counts))
+
+    def multiply(self, covariances: Array, factors: Array) -> Array:
+        return covariances * factors
+
+    def outer_products(self, vectors: Array, weights: Array) -> Array:
+        return np.asarray((weights[:, None] * vectors).T @ vectors / len(weights))
 
 
 class Diag(CovarianceStructure):
@@ -294,9 +306,6 @@ class Diag(CovarianceStructure):
         covariances += ridge
         return covariances
 
-    def repeat(self, covariances: Array, n_components: int) -> Array:
-        return np.repeat(covariances, n_components, axis=0)
-
     def n_quadratic(self, n_features: int) -> int:
         return n_features
 
@@ -335,6 +344,9 @@ class Diag(CovarianceStructure):
 
     def central_covariances(self, second: Array, soft_counts: Array, offsets: Array) -> Array:
         return second / soft_counts[:, None] - offsets**2
+
+    def outer_products(self, vectors: Array, weights: Array) -> Array:
+        return weights[:, None] * vectors**2
 
 
 class Spherical(CovarianceStructure):
@@ -389,9 +401,6 @@ class Spherical(CovarianceStructure):
         covariances += ridge
         return covariances
 
-    def repeat(self, covariances: Array, n_components: int) -> Array:
-        return np.repeat(covariances, n_components, axis=0)
-
     def n_quadratic(self, n_features: int) -> int:
         return 1
 
@@ -431,6 +440,9 @@ class Spherical(CovarianceStructure):
 
     def central_covariances(self, second: Array, soft_counts: Array, offsets: Array) -> Array:
         return (second / soft_counts - (offsets**2).sum(axis=1)) / offsets.shape[1]
+
+    def outer_products(self, vectors: Array, weights: Array) -> Array:
+        return np.asarray(weights * (vectors**2).mean(axis=1))
 
 
 def _reciprocal_deviations(variances: Array) -> Array:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
+from .estimation import Estimation
 from .mixture import MixtureParameters
 from .statistics import SufficientStatistics
 from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-# Added to every soft count, as scikit-learn does, so that an empty component keeps a finite mean; in units of a row's
-# mean weight, so that only the ratios of sample weights matter.
-_COUNT_FLOOR = 10 * np.finfo(np.float64).eps
 
 
 def estimate(
@@ -39,14 +38,8 @@ def estimate(
         In the shape of the structure's `covariance_shape`. Not checked: a collapsed component shows when they are
         factored.
     """
-    mean_weight = statistics.weight_sum / statistics.n_rows if statistics.weight_sum > 0 else 1.0
-    soft_counts = statistics.soft_counts + _COUNT_FLOOR * mean_weight
-    offsets = statistics.first / soft_counts[:, None]
-    means = statistics.reference + statistics.scale * offsets
-    covariances = structure.unscale_covariances(
-        structure.central_covariances(statistics.second, soft_counts, offsets), statistics.scale
-    )
-    return soft_counts / soft_counts.sum(), means, structure.add_ridge(covariances, reg_covar)
+    soft_counts, offsets, covariances = statistics.central_moments(structure, reg_covar)
+    return soft_counts / soft_counts.sum(), statistics.reference + offsets, covariances
 
 
 def maximize(structure: CovarianceStructure, statistics: SufficientStatistics, reg_covar: float) -> MixtureParameters:
@@ -58,3 +51,45 @@ def maximize(structure: CovarianceStructure, statistics: SufficientStatistics, r
         If a component collapsed.
     """
     return MixtureParameters.from_covariances(structure, *estimate(structure, statistics, reg_covar))
+
+
+@dataclass(frozen=True)
+class GivenParameters:
+    """What the user gave of the first parameters; None for what is to be estimated."""
+
+    weights: Array | None = None
+    means: Array | None = None
+    precisions_cholesky: Array | None = None
+
+
+@dataclass(frozen=True)
+class MaximumLikelihood(Estimation[MixtureParameters]):
+    """Maximum likelihood: the state is the parameters, and the log-likelihood grows."""
+
+    measure: ClassVar[str] = "log-likelihood"
+
+    structure: CovarianceStructure
+    reg_covar: float
+    """Added to every variance at each M-step, in squared units of the data."""
+    given: GivenParameters = GivenParameters()
+
+    def begin(self, draw: Callable[[], SufficientStatistics]) -> MixtureParameters:
+        weights, means, cholesky = self.given.weights, self.given.means, self.given.precisions_cholesky
+        if weights is not None and means is not None and cholesky is not None:
+            return MixtureParameters.from_precisions_cholesky(self.structure, weights, means, cholesky)
+        found = estimate(self.structure, draw(), self.reg_covar)
+        weights = found[0] if weights is None else weights
+        means = found[1] if means is None else means
+        if cholesky is None:
+            return MixtureParameters.from_covariances(self.structure, weights, means, found[2])
+        return MixtureParameters.from_precisions_cholesky(self.structure, weights, means, cholesky)
+
+    def update(self, statistics: SufficientStatistics) -> MixtureParameters:
+        return maximize(self.structure, statistics, self.reg_covar)
+
+    def parameters(self, state: MixtureParameters) -> MixtureParameters:
+        return state
+
+    def bound(self, statistics: SufficientStatistics, updated: MixtureParameters) -> float:
+        """Mean log-likelihood of the parameters before the M-step."""
+        return statistics.mean_log_likelihood

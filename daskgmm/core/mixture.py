@@ -31,6 +31,10 @@ class MixtureParameters:
     precisions_cholesky: Array
     """Factors of the inverses of the covariances, same shape."""
 
+    expected_log_weights: Array | None = None
+    """What E-steps take for log w_k, shape (K,), where the parameters stand for a distribution over parameters; None:
+    log w_k itself."""
+
     @classmethod
     def from_covariances(
         cls, structure: CovarianceStructure, weights: Array, means: Array, covariances: Array
@@ -69,10 +73,15 @@ class MixtureParameters:
 
     @property
     def log_constants(self) -> Array:
-        """Logarithm of w_k less ½ log det(2π Σ_k), shape (K,); −∞ for a component of weight zero."""
+        """What a log-joint holds besides the distance: log w_k − ½ log det(2π Σ_k); −∞ for a component of weight zero.
+
+        Shape (K,). Of w_k the expected logarithm where there is one.
+        """
         log_det = self.structure.log_det_cholesky(self.precisions_cholesky, self.n_features)
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(self.weights)
+        log_weights = self.expected_log_weights
+        if log_weights is None:
+            with np.errstate(divide="ignore"):
+                log_weights = np.log(self.weights)
         return np.asarray(log_weights + log_det - 0.5 * self.n_features * math.log(2 * math.pi))
 
     def sample(self, n_samples: int, random_state: np.random.RandomState) -> tuple[Array, Array]:

@@ -19,6 +19,10 @@ from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# Added to every soft count, as scikit-learn does, so that an empty component keeps a finite mean; in units of a row's
+# mean weight, so that only the ratios of sample weights matter.
+_COUNT_FLOOR = 10 * np.finfo(np.float64).eps
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -114,6 +118,44 @@ class SufficientStatistics:
     def nbytes(self) -> int:
         """Size in memory, in bytes."""
         return self.soft_counts.nbytes + self.first.nbytes + self.second.nbytes
+
+    def times(self, factor: float) -> SufficientStatistics:
+        """Statistics of the same rows, each weighted ``factor`` times as much."""
+        return replace(
+            self,
+            soft_counts=self.soft_counts * factor,
+            first=self.first * factor,
+            second=self.second * factor,
+            log_likelihood=self.log_likelihood * factor,
+            entropy=self.entropy * factor,
+            weight_sum=self.weight_sum * factor,
+        )
+
+    def central_moments(self, structure: CovarianceStructure, ridge: float) -> tuple[Array, Array, Array]:
+        """Soft counts, and the components' empirical means and covariances.
+
+        Parameters
+        ----------
+        structure : CovarianceStructure
+        ridge : float
+            Added to every variance, in squared units of the data.
+
+        Returns
+        -------
+        soft_counts : array of shape (K,)
+            Positive also for an empty component.
+        offsets : array of shape (K, D)
+            Empirical means minus the reference, in the units of the data.
+        covariances : array
+            In the units of the data and the shape of the structure's `covariance_shape`. Not checked: a collapsed
+            component shows when they are factored.
+        """
+        mean_weight = self.weight_sum / self.n_rows if self.weight_sum > 0 else 1.0
+        soft_counts = self.soft_counts + _COUNT_FLOOR * mean_weight
+        offsets = self.first / soft_counts[:, None]
+        covariances = structure.central_covariances(self.second, soft_counts, offsets)
+        covariances = structure.add_ridge(structure.unscale_covariances(covariances, self.scale), ridge)
+        return soft_counts, self.scale * offsets, covariances
 
 
 def statistics_of_responsibilities(

@@ -90,10 +90,6 @@ class CovarianceStructure(ABC):
     def add_ridge(self, covariances: Array, ridge: float) -> Array:
         """Covariances with ``ridge`` added to every variance, in place."""
 
-    @abstractmethod
-    def repeat(self, covariances: Array, n_components: int) -> Array:
-        """Covariances of ``n_components`` equal components from those of one."""
-
     # ---- the E-step on quadratic features
 
     @abstractmethod
@@ -164,4 +160,29 @@ class CovarianceStructure(ABC):
         soft_counts : array of shape (K,)
         offsets : array of shape (K, D)
             New means minus the reference.
+        """
+
+    def divide_second(self, second: Array, n_components: int) -> Array:
+        """Second moments of ``n_components`` equal components that together are those of one."""
+        return np.repeat(second / n_components, n_components, axis=0)
+
+    # ---- the variational M-step: one Wishart distribution for each covariance matrix that there is
+
+    def prior_shape(self, n_features: int) -> tuple[int, ...]:
+        """Shape of a covariance that serves all components as prior."""
+        return self.covariance_shape(1, n_features)[1:]
+
+    def matrix_counts(self, soft_counts: Array) -> Array:
+        """Rows that speak for each covariance matrix, from those of each component, (K,)."""
+        return soft_counts
+
+    def multiply(self, covariances: Array, factors: Array) -> Array:
+        """Covariances times one factor for each matrix, in the shape of `matrix_counts`."""
+        return covariances * factors.reshape(-1, *[1] * (covariances.ndim - 1))
+
+    @abstractmethod
+    def outer_products(self, vectors: Array, weights: Array) -> Array:
+        """w_k v_k v_kᵀ for ``vectors`` (K, D) and ``weights`` (K,), as far as covariances can hold it.
+
+        What matrices share is averaged: over the components for one matrix, over the features for one variance.
         """

@@ -1,17 +1,19 @@
 """What has to be known before the first E-step, from one pass over the data.
 
-Row count, weighted mean and variance, extremes, finiteness, and a uniform sample of rows. The sample is drawn by row
-number, so it depends on the seed alone, not on chunks or workers.
+Row count, weighted mean and variance (and all second moments where they are wanted), extremes, finiteness, and a
+uniform sample of rows. The sample is drawn by row number, so it depends on the seed alone, not on chunks or workers.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..core.loops import PLAIN, Loops
+from ..core.structure import CovarianceStructure
 from ..errors import InvalidWeightsError, NonFiniteDataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -48,6 +50,9 @@ class Survey:
     sample_weight: Array
     """Their weights, shape (n_sample,)."""
 
+    scatter: Scatter | None = None
+    """All second moments, where they were asked for."""
+
     @property
     def deviation(self) -> Array:
         """Standard deviation of every feature, shape (D,)."""
@@ -69,7 +74,38 @@ class Survey:
             np.maximum(self.maximum, other.maximum),
             np.concatenate([self.sample, other.sample]),
             np.concatenate([self.sample_weight, other.sample_weight]),
+            _join(self.scatter, other.scatter, difference, self.weight_sum * share),
         )
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Σ w (x − mean)(x − mean)ᵀ of some rows, as far as a covariance structure needs it."""
+
+    structure: CovarianceStructure
+    second: Array
+    """In the shape of the structure's `second_shape` for one component."""
+
+    @classmethod
+    def of(cls, structure: CovarianceStructure, offsets: Array, weights: Array) -> Scatter:
+        """From offsets from the mean, (n, D), and weights, (n,)."""
+        second = np.zeros(structure.second_shape(1, offsets.shape[1]))
+        residual = np.ascontiguousarray(offsets.T)
+        structure.add_scatter(second, 0, residual, weights, np.empty_like(residual))
+        return cls(structure, second)
+
+
+def scatter_bytes(structure: CovarianceStructure, n_features: int) -> int:
+    """Size of a `Scatter`."""
+    return 8 * math.prod(structure.second_shape(1, n_features))
+
+
+def _join(one: Scatter | None, other: Scatter | None, difference: Array, weight: float) -> Scatter | None:
+    """Of both ranges of rows, whose means differ by ``difference`` (D,); ``weight`` is w₁ w₂ / (w₁ + w₂)."""
+    if one is None or other is None:
+        return None
+    between = Scatter.of(one.structure, difference[None], np.array([weight]))
+    return Scatter(one.structure, one.second + other.second + between.second)
 
 
 @dataclass(frozen=True)
@@ -84,26 +120,33 @@ class SurveyFold:
     """Of the sample."""
     loops: Loops = PLAIN
     """What the E-steps after the survey will use: it is loaded while the survey reads."""
+    structure: CovarianceStructure | None = None
+    """Whose second moments are to be taken; None for variances alone."""
 
     @property
     def row_seconds(self) -> float:
-        """Rough time of one row."""
-        return 0.0  # a few operations on each number: reading takes longer
+        """Rough time of one row: a few operations on each number, for which reading takes longer; second moments."""
+        return self._scatter_bytes / 8 / 4e9
 
     @property
     def work_bytes(self) -> int:
-        """What evaluating one leaf allocates: the rows in double precision, their offsets and the squares of these."""
-        return 3 * 8 * self.leaf_rows * self.n_features
+        """What evaluating one leaf allocates: the rows in double precision, their offsets, what is made of these."""
+        copies = 3 if self.structure is None else 5
+        return copies * 8 * self.leaf_rows * self.n_features + 3 * self._scatter_bytes
 
     @property
     def value_bytes(self) -> int:
         """Moments, and the part of the sample that lies in some rows."""
-        return 8 * (4 * self.n_features + len(self.sampled) * (self.n_features + 1))
+        return 8 * (4 * self.n_features + len(self.sampled) * (self.n_features + 1)) + self._scatter_bytes
 
     @property
     def process_bytes(self) -> int:
         """Code that it loads, once in a process."""
         return self.loops.process_bytes
+
+    @property
+    def _scatter_bytes(self) -> int:
+        return 0 if self.structure is None else scatter_bytes(self.structure, self.n_features)
 
     def start(self) -> _Surveyor:
         """Evaluator for the leaves of one task."""
@@ -128,6 +171,8 @@ class _Surveyor:
         offsets = x - x[0]
         shift = w @ offsets / total if total > 0 else np.zeros(x.shape[1])
         offsets -= shift
+        structure = self.fold.structure
+        scatter = None if structure is None else Scatter.of(structure, offsets, w)
         lo, hi = np.searchsorted(self.fold.sampled, [start, start + len(rows)])
         chosen = self.fold.sampled[lo:hi] - start
         return Survey(
@@ -139,6 +184,7 @@ class _Surveyor:
             x.max(axis=0),
             np.ascontiguousarray(rows[chosen], dtype=self.fold.dtype),
             w[chosen],
+            scatter,
         )
 
 

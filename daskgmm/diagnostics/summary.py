@@ -15,7 +15,7 @@ from rich.table import Table
 from ..data.store import describe, local_path, open_node, split_address
 from ..data.write import read_record
 from ..errors import StoreError
-from ..estimators.gaussian_mixture import GaussianMixture
+from ..estimators.base import BaseMixture
 from ..persistence import load
 
 Record = dict[str, Any]
@@ -24,7 +24,7 @@ _MOST_FEATURES, _MOST_COMPONENTS = 6, 40
 _WIDTH = 100  # of tables where standard output is no terminal
 
 
-def model_record(model: GaussianMixture) -> Record:
+def model_record(model: BaseMixture[Any]) -> Record:
     """Everything that the summary of a fitted model shows; means and standard deviations of every component."""
     p = model._parameters()
     deviations = np.sqrt(p.structure.marginal_variances(p.covariances, p.n_components, p.n_features))
@@ -38,7 +38,7 @@ def model_record(model: GaussianMixture) -> Record:
         "feature_names": [str(name) for name in names],
         "converged": bool(model.converged_),
         "n_iter": int(model.n_iter_),
-        "log_likelihood": float(model.lower_bound_),
+        **model._told(),
         "n_passes": int(model.n_passes_),
         "weights": p.weights.tolist(),
         "means": p.means.tolist(),
@@ -114,8 +114,9 @@ def _model_fields(record: Record) -> Record:
         "mixture": f"{record['estimator']}, {record['n_components']} components, {record['n_features']} features, "
         f"{record['covariance_type']} covariance",
         "converged": f"{_word(record['converged'])}, {record['n_iter']} iterations, {record['n_passes']} passes",
-        "log-likelihood": f"{record['log_likelihood']:.6f} nats per row",
     }
+    for name in {"log_likelihood", "lower_bound"} & record.keys():
+        shown[name.replace("_", "-")] = f"{record[name]:.6f} nats per row"
     hidden = {
         "kind",
         "estimator",
@@ -126,7 +127,7 @@ def _model_fields(record: Record) -> Record:
         "converged",
         "n_iter",
     }
-    hidden |= {"n_passes", "log_likelihood", "weights", "means", "standard_deviations"}
+    hidden |= {"n_passes", "log_likelihood", "lower_bound", "weights", "means", "standard_deviations"}
     return shown | {key: value for key, value in record.items() if key not in hidden}
 
 

@@ -1,46 +1,21 @@
-"""`GaussianMixture`, with scikit-learn's interface, for data larger than memory."""
+"""`GaussianMixture`: maximum likelihood."""
 
 from __future__ import annotations
 
 import math
-import os
-import warnings
-from numbers import Integral, Real
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import dask.array as da
 import numpy as np
-from sklearn.base import BaseEstimator, DensityMixin, clone
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..core.covariance import STRUCTURES
-from ..core.kernels import Kernel, choose_kernel
-from ..core.loops import choose_loops
+from ..core.maximum_likelihood import MaximumLikelihood
 from ..core.mixture import MixtureParameters
-from ..core.statistics import Frame
-from ..core.structure import CovarianceStructure
-from ..data.accept import as_dataset, check_dtype, check_layout, is_lazy, resolve
-from ..data.output import apply_rows, as_blocks, map_rows
-from ..data.survey import check_weight_sum
-from ..diagnostics.verbose import VerboseListener
-from ..engine.blas import one_blas_thread
-from ..engine.config import compiled
-from ..engine.events import Listener
-from ..engine.run import Engine
-from ..fitting.em import Run
-from ..fitting.fit import Continuation, Settings, fit_mixture
-from ..fitting.folds import Score, ScoreFold
-from ..fitting.initialization import METHODS, Initialization
-from .rows import Densities, Labels, Probabilities, RowResult
-from .validation import check_callbacks, check_given
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ..fitting.folds import Score
+from .base import BaseMixture, Preparation
+from .validation import check_given
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
+class GaussianMixture(BaseMixture[MixtureParameters]):
     """Gaussian mixture fitted by expectation-maximisation to data of any size.
 
     The interface is that of `sklearn.mixture.GaussianMixture`. Data may be a NumPy array or memmap, a dask array or
@@ -124,6 +99,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     See Also
     --------
+    BayesianGaussianMixture : With priors, and a number of components that the data settle.
     sklearn.mixture.GaussianMixture : The same for arrays in memory.
 
     Examples
@@ -139,23 +115,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions(set(STRUCTURES))],
-        "tol": [Interval(Real, 0.0, None, closed="left")],
-        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
-        "max_iter": [Interval(Integral, 0, None, closed="left")],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(set(METHODS))],
+        **BaseMixture._parameter_constraints,
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],
-        "random_state": ["random_state"],
-        "warm_start": ["boolean"],
-        "verbose": ["verbose"],
-        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
-        "init_size": [Interval(Integral, 2, None, closed="left")],
-        "scheduler": "no_validation",
-        "callbacks": "no_validation",
     }
 
     def __init__(
@@ -197,140 +160,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.scheduler = scheduler
         self.callbacks = callbacks
 
-    # ---- fitting
-
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> GaussianMixture:
-        """Estimate the parameters.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, D)
-            Rows are samples. See the class for what it may be.
-        y : None
-            Ignored.
-        sample_weight : array-like of shape (n,), optional
-            How much each row counts; a row of weight 2 counts as two equal rows.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            For data of the wrong shape or not finite (`NonFiniteDataError` names the row), for parameters out of range,
-            and where components collapse (`IllDefinedCovarianceError`).
-        TypeError
-            For data that are not real numbers.
-        SchedulerError
-            If the scheduler does not answer.
-        """
-        self._validate_params()
-        data = self._accept(X, reset=True)
-        if data.shape[0] < 2:  # false for the unknown length of a dask array, which is counted first
-            raise ValueError(
-                f"Found array with {data.shape[0]} sample(s) (shape={tuple(data.shape)}) while a minimum of 2 is "
-                f"required "
-                f"by {type(self).__name__}."
-            )
-        printing: list[Listener] = [VerboseListener(self.verbose, self.verbose_interval)] if self.verbose else []
-        listeners = [*printing, *check_callbacks(self.callbacks)]
-        with Engine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
-            dataset, n_passes = as_dataset(data, sample_weight, engine.compute)
-            if dataset.n_rows < self.n_components:
-                raise ValueError(
-                    f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
-                    f"n_samples = {dataset.n_rows}"
-                )
-            settings = self._settings(dataset.n_features)
-            continuation = self._continuation()
-            run = fit_mixture(engine, dataset, settings, check_random_state(self.random_state), continuation)
-            self.n_passes_ = n_passes + engine.n_passes
-        if not run.converged and self.max_iter > 0:
-            warnings.warn(
-                "Best performing initialization did not converge. Try different init parameters, or increase "
-                "max_iter, "
-                "tol, or check for degenerate data.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        self._store(run, np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)
-        return self
-
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit, then label the same data: equal to ``fit(X).predict(X)``.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, D)
-        y : None
-            Ignored.
-        sample_weight : array-like of shape (n,), optional
-
-        Returns
-        -------
-        labels : array of shape (n,)
-        """
-        return self.fit(X, y, sample_weight).predict(X)
-
-    # ---- what a fitted model says of rows
-
-    def predict(self, X: Any) -> Any:
-        """Most probable component of every row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, D)
-
-        Returns
-        -------
-        labels : array of shape (n,), int64
-            A lazy dask array for dask and Zarr data, else a NumPy array.
-        """
-        return self._for_each_row(X, Labels, np.int64)
-
-    def predict_proba(self, X: Any) -> Any:
-        """Posterior probability of every component for every row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, D)
-
-        Returns
-        -------
-        probabilities : array of shape (n, n_components)
-            A lazy dask array for dask and Zarr data, else a NumPy array.
-        """
-        check_is_fitted(self)
-        return self._for_each_row(X, Probabilities, self.means_.dtype, len(self.means_))
-
-    def score_samples(self, X: Any) -> Any:
-        """Log-density of every row, in nats.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, D)
-
-        Returns
-        -------
-        log_density : array of shape (n,)
-            A lazy dask array for dask and Zarr data, else a NumPy array.
-        """
-        check_is_fitted(self)
-        return self._for_each_row(X, Densities, self.means_.dtype)
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log-density of the rows, in nats; one pass over the data.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, D)
-        y : None
-            Ignored.
-        sample_weight : array-like of shape (n,), optional
-        """
-        score = self._score(X, sample_weight)
-        return score.log_likelihood / score.weight_sum
+    # ---- information criteria
 
     def bic(self, X: Any) -> float:
         """Bayesian information criterion (Schwarz 1978): lower is better.
@@ -339,8 +169,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         X : array-like of shape (n, D)
         """
-        score = self._score(X)
-        return -2 * score.log_likelihood + self._n_parameters() * math.log(score.n_rows)
+        return self._criteria(self._score(X))["bic"]
 
     def aic(self, X: Any) -> float:
         """Akaike's information criterion (Akaike 1974): lower is better.
@@ -349,124 +178,37 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         X : array-like of shape (n, D)
         """
-        return -2 * self._score(X).log_likelihood + 2 * self._n_parameters()
+        return self._criteria(self._score(X))["aic"]
 
-    def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
-        """Draw rows from the mixture.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, D)
-            Grouped by component.
-        y : ndarray of shape (n_samples,)
-            The component of each row.
-        """
-        check_is_fitted(self)
-        if not isinstance(n_samples, int | np.integer) or n_samples < 1:
-            raise ValueError(
-                f"Invalid value for 'n_samples': {n_samples}. The sampling requires at least one sample, as an int."
-            )
-        return self._parameters().sample(int(n_samples), check_random_state(self.random_state))
-
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the model as a Zarr group, whole or not at all; `daskgmm.load` reads it.
-
-        Parameters
-        ----------
-        path : str or path
-        overwrite : bool, default=False
-
-        Raises
-        ------
-        OutputExistsError
-            If there is something at ``path`` and ``overwrite`` is false.
-        """
-        from ..persistence import save
-
-        save(self, path, overwrite=overwrite)
-
-    # ---- scikit-learn's protocol
-
-    def __sklearn_clone__(self) -> GaussianMixture:
-        # A distributed.Client cannot be copied, and a copy of it would not be the same cluster's.
-        parameters = self.get_params(deep=False)
-        kept = {name: parameters.pop(name) for name in ("scheduler", "callbacks")}
-        copied = type(self)(**{name: clone(value, safe=False) for name, value in parameters.items()}, **kept)
-        if hasattr(self, "_metadata_request"):
-            copied._metadata_request = self._metadata_request
-        return copied
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = dict(super().__getstate__())
-        address = getattr(getattr(state.get("scheduler"), "scheduler", None), "address", None)
-        if address is not None:
-            state["scheduler"] = address  # a client is a connection of this process
-        return state
+    def _criteria(self, score: Score) -> Mapping[str, float]:
+        n_free, deviance = self._n_parameters(), -2 * score.log_likelihood
+        return {"bic": deviance + n_free * math.log(score.n_rows), "aic": deviance + 2 * n_free}
 
     def _n_parameters(self) -> int:
         return self._parameters().n_free
 
-    # ---- inside
+    # ---- the M-step and its state
 
-    @property
-    def _structure(self) -> CovarianceStructure:
-        return STRUCTURES[self.covariance_type]
-
-    def _accept(self, X: Any, *, reset: bool) -> Any:
-        """Resolve the data, check what can be told without reading them, and keep the names of their features."""
-        data = resolve(X)
-        if is_lazy(data):
-            check_layout(data)
-            named = getattr(X, "_meta", data) if hasattr(X, "to_dask_array") else data
-            validate_data(self, named, reset=reset, skip_check_array=True)
-            return data
-        if not hasattr(data, "dtype") or hasattr(data, "__array__"):
-            dtype = getattr(data, "dtype", None)
-            if isinstance(dtype, np.dtype) and dtype.kind in "cmMSUV":
-                check_dtype("X", dtype)
-        return validate_data(
-            self, data, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=2 if reset else 1
-        )
-
-    def _settings(self, n_features: int) -> Settings:
+    def _prepare(self, n_features: int) -> Preparation[MixtureParameters]:
         given = check_given(
             self._structure, self.n_components, n_features, self.weights_init, self.means_init, self.precisions_init
         )
-        initialization = Initialization(
-            self._structure, int(self.n_components), self.init_params, float(self.reg_covar), given
-        )
-        return Settings(initialization, self.tol, self.max_iter, self.n_init, self.init_size)
+        estimation = MaximumLikelihood(self._structure, float(self.reg_covar), given)
+        return Preparation(lambda survey: estimation)
 
-    def _continuation(self) -> Continuation | None:
-        if not (self.warm_start and hasattr(self, "converged_")):
-            return None
-        parameters = self._parameters()
-        expected = self.n_components, self.n_features_in_, self._structure
-        found = parameters.n_components, parameters.n_features, parameters.structure
-        if found != expected:
-            raise ValueError(
-                f"warm_start=True: the last fit had (n_components, n_features, covariance) = {_names(found)}, and "
-                f"this "
-                f"one asks for {_names(expected)}. Set warm_start=False, or use a new estimator."
-            )
-        return Continuation(parameters, self.lower_bound_)
+    def _store_state(self, state: MixtureParameters, dtype: Any) -> None:
+        self.weights_ = state.weights.astype(dtype)
+        self.means_ = state.means.astype(dtype)
+        self.covariances_ = state.covariances.astype(dtype)
+        self.precisions_cholesky_ = state.precisions_cholesky.astype(dtype)
+        self.precisions_ = state.structure.precisions(state.precisions_cholesky).astype(dtype)
+        self._exact = state
 
-    def _store(self, run: Run, dtype: Any) -> None:
-        p = run.parameters
-        self.weights_ = p.weights.astype(dtype)
-        self.means_ = p.means.astype(dtype)
-        self.covariances_ = p.covariances.astype(dtype)
-        self.precisions_cholesky_ = p.precisions_cholesky.astype(dtype)
-        self.precisions_ = p.structure.precisions(p.precisions_cholesky).astype(dtype)
-        self.converged_ = run.converged
-        self.n_iter_ = len(run.lower_bounds)
-        self.lower_bound_ = run.lower_bound
-        self.lower_bounds_ = run.lower_bounds
-        self._exact = p
+    def _state(self) -> MixtureParameters:
+        return self._parameters()
+
+    def _told(self) -> dict[str, Any]:
+        return {"log_likelihood": float(self.lower_bound_)}
 
     def _parameters(self) -> MixtureParameters:
         """Parameters behind the fitted attributes, in double precision.
@@ -482,37 +224,3 @@ class GaussianMixture(DensityMixin, BaseEstimator):  # type: ignore[misc]
                 return exact
         weights, means, cholesky = (np.asarray(a, np.float64) for a in attributes)
         return MixtureParameters.from_precisions_cholesky(self._structure, weights, means, cholesky)
-
-    def _kernel(self, data: Any) -> Kernel:
-        """Kernel for data that lie where the mixture does."""
-        p = self._parameters()
-        n_rows = data.shape[0] if data.shape[0] == data.shape[0] else np.inf  # unknown lengths of dask arrays are NaN
-        mean = p.weights @ p.means
-        variances = p.structure.marginal_variances(p.covariances, p.n_components, p.n_features)
-        deviation = np.sqrt(p.weights @ (variances + (p.means - mean) ** 2))
-        loops = choose_loops(n_rows * p.n_components, compiled=compiled())
-        return choose_kernel(p, Frame.of(mean, deviation), np.dtype(data.dtype), loops)
-
-    def _score(self, X: Any, sample_weight: Any = None) -> Score:
-        check_is_fitted(self)
-        data = self._accept(X, reset=False)
-        with Engine(self.scheduler, in_process=not is_lazy(data), listeners=check_callbacks(self.callbacks)) as engine:
-            dataset, _ = as_dataset(data, sample_weight, engine.compute)
-            score: Score = engine.run(dataset, ScoreFold(self._kernel(dataset.rows)), "score")
-        check_weight_sum(score.weight_sum)
-        return score
-
-    def _for_each_row(self, X: Any, kind: type[RowResult], dtype: Any, n_columns: int | None = None) -> Any:
-        check_is_fitted(self)
-        data = self._accept(X, reset=False)
-        function = kind(self._kernel(data))
-        if isinstance(data, np.ndarray):
-            with one_blas_thread():
-                return apply_rows(data, function, dtype, n_columns, os.cpu_count() or 1)
-        blocks = as_blocks(data, 8 * (n_columns or 1))
-        result: da.Array = map_rows(blocks, function, dtype, n_columns)
-        return result
-
-
-def _names(key: tuple[int, int, CovarianceStructure]) -> tuple[int, int, str]:
-    return key[0], key[1], key[2].name

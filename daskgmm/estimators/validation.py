@@ -1,16 +1,18 @@
-"""Checks of what a user gave of the mixture's parameters, with scikit-learn's messages."""
+"""Checks of what a user gave of the mixture's parameters and priors, with scikit-learn's messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_array
 
+from ..core.maximum_likelihood import GivenParameters
 from ..core.structure import CovarianceStructure
+from ..core.variational import GivenPriors
 from ..engine.events import Listener
-from ..fitting.initialization import GivenParameters
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -34,6 +36,37 @@ def check_given(
         None if weights is None else _check_weights(weights, n_components),
         None if means is None else _check_array("means", means, (n_components, n_features)),
         None if precisions is None else _check_precisions(structure, precisions, n_components, n_features),
+    )
+
+
+def check_priors(
+    structure: CovarianceStructure,
+    n_features: int,
+    *,
+    weight_concentration: Any = None,
+    mean_precision: Any = None,
+    mean: Any = None,
+    degrees_of_freedom: Any = None,
+    covariance: Any = None,
+) -> GivenPriors:
+    """Priors of the right shapes and ranges, in double precision.
+
+    Raises
+    ------
+    ValueError
+        Naming the parameter, what came and what was expected.
+    """
+    if degrees_of_freedom is not None and not degrees_of_freedom > n_features - 1:
+        raise ValueError(
+            f"The parameter 'degrees_of_freedom_prior' should be greater than {n_features - 1}, but got "
+            f"{degrees_of_freedom:.3f}."
+        )
+    return GivenPriors(
+        None if weight_concentration is None else float(weight_concentration),
+        None if mean_precision is None else float(mean_precision),
+        None if mean is None else _check_array("means", mean, (n_features,)),
+        None if degrees_of_freedom is None else float(degrees_of_freedom),
+        None if covariance is None else _check_covariance_prior(structure, covariance, n_features),
     )
 
 
@@ -86,3 +119,11 @@ def _check_precisions(structure: CovarianceStructure, value: Any, n_components: 
     except np.linalg.LinAlgError:
         # Its eigenvalues are positive by less than their rounding.
         raise ValueError(f"'{structure.name} precision' should be symmetric, positive-definite") from None
+
+
+def _check_covariance_prior(structure: CovarianceStructure, value: Any, n_features: int) -> Array:
+    shape = structure.prior_shape(n_features)
+    array = [value] if isinstance(value, Real) else value  # a plain number where the prior is one variance
+    prior = _check_array(f"{structure.name} covariance_prior", array, shape or (1,))
+    structure.check_precisions(prior.reshape(structure.covariance_shape(1, n_features)))
+    return prior.reshape(shape)

@@ -1,4 +1,7 @@
-"""Expectation-maximisation (Dempster, Laird & Rubin 1977): the loop, written once, and when it stops."""
+"""Expectation-maximisation (Dempster, Laird & Rubin 1977): the loop, written once, and when it stops.
+
+What is maximised is an `Estimation`: maximum likelihood, or the bound of variational inference.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 import numpy as np
 
+from ..core.estimation import Estimation, State
 from ..core.kernels import Kernel, QuadraticKernel, ResidualKernel, choose_kernel
 from ..core.loops import PLAIN, Loops
 from ..core.mixture import MixtureParameters
@@ -20,9 +24,6 @@ from ..errors import DataChangedError, IllDefinedCovarianceError
 from .folds import ExpectationFold
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-Update = Callable[[SufficientStatistics], MixtureParameters]
-"""The M-step."""
 
 
 class Sweep(Protocol):
@@ -90,48 +91,47 @@ class DataSweep:
 
 
 @dataclass(frozen=True)
-class Iteration:
+class Iteration(Generic[State]):
     """One E-step and the M-step after it."""
 
-    parameters: MixtureParameters
+    state: State
     """After the M-step."""
 
     lower_bound: float
-    """Mean log-likelihood of the parameters before the M-step."""
+    """What the M-step's `Estimation.bound` says."""
 
     seconds: float
     """Wall time."""
 
 
-def expectation_maximization(parameters: MixtureParameters, sweep: Sweep, update: Update) -> Iterator[Iteration]:
+def expectation_maximization(state: State, sweep: Sweep, estimation: Estimation[State]) -> Iterator[Iteration[State]]:
     """EM without an end: whoever takes the iterations decides when it is enough."""
     while True:
         begin = time.perf_counter()
-        statistics, parameters = _step(parameters, sweep, update)
-        yield Iteration(parameters, statistics.mean_log_likelihood, time.perf_counter() - begin)
+        statistics, state = _step(state, sweep, estimation)
+        yield Iteration(state, estimation.bound(statistics, state), time.perf_counter() - begin)
 
 
-def _step(
-    parameters: MixtureParameters, sweep: Sweep, update: Update
-) -> tuple[SufficientStatistics, MixtureParameters]:
+def _step(state: State, sweep: Sweep, estimation: Estimation[State]) -> tuple[SufficientStatistics, State]:
+    parameters = estimation.parameters(state)
     statistics = sweep(parameters)
     try:
-        updated = update(statistics)
-        if sweep.resolves(updated):
+        updated = estimation.update(statistics)
+        if sweep.resolves(estimation.parameters(updated)):
             return statistics, updated
     except IllDefinedCovarianceError:
         if sweep.arithmetic == ResidualKernel.arithmetic:
             raise
     # The M-step led to components so much tighter than the last ones that this arithmetic could not see their width.
     statistics = sweep(parameters, precise=True)
-    return statistics, update(statistics)
+    return statistics, estimation.update(statistics)
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Generic[State]):
     """Where a start ended."""
 
-    parameters: MixtureParameters
+    state: State
     lower_bounds: list[float]
     """One for each iteration."""
     converged: bool
@@ -143,20 +143,20 @@ class Run:
 
 
 def run_until_converged(
-    iterations: Iterator[Iteration],
-    parameters: MixtureParameters,
+    iterations: Iterator[Iteration[State]],
+    state: State,
     *,
     tol: float,
     max_iter: int,
     lower_bound: float = -np.inf,
-    on_iteration: Callable[[int, Iteration, float], Any] = lambda *_: None,
-) -> Run:
-    """Take iterations until the mean log-likelihood changes by less than ``tol``, or there were ``max_iter`` of them.
+    on_iteration: Callable[[int, Iteration[State], float], Any] = lambda *_: None,
+) -> Run[State]:
+    """Take iterations until the bound changes by less than ``tol``, or there were ``max_iter`` of them.
 
     Parameters
     ----------
     iterations : iterator of Iteration
-    parameters : MixtureParameters
+    state : State
         Where the iterations begin: the result if there are none.
     tol : float
         In nats per unit of weight.
@@ -169,9 +169,9 @@ def run_until_converged(
     bounds: list[float] = []
     for number, iteration in enumerate(islice(iterations, max_iter), start=1):
         change = iteration.lower_bound - lower_bound
-        parameters, lower_bound = iteration.parameters, iteration.lower_bound
+        state, lower_bound = iteration.state, iteration.lower_bound
         bounds.append(lower_bound)
         on_iteration(number, iteration, change)
         if abs(change) < tol:
-            return Run(parameters, bounds, converged=True)
-    return Run(parameters, bounds, converged=False)
+            return Run(state, bounds, converged=True)
+    return Run(state, bounds, converged=False)

@@ -25,7 +25,7 @@ class IterationFinished:
     """Counted from 1."""
 
     lower_bound: float
-    """Mean log-likelihood of the parameters before the M-step, in nats per unit of weight."""
+    """Mean log-likelihood of the parameters before the M-step, or a variational bound, in nats per unit of weight."""
 
     change: float
     """Its difference to the iteration before; infinite for the first."""
@@ -36,6 +36,9 @@ class IterationFinished:
     arithmetic: str
     """``"float32"``, ``"float64"`` or ``"precise"``: what the E-step was computed in."""
 
+    measure: str = "log-likelihood"
+    """What ``lower_bound`` is: ``"log-likelihood"`` or ``"lower bound"``."""
+
 
 @dataclass(frozen=True)
 class StartFinished:
@@ -45,3 +48,5 @@ class StartFinished:
     n_iter: int
     lower_bound: float
     converged: bool
+    measure: str = "log-likelihood"
+    """What ``lower_bound`` is, as in `IterationFinished`."""

@@ -1,8 +1,8 @@
-"""Parameters to begin with, from a sample of rows in memory.
+"""Statistics to begin with, from a sample of rows in memory: the first M-step makes parameters of them.
 
 =================  ====================================================================================================
-kmeans             k-means on the sample; weights, means and covariances of its clusters
-k-means++          the seeds of k-means++ as means, equal weights, one common covariance: that of the rows about their
+kmeans             k-means on the sample: each cluster is a component
+k-means++          the seeds of k-means++ as means, equal counts, one common covariance: that of the rows about their
                    nearest seed
 random_from_data   the same for rows drawn at random
 random             random responsibilities
@@ -15,22 +15,18 @@ of ``reg_covar`` and weights that do not sum to one; the common covariance above
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.metrics import pairwise_distances_argmin
 
-from ..core.maximum_likelihood import estimate
-from ..core.mixture import MixtureParameters
-from ..core.statistics import Frame, statistics_of_responsibilities
+from ..core.statistics import Frame, SufficientStatistics, statistics_of_responsibilities
 from ..core.structure import CovarianceStructure
 from ..errors import InvalidWeightsError
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Moments = tuple[Array, Array, Array]
-"""Weights, means, covariances."""
 
 
 @dataclass(frozen=True)
@@ -42,35 +38,21 @@ class Sample:
     weights: Array | None
     """Sample weights, shape (n,)."""
     frame: Frame
-
-
-@dataclass(frozen=True)
-class GivenParameters:
-    """What the user gave of the parameters; None for what is to be estimated."""
-
-    weights: Array | None = None
-    means: Array | None = None
-    precisions_cholesky: Array | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is to be estimated."""
-        return self.weights is not None and self.means is not None and self.precisions_cholesky is not None
+    weight_sum: float | None = None
+    """Of all data; None where the sample is all of them."""
 
 
 @dataclass(frozen=True)
 class Initialization:
-    """How a start finds its first parameters."""
+    """How a start is made."""
 
     structure: CovarianceStructure
     n_components: int
     method: str
     """A key of `METHODS`."""
-    reg_covar: float
-    given: GivenParameters
 
-    def __call__(self, sample: Sample, random_state: np.random.RandomState) -> MixtureParameters:
-        """First parameters.
+    def __call__(self, sample: Sample, random_state: np.random.RandomState) -> SufficientStatistics:
+        """First statistics, in the place of an E-step's.
 
         Parameters
         ----------
@@ -78,25 +60,21 @@ class Initialization:
         random_state : numpy.random.RandomState
             The stream that all starts of a fit share.
 
+        Returns
+        -------
+        SufficientStatistics
+            Those of a sample weigh as much as all data: beside a prior, counts matter.
+
         Raises
         ------
-        IllDefinedCovarianceError
-            If a component of the start has no usable covariance.
         InvalidWeightsError
             If fewer rows than components have a weight.
         """
-        given, structure = self.given, self.structure
-        if given.weights is not None and given.means is not None and given.precisions_cholesky is not None:
-            return MixtureParameters.from_precisions_cholesky(
-                structure, given.weights, given.means, given.precisions_cholesky
-            )
         _check_enough(sample, self.n_components)
-        weights, means, covariances = METHODS[self.method](self, sample, random_state)
-        weights = weights if given.weights is None else given.weights
-        means = means if given.means is None else given.means
-        if given.precisions_cholesky is None:
-            return MixtureParameters.from_covariances(structure, weights, means, covariances)
-        return MixtureParameters.from_precisions_cholesky(structure, weights, means, given.precisions_cholesky)
+        statistics = METHODS[self.method](self, sample, random_state)
+        if sample.weight_sum is None:
+            return statistics
+        return statistics.times(sample.weight_sum / statistics.weight_sum)
 
 
 def _check_enough(sample: Sample, n_components: int) -> None:
@@ -110,32 +88,31 @@ def _check_enough(sample: Sample, n_components: int) -> None:
         )
 
 
-def _from_responsibilities(how: Initialization, sample: Sample, responsibilities: Array) -> Moments:
+def _from_responsibilities(how: Initialization, sample: Sample, responsibilities: Array) -> SufficientStatistics:
     if sample.weights is not None:
         responsibilities = responsibilities * sample.weights[:, None]
-    statistics = statistics_of_responsibilities(
+    return statistics_of_responsibilities(
         how.structure, sample.rows.astype(np.float64, copy=False), responsibilities, sample.frame
     )
-    return estimate(how.structure, statistics, how.reg_covar)
 
 
-def _kmeans(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> Moments:
+def _kmeans(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> SufficientStatistics:
     kmeans = KMeans(how.n_components, n_init=1, random_state=random_state)
     labels = kmeans.fit(sample.rows, sample_weight=sample.weights).labels_
     return _from_responsibilities(how, sample, np.eye(how.n_components)[labels])
 
 
-def _random(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> Moments:
+def _random(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> SufficientStatistics:
     responsibilities = random_state.uniform(size=(len(sample.rows), how.n_components))
     return _from_responsibilities(how, sample, responsibilities / responsibilities.sum(axis=1, keepdims=True))
 
 
-def _kmeans_plusplus(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> Moments:
+def _kmeans_plusplus(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> SufficientStatistics:
     _, seeds = kmeans_plusplus(sample.rows, how.n_components, sample_weight=sample.weights, random_state=random_state)
     return _around_seeds(how, sample, seeds)
 
 
-def _random_from_data(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> Moments:
+def _random_from_data(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> SufficientStatistics:
     weights = sample.weights
     # Equal weights have to draw what no weights draw, and `choice` draws otherwise where it is given probabilities.
     probabilities = None if weights is None or np.ptp(weights) == 0 else weights / weights.sum()
@@ -143,21 +120,24 @@ def _random_from_data(how: Initialization, sample: Sample, random_state: np.rand
     return _around_seeds(how, sample, seeds)
 
 
-def _around_seeds(how: Initialization, sample: Sample, seeds: Array) -> Moments:
+def _around_seeds(how: Initialization, sample: Sample, seeds: Array) -> SufficientStatistics:
     means = sample.rows[seeds].astype(np.float64)
     scaled = (sample.rows - sample.frame.center) / sample.frame.scale
     nearest = pairwise_distances_argmin(scaled, scaled[seeds])
     weights = np.ones(len(scaled)) if sample.weights is None else sample.weights
     around_zero = Frame(np.zeros_like(sample.frame.center), sample.frame.scale)
-    statistics = statistics_of_responsibilities(
-        how.structure, sample.rows - means[nearest], weights[:, None], around_zero
+    within = statistics_of_responsibilities(how.structure, sample.rows - means[nearest], weights[:, None], around_zero)
+    # One component about the mean of all differences becomes equal ones about the seeds.
+    return replace(
+        within,
+        reference=means,
+        soft_counts=np.repeat(within.soft_counts / how.n_components, how.n_components),
+        first=np.zeros_like(means),
+        second=how.structure.divide_second(within.second, how.n_components),
     )
-    _, _, covariances = estimate(how.structure, statistics, how.reg_covar)
-    equal = np.full(how.n_components, 1 / how.n_components)
-    return equal, means, how.structure.repeat(covariances, how.n_components)
 
 
-METHODS: dict[str, Callable[[Initialization, Sample, np.random.RandomState], Moments]] = {
+METHODS: dict[str, Callable[[Initialization, Sample, np.random.RandomState], SufficientStatistics]] = {
     "kmeans": _kmeans,
     "k-means++": _kmeans_plusplus,
     "random": _random,

@@ -104,7 +104,7 @@ def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:
     """
     how, loops = settings.initialization, loops_for(dataset, settings)
     n_sample = min(dataset.n_rows, settings.init_size)
-    survey = survey_fold(dataset, np.arange(n_sample), loops)
+    survey = survey_fold(dataset, np.arange(n_sample), loops, settings.scattered)
     esteps = [engine.plan(dataset, cost) for cost in _costs(dataset, settings, loops)]
     row_bytes = dataset.n_features * sample_dtype(dataset).itemsize
     return FitPlan(

@@ -9,6 +9,10 @@
       weights, means, covariances, precisions_cholesky     float64, each one uncompressed chunk
       weights_init, means_init, precisions_init            the same, where the constructor was given them
 
+A `BayesianGaussianMixture` has weight_concentration, mean_precision and degrees_of_freedom in the place of weights, the
+priors that were used as prior_weight_concentration and so on, and mean_prior and covariance_prior where the constructor
+was given them. `layout` holds the list.
+
 Arrays are stored without compression, so that the size of a file tells whether the shape it declares can be true before
 anything is allocated.
 """

@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from ..core.concentration import WEIGHT_DISTRIBUTIONS
 from ..core.mixture import MixtureParameters
+from ..core.structure import CovarianceStructure
+from ..core.variational import Posterior, Priors
 from ..errors import IllDefinedCovarianceError
+from ..estimators.base import BaseMixture
+from ..estimators.bayesian_mixture import BayesianGaussianMixture
 from ..estimators.gaussian_mixture import GaussianMixture
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -20,11 +26,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 KIND = "model"
 FORMAT_VERSION = 1
 
-ESTIMATORS: dict[str, type[GaussianMixture]] = {"GaussianMixture": GaussianMixture}
-"""Everything that a file may name."""
-
-FITTED = ("weights", "means", "covariances", "precisions_cholesky")
-GIVEN = ("weights_init", "means_init", "precisions_init")
 NOT_STORED = ("scheduler", "callbacks")
 _WEIGHT_TOLERANCE = 1e-5  # of their sum: single precision, and thousands of them
 
@@ -58,20 +59,131 @@ def digest(attributes: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def problem(parameters: MixtureParameters) -> tuple[str, str] | None:
-    """The array that is not part of a mixture, and why; None if all are."""
-    p = parameters
-    for name in FITTED:
-        if not np.isfinite(getattr(p, name)).all():
-            return name, "contain NaN or infinity"
-    if (p.weights < 0).any() or abs(p.weights.sum() - 1) > _WEIGHT_TOLERANCE:
-        total, least = p.weights.sum(), p.weights.min()
-        return "weights", f"have to be positive and sum to one: the sum is {total:.8g}, the least {least:.4g}"
+class Layout(ABC):
+    """How one kind of model lies in a file: its constructor's arrays, and the arrays that a fit leaves."""
+
+    estimator: ClassVar[type[BaseMixture[Any]]]
+    given: ClassVar[tuple[str, ...]]
+    """Parameters of the constructor that may be arrays."""
+
+    @abstractmethod
+    def shapes(
+        self, structure: CovarianceStructure, n_components: int, n_features: int, parameters: Mapping[str, Any]
+    ) -> dict[str, tuple[int, ...]]:
+        """Shape of every fitted array by its name; ``parameters`` are the constructor's."""
+
+    @abstractmethod
+    def arrays(self, state: Any) -> dict[str, Array]:
+        """Fitted arrays by their names."""
+
+    @abstractmethod
+    def state(self, structure: CovarianceStructure, arrays: Mapping[str, Array], parameters: Mapping[str, Any]) -> Any:
+        """Inverse of `arrays`."""
+
+    def problem(self, structure: CovarianceStructure, arrays: Mapping[str, Array]) -> tuple[str, str] | None:
+        """The array that is not part of a mixture, and why; None if all are."""
+        for name, values in arrays.items():
+            if not np.isfinite(values).all():
+                return name, "contain NaN or infinity"
+        return _matrix_problem(structure, arrays["covariances"], arrays["precisions_cholesky"], arrays["means"])
+
+
+def _matrix_problem(
+    structure: CovarianceStructure, covariances: Array, precisions_cholesky: Array, means: Array
+) -> tuple[str, str] | None:
     with np.errstate(invalid="ignore", divide="ignore"):
-        if not np.isfinite(p.structure.log_det_cholesky(p.precisions_cholesky, p.n_features)).all():
+        if not np.isfinite(structure.log_det_cholesky(precisions_cholesky, means.shape[1])).all():
             return "precisions_cholesky", "are no Cholesky factors: a diagonal entry is not positive"
     try:
-        p.structure.precisions_cholesky(p.covariances)
+        structure.precisions_cholesky(covariances)
     except IllDefinedCovarianceError as error:
         return "covariances", f"are not positive definite (components {error.components or 'all'})"
     return None
+
+
+class _Likelihood(Layout):
+    estimator = GaussianMixture
+    given = ("weights_init", "means_init", "precisions_init")
+
+    def shapes(
+        self, structure: CovarianceStructure, n_components: int, n_features: int, parameters: Mapping[str, Any]
+    ) -> dict[str, tuple[int, ...]]:
+        matrices = structure.covariance_shape(n_components, n_features)
+        return {
+            "weights": (n_components,),
+            "means": (n_components, n_features),
+            "covariances": matrices,
+            "precisions_cholesky": matrices,
+        }
+
+    def arrays(self, state: MixtureParameters) -> dict[str, Array]:
+        return {name: getattr(state, name) for name in ("weights", "means", "covariances", "precisions_cholesky")}
+
+    def state(self, structure: CovarianceStructure, arrays: Mapping[str, Array], parameters: Mapping[str, Any]) -> Any:
+        return MixtureParameters(structure, **arrays)
+
+    def problem(self, structure: CovarianceStructure, arrays: Mapping[str, Array]) -> tuple[str, str] | None:
+        weights = arrays["weights"]
+        if np.isfinite(weights).all() and ((weights < 0).any() or abs(weights.sum() - 1) > _WEIGHT_TOLERANCE):
+            total, least = weights.sum(), weights.min()
+            return "weights", f"have to be positive and sum to one: the sum is {total:.8g}, the least {least:.4g}"
+        return super().problem(structure, arrays)
+
+
+class _Posterior(Layout):
+    estimator = BayesianGaussianMixture
+    given = ("mean_prior", "covariance_prior")
+
+    _POSITIVE = (
+        "weight_concentration",
+        "mean_precision",
+        "degrees_of_freedom",
+        "prior_weight_concentration",
+        "prior_mean_precision",
+        "prior_degrees_of_freedom",
+    )
+
+    def shapes(
+        self, structure: CovarianceStructure, n_components: int, n_features: int, parameters: Mapping[str, Any]
+    ) -> dict[str, tuple[int, ...]]:
+        matrices = structure.covariance_shape(n_components, n_features)
+        weights = WEIGHT_DISTRIBUTIONS[parameters["weight_concentration_prior_type"]]
+        return {
+            "weight_concentration": weights.shape(n_components),
+            "mean_precision": (n_components,),
+            "means": (n_components, n_features),
+            "degrees_of_freedom": (n_components,) * structure.matrix_counts(np.zeros(1)).ndim,
+            "covariances": matrices,
+            "precisions_cholesky": matrices,
+            "prior_weight_concentration": (),
+            "prior_mean_precision": (),
+            "prior_mean": (n_features,),
+            "prior_degrees_of_freedom": (),
+            "prior_covariance": structure.prior_shape(n_features),
+        }
+
+    def arrays(self, state: Posterior) -> dict[str, Array]:
+        names = "weight_concentration", "mean_precision", "means", "degrees_of_freedom"
+        found = {name: getattr(state, name) for name in (*names, "covariances", "precisions_cholesky")}
+        return found | {f"prior_{name}": np.asarray(value, np.float64) for name, value in vars(state.priors).items()}
+
+    def state(self, structure: CovarianceStructure, arrays: Mapping[str, Array], parameters: Mapping[str, Any]) -> Any:
+        priors = {name.removeprefix("prior_"): value for name, value in arrays.items() if name.startswith("prior_")}
+        rest = {name: value for name, value in arrays.items() if not name.startswith("prior_")}
+        scalars = {name: float(value) for name, value in priors.items() if name not in ("mean", "covariance")}
+        weights = WEIGHT_DISTRIBUTIONS[parameters["weight_concentration_prior_type"]]
+        return Posterior(structure, weights, Priors(**{**priors, **scalars}), **rest)  # type: ignore[arg-type]
+
+    def problem(self, structure: CovarianceStructure, arrays: Mapping[str, Array]) -> tuple[str, str] | None:
+        for name in self._POSITIVE:
+            if (arrays[name] <= 0).any():
+                return name, f"has to be positive: the least is {arrays[name].min():.4g}"
+        n_features = arrays["means"].shape[1]
+        for name in ("degrees_of_freedom", "prior_degrees_of_freedom"):
+            if (arrays[name] <= n_features - 1).any():
+                return name, f"has to be greater than {n_features - 1}: the least is {arrays[name].min():.8g}"
+        return super().problem(structure, arrays)
+
+
+LAYOUTS: dict[str, Layout] = {layout.estimator.__name__: layout for layout in (_Likelihood(), _Posterior())}
+"""Everything that a file may name, by the name of its class."""

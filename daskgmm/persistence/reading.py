@@ -12,18 +12,18 @@ import numpy as np
 import zarr
 
 from ..core.covariance import STRUCTURES
-from ..core.mixture import MixtureParameters
+from ..core.structure import CovarianceStructure
 from ..data.store import open_node, without_secrets
 from ..data.write import Address, read_record
 from ..errors import ModelFormatError, StoreError
-from ..estimators.gaussian_mixture import GaussianMixture
+from ..estimators.base import BaseMixture
 from ..fitting.em import Run
-from .layout import ESTIMATORS, FITTED, FORMAT_VERSION, GIVEN, KIND, NOT_STORED, checksum, decode, digest, problem
+from .layout import FORMAT_VERSION, KIND, LAYOUTS, NOT_STORED, Layout, checksum, decode, digest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def load(path: Address) -> GaussianMixture:
+def load(path: Address) -> BaseMixture[Any]:
     """Read a model that `save` wrote.
 
     Parameters
@@ -32,7 +32,7 @@ def load(path: Address) -> GaussianMixture:
 
     Returns
     -------
-    GaussianMixture
+    GaussianMixture or BayesianGaussianMixture
         Predicts the same bits as the one that was saved; can be cloned, fitted again, and go on with ``warm_start``.
 
     Raises
@@ -89,38 +89,48 @@ class _Reader:
         if self._checksum("attributes") != digest(self.attributes):
             raise self.error("attributes", "do not match their checksum: the file is damaged, or was edited by hand")
 
-    def construct(self) -> GaussianMixture:
-        """The estimator, not fitted."""
+    @property
+    def layout(self) -> Layout:
+        """Of the kind of model that the file names."""
         name = self.attributes.get("estimator")
-        if not isinstance(name, str) or name not in ESTIMATORS:
-            raise self.error("estimator", f"is {name!r:.40}; expected one of {', '.join(ESTIMATORS)}")
+        if not isinstance(name, str) or name not in LAYOUTS:
+            raise self.error("estimator", f"is {name!r:.40}; expected one of {', '.join(LAYOUTS)}")
+        return LAYOUTS[name]
+
+    def construct(self) -> BaseMixture[Any]:
+        """The estimator, not fitted."""
+        layout, kind = self.layout, self.layout.estimator
         parameters = {key: decode(value) for key, value in self._mapping("parameters").items()}
-        known = set(ESTIMATORS[name]._get_param_names()) - {*GIVEN, *NOT_STORED}
+        known = set(kind._get_param_names()) - {*layout.given, *NOT_STORED}
         if unknown := parameters.keys() - known:
-            raise self.error("parameters", f"hold {sorted(unknown)!r:.200}, which {name} does not have")
-        given: dict[str, Any] = {key: self.array(key, None) for key in GIVEN if key in self._mapping("checksums")}
-        model = ESTIMATORS[name](**parameters, **given)
+            raise self.error("parameters", f"hold {sorted(unknown)!r:.200}, which {kind.__name__} does not have")
+        given = {key: self.array(key, None) for key in layout.given if key in self._mapping("checksums")}
+        model = kind(**parameters, **{key: value if value.ndim else float(value) for key, value in given.items()})
         try:
             model._validate_params()
         except ValueError as error:
             raise self.error("parameters", f"are not valid: {error}") from error
         return model
 
-    def fill(self, model: GaussianMixture) -> None:
+    def fill(self, model: BaseMixture[Any]) -> None:
         """Set the fitted attributes."""
         fitted = self._mapping("fitted")
-        parameters = self._mixture(fitted)
+        structure = STRUCTURES.get(str(fitted.get("covariance_type")))
+        if structure is None:
+            raise self.error("covariance_type", f"is {fitted.get('covariance_type')!r:.40}")
+        n_features = self._count(fitted, "n_features_in", 1)
+        state = self._state(model, structure, self._count(fitted, "n_components", 1), n_features)
         bounds = self._bounds(fitted)
         dtype = {"float32": np.float32, "float64": np.float64}.get(str(fitted.get("dtype")))
         if dtype is None:
             raise self.error("dtype", f"is {fitted.get('dtype')!r:.40}; expected 'float32' or 'float64'")
-        model._store(Run(parameters, bounds[:-1], fitted.get("converged") is True), dtype)
+        model._store(Run(state, bounds[:-1], fitted.get("converged") is True), dtype)
         model.lower_bound_ = bounds[-1]
         model.n_iter_ = self._count(fitted, "n_iter")
         model.n_passes_ = self._count(fitted, "n_passes")
-        model.n_features_in_ = parameters.n_features
+        model.n_features_in_ = n_features
         if fitted.get("feature_names_in") is not None:
-            model.feature_names_in_ = self._feature_names(fitted["feature_names_in"], parameters.n_features)
+            model.feature_names_in_ = self._feature_names(fitted["feature_names_in"], n_features)
 
     def array(self, name: str, shape: tuple[int, ...] | None) -> Array:
         """One array, of the given shape where it is known; allocated only when its file can hold what it declares."""
@@ -152,17 +162,16 @@ class _Reader:
         if stored.nbytes_stored() < stored.nbytes:
             raise self.error(name, f"declares {stored.nbytes} bytes, and fewer are stored: its chunk is missing or cut")
 
-    def _mixture(self, fitted: Mapping[str, Any]) -> MixtureParameters:
-        k, d = self._count(fitted, "n_components", 1), self._count(fitted, "n_features_in", 1)
-        structure = STRUCTURES.get(str(fitted.get("covariance_type")))
-        if structure is None:
-            raise self.error("covariance_type", f"is {fitted.get('covariance_type')!r:.40}")
-        matrices = structure.covariance_shape(k, d)
-        shapes = {"weights": (k,), "means": (k, d), "covariances": matrices, "precisions_cholesky": matrices}
-        parameters = MixtureParameters(structure, **{name: self.array(name, shapes[name]) for name in FITTED})
-        if found := problem(parameters):
+    def _state(
+        self, model: BaseMixture[Any], structure: CovarianceStructure, n_components: int, n_features: int
+    ) -> Any:
+        """What the fit had found."""
+        layout, parameters = self.layout, model.get_params(deep=False)
+        shapes = layout.shapes(structure, n_components, n_features, parameters)
+        arrays = {name: self.array(name, shape) for name, shape in shapes.items()}
+        if found := layout.problem(structure, arrays):
             raise self.error(*found)
-        return parameters
+        return layout.state(structure, arrays, parameters)
 
     def _mapping(self, field: str) -> Mapping[str, Any]:
         value = self.attributes.get(field)

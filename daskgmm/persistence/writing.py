@@ -12,15 +12,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..core.mixture import MixtureParameters
 from ..data.write import Address, new_store, record
-from ..estimators.gaussian_mixture import GaussianMixture
-from .layout import ESTIMATORS, FITTED, GIVEN, KIND, NOT_STORED, checksum, digest, encode, problem
+from ..estimators.base import BaseMixture
+from .layout import KIND, LAYOUTS, NOT_STORED, Layout, checksum, digest, encode
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _LIBRARIES = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
 
 
-def save(model: GaussianMixture, path: Address, *, overwrite: bool = False) -> None:
+def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> None:
     """Write a fitted model, whole or not at all.
 
     What belongs to a process and not to a model is left out: ``scheduler`` and ``callbacks`` are at their defaults
@@ -28,7 +28,7 @@ def save(model: GaussianMixture, path: Address, *, overwrite: bool = False) -> N
 
     Parameters
     ----------
-    model : GaussianMixture
+    model : GaussianMixture or BayesianGaussianMixture
         Fitted.
     path : str or path
         A local path, or a URL that fsspec can write.
@@ -50,19 +50,20 @@ def save(model: GaussianMixture, path: Address, *, overwrite: bool = False) -> N
         If ``random_state`` is a RandomState.
     """
     name = type(model).__name__
-    if ESTIMATORS.get(name) is not type(model):
-        raise TypeError(f"model is a {name}; expected one of {', '.join(ESTIMATORS)}")
+    layout = LAYOUTS.get(name)
+    if layout is None or layout.estimator is not type(model):
+        raise TypeError(f"model is a {name}; expected one of {', '.join(LAYOUTS)}")
     check_is_fitted(model)
-    parameters = model._parameters()
-    if found := problem(parameters):
+    parameters, fitted = model._parameters(), layout.arrays(model._state())
+    if found := layout.problem(parameters.structure, fitted):
         raise ValueError(f"{name} cannot be saved: its {found[0]}_ {found[1]}")
-    arrays = {key: getattr(parameters, key) for key in FITTED} | _given_arrays(model)
+    arrays = fitted | _given_arrays(model, layout)
     attributes = record(
         KIND,
         library_versions={library: importlib.metadata.version(library) for library in _LIBRARIES}
         | {"python": platform.python_version()},
         estimator=name,
-        parameters={key: encode(key, value) for key, value in _plain_parameters(model).items()},
+        parameters={key: encode(key, value) for key, value in _plain_parameters(model, layout).items()},
         fitted=_fitted_values(model, parameters),
     )
     attributes["checksums"] = {key: checksum(array) for key, array in arrays.items()} | {
@@ -81,7 +82,7 @@ def save(model: GaussianMixture, path: Address, *, overwrite: bool = False) -> N
             stored[...] = array
 
 
-def _plain_parameters(model: GaussianMixture) -> dict[str, Any]:
+def _plain_parameters(model: BaseMixture[Any], layout: Layout) -> dict[str, Any]:
     parameters = model.get_params(deep=False)
     if isinstance(parameters["random_state"], np.random.RandomState):
         warnings.warn(
@@ -91,16 +92,16 @@ def _plain_parameters(model: GaussianMixture) -> dict[str, Any]:
             stacklevel=4,
         )
         parameters["random_state"] = None
-    return {key: value for key, value in parameters.items() if key not in (*GIVEN, *NOT_STORED)}
+    return {key: value for key, value in parameters.items() if key not in (*layout.given, *NOT_STORED)}
 
 
-def _given_arrays(model: GaussianMixture) -> dict[str, Array]:
-    given = {name: getattr(model, name) for name in GIVEN}
+def _given_arrays(model: BaseMixture[Any], layout: Layout) -> dict[str, Array]:
+    given = {name: getattr(model, name) for name in layout.given}
     arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
     return {name: a if a.dtype == np.float32 else a.astype(np.float64) for name, a in arrays.items()}
 
 
-def _fitted_values(model: GaussianMixture, parameters: MixtureParameters) -> dict[str, Any]:
+def _fitted_values(model: BaseMixture[Any], parameters: MixtureParameters) -> dict[str, Any]:
     names = getattr(model, "feature_names_in_", None)
     return {
         "covariance_type": parameters.structure.name,

@@ -106,15 +106,6 @@ def test_ridge_adds_to_variances_in_place(mixture, matrices):
     np.testing.assert_allclose(matrices(ridged), expected, rtol=1e-15)
 
 
-def test_repeat_gives_equal_components(structure, library):
-    one = library.make_mixture(structure, 1, 3)
-    repeated = structure.repeat(one.covariances, 4)
-    assert repeated.shape == structure.covariance_shape(4, 3)
-    assert np.array_equal(
-        library.dense(structure, repeated, 4, 3), [library.dense(structure, one.covariances, 1, 3)[0]] * 4
-    )
-
-
 # ---- change of units
 
 

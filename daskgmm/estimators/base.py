@@ -1,0 +1,402 @@
+"""What all mixtures have in common: scikit-learn's interface, for data larger than memory."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar, Generic, Self
+
+import dask.array as da
+import numpy as np
+from sklearn.base import BaseEstimator, DensityMixin, clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ..core.covariance import STRUCTURES
+from ..core.estimation import Estimation, State
+from ..core.kernels import Kernel, choose_kernel
+from ..core.loops import choose_loops
+from ..core.mixture import MixtureParameters
+from ..core.statistics import Frame
+from ..core.structure import CovarianceStructure
+from ..data.accept import as_dataset, check_dtype, check_layout, is_lazy, resolve
+from ..data.output import apply_rows, as_blocks, map_rows
+from ..data.survey import Survey, check_weight_sum
+from ..diagnostics.verbose import VerboseListener
+from ..engine.blas import one_blas_thread
+from ..engine.config import compiled
+from ..engine.events import Listener
+from ..engine.run import Engine
+from ..fitting.em import Run
+from ..fitting.fit import Continuation, Settings, fit_mixture
+from ..fitting.folds import Score, ScoreFold
+from ..fitting.initialization import METHODS, Initialization
+from .rows import Densities, Labels, Probabilities, RowResult
+from .validation import check_callbacks
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Preparation(Generic[State]):
+    """What a kind of mixture asks of a fit."""
+
+    estimation: Callable[[Survey], Estimation[State]]
+    """The M-step, for data of which a survey is known."""
+    scatter: bool = False
+    """Whether that takes all second moments of the data."""
+
+
+class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
+    """A Gaussian mixture without its M-step.
+
+    Subclasses say how parameters follow from statistics (`_prepare`), and how what a fit ends with, its state, becomes
+    attributes and comes back from them. Parameters and attributes are documented there.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(STRUCTURES))],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions(set(METHODS))],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "init_size": [Interval(Integral, 2, None, closed="left")],
+        "scheduler": "no_validation",
+        "callbacks": "no_validation",
+    }
+
+    # Subclasses assign these in their constructors.
+    n_components: int
+    covariance_type: str
+    tol: float
+    reg_covar: float
+    max_iter: int
+    n_init: int
+    init_params: str
+    random_state: Any
+    warm_start: bool
+    verbose: int
+    verbose_interval: int
+    init_size: int
+    scheduler: Any
+    callbacks: Any
+
+    # And every fit these.
+    weights_: Array
+    means_: Array
+    n_features_in_: int
+    lower_bound_: float
+
+    # ---- what tells one kind of mixture from another
+
+    @abstractmethod
+    def _prepare(self, n_features: int) -> Preparation[State]:
+        """Check the parameters that belong to the M-step.
+
+        Raises
+        ------
+        ValueError
+            Naming the parameter, what came and what was expected.
+        """
+
+    @abstractmethod
+    def _store_state(self, state: State, dtype: Any) -> None:
+        """Set the attributes that say what was found; ``dtype`` is float32 for data that are."""
+
+    @abstractmethod
+    def _state(self) -> State:
+        """What the attributes say."""
+
+    @abstractmethod
+    def _parameters(self) -> MixtureParameters:
+        """What E-steps under the attributes are computed with, in double precision."""
+
+    @abstractmethod
+    def _told(self) -> dict[str, Any]:
+        """What a summary says of the fit, as far as it depends on the kind of mixture; what JSON can say."""
+
+    def _criteria(self, score: Score) -> Mapping[str, float]:
+        """Information criteria by their names, where the kind of mixture has any."""
+        return {}
+
+    # ---- fitting
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Estimate the parameters.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, D)
+            Rows are samples. See the class for what it may be.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n,), optional
+            How much each row counts; a row of weight 2 counts as two equal rows.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For data of the wrong shape or not finite (`NonFiniteDataError` names the row), for parameters out of range,
+            and where components collapse (`IllDefinedCovarianceError`).
+        TypeError
+            For data that are not real numbers.
+        SchedulerError
+            If the scheduler does not answer.
+        """
+        self._validate_params()
+        data = self._accept(X, reset=True)
+        if data.shape[0] < 2:  # false for the unknown length of a dask array, which is counted first
+            raise ValueError(
+                f"Found array with {data.shape[0]} sample(s) (shape={tuple(data.shape)}) while a minimum of 2 is "
+                f"required by {type(self).__name__}."
+            )
+        printing: list[Listener] = [VerboseListener(self.verbose, self.verbose_interval)] if self.verbose else []
+        listeners = [*printing, *check_callbacks(self.callbacks)]
+        with Engine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
+            dataset, n_passes = as_dataset(data, sample_weight, engine.compute)
+            if dataset.n_rows < self.n_components:
+                raise ValueError(
+                    f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
+                    f"n_samples = {dataset.n_rows}"
+                )
+            how = self._prepare(dataset.n_features)
+            settings = self._settings(scatter=how.scatter)
+            random_state = check_random_state(self.random_state)
+            run = fit_mixture(engine, dataset, settings, how.estimation, random_state, self._continuation())
+            self.n_passes_ = n_passes + engine.n_passes
+        if not run.converged and self.max_iter > 0:
+            warnings.warn(
+                "Best performing initialization did not converge. Try different init parameters, or increase "
+                "max_iter, tol, or check for degenerate data.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        self._store(run, np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit, then label the same data: equal to ``fit(X).predict(X)``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, D)
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n,), optional
+
+        Returns
+        -------
+        labels : array of shape (n,)
+        """
+        return self.fit(X, y, sample_weight).predict(X)
+
+    # ---- what a fitted model says of rows
+
+    def predict(self, X: Any) -> Any:
+        """Most probable component of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, D)
+
+        Returns
+        -------
+        labels : array of shape (n,), int64
+            A lazy dask array for dask and Zarr data, else a NumPy array.
+        """
+        return self._for_each_row(X, Labels, np.int64)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Posterior probability of every component for every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, D)
+
+        Returns
+        -------
+        probabilities : array of shape (n, n_components)
+            A lazy dask array for dask and Zarr data, else a NumPy array.
+        """
+        check_is_fitted(self)
+        return self._for_each_row(X, Probabilities, self.means_.dtype, len(self.means_))
+
+    def score_samples(self, X: Any) -> Any:
+        """Log-density of every row, in nats.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, D)
+
+        Returns
+        -------
+        log_density : array of shape (n,)
+            A lazy dask array for dask and Zarr data, else a NumPy array.
+        """
+        check_is_fitted(self)
+        return self._for_each_row(X, Densities, self.means_.dtype)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log-density of the rows, in nats; one pass over the data.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, D)
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n,), optional
+        """
+        score = self._score(X, sample_weight)
+        return score.log_likelihood / score.weight_sum
+
+    def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
+        """Draw rows from the mixture.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, D)
+            Grouped by component.
+        y : ndarray of shape (n_samples,)
+            The component of each row.
+        """
+        check_is_fitted(self)
+        if not isinstance(n_samples, int | np.integer) or n_samples < 1:
+            raise ValueError(
+                f"Invalid value for 'n_samples': {n_samples}. The sampling requires at least one sample, as an int."
+            )
+        return self._parameters().sample(int(n_samples), check_random_state(self.random_state))
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the model as a Zarr group, whole or not at all; `daskgmm.load` reads it.
+
+        Parameters
+        ----------
+        path : str or path
+        overwrite : bool, default=False
+
+        Raises
+        ------
+        OutputExistsError
+            If there is something at ``path`` and ``overwrite`` is false.
+        """
+        from ..persistence import save
+
+        save(self, path, overwrite=overwrite)
+
+    # ---- scikit-learn's protocol
+
+    def __sklearn_clone__(self) -> Self:
+        # A distributed.Client cannot be copied, and a copy of it would not be the same cluster's.
+        parameters = self.get_params(deep=False)
+        kept = {name: parameters.pop(name) for name in ("scheduler", "callbacks")}
+        copied = type(self)(**{name: clone(value, safe=False) for name, value in parameters.items()}, **kept)
+        if hasattr(self, "_metadata_request"):
+            copied._metadata_request = self._metadata_request
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        address = getattr(getattr(state.get("scheduler"), "scheduler", None), "address", None)
+        if address is not None:
+            state["scheduler"] = address  # a client is a connection of this process
+        return state
+
+    # ---- inside
+
+    @property
+    def _structure(self) -> CovarianceStructure:
+        return STRUCTURES[self.covariance_type]
+
+    def _accept(self, X: Any, *, reset: bool) -> Any:
+        """Resolve the data, check what can be told without reading them, and keep the names of their features."""
+        data = resolve(X)
+        if is_lazy(data):
+            check_layout(data)
+            named = getattr(X, "_meta", data) if hasattr(X, "to_dask_array") else data
+            validate_data(self, named, reset=reset, skip_check_array=True)
+            return data
+        if not hasattr(data, "dtype") or hasattr(data, "__array__"):
+            dtype = getattr(data, "dtype", None)
+            if isinstance(dtype, np.dtype) and dtype.kind in "cmMSUV":
+                check_dtype("X", dtype)
+        return validate_data(
+            self, data, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=2 if reset else 1
+        )
+
+    def _settings(self, *, scatter: bool) -> Settings:
+        initialization = Initialization(self._structure, int(self.n_components), self.init_params)
+        return Settings(initialization, self.tol, self.max_iter, self.n_init, self.init_size, scatter)
+
+    def _continuation(self) -> Continuation[State] | None:
+        if not (self.warm_start and hasattr(self, "converged_")):
+            return None
+        parameters = self._parameters()
+        expected = self.n_components, self.n_features_in_, self._structure
+        found = parameters.n_components, parameters.n_features, parameters.structure
+        if found != expected:
+            raise ValueError(
+                f"warm_start=True: the last fit had (n_components, n_features, covariance) = {_names(found)}, and this "
+                f"one asks for {_names(expected)}. Set warm_start=False, or use a new estimator."
+            )
+        return Continuation(self._state(), self.lower_bound_)
+
+    def _store(self, run: Run[State], dtype: Any) -> None:
+        self._store_state(run.state, dtype)
+        self.converged_ = run.converged
+        self.n_iter_ = len(run.lower_bounds)
+        self.lower_bound_ = run.lower_bound
+        self.lower_bounds_ = run.lower_bounds
+
+    def _kernel(self, data: Any) -> Kernel:
+        """Kernel for data that lie where the mixture does."""
+        p = self._parameters()
+        n_rows = data.shape[0] if data.shape[0] == data.shape[0] else np.inf  # unknown lengths of dask arrays are NaN
+        mean = p.weights @ p.means
+        variances = p.structure.marginal_variances(p.covariances, p.n_components, p.n_features)
+        deviation = np.sqrt(p.weights @ (variances + (p.means - mean) ** 2))
+        loops = choose_loops(n_rows * p.n_components, compiled=compiled())
+        return choose_kernel(p, Frame.of(mean, deviation), np.dtype(data.dtype), loops)
+
+    def _score(self, X: Any, sample_weight: Any = None) -> Score:
+        check_is_fitted(self)
+        data = self._accept(X, reset=False)
+        with Engine(self.scheduler, in_process=not is_lazy(data), listeners=check_callbacks(self.callbacks)) as engine:
+            dataset, _ = as_dataset(data, sample_weight, engine.compute)
+            score: Score = engine.run(dataset, ScoreFold(self._kernel(dataset.rows)), "score")
+        check_weight_sum(score.weight_sum)
+        return score
+
+    def _for_each_row(self, X: Any, kind: type[RowResult], dtype: Any, n_columns: int | None = None) -> Any:
+        check_is_fitted(self)
+        data = self._accept(X, reset=False)
+        function = kind(self._kernel(data))
+        if isinstance(data, np.ndarray):
+            with one_blas_thread():
+                return apply_rows(data, function, dtype, n_columns, os.cpu_count() or 1)
+        blocks = as_blocks(data, 8 * (n_columns or 1))
+        result: da.Array = map_rows(blocks, function, dtype, n_columns)
+        return result
+
+
+def _names(key: tuple[int, int, CovarianceStructure]) -> tuple[int, int, str]:
+    return key[0], key[1], key[2].name

@@ -1,0 +1,291 @@
+"""`BayesianGaussianMixture`: variational inference."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from ..core.concentration import WEIGHT_DISTRIBUTIONS, WeightDistribution
+from ..core.mixture import MixtureParameters
+from ..core.variational import Posterior, Priors, Variational
+from ..data.survey import Survey
+from .base import Array, BaseMixture, Preparation
+from .validation import check_priors
+
+
+class BayesianGaussianMixture(BaseMixture[Posterior]):
+    """Gaussian mixture fitted by variational inference to data of any size.
+
+    The interface is that of `sklearn.mixture.BayesianGaussianMixture`. Weights, means and covariances have prior
+    distributions, and the fit finds the closest approximation of their posterior in which they are independent of the
+    rows' components (Bishop, *Pattern Recognition and Machine Learning*, 2006, section 10.2; with a Dirichlet process
+    Blei & Jordan, Bayesian Analysis 1(1), 2006). Components that the data do not need end with weights near zero, so
+    that ``n_components`` is only the largest number of them.
+
+    Data, passes and reproducibility are those of `GaussianMixture`: the same E-steps on the same statistics, and an
+    M-step with priors. ``sample_weight`` counts rows here: doubling all weights is seeing all rows twice, and makes the
+    priors weigh half as much.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+        Largest number of components.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
+        What a covariance matrix may look like: general, general and shared by all components, diagonal, or one
+        variance.
+    tol : float, default=1e-3
+        The fit stops when the lower bound, in nats per row, changes by less. scikit-learn's bound is the sum over the
+        rows, so that the same ``tol`` is stricter there the more rows there are: its ``tol`` is this one times n.
+    reg_covar : float, default=1e-6
+        Added to every empirical variance at each M-step, in squared units of the data.
+    max_iter : int, default=100
+        Largest number of iterations of a start.
+    n_init : int, default=1
+        Number of starts; the one that ends with the largest bound is kept. A start that ends in a collapsed component
+        is dropped with a warning, and the fit fails only when all do.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
+        How a start is made, from at most ``init_size`` rows. 'k-means++' and 'random_from_data' take rows as means,
+        with equal counts and one common covariance.
+    weight_concentration_prior_type : {'dirichlet_process', 'dirichlet_distribution'}, default='dirichlet_process'
+        Distribution of the weights: stick-breaking, truncated at ``n_components`` pieces, or a symmetric Dirichlet
+        distribution.
+    weight_concentration_prior : float, default=None
+        Its concentration: the smaller, the fewer components are used. None: 1 / n_components.
+    mean_precision_prior : float, default=None
+        How many rows the prior mean is worth. None: 1.
+    mean_prior : array-like of shape (n_features,), default=None
+        Prior mean of every component. None: the weighted mean of the data.
+    degrees_of_freedom_prior : float, default=None
+        How many rows the prior covariance is worth, greater than n_features − 1. None: n_features.
+    covariance_prior : float or array-like, default=None
+        Prior scale matrix of every covariance; a covariance under the prior alone is this over the degrees of freedom.
+        Shape (n_features, n_features) for 'full' and 'tied', (n_features,) for 'diag', a float for 'spherical'. None:
+        the weighted covariance of the data, their variances, or the mean of these.
+    random_state : int, RandomState instance or None, default=None
+        Determines the starts, and the rows they are made from.
+    warm_start : bool, default=False
+        Go on from the last fit, if there was one, instead of making starts.
+    verbose : int, default=0
+        1 prints the iterations, 2 their change and time as well.
+    verbose_interval : int, default=10
+        Iterations between two lines.
+    init_size : int, default=100_000
+        Rows that starts are made from: all where there are no more than that, else a uniform sample that depends on
+        ``random_state`` alone, and counts as if it were all rows. They are held in memory.
+    scheduler : None, str or distributed.Client, default=None
+        Where passes run: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None: the
+        client in scope, or threads of this process.
+    callbacks : iterable of callable, default=()
+        Called with every event of a fit, see `daskgmm.events`.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (n_components,)
+        Mean weights under the posterior.
+    means_ : ndarray of shape (n_components, n_features)
+        Mean means.
+    covariances_, precisions_, precisions_cholesky_ : ndarray
+        Mean precisions P, their inverses, and upper triangular U with P = U Uᵀ::
+
+            (n_components, n_features, n_features) for 'full'
+            (n_features, n_features)               for 'tied'
+            (n_components, n_features)             for 'diag'
+            (n_components,)                        for 'spherical'
+
+    weight_concentration_ : ndarray of shape (n_components,), or tuple of two of them
+        Parameters of the weights' posterior: of the Dirichlet distribution, or of the Beta distributions of the
+        process.
+    mean_precision_ : ndarray of shape (n_components,)
+        How many rows speak for each mean.
+    degrees_of_freedom_ : ndarray of shape (n_components,), or float for 'tied'
+        How many rows speak for each covariance.
+    weight_concentration_prior_, mean_precision_prior_, degrees_of_freedom_prior_ : float
+    mean_prior_ : ndarray of shape (n_features,)
+    covariance_prior_ : ndarray, or float for 'spherical'
+        The priors that were used.
+    converged_ : bool
+    n_iter_ : int
+        Iterations of the best start.
+    lower_bound_ : float
+        Lower bound of the log-evidence after the last M-step, in nats per row (per unit of weight), without the terms
+        that depend on the priors alone: scikit-learn's over n.
+    lower_bounds_ : list of float
+        The same after every iteration of the best start.
+    n_passes_ : int
+        How often the last fit read the data, see `GaussianMixture`.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Only for data frames whose column names are all strings.
+
+    See Also
+    --------
+    GaussianMixture : Maximum likelihood.
+    sklearn.mixture.BayesianGaussianMixture : The same for arrays in memory.
+
+    Notes
+    -----
+    `score_samples` and `score` are scikit-learn's: the logarithm of Σ_k exp E log(w_k N(x; μ_k, Σ_k)), with
+    expectations under the posterior. That is a lower bound of the log-density of new rows, and near it where the
+    posterior is narrow.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from daskgmm import BayesianGaussianMixture
+    >>> x = da.concatenate([da.random.default_rng(0).normal(size=(10_000, 2)) + shift for shift in (0, 8)])
+    >>> model = BayesianGaussianMixture(n_components=5, random_state=0, max_iter=500).fit(x)
+    >>> model.weights_.shape
+    (5,)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseMixture._parameter_constraints,
+        "weight_concentration_prior_type": [StrOptions(set(WEIGHT_DISTRIBUTIONS))],
+        "weight_concentration_prior": [None, Interval(Real, 0.0, None, closed="neither")],
+        "mean_precision_prior": [None, Interval(Real, 0.0, None, closed="neither")],
+        "mean_prior": [None, "array-like"],
+        "degrees_of_freedom_prior": [None, Interval(Real, 0.0, None, closed="neither")],
+        "covariance_prior": [None, "array-like", Interval(Real, 0.0, None, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        *,
+        n_components: int = 1,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weight_concentration_prior_type: str = "dirichlet_process",
+        weight_concentration_prior: float | None = None,
+        mean_precision_prior: float | None = None,
+        mean_prior: Any = None,
+        degrees_of_freedom_prior: float | None = None,
+        covariance_prior: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        init_size: int = 100_000,
+        scheduler: Any = None,
+        callbacks: Any = (),
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weight_concentration_prior_type = weight_concentration_prior_type
+        self.weight_concentration_prior = weight_concentration_prior
+        self.mean_precision_prior = mean_precision_prior
+        self.mean_prior = mean_prior
+        self.degrees_of_freedom_prior = degrees_of_freedom_prior
+        self.covariance_prior = covariance_prior
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.init_size = init_size
+        self.scheduler = scheduler
+        self.callbacks = callbacks
+
+    # ---- the M-step and its state
+
+    @property
+    def _weight_distribution(self) -> WeightDistribution:
+        return WEIGHT_DISTRIBUTIONS[self.weight_concentration_prior_type]
+
+    def _prepare(self, n_features: int) -> Preparation[Posterior]:
+        structure, weights, ridge = self._structure, self._weight_distribution, float(self.reg_covar)
+        n_components = int(self.n_components)
+        given = check_priors(
+            structure,
+            n_features,
+            weight_concentration=self.weight_concentration_prior,
+            mean_precision=self.mean_precision_prior,
+            mean=self.mean_prior,
+            degrees_of_freedom=self.degrees_of_freedom_prior,
+            covariance=self.covariance_prior,
+        )
+
+        def estimation(survey: Survey) -> Variational:
+            second = None if survey.scatter is None else survey.scatter.second
+            priors = given.complete(structure, n_components, survey.mean, second, survey.weight_sum)
+            return Variational(structure, weights, priors, ridge)
+
+        return Preparation(estimation, scatter=given.covariance is None)
+
+    def _store_state(self, state: Posterior, dtype: Any) -> None:
+        # In double precision whatever the data are, as in scikit-learn: counts of rows take more than seven digits.
+        priors, mixture = state.priors, state.parameters()
+        self.weight_concentration_prior_ = priors.weight_concentration
+        self.mean_precision_prior_ = priors.mean_precision
+        self.mean_prior_ = priors.mean
+        self.degrees_of_freedom_prior_ = priors.degrees_of_freedom
+        self.covariance_prior_ = _plain(priors.covariance)
+        self.weight_concentration_ = _unstacked(state.weight_concentration)
+        self.mean_precision_ = state.mean_precision
+        self.means_ = state.means
+        self.degrees_of_freedom_ = _plain(state.degrees_of_freedom)
+        self.covariances_ = state.covariances
+        self.precisions_cholesky_ = state.precisions_cholesky
+        self.weights_ = mixture.weights
+        self.precisions_ = state.structure.precisions(state.precisions_cholesky)
+
+    def _state(self) -> Posterior:
+        priors = Priors(
+            float(self.weight_concentration_prior_),
+            float(self.mean_precision_prior_),
+            _double(self.mean_prior_),
+            float(self.degrees_of_freedom_prior_),
+            _double(self.covariance_prior_),
+        )
+        concentration = _double(self.weight_concentration_)
+        expected = self._weight_distribution.shape(len(self.means_))
+        if concentration.shape != expected:
+            raise ValueError(
+                f"weight_concentration_ has the shape {concentration.shape}; weight_concentration_prior_type="
+                f"{self.weight_concentration_prior_type!r} needs {expected}. Fit the model again without warm_start."
+            )
+        return Posterior(
+            self._structure,
+            self._weight_distribution,
+            priors,
+            concentration,
+            _double(self.mean_precision_),
+            _double(self.means_),
+            _double(self.degrees_of_freedom_),
+            _double(self.covariances_),
+            _double(self.precisions_cholesky_),
+        )
+
+    def _parameters(self) -> MixtureParameters:
+        return self._state().parameters()
+
+    def _told(self) -> dict[str, Any]:
+        return {
+            "lower_bound": float(self.lower_bound_),
+            "weight_concentration_prior_type": self.weight_concentration_prior_type,
+            "weight_concentration_prior": float(self.weight_concentration_prior_),
+            "mean_precision_prior": float(self.mean_precision_prior_),
+            "degrees_of_freedom_prior": float(self.degrees_of_freedom_prior_),
+        }
+
+
+def _double(values: Any) -> Array:
+    return np.asarray(values, np.float64)
+
+
+def _plain(values: Array) -> Any:
+    return values if values.ndim else np.float64(values)
+
+
+def _unstacked(values: Array) -> Any:
+    return values if values.ndim == 1 else tuple(values)
