@@ -286,6 +286,21 @@ def test_blocks_travel_with_their_own_batch_alone():
     assert (large - small) / (many - few) < 2500
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(enabled, monkeypatch):
+    was_enabled = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        one_pass(INPUTS["dask"]())
+        assert gc.isenabled() == enabled
+        monkeypatch.setattr(blocks, "split_graph", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            one_pass(INPUTS["dask"]())
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
+
+
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(1, 100))
 @quick
 def test_borders_are_the_furthest_cuts(chunks, size):

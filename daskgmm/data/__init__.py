@@ -4,6 +4,7 @@ source      what reading means: sources, the parts of them that one task reads, 
 arrays      NumPy arrays and memory maps
 store       Zarr arrays and groups, their paths and URLs
 blocks      dask arrays
+garbage     making very many objects at once
 accept      the one door: whatever came -> `Dataset`
 survey      what is to be known before the first E-step: count, mean, scale, a uniform sample
 output      results for every row: lazy where the rows are

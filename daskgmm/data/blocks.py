@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import UnsupportedDataError
 from .arrays import check_unmasked
+from .garbage import no_collection
 from .source import Part, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -65,6 +66,7 @@ class BlockSource(Source):
 
     cuts: Array
 
+    @no_collection()
     def __init__(self, array: da.Array) -> None:
         self._collection = array  # keeps persisted blocks alive on their workers
         self.shape = tuple(int(n) for n in array.shape)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from dask.task_spec import DataNode, Task, TaskRef
 
+from ..data.garbage import no_collection
 from ..data.source import Batch, Dataset, Reader, borders
 from .blas import PROCESS, limit_worker
 from .memory import Costs
@@ -126,6 +127,7 @@ def _upstream(keys: Iterable[Any], graph: Mapping[Any, Any], known: set[Any]) ->
     return found
 
 
+@no_collection()
 def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, whole: bool) -> tuple[Graph, Any]:
     """Graph of a wave and the key of its value.
 
