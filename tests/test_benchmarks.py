@@ -61,3 +61,26 @@ def test_out_of_core_makes_a_store_and_uses_it_again(tmp_path: Path) -> None:
     assert "GB/s" in text
     assert "worker 0" in text
     assert "worker 1" not in text
+
+
+ENGINE_KINDS = ["zarr", "random", "chain", "rechunk", "delayed"]
+ENGINE = ("engine.py", "--units", "50", "--batches", "2", "--work", "1", "--rounds", "1")
+
+
+def test_engine_plans_every_kind() -> None:
+    report = json.loads(run(*ENGINE, "--schedulers", "threads", "--kinds", *ENGINE_KINDS, "--json"))
+    assert {"processor", "cores", "versions"} <= report["machine"].keys()
+    assert [(p["kind"], p["units"], p["graphs"]) for p in report["planning"]] == [
+        (kind, 50, 1) for kind in ENGINE_KINDS
+    ]
+    assert all(p["batches"] >= 50 for p in report["planning"])
+    (overhead,) = report["overhead"]
+    assert (overhead["scheduler"], overhead["batches"]) == ("threads", 2)
+    assert len(overhead["passes"]) == len(overhead["plain_loops"]) == 1
+
+
+@pytest.mark.cluster
+def test_engine_table() -> None:
+    lines = run(*ENGINE, "--kinds", "zarr").splitlines()
+    assert lines[-3].split()[:2] == ["zarr", "50"]
+    assert [line.partition(":")[0] for line in lines[-2:]] == ["threads", "processes"]
