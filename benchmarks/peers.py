@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     result = {
         "machine": machine,
-        "versions": {name: CONTESTANTS[name].version() for name in options.only},
+        "versions": {name: CONTESTANTS[name].versions() for name in options.only},
         "settings": asdict(plan) | {"time_limit": options.time_limit, "memory_limit": options.memory_limit},
         "missing": missing,
         "measurements": records,

@@ -28,8 +28,8 @@ class Contestant:
     """A peer and what a reader of its numbers has to know."""
 
     steps: Callable[[Task], Steps]
-    distribution: str
-    """What pip calls it."""
+    distributions: tuple[str, ...]
+    """What pip calls it, and what computes for it."""
     modules: tuple[str, ...]
     """What has to be there to import."""
     note: str = ""
@@ -45,8 +45,8 @@ class Contestant:
         there = all(importlib.util.find_spec(module) for module in self.modules)
         return None if there else "missing: pip install 'daskgmm[bench]'"
 
-    def version(self) -> str | None:
-        return None if self.missing() else version(self.distribution)
+    def versions(self) -> dict[str, str]:
+        return {} if self.missing() else {name: version(name) for name in self.distributions}
 
 
 def fit_as_scikit_learn(estimator: type, rows: Any, task: Task, **options: Any) -> Fit:
@@ -210,27 +210,33 @@ def gmmx(task: Task) -> Steps:
 
 TOTAL = "the total log-likelihood changes by less than N × tol"
 CONTESTANTS = {
-    "daskgmm": Contestant(daskgmm, "daskgmm", ("daskgmm",), "an array in memory, threads"),
+    "daskgmm": Contestant(daskgmm, ("daskgmm",), ("daskgmm",), "an array in memory, threads"),
     "daskgmm-zarr": Contestant(
-        daskgmm_zarr, "daskgmm", ("daskgmm",), "worker processes; reads the store in every iteration"
+        daskgmm_zarr, ("daskgmm",), ("daskgmm",), "worker processes; reads the store in every iteration"
     ),
-    "scikit-learn": Contestant(scikit_learn, "scikit-learn", ("sklearn",)),
+    "scikit-learn": Contestant(scikit_learn, ("scikit-learn",), ("sklearn",)),
     "plain-dask": Contestant(
-        plain_dask, "dask", ("dask.array",), "rows persisted; one BLAS thread beside Dask's threads", blas_threads=1
+        plain_dask, ("dask",), ("dask.array",), "rows persisted; one BLAS thread beside Dask's threads", blas_threads=1
     ),
     "spark": Contestant(
         spark,
-        "pyspark",
+        ("pyspark",),
         ("pyspark", "pyarrow"),
         "starts on its own, since its interface takes no start; no reg_covar; rows cached in the JVM; adds 2e-16 to"
         " each density, and stands still where densities are smaller than that, as in many dimensions",
         TOTAL,
     ),
     "tgmm": Contestant(
-        tgmm, "tgmm", ("tgmm", "torch"), stopping="relative change below tol / |log-likelihood of the start|"
+        tgmm, ("tgmm", "torch"), ("tgmm", "torch"), stopping="relative change below tol / |log-likelihood of the start|"
     ),
     "pomegranate": Contestant(
-        pomegranate, "pomegranate", ("pomegranate", "torch"), "no reg_covar; does not tell its iterations", TOTAL
+        pomegranate,
+        ("pomegranate", "torch"),
+        ("pomegranate", "torch"),
+        "no reg_covar; does not tell its iterations",
+        TOTAL,
     ),
-    "gmmx": Contestant(gmmx, "gmmx", ("gmmx", "jax"), "float32 only; compiles anew for each max_iter", compiles=True),
+    "gmmx": Contestant(
+        gmmx, ("gmmx", "jax"), ("gmmx", "jax"), "float32 only; compiles anew for each max_iter", compiles=True
+    ),
 }

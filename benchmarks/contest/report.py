@@ -60,7 +60,7 @@ def seconds(value: float | None) -> str:
 
 
 def megabytes(value: float | None) -> str:
-    return "-" if value is None else f"{value / 1e6:,.0f}"
+    return "-" if value is None else f"{round(value / 1e6):,}"
 
 
 class Results:
@@ -180,7 +180,8 @@ def sections(results: Results, pictures: dict[str, str]) -> Iterator[str]:
     data, settings = results.data, results.settings
     machine = data["machine"]
     versions = {"python": machine["python"], **machine["versions"]}
-    versions |= {CONTESTANTS[name].distribution: number for name, number in data["versions"].items() if number}
+    for packages in data["versions"].values():
+        versions |= packages
     rounds = f"medians of {settings['rounds']} rounds" if settings["rounds"] > 1 else "one round"
     yield "# Gaussian mixtures by EM: daskgmm and its peers"
     yield (
