@@ -176,12 +176,12 @@ def _display(interval: float) -> _Display:
 
 def _achievement(event: IterationFinished) -> str:
     change = f", {event.change:+.1e}" if math.isfinite(event.change) else ""
-    return f"log-likelihood {event.lower_bound:.5f}{change}"
+    return f"{event.measure} {event.lower_bound:.5f}{change}"
 
 
 def _outcome(event: StartFinished) -> str:
     how = "converged" if event.converged else "stopped without convergence"
-    return f"{how} after {event.n_iter} iterations, log-likelihood {event.lower_bound:.6f}"
+    return f"{how} after {event.n_iter} iterations, {event.measure} {event.lower_bound:.6f}"
 
 
 def _per_second(n_rows: int, seconds: float) -> str:

@@ -106,6 +106,40 @@ def test_ridge_adds_to_variances_in_place(mixture, matrices):
     np.testing.assert_allclose(matrices(ridged), expected, rtol=1e-15)
 
 
+# ---- what priors need
+
+
+def test_divided_moments_are_those_of_equal_components(structure):
+    rows = np.random.default_rng(0).normal(size=(3, 20))  # features × rows
+    second = np.zeros(structure.second_shape(1, 3))
+    structure.add_scatter(second, 0, rows, np.ones(20), np.empty_like(rows))
+    one = structure.central_covariances(second, np.array([20.0]), np.zeros((1, 3)))
+    divided = structure.divide_second(second, 4)
+    assert divided.shape == structure.second_shape(4, 3)
+    several = structure.central_covariances(divided, np.full(4, 5.0), np.zeros((4, 3)))
+    np.testing.assert_allclose(several, np.broadcast_to(one, structure.covariance_shape(4, 3)), rtol=1e-14)
+
+
+def test_a_prior_serves_all_components(mixture):
+    s, d = mixture.structure, mixture.n_features
+    prior = np.ones(s.prior_shape(d))
+    assert (prior + mixture.covariances).shape == mixture.covariances.shape
+    assert prior.size == np.prod(s.covariance_shape(1, d))
+
+
+def test_outer_products_and_factors(mixture, matrices, library):
+    s, k, d = mixture.structure, K, mixture.n_features
+    vectors, weights = np.random.default_rng(0).normal(size=(k, d)), np.arange(1.0, k + 1)
+    full = weights[:, None, None] * vectors[:, :, None] * vectors[:, None, :]
+    expected = library.restrict(s, full, np.full(k, 1 / k))
+    np.testing.assert_allclose(s.outer_products(vectors, weights), expected, rtol=1e-13, atol=1e-15)
+    counts = s.matrix_counts(weights)
+    scaled = matrices(s.multiply(mixture.covariances, counts))
+    factors = np.broadcast_to(counts, k)
+    np.testing.assert_allclose(scaled, factors[:, None, None] * matrices(mixture.covariances), rtol=1e-14)
+    assert factors.sum() == pytest.approx(weights.sum())
+
+
 # ---- change of units
 
 
