@@ -136,7 +136,8 @@ def _cli() -> None:
 
 @_command("fit", "daskgmm fit data.zarr -k 16 --model model.zarr --random-state 0")
 @_data
-@click.option("--model", required=True, metavar="MODEL", help="Where the model is to be saved.")
+@click.option("--model", metavar="MODEL", help="Where the model is to be saved; required without --plan.")
+@click.option("--plan", is_flag=True, help="Tell what the fit would do and how much memory it would take, and end.")
 @_estimator
 @_priors
 @_weights
@@ -144,8 +145,10 @@ def _cli() -> None:
 @_overwrite
 @_json
 @_quiet
-def _fit(data: str, array: str | None, model: str, weights: str | None, **options: Any) -> None:
+def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: str | None, **options: Any) -> None:
     """Fit a mixture to DATA, a Zarr array of rows × features, and save it."""
+    if model is None and not plan:
+        raise click.UsageError("Missing option '--model'.")
     as_json, compute = options.pop("as_json"), _taken_compute(options)
     others = {name: options.pop(name) for name in ("bayesian", "warm_start", "overwrite", "quiet")}
     given = {name: value for name, value in options.items() if value is not None}
@@ -153,7 +156,12 @@ def _fit(data: str, array: str | None, model: str, weights: str | None, **option
         raise click.UsageError("Missing option '-k' / '--n-components'.")
     if others["warm_start"] is None:
         _check_kind(given, bayesian=others["bayesian"])
-    _show(jobs.fit(jobs.Rows(data, array, weights), model, given, compute=compute, **others), as_json)
+    rows = jobs.Rows(data, array, weights)
+    if model is None or plan:
+        told = jobs.plan(rows, given, bayesian=others["bayesian"], warm_start=others["warm_start"], compute=compute)
+        _show(told.as_record() if as_json else told.told(), as_json)
+        return
+    _show(jobs.fit(rows, model, given, compute=compute, **others), as_json)
 
 
 def _check_kind(given: Mapping[str, Any], *, bayesian: bool) -> None:

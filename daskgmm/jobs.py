@@ -23,6 +23,7 @@ from .errors import StoreNotFoundError
 from .estimators.base import BaseMixture
 from .estimators.bayesian_mixture import BayesianGaussianMixture
 from .estimators.gaussian_mixture import GaussianMixture
+from .fitting.plan import FitPlan
 from .persistence import load, save
 from .results import RESULTS, SAMPLES, write_predictions, write_samples
 
@@ -103,10 +104,7 @@ def fit(
     """
     _check_output(model, "model", overwrite, rows.address, rows.weights)
     data, weights = rows.open(), rows.open_weights()
-    estimator = kind_of_model(bayesian=bayesian)() if warm_start is None else load(warm_start)
-    estimator.set_params(**{name: _value(name, value) for name, value in parameters.items()})
-    estimator.set_params(warm_start=warm_start is not None, callbacks=_callbacks(quiet))
-    estimator._validate_params()
+    estimator = _unfitted(parameters, bayesian, warm_start).set_params(callbacks=_callbacks(quiet))
     begin = time.perf_counter()
     # `verbose` prints on standard output, which belongs to the result here.
     with compute.start() as scheduler, contextlib.redirect_stdout(sys.stderr):
@@ -114,6 +112,38 @@ def fit(
     seconds = round(time.perf_counter() - begin, 3)
     save(estimator.set_params(warm_start=False), model, overwrite=overwrite)
     return {**model_record(estimator), "n_rows": int(data.shape[0]), "seconds": seconds, "model": model}
+
+
+def plan(
+    rows: Rows,
+    parameters: Mapping[str, Any],
+    *,
+    bayesian: bool = False,
+    warm_start: str | None = None,
+    compute: Compute = Compute(),
+) -> FitPlan:
+    """What `fit` would do and take; the rows are not read.
+
+    Parameters
+    ----------
+    rows : Rows
+    parameters : mapping
+    bayesian : bool
+    warm_start : str, optional
+    compute : Compute
+    """
+    data, weights = rows.open(), rows.open_weights()
+    with compute.start() as scheduler:
+        return _unfitted(parameters, bayesian, warm_start).set_params(scheduler=scheduler).plan(data, weights)
+
+
+def _unfitted(parameters: Mapping[str, Any], bayesian: bool, warm_start: str | None) -> BaseMixture[Any]:
+    """The estimator that a fit begins with."""
+    estimator = kind_of_model(bayesian=bayesian)() if warm_start is None else load(warm_start)
+    estimator.set_params(**{name: _value(name, value) for name, value in parameters.items()})
+    estimator.set_params(warm_start=warm_start is not None)
+    estimator._validate_params()
+    return estimator
 
 
 def predict(

@@ -84,3 +84,52 @@ def test_engine_table() -> None:
     lines = run(*ENGINE, "--kinds", "zarr").splitlines()
     assert lines[-3].split()[:2] == ["zarr", "50"]
     assert [line.partition(":")[0] for line in lines[-2:]] == ["threads", "processes"]
+
+
+def test_fits_of_both_libraries() -> None:
+    command = ("fits.py", "--cases", "full:2x3", "tied:3x2", "--rows", "5000", "--rounds", "1")
+    report = json.loads(run(*command, "--json"))
+    assert [(r["structure"], r["n_features"], r["n_components"]) for r in report["results"]] == [
+        ("full", 2, 3),
+        ("tied", 3, 2),
+    ]
+    for result in report["results"]:
+        assert result["arithmetic"] == "float64"
+        assert len(result["scikit_learn"]) == len(result["daskgmm"]) == len(result["float32"]) == 1
+    assert "ratio" in run(*command)
+
+
+@pytest.mark.cluster
+def test_stream(tmp_path: Path) -> None:
+    command = ("stream.py", "--store", str(tmp_path), "--gb", "0.002", "--rounds", "1", "--passes", "2", "--cores", "1")
+    layout = "zstd, 1 MiB chunks"
+    report = json.loads(run(*command, "--layouts", layout, "--pipelines", "default", "--stores", "local", "--json"))
+    (result,) = report["results"]
+    assert (result["layout"], result["pipeline"], result["store"]) == (layout, "default", "local")
+    assert result["read"] > 0
+    assert result["compute"] > 0
+    assert result["ratio"].keys() == {"1 threads", "1 processes"}
+
+
+def test_regression_compares_two_trees() -> None:
+    here = BENCHMARKS.parent
+    if not (here / ".git").exists():
+        pytest.skip("the other version comes from Git, and this is no checkout")
+    command = ("regression.py", "--against", "HEAD", "--rounds", "1", "--size", "0.01", "--cases", "full 2,10")
+    report = json.loads(run(*command, "--json"))
+    assert report["against"] == "HEAD"
+    (result,) = report["results"]
+    assert result["case"] == "full 2,10"
+    assert result["ratio"] == result["here"][0] / result["there"][0]
+    left = subprocess.run(["git", "worktree", "list"], cwd=here, capture_output=True, text=True, check=True).stdout
+    assert "/tree" not in left
+
+
+def test_regression_can_fail() -> None:
+    if not (BENCHMARKS.parent / ".git").exists():
+        pytest.skip("the other version comes from Git, and this is no checkout")
+    command = ("regression.py", "--rounds", "1", "--size", "0.01", "--cases", "full 2,10", "--fail-above", "0")
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / command[0]), *command[1:]], capture_output=True, timeout=240
+    )
+    assert done.returncode == 1

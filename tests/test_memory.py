@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 import zarr
 
-from daskgmm import GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture
+from daskgmm.cli import main
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.data.accept import as_dataset, resolve
 from daskgmm.engine.graph import ARITY
-from daskgmm.engine.memory import PROCESS_BYTES, PassPlan, TaskMemory, Worker, check_memory, plan_pass, task_memory
+from daskgmm.engine.memory import PROCESS_BYTES, PassPlan, TaskMemory, Worker, check_memory, task_memory
 from daskgmm.engine.run import Engine
 from daskgmm.errors import WorkerMemoryError
 from daskgmm.fitting.fit import Settings
@@ -206,7 +208,6 @@ def test_a_plan_can_be_read(tmp_path: Path) -> None:
     record = plan.as_record()
     assert record["estep"]["task"]["total"] == plan.estep.task.total
     assert record["worker_bytes"] == plan.worker_bytes > PROCESS_BYTES
-    assert plan_pass.__doc__
 
 
 def test_more_components_need_more_memory(tmp_path: Path) -> None:
@@ -216,3 +217,49 @@ def test_more_components_need_more_memory(tmp_path: Path) -> None:
         few, many = (plan_fit(engine, dataset, settings(k)).estep.task for k in (4, 400))
     assert many.work > few.work
     assert many.values > 50 * few.values
+
+
+# ---- as users ask for it
+
+
+def test_an_estimator_plans_without_reading(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=(1 << 22, 8), chunks=(1 << 16, 8), dtype="f8")  # without any chunk
+    model = GaussianMixture(4, n_init=3, max_iter=10, scheduler="synchronous")
+    plan = model.plan(str(tmp_path / "a.zarr"))
+    assert (plan.n_rows, plan.n_features, plan.n_components, plan.most_passes) == (1 << 22, 8, 4, 31)
+    assert plan.workers == ()
+    assert vars(model) == vars(GaussianMixture(4, n_init=3, max_iter=10, scheduler="synchronous"))
+    assert BayesianGaussianMixture(4).plan(str(tmp_path / "a.zarr")).survey.task.values > plan.survey.task.values
+
+
+@pytest.mark.parametrize("wrong", [{"n_components": 0}, {"covariance_type": "round"}])
+def test_a_plan_of_a_fit_that_makes_no_sense(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        GaussianMixture(**wrong).plan(np.zeros((10, 2)))
+
+
+def test_the_terminal_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    zarr.create_array("a.zarr", shape=(1 << 20, 8), chunks=(1 << 16, 8), dtype="f8")
+    assert main(["fit", "a.zarr", "-k", "4", "--plan"]) == 0
+    out = capfd.readouterr().out
+    assert "at most" in out
+    assert "4 components, full covariance" in " ".join(out.split())
+    assert main(["fit", "a.zarr", "-k", "4", "--plan", "--json"]) == 0
+    record = json.loads(capfd.readouterr().out)
+    assert record["kind"] == "plan"
+    assert record["worker_bytes"] > PROCESS_BYTES
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+    assert main(["fit", "a.zarr", "-k", "4"]) == 2
+    assert "--model" in capfd.readouterr().err
+
+
+@pytest.mark.cluster
+def test_a_plan_names_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    zarr.create_array("a.zarr", shape=(1 << 20, 8), chunks=(1 << 16, 8), dtype="f8")
+    assert main(["fit", "a.zarr", "-k", "4", "--plan", "--json", "--workers", "1", "--memory-limit", "1GB"]) == 0
+    (worker,) = json.loads(capfd.readouterr().out)["workers"]
+    assert worker["limit"] == 10**9
+    assert main(["fit", "a.zarr", "-k", "4", "--plan", "--workers", "1", "--memory-limit", "200MB"]) == 1
+    assert "limit is 190.73 MiB" in capfd.readouterr().err

@@ -37,6 +37,7 @@ from ..fitting.em import Run
 from ..fitting.fit import Continuation, Settings, fit_mixture
 from ..fitting.folds import Score, ScoreFold
 from ..fitting.initialization import METHODS, Initialization
+from ..fitting.plan import FitPlan, plan_fit
 from .rows import Densities, Labels, Probabilities, RowResult
 from .validation import check_callbacks
 
@@ -189,6 +190,33 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             )
         self._store(run, np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)
         return self
+
+    def plan(self, X: Any, sample_weight: Any = None) -> FitPlan:
+        """What `fit` would do with these data and how much memory it would take; the rows are not read.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, D)
+            A dask array of unknown length is counted, which does read it.
+        sample_weight : array-like of shape (n,), optional
+
+        Returns
+        -------
+        FitPlan
+            ``print`` it, or ask it for ``as_record()``. Sizes are in bytes.
+
+        Raises
+        ------
+        WorkerMemoryError
+            If the fit would not fit into the memory of the cluster's workers.
+        SchedulerError
+            If the scheduler does not answer.
+        """
+        self._validate_params()
+        data = clone(self)._accept(X, reset=True)  # a plan leaves no trace on the estimator
+        with Engine(self.scheduler, in_process=not is_lazy(data)) as engine:
+            dataset, _ = as_dataset(data, sample_weight, engine.compute)
+            return plan_fit(engine, dataset, self._settings(scatter=self._prepare(dataset.n_features).scatter))
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, then label the same data: equal to ``fit(X).predict(X)``.

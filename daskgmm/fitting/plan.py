@@ -66,12 +66,13 @@ class FitPlan:
             record[name]["task"]["total"] = getattr(self, name).task.total
         return {"kind": "plan", **record, "worker_bytes": self.worker_bytes}
 
-    def __str__(self) -> str:
+    def told(self) -> dict[str, str]:
+        """The plan in words, by subject."""
         step, task = self.estep, self.estep.task
         place = f"{len(self.workers)} worker processes" if self.workers else "this process"
         limits = sorted({worker.limit for worker in self.workers if worker.limit})
         limit = f", whose limit is {_size(limits[0])}" if limits else ""
-        lines = {
+        return {
             "rows": f"{self.n_rows} × {self.n_features} {self.dtype}, {_size(self.data_bytes)}",
             "mixture": f"{self.n_components} components, {self.covariance_type} covariance",
             "passes": f"a survey, and at most {self.most_passes - 1} iterations",
@@ -84,6 +85,9 @@ class FitPlan:
             f"{_size(step.process_bytes)} of it Python and packages{limit}",
             "driver": f"{_size(self.driver_bytes)} for the sample that starts are made from",
         }
+
+    def __str__(self) -> str:
+        lines = self.told()
         width = max(map(len, lines))
         return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
 

@@ -1,0 +1,225 @@
+"""One EM pass over a Zarr store, beside what its two halves cost alone: reading and decoding, and computing.
+
+    python benchmarks/stream.py --store /scratch/stream --gb 1
+
+A pass that streams perfectly takes (processor time to read + processor time to compute) / cores. Both are measured in
+the same run: the store is read slab by slab without computing, and the same rows are computed on from memory. Passes
+run on the threads of one process and on one-thread worker processes, for each layout of the store, and for each of
+Zarr's codec pipelines and stores that are installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import dask
+import numpy as np
+import zarr
+import zarr.core.codec_pipeline
+from distributed import Client, LocalCluster
+from machine import describe_machine, print_machine
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+from zarr.storage import LocalStore
+
+from daskgmm import GaussianMixture
+from daskgmm.data.accept import as_dataset
+from daskgmm.events import PassFinished
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MEBIBYTE = 1 << 20
+
+#: Name of a layout, and what `zarr.create_array` is told: rows of a chunk and of a shard in MiB, whether compressed.
+LAYOUTS: dict[str, tuple[float, float | None, bool]] = {
+    "zstd, 16 MiB chunks": (16, None, True),
+    "zstd, 1 MiB chunks": (1, None, True),
+    "uncompressed, 16 MiB chunks": (16, None, False),
+    "zstd, 1 MiB chunks in 64 MiB shards": (1, 64, True),
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a store is opened."""
+
+    pipeline: str
+    store: str
+
+    def open(self, path: Path) -> zarr.Array[Any]:
+        """The array."""
+        with zarr.config.set({"codec_pipeline.path": pipelines()[self.pipeline]}):
+            return zarr.open_array(stores()[self.store](str(path)), mode="r")
+
+
+def pipelines() -> dict[str, str]:
+    """Codec pipelines of this installation."""
+    found = {"default": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
+    if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline"):  # from Zarr 3.4 on
+        found["fused"] = "zarr.core.codec_pipeline.FusedCodecPipeline"
+    try:
+        import zarrs  # noqa: F401
+    except ImportError:
+        return found
+    return found | {"zarrs": "zarrs.ZarrsCodecPipeline"}
+
+
+def stores() -> dict[str, Callable[[str], Any]]:
+    """Ways to reach the files."""
+    found: dict[str, Callable[[str], Any]] = {"local": LocalStore}
+    try:
+        from obstore.store import LocalStore as ObstoreFiles
+    except ImportError:
+        return found
+    from zarr.storage import ObjectStore
+
+    return found | {"obstore": lambda path: ObjectStore(ObstoreFiles(path))}
+
+
+def draw(n_rows: int, n_features: int, n_components: int) -> Array:
+    rng = np.random.default_rng(0)
+    centers = 2 * rng.normal(size=(n_components, n_features))
+    rows = rng.normal(size=(n_rows, n_features))
+    rows += centers[rng.integers(n_components, size=n_rows)]
+    return rows
+
+
+def write(rows: Array, path: Path, layout: tuple[float, float | None, bool]) -> None:
+    """Write the rows in a layout, unless they are there."""
+    if path.exists():
+        return
+    chunk, shard, compressed = layout
+    row_bytes = rows.shape[1] * rows.itemsize
+
+    def extent(mebibytes: float) -> tuple[int, int]:
+        return max(1, int(mebibytes * MEBIBYTE) // row_bytes), rows.shape[1]
+
+    array = zarr.create_array(
+        path.with_name(path.name + ".partial"),
+        shape=rows.shape,
+        dtype=rows.dtype,
+        chunks=extent(chunk),
+        shards=None if shard is None else extent(shard),
+        compressors="auto" if compressed else None,
+        overwrite=True,
+    )
+    array[:] = rows
+    path.with_name(path.name + ".partial").rename(path)
+
+
+def read_seconds(array: zarr.Array[Any]) -> float:
+    """Processor time to read and decode all rows, in the slabs in which a pass reads them."""
+    dataset, _ = as_dataset(array)
+    reader, batch = dataset.reader, dataset.batch(0, dataset.n_rows)
+    begin = time.process_time()
+    for start, stop in reader.slabs(batch):
+        reader.read(batch, start, stop, {})
+    return time.process_time() - begin
+
+
+def estep_seconds(model: GaussianMixture, data: Any) -> float:
+    """Wall time of an EM pass of a fit."""
+    passes: list[float] = []
+
+    def listen(event: Any) -> None:
+        if isinstance(event, PassFinished) and event.label == "estep":
+            passes.append(event.seconds)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is stopped on purpose
+        model.set_params(callbacks=[listen]).fit(data)
+    return median(passes)
+
+
+@contextmanager
+def places(cores: int) -> Iterator[dict[str, Any]]:
+    """Schedulers with one thread for each core."""
+    with (
+        dask.config.set(num_workers=cores),
+        LocalCluster(n_workers=cores, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield {f"{cores} threads": "threads", f"{cores} processes": client}
+
+
+def measure(arrays: dict[tuple[str, Way], zarr.Array[Any]], rows: Array, options: argparse.Namespace) -> list[Any]:
+    """Every way to read every layout, in turns."""
+    model = GaussianMixture(options.components, tol=0, max_iter=options.passes, random_state=0, init_size=20_000)
+    seconds: dict[tuple[str, Way, str], list[float]] = {}
+    compute: list[float] = []
+    with places(options.cores) as schedulers:
+        for _ in range(options.rounds):
+            compute.append(estep_seconds(model.set_params(scheduler="synchronous"), rows))
+            for (layout, way), array in arrays.items():
+                with threadpool_limits(1):
+                    seconds.setdefault((layout, way, "read"), []).append(read_seconds(array))
+                for place, scheduler in schedulers.items():
+                    taken = estep_seconds(model.set_params(scheduler=scheduler), array)
+                    seconds.setdefault((layout, way, place), []).append(taken)
+    results = []
+    for layout, way in arrays:
+        read, needed = median(seconds[layout, way, "read"]), median(compute)
+        taken = {place: median(seconds[layout, way, place]) for place in schedulers}
+        limit = (read + needed) / options.cores
+        ratios = {place: value / limit for place, value in taken.items()}
+        results.append(
+            {"layout": layout, **asdict(way), "read": read, "compute": needed, "pass": taken, "ratio": ratios}
+        )
+    return results
+
+
+def print_results(results: list[Any]) -> None:
+    places = list(results[0]["pass"])
+    print(f"{'layout':36} {'pipeline':8} {'store':8} {'read':>6} {'compute':>8}", *(f"{p:>18}" for p in places))
+    for r in results:
+        taken = (f"{r['pass'][p]:9.2f} ({r['ratio'][p]:.2f} ×)" for p in places)
+        print(f"{r['layout']:36} {r['pipeline']:8} {r['store']:8} {r['read']:6.2f} {r['compute']:8.2f}", *taken)
+    print("read and compute: processor seconds; passes: wall seconds, and times (read + compute) / cores")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--store", type=Path, default=Path("stream"), help="folder for the stores; made if not there")
+    parser.add_argument("--gb", type=float, default=1, help="size of the rows, in memory too, in GB (default 1)")
+    parser.add_argument("--features", type=int, default=16, help="D (default 16)")
+    parser.add_argument("--components", type=int, default=8, help="K (default 8)")
+    parser.add_argument("--passes", type=int, default=3, help="EM iterations of a fit (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant (default 3)")
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="threads, and processes (default: all)")
+    parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=list(LAYOUTS))
+    parser.add_argument("--pipelines", nargs="+", default=list(pipelines()), choices=list(pipelines()))
+    parser.add_argument("--stores", nargs="+", default=list(stores()), choices=list(stores()))
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    options = parser.parse_args()
+    rows = draw(max(1000, int(options.gb * 1e9 / 8 / options.features)), options.features, options.components)
+    options.store.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for layout in options.layouts:
+        path = options.store / f"{''.join(c if c.isalnum() else '-' for c in layout)}-{len(rows)}x{rows.shape[1]}.zarr"
+        write(rows, path, LAYOUTS[layout])
+        for pipeline in options.pipelines:
+            for store in options.stores:
+                way = Way(pipeline, store)
+                arrays[layout, way] = way.open(path)
+    machine = describe_machine()
+    results = measure(arrays, rows, options)
+    if options.json:
+        asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+        print(json.dumps({"machine": machine, "options": asked, "results": results}, indent=1))
+    else:
+        print_machine(machine)
+        print_results(results)
+
+
+if __name__ == "__main__":
+    main()
