@@ -84,6 +84,7 @@ def fit(store: zarr.Array[Any], options: argparse.Namespace) -> dict[str, Any]:
     ):
         workers = {f"worker {i}": Process(pid) for i, pid in enumerate(client.run(os.getpid).values())}
         idle = {name: worker.resident() for name, worker in workers.items()}
+        plan = model.plan(store)
         begin = time.perf_counter()
         with peak_memory(workers | {"driver": Process(os.getpid())}) as peaks, warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # it is stopped on purpose
@@ -101,6 +102,7 @@ def fit(store: zarr.Array[Any], options: argparse.Namespace) -> dict[str, Any]:
         "estep_bytes_per_second": store.nbytes / estep,
         "peak_bytes": peaks,
         "idle_bytes": idle,
+        "planned_bytes": plan.worker_bytes,
         "workers_survived": alive,
     }
 
@@ -119,6 +121,7 @@ def print_result(result: dict[str, Any], options: argparse.Namespace) -> None:
             f", {format_bytes(result['idle_bytes'][name])} of it before the fit" if name in result["idle_bytes"] else ""
         )
         print(f"{name:11} {format_bytes(peak):>10} at most{idle}")
+    print(f"plan        {format_bytes(result['planned_bytes']):>10} a worker")
     if not result["workers_survived"]:
         print("A worker was killed and replaced during the fit: its peak is not the whole story.")
 
@@ -133,7 +136,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=5, help="EM iterations (default 5)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--threads", type=int, default=1, help="of each worker (default 1)")
-    parser.add_argument("--memory-limit", default="1GiB", help="of each worker (default 1GiB)")
+    parser.add_argument("--memory-limit", default="1GB", help="of each worker (default 1GiB)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     options = parser.parse_args()
     machine = describe_machine()

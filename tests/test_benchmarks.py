@@ -53,6 +53,7 @@ def test_out_of_core_makes_a_store_and_uses_it_again(tmp_path: Path) -> None:
     assert len(result["estep_seconds"]) == 2
     assert result["workers_survived"]
     assert result["peak_bytes"].keys() == {"worker 0", "worker 1", "driver"}
+    assert result["planned_bytes"] > 200 << 20
     assert all(peak >= result["idle_bytes"].get(name, 1 << 20) for name, peak in result["peak_bytes"].items())
 
     made = (store / "zarr.json").stat().st_mtime_ns
