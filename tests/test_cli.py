@@ -11,7 +11,7 @@ import pytest
 import zarr
 
 import daskgmm
-from daskgmm import GaussianMixture, jobs
+from daskgmm import BayesianGaussianMixture, GaussianMixture, jobs
 from daskgmm.cli import _cli, main
 
 COMMANDS = sorted(_cli.commands)
@@ -297,6 +297,34 @@ def test_warnings_are_one_line(here, run):
     assert status == 0
     assert err.startswith("warning: Best performing initialization did not converge.")
     assert err.count("\n") == 1
+
+
+def test_a_bayesian_mixture_from_fit_to_sample(here, rows, run):
+    fit = "fit data.zarr -k 5 --bayesian --model b.zarr --random-state 0 --max-iter 500 --degrees-of-freedom-prior 4.5"
+    status, out, err = run(*fit.split(), "--quiet", "--json")
+    assert (status, err) == (0, "")
+    told = json.loads(out)
+    expected = BayesianGaussianMixture(n_components=5, random_state=0, max_iter=500, degrees_of_freedom_prior=4.5)
+    expected.fit(rows)
+    assert told["estimator"] == "BayesianGaussianMixture"
+    assert told["lower_bound"] == expected.lower_bound_
+    assert told["degrees_of_freedom_prior"] == 4.5
+    assert told["weight_concentration_prior"] == 0.2
+    assert "log_likelihood" not in told
+
+    status, out, _ = run("inspect", "b.zarr")
+    assert status == 0
+    assert "BayesianGaussianMixture, 5 components" in out
+    assert "lower-bound" in out
+    assert "dirichlet_process" in out
+    assert run("predict", "data.zarr", "--model", "b.zarr", "--output", "c.zarr", "--quiet")[0] == 0
+    np.testing.assert_array_equal(zarr.open_group("c.zarr")["labels"][:], expected.predict(rows))
+    status, out, _ = run("score", "data.zarr", "--model", "b.zarr", "--quiet", "--json")
+    assert json.loads(out) == {"kind": "score", "log_likelihood": expected.score(rows), "n_rows": len(rows)}
+    assert run("sample", "b.zarr", "-n", 10, "--output", "s.zarr")[0] == 0
+    np.testing.assert_array_equal(zarr.open_group("s.zarr")["rows"][:], expected.sample(10)[0])
+    more = "fit data.zarr --warm-start b.zarr --model b2.zarr --quiet --json"
+    assert json.loads(run(*more.split())[1])["estimator"] == "BayesianGaussianMixture"
 
 
 def test_given_parameters_and_weights(here, rows, run):

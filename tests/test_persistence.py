@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import daskgmm
-from daskgmm import GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.data.write import check_target, new_store, record
 from daskgmm.errors import ModelFormatError, OutputExistsError, StoreNotFoundError
 from daskgmm.persistence import layout, writing
@@ -76,6 +76,81 @@ def test_a_loaded_model_predicts_the_same_bits(rows, tmp_path, covariance_type, 
         np.testing.assert_array_equal(theirs, ours, err_msg=name)
         assert np.asarray(theirs).dtype == np.asarray(ours).dtype, name
     assert loaded.get_params() == model.get_params()
+
+
+@pytest.mark.parametrize("covariance_type", STRUCTURES)
+@pytest.mark.parametrize("family", ["dirichlet_process", "dirichlet_distribution"])
+def test_a_loaded_posterior_is_the_one_that_was_saved(rows, tmp_path, covariance_type, family):
+    model = BayesianGaussianMixture(
+        n_components=3,
+        covariance_type=covariance_type,
+        weight_concentration_prior_type=family,
+        random_state=0,
+        tol=1e-2,
+    ).fit(rows)
+    model.save(tmp_path / "m.zarr")
+    loaded = daskgmm.load(tmp_path / "m.zarr")
+    assert type(loaded) is BayesianGaussianMixture
+    assert loaded.get_params() == model.get_params()
+    names = [name for name in vars(model) if name.endswith("_")]
+    assert len(names) == 19
+    for name in names:
+        ours, theirs = getattr(model, name), getattr(loaded, name)
+        assert type(theirs) is type(ours), name
+        np.testing.assert_array_equal(theirs, ours, err_msg=name)
+    for method in ("predict", "predict_proba", "score_samples", "score"):
+        np.testing.assert_array_equal(getattr(loaded, method)(rows), getattr(model, method)(rows))
+    assert loaded.sample(5)[0].tolist() == model.sample(5)[0].tolist()
+    again = [m.set_params(warm_start=True, tol=0, max_iter=2) for m in (model, loaded)]
+    with pytest.warns(UserWarning, match="did not converge"):
+        bounds = [m.fit(rows).lower_bounds_ for m in again]
+    assert bounds[0] == bounds[1]
+
+
+@pytest.mark.parametrize(
+    ("covariance_type", "covariance"), [("full", np.eye(3)), ("diag", np.ones(3, np.float32)), ("spherical", 0.5)]
+)
+def test_given_priors_are_kept(rows, tmp_path, covariance_type, covariance):
+    model = BayesianGaussianMixture(
+        covariance_type=covariance_type,
+        mean_prior=[1, 2, 3],
+        covariance_prior=covariance,
+        degrees_of_freedom_prior=np.float32(7.5),
+        weight_concentration_prior=0.125,
+        mean_precision_prior=2,
+    ).fit(rows)
+    model.save(tmp_path / "m.zarr")
+    loaded = daskgmm.load(tmp_path / "m.zarr")
+    np.testing.assert_array_equal(loaded.mean_prior, [1, 2, 3])
+    np.testing.assert_array_equal(loaded.covariance_prior, covariance)
+    assert type(loaded.covariance_prior) is type(covariance)
+    priors = loaded.degrees_of_freedom_prior, loaded.weight_concentration_prior, loaded.mean_precision_prior
+    assert priors == (7.5, 0.125, 2)
+    np.testing.assert_array_equal(clone(loaded).fit(rows).means_, model.means_)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "match"),
+    [
+        ("weight_concentration", lambda c: -c, "weight_concentration has to be positive"),
+        ("mean_precision", lambda c: c * np.nan, "mean_precision contain NaN"),
+        ("degrees_of_freedom", lambda c: c * 0 + 2, "degrees_of_freedom has to be greater than 2"),
+        ("prior_degrees_of_freedom", lambda c: c * 0, "prior_degrees_of_freedom has to be positive"),
+        ("prior_mean_precision", lambda c: c * np.inf, "prior_mean_precision contain NaN or infinity"),
+        ("prior_covariance", lambda c: c[:2].copy(), r"prior_covariance has shape \(2, 3\); expected \(3, 3\)"),
+        ("covariances", lambda c: -c, "covariances are not positive definite"),
+    ],
+)
+def test_values_that_are_no_posterior(rows, tmp_path, name, change, match):
+    path = tmp_path / "model.zarr"
+    BayesianGaussianMixture(n_components=3, random_state=0, tol=1).fit(rows).save(path)
+    replace(path, name, np.asarray(change(zarr.open_group(path, mode="r")[name][...])))
+    refused(path, match)
+
+
+def test_a_file_that_names_the_other_kind_of_mixture(saved):
+    edit(saved, lambda a: a.update(estimator="BayesianGaussianMixture"))
+    refused(saved, "weight_concentration is missing")
 
 
 def test_a_loaded_model_can_be_cloned_fitted_again_and_saved(rows, model, saved):
