@@ -21,8 +21,8 @@ class ProgressBar:
     """Shows how a fit goes, as one of its ``callbacks``.
 
     On a terminal one line is redrawn: the iteration, a bar of the rows that its pass has read, the mean log-likelihood
-    and its change, and rows per second. Where standard error is no terminal, plain lines are written instead. Standard
-    output is never touched.
+    (or the bound of a Bayesian fit) and its change, and rows per second. Where standard error is no terminal, plain
+    lines are written instead. Standard output is never touched.
 
     Parameters
     ----------
