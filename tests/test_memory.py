@@ -262,5 +262,5 @@ def test_a_plan_names_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert main(["fit", "a.zarr", "-k", "4", "--plan", "--json", "--workers", "1", "--memory-limit", "1GB"]) == 0
     (worker,) = json.loads(capfd.readouterr().out)["workers"]
     assert worker["limit"] == 10**9
-    assert main(["fit", "a.zarr", "-k", "4", "--plan", "--workers", "1", "--memory-limit", "200MB"]) == 1
-    assert "limit is 190.73 MiB" in capfd.readouterr().err
+    assert main(["fit", "a.zarr", "-k", "4", "--plan", "--workers", "1", "--memory-limit", "400MB"]) == 1
+    assert "limit is 381.47 MiB" in capfd.readouterr().err
