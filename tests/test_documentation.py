@@ -33,7 +33,8 @@ def test_python_and_commands(document: str, tmp_path: Path) -> None:
         for block in code(document, "python")
     ]
     script.write_text("\n".join(blocks))
-    run([sys.executable, "-W", "error", str(script)], tmp_path)
+    # Other tests of this machine may have a cluster of their own, and Dask's dashboards all want one port.
+    run([sys.executable, "-W", "error", "-W", "ignore:Port 8787:UserWarning", str(script)], tmp_path)
     for command in commands(document):
         if not INSTALLS.match(command):
             program, *arguments = shlex.split(command)
