@@ -130,14 +130,18 @@ class SurveyFold:
 
     @property
     def work_bytes(self) -> int:
-        """What evaluating one leaf allocates: the rows in double precision, their offsets, what is made of these."""
+        """What evaluating one leaf allocates: the rows in double precision, their offsets, what is made of these.
+
+        And the sample, of which all sums of leaves together hold each row once, and once more while two are joined.
+        """
         copies = 3 if self.structure is None else 5
-        return copies * 8 * self.leaf_rows * self.n_features + 3 * self._scatter_bytes
+        sample = 8 * len(self.sampled) * (self.n_features + 1)
+        return copies * 8 * self.leaf_rows * self.n_features + 3 * self._scatter_bytes + 2 * sample
 
     @property
     def value_bytes(self) -> int:
-        """Moments, and the part of the sample that lies in some rows."""
-        return 8 * (4 * self.n_features + len(self.sampled) * (self.n_features + 1)) + self._scatter_bytes
+        """The moments."""
+        return 8 * 4 * self.n_features + self._scatter_bytes
 
     @property
     def process_bytes(self) -> int:
