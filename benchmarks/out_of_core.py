@@ -78,7 +78,7 @@ def fit(store: zarr.Array[Any], options: argparse.Namespace) -> dict[str, Any]:
             n_workers=options.workers,
             threads_per_worker=options.threads,
             memory_limit=options.memory_limit,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -146,7 +146,7 @@ def places(cores: int) -> Iterator[dict[str, Any]]:
     """Schedulers with one thread for each core."""
     with (
         dask.config.set(num_workers=cores),
-        LocalCluster(n_workers=cores, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=cores, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield {f"{cores} threads": "threads", f"{cores} processes": client}

@@ -47,7 +47,7 @@ def test_workers_that_stay_paused_end_in_an_error():
     data = da.random.default_rng(0).normal(size=(20_000, 2), chunks=(10_000, 2))
     with (
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, memory_limit=0, dashboard_address=None
+            n_workers=1, threads_per_worker=1, processes=False, memory_limit=0, dashboard_address="127.0.0.1:0"
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
         dask.config.set({"daskgmm.timeout": "3s"}),

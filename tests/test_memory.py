@@ -167,7 +167,7 @@ def test_a_fit_that_does_not_fit_ends_before_it_reads(tmp_path: Path) -> None:
     huge = zarr.create_array(tmp_path / "a.zarr", shape=(1 << 24, 8), chunks=(1 << 22, 8), dtype="f8")
     with (
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, memory_limit="600MB", dashboard_address=None
+            n_workers=1, threads_per_worker=1, memory_limit="600MB", dashboard_address="127.0.0.1:0"
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):

@@ -68,7 +68,7 @@ def peak_memory(client: Client) -> Iterator[dict[int, int]]:
 
 def test_fit_and_predict_stay_below_the_limit(store: Path, centers: np.ndarray, tmp_path: Path) -> None:
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=LIMIT, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=LIMIT, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
         peak_memory(client) as peaks,
     ):

@@ -88,7 +88,7 @@ def daskgmm_zarr(task: Task) -> Steps:
     from daskgmm import GaussianMixture
 
     with (
-        LocalCluster(n_workers=task.problem.threads, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=task.problem.threads, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         yield None
