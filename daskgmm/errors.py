@@ -9,8 +9,11 @@
     ├── UnsupportedDataError        (TypeError, ValueError)  a kind of data or a dtype that has no meaning here
     ├── DataChangedError            (ValueError)         a pass saw other rows than the passes before it
     ├── StoreError                  (ValueError)         a Zarr store that is damaged, ambiguous or not Zarr
+    │   └── ChunkError                               one chunk of it is damaged, or its storage does not answer
+    │       └── MissingChunkError                    one chunk of it is not there
     ├── StoreNotFoundError          (FileNotFoundError)  nothing at that path or URL
     ├── OutputExistsError           (FileExistsError)    the output is there already and was not to be replaced
+    ├── OutputError                 (OSError)            the output cannot be written: a full disk, for instance
     ├── ModelFormatError            (ValueError)         a model file that is damaged, foreign or too new
     ├── SchedulerError              (ConnectionError, ValueError)  a Dask scheduler that does not answer or went away
     ├── WorkerMemoryError           (MemoryError, ValueError)  a pass does not fit into the workers' memory
@@ -105,12 +108,38 @@ class StoreError(DaskGMMError, ValueError):
     """A Zarr store that is damaged, ambiguous, or not Zarr at all."""
 
 
+class ChunkError(StoreError):
+    """A chunk of a Zarr array cannot be read: it is damaged, or the storage behind it fails again and again.
+
+    Attributes
+    ----------
+    store : str
+        Where the array is, without credentials.
+    chunk : tuple of int
+        Coordinates in the grid of chunks; where a whole shard is concerned, in that of shards.
+    rows : tuple of int
+        First row of the chunk, and the one after its last.
+    """
+
+    def __init__(self, message: str, *, store: str, chunk: tuple[int, ...], rows: tuple[int, int]) -> None:
+        self.store, self.chunk, self.rows = store, chunk, rows
+        super().__init__(message)
+
+
+class MissingChunkError(ChunkError):
+    """A chunk of a Zarr array is not in its store, where Zarr would read fill values."""
+
+
 class StoreNotFoundError(DaskGMMError, FileNotFoundError):
     """Nothing at that path or URL."""
 
 
 class OutputExistsError(DaskGMMError, FileExistsError):
     """The output exists already and was not to be overwritten."""
+
+
+class OutputError(DaskGMMError, OSError):
+    """An output cannot be written: the disk is full, a quota or a limit is reached, or the device fails."""
 
 
 class ModelFormatError(DaskGMMError, ValueError):

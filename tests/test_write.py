@@ -12,7 +12,7 @@ import zarr
 from daskgmm import GaussianMixture, open_zarr
 from daskgmm.data.output import as_blocks
 from daskgmm.data.row_arrays import RowArray, _write_block, regular_blocks, write_rows
-from daskgmm.data.store import StoredRows, StoreSource
+from daskgmm.data.stored_rows import StoredRows, StoreSource
 from daskgmm.data.write import new_store, record
 from daskgmm.errors import DataChangedError, NonFiniteDataError, OutputExistsError, UnsupportedDataError
 from daskgmm.results import write_predictions, write_samples

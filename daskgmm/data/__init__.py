@@ -3,6 +3,9 @@
 source      what reading means: sources, the parts of them that one task reads, a data set of rows and sample weights
 arrays      NumPy arrays and memory maps
 store       Zarr arrays and groups, their paths and URLs
+stored_rows Zarr arrays as sources: every chunk is there, or named in an error
+retry       reads that may work when they are tried again
+config      what users may set about reading
 blocks      dask arrays
 garbage     making very many objects at once
 accept      the one door: whatever came -> `Dataset`

@@ -20,7 +20,8 @@ from ..errors import InvalidWeightsError, UnsupportedDataError
 from .arrays import ArraySource, check_unmasked, mapped_source
 from .blocks import BlockSource, with_known_chunks
 from .source import Dataset, Source
-from .store import StoreSource, open_zarr, pick_array
+from .store import open_zarr, pick_array
+from .stored_rows import StoreSource
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

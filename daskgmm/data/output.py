@@ -10,12 +10,11 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
-import zarr
 
 from ..errors import NonFiniteDataError
 from .blocks import dense
 from .source import ranges
-from .store import StoreSource
+from .stored_rows import StoreSource
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RowFunction = Callable[[Array, int], Array]
@@ -42,7 +41,7 @@ def as_blocks(data: Any, result_bytes: int = 0) -> da.Array:
     step = max(source.batch_rows, rows // source.batch_rows * source.batch_rows)
     # A new name each time: Zarr's own token does not change when the data do.
     return da.from_array(
-        _Rows(data),
+        _Rows(source),
         chunks=(step, data.shape[1]),
         name=f"gmm-rows-{uuid.uuid4().hex}",
         asarray=False,
@@ -51,11 +50,11 @@ def as_blocks(data: Any, result_bytes: int = 0) -> da.Array:
 
 
 class _Rows:
-    """A Zarr array as dask's from_array wants it, with read errors that name the store."""
+    """A Zarr array as dask's from_array wants it, read with every check."""
 
-    def __init__(self, array: zarr.Array[Any]) -> None:
-        self._rows = StoreSource(array).handle
-        self.shape, self.dtype, self.ndim = array.shape, np.dtype(array.dtype), array.ndim
+    def __init__(self, source: StoreSource) -> None:
+        self._rows = source.handle
+        self.shape, self.dtype, self.ndim = source.shape, source.dtype, len(source.shape)
 
     def __getitem__(self, index: tuple[slice, slice]) -> Array:
         return np.asarray(self._rows[index[0]][:, index[1]])

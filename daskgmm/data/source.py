@@ -94,6 +94,9 @@ class Source(ABC):
         """Tasks of a dask graph that more than one part depends on."""
         return {}
 
+    def check_unchanged(self) -> None:  # noqa: B027  # most kinds have nothing to look at
+        """Raise `DataChangedError` if what says how to read the rows has changed since it was looked at."""
+
     @property
     def row_bytes(self) -> int:
         """Bytes of one row as it is stored."""
@@ -239,6 +242,16 @@ class Dataset:
         return Batch(
             start, stop, self.rows.part(start, stop), None if self.weights is None else self.weights.part(start, stop)
         )
+
+    def check_unchanged(self) -> None:
+        """Raise unless stores still say of themselves what they said at first; cheap, for the end of every pass.
+
+        Raises
+        ------
+        DataChangedError, StoreNotFoundError, StoreError
+        """
+        for source in self.sources:
+            source.check_unchanged()
 
     def shared_tasks(self) -> dict[Any, Any]:
         """Tasks of a dask graph that several parts depend on."""

@@ -5,62 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zarr
 
 from ..errors import StoreError, StoreNotFoundError
-from .source import Source
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-
-class StoredRows:
-    """A Zarr array whose read errors say which store and which rows were concerned."""
-
-    def __init__(self, array: zarr.Array[Any]) -> None:
-        self.array = array
-
-    def __getitem__(self, rows: slice) -> Array:
-        try:
-            return np.asarray(self.array[rows])
-        except Exception as error:
-            # Codecs and stores raise whatever their own libraries do: RuntimeError, OSError, zlib.error, …
-            raise StoreError(
-                f"Rows {rows.start} to {rows.stop} of {describe(self.array)} cannot be read "
-                f"({type(error).__name__}: {error}). The store is damaged or was changed; write it again, or restore "
-                f"it."
-            ) from error
-
-
-class StoreSource(Source):
-    """A Zarr array, read directly inside the tasks."""
-
-    reads_ahead = True
-
-    def __init__(self, array: zarr.Array[Any]) -> None:
-        self.handle = StoredRows(_anchored(array))
-        self.shape = array.shape
-        self.dtype = np.dtype(array.dtype)
-        self.chunk_rows = max(1, array.chunks[0]) if array.chunks else 1
-        shards = getattr(array, "shards", None)
-        self.batch_rows = shards[0] if shards else self.chunk_rows
-        self._is_encoded = bool(shards or array.compressors or array.filters)
-
-    def reading_bytes(self, n_rows: int) -> int:
-        # Beside the rows, Zarr holds the chunks that it is reading, and decodes each into an array of its own.
-        at_once = min(n_rows, self.chunk_rows * int(zarr.config.get("async.concurrency") or n_rows))
-        return (n_rows + (2 if self._is_encoded else 1) * at_once) * self.row_bytes
-
-
-def _anchored(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """The array by its absolute path: a worker in another directory finds no chunks, and reads fill values instead."""
-    root = getattr(array.store, "root", None)
-    if not isinstance(root, Path) or root.is_absolute():
-        return array
-    return zarr.open_array(zarr.storage.LocalStore(root.absolute(), read_only=True), path=array.path, mode="r")
 
 
 def describe(node: zarr.Array[Any] | zarr.Group) -> str:

@@ -98,7 +98,9 @@ class Engine(AbstractContextManager["Engine"]):
             waves = plan_waves(dataset, edges)
             whole = len(waves) == 1
             values = (self._compute(wave, *build_graph(context, dataset, wave, label, whole=whole)) for wave in waves)
-            return next(values) if whole else join(context, values).total()
+            value = next(values) if whole else join(context, values).total()
+        dataset.check_unchanged()
+        return value
 
     def plan(self, dataset: Dataset, costs: Costs) -> PassPlan:
         """How a pass would be divided, and what it would take.

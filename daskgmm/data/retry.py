@@ -1,0 +1,91 @@
+"""Reads that fail and may work later: which they are, and how long to wait."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..errors import DaskGMMError
+from .store import without_secrets
+
+T = TypeVar("T")
+_log = logging.getLogger("daskgmm")
+
+# Seconds. Waits grow, and differ by chance, so that a thousand tasks do not ask an overloaded server at one time.
+FIRST_WAIT, GROWTH, LONGEST_WAIT, LONGEST_TIME = 0.2, 4.0, 10.0, 60.0
+
+# Errors of the operating system that the next attempt meets again.
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+# Packages that speak to storage over a network. Their errors have names of their own, and few are an OSError.
+_NETWORK = {"aiohttp", "obstore", "botocore", "aiobotocore", "urllib3", "requests", "gcsfs", "s3fs", "azure", "fsspec"}
+_LASTING_NAMES = {
+    "NotFoundError", "PermissionDeniedError", "UnauthenticatedError", "InvalidPathError", "NotSupportedError",
+    "UnknownConfigurationKeyError", "NoCredentialsError", "InvalidURL",
+}  # fmt: skip
+_PASSING_STATUS = {408, 425, 429}  # of HTTP, below 500
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether a later attempt may work: a network or a disk that failed, and not what decodes the bytes it brought."""
+    if isinstance(error, (DaskGMMError, *_LASTING)) or _is_of_decoder(error):
+        return False
+    names = {kind.__name__ for kind in type(error).__mro__}
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    if not (isinstance(error, OSError) or packages & _NETWORK) or names & _LASTING_NAMES:
+        return False
+    status = getattr(error, "status", None)
+    return not isinstance(status, int) or status >= 500 or status in _PASSING_STATUS or status < 400
+
+
+def _is_of_decoder(error: BaseException) -> bool:
+    """Whether a codec raised it: those of gzip and bz2 raise an OSError for damaged bytes."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ("numcodecs", "gzip", "bz2", "lzma"):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def retried(read: Callable[[], T], last: Callable[[int], T], retries: int, what: str) -> T:
+    """Value of ``read``, however often it has to be tried.
+
+    Waits add up to no more than `LONGEST_TIME`, and no attempt begins when that has passed since the first failure.
+
+    Parameters
+    ----------
+    read : callable
+    last : callable
+        Called with the number of attempts when no more are to follow: after ``retries`` of them, or at once where the
+        error is one that waiting does not change, such as that of damaged bytes.
+    retries : int
+        Attempts after the first one, at most.
+    what : str
+        What is read, for the log.
+    """
+    failed, deadline = 0, 0.0
+    while True:
+        try:
+            return read()
+        except DaskGMMError:
+            raise
+        except Exception as error:
+            failed += 1
+            deadline = deadline or time.monotonic() + LONGEST_TIME
+            wait = min(LONGEST_WAIT, FIRST_WAIT * GROWTH ** (failed - 1)) * random.uniform(0.5, 1)
+            if failed > retries or not may_pass(error) or time.monotonic() + wait > deadline:
+                break
+            _log.warning(
+                "%s: attempt %d of %d failed (%s); the next one follows in %.1f s",
+                what, failed, retries + 1, told(error), wait,
+            )  # fmt: skip
+        time.sleep(wait)
+    return last(failed)
+
+
+def told(error: BaseException) -> str:
+    """An error in one line, without credentials."""
+    return without_secrets(f"{type(error).__name__}: {error}".strip(": "))

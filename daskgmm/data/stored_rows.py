@@ -1,0 +1,310 @@
+"""Zarr arrays as sources of rows: what is read is what was stored, or an error names the chunk.
+
+Zarr reads a chunk that is not in its store as the fill value, and a store that is gone as fill values throughout. So
+whatever was read as nothing else is looked up: the chunk has to be there, or, where chunks may be left out, at least
+the array. That costs a comparison of one number of each chunk, and a request for each that is all fill value.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import RangeByteRequest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from ..errors import ChunkError, DataChangedError, MissingChunkError, StoreError, StoreNotFoundError
+from .config import Reading
+from .retry import may_pass, retried, told
+from .source import Source
+from .store import describe
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_DOCUMENTS = {2: ".zarray", 3: "zarr.json"}
+_COMMENTS = ("attributes", "dimension_names")  # of the metadata: what does not change how chunks are read
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The part of a chunk, or of a shard, that lies in some rows."""
+
+    coordinates: tuple[int, ...]
+    """In the grid of chunks."""
+
+    region: tuple[slice, ...]
+    """Of the array."""
+
+    def within(self, start: int) -> tuple[slice, ...]:
+        """The region counted from row ``start``."""
+        rows = self.region[0]
+        return (slice(rows.start - start, rows.stop - start), *self.region[1:])
+
+
+def part(
+    shape: tuple[int, ...], size: tuple[int, ...], coordinates: tuple[int, ...], start: int = 0, stop: int | None = None
+) -> Chunk:
+    """What of one chunk lies in the rows from ``start`` to ``stop``.
+
+    Parameters
+    ----------
+    shape, size : tuple of int
+        Of the array, and of its chunks.
+    coordinates : tuple of int
+    start, stop : int
+    """
+    lows, highs = (start, *(0 for _ in shape[1:])), (shape[0] if stop is None else stop, *shape[1:])
+    region = (
+        slice(max(low, i * n), min(high, (i + 1) * n))
+        for i, n, low, high in zip(coordinates, size, lows, highs, strict=True)
+    )
+    return Chunk(coordinates, tuple(region))
+
+
+class StoredRows:
+    """A Zarr array, read row by row and checked.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    reading : Reading
+    """
+
+    def __init__(self, array: zarr.Array[Any], reading: Reading) -> None:
+        self.array, self.reading = array, reading
+        self.chunks = tuple(max(1, n) for n in array.chunks)
+        self.shards: tuple[int, ...] | None = array.shards
+        fill = array.fill_value
+        self.fill_value = np.asarray(0 if fill is None else fill)
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """Shape of what lies under one key: shards, or chunks where there are none."""
+        return self.shards or self.chunks
+
+    def __getitem__(self, rows: slice) -> Array:
+        """Some of the rows.
+
+        Raises
+        ------
+        ChunkError
+            If a chunk is missing, damaged, or cannot be read however often it is tried.
+        StoreNotFoundError
+            If the array is gone.
+        """
+        start, stop, _ = rows.indices(self.array.shape[0])
+        return retried(
+            lambda: self._read(start, stop),
+            lambda attempts: self._read_by_chunks(start, stop, attempts),
+            self.reading.retries,
+            f"Rows {start} to {stop} of {self}",
+        )
+
+    def __str__(self) -> str:
+        return describe(self.array)
+
+    def _read(self, start: int, stop: int) -> Array:
+        values = np.asarray(self.array[start:stop])
+        for chunk in self._all_fill(values, start, stop):
+            self._check_presence(chunk)
+        return values
+
+    def _read_by_chunks(self, start: int, stop: int, attempts: int) -> Array:
+        """The same chunk by chunk, so that an error can name the one that it came from."""
+        values = np.empty((stop - start, *self.array.shape[1:]), self.array.dtype)
+        for chunk in self._chunks_in(start, stop):
+            try:
+                values[chunk.within(start)] = self.array[chunk.region]
+            except Exception as error:
+                raise self._error(chunk, error, attempts) from error
+        for chunk in self._all_fill(values, start, stop):
+            try:
+                self._check_presence(chunk)
+            except (ChunkError, StoreNotFoundError):
+                raise
+            except Exception as error:
+                raise self._error(chunk, error, attempts) from error
+        return values
+
+    def _chunks_in(self, start: int, stop: int) -> Iterator[Chunk]:
+        rows = range(start // self.chunks[0], -(-stop // self.chunks[0]))
+        others = (range(-(-n // size)) for n, size in zip(self.array.shape[1:], self.chunks[1:], strict=True))
+        for coordinates in itertools.product(rows, *others):
+            yield part(self.array.shape, self.chunks, coordinates, start, stop)
+
+    # ---- chunks that are not there
+
+    def _all_fill(self, values: Array, start: int, stop: int) -> Iterator[Chunk]:
+        """Files of whose rows nothing but the fill value was read."""
+        if not values.size:
+            return
+        first = start // self.files[0]
+        begins = np.maximum(np.arange(first, -(-stop // self.files[0])) * self.files[0] - start, 0)
+        corners = values[begins][(slice(None), *(slice(None, None, n) for n in self.files[1:]))]
+        for row, *columns in np.argwhere(self._is_fill(corners)).tolist():
+            chunk = part(self.array.shape, self.files, (first + row, *columns), start, stop)
+            read = values[chunk.within(start)]
+            if self._is_fill(read[:1]).all() and self._is_fill(read).all():
+                yield chunk
+
+    def _is_fill(self, values: Array) -> Array:
+        same = values == self.fill_value
+        return np.asarray(same | np.isnan(values) if self._fill_is_nan else same)
+
+    @cached_property
+    def _fill_is_nan(self) -> bool:
+        return self.fill_value.dtype.kind == "f" and bool(np.isnan(self.fill_value))
+
+    def _check_presence(self, chunk: Chunk) -> None:
+        """Raise if a file is not there, or, where it may be left out, if the whole array is not there."""
+        if not self.reading.fill_missing and self._holds(self._key(chunk.coordinates)):
+            return
+        self._check_existence(chunk)
+        if not self.reading.fill_missing:
+            raise MissingChunkError(
+                f"{self._rows_of(chunk, self.files)} are missing ({self._name(chunk, self.files)}): there is nothing "
+                f"under {self._key(chunk.coordinates)!r}, and Zarr would read the fill value {self.fill_value}. "
+                "Restore it. If this store leaves out what is nothing but fill value, as Zarr does by default, say so: "
+                "dask.config.set({'daskgmm.missing-chunks': 'fill'}), in a terminal --missing-chunks fill.",
+                **self._place(chunk, self.files),
+            )
+
+    def _check_existence(self, chunk: Chunk) -> None:
+        if not self._holds(_DOCUMENTS[self.array.metadata.zarr_format]):
+            raise StoreNotFoundError(
+                f"{self} is gone: it was there when it was opened, and has no metadata any more "
+                f"({self._name(chunk, self.files)}, rows {chunk.region[0].start} to {chunk.region[0].stop}, was to be "
+                "read). Restore it, or leave data alone while they are in use."
+            )
+
+    def _holds(self, key: str) -> bool:
+        """Whether there is anything under a key; asked by reading, because "no" and "no answer" differ only there."""
+        path = f"{self.array.path}/{key}".lstrip("/")
+        try:
+            request = self.array.store.get(path, default_buffer_prototype(), RangeByteRequest(0, 1))
+            return sync(request) is not None
+        except FileNotFoundError:
+            return False
+
+    def _key(self, coordinates: tuple[int, ...]) -> str:
+        return str(self.array.metadata.encode_chunk_key(coordinates))
+
+    # ---- errors
+
+    def _error(self, chunk: Chunk, error: Exception, attempts: int) -> StoreError | StoreNotFoundError:
+        size = self.chunks
+        try:
+            self._check_existence(chunk)  # its name alone tells which chunk, of whatever size
+        except StoreNotFoundError as gone:
+            return gone
+        except Exception:
+            pass  # the error that is being told of comes first
+        advice = (
+            f"The storage failed {attempts + 1} times in a row; try again when it works, or more often: "
+            "dask.config.set({'daskgmm.read-retries': 10})."
+            if may_pass(error)
+            else "The store is damaged or was changed; write it again, or restore it."
+        )
+        return ChunkError(
+            f"{self._rows_of(chunk, size)} cannot be read ({self._name(chunk, size)}: {told(error)}). {advice}",
+            **self._place(chunk, size),
+        )
+
+    def _rows_of(self, chunk: Chunk, size: tuple[int, ...]) -> str:
+        first, last = self._rows(chunk, size)
+        return f"Rows {first} to {last} of {self}"
+
+    def _name(self, chunk: Chunk, size: tuple[int, ...]) -> str:
+        return f"{'shard' if self.shards and size == self.files else 'chunk'} {chunk.coordinates}"
+
+    def _place(self, chunk: Chunk, size: tuple[int, ...]) -> dict[str, Any]:
+        return {"store": str(self), "chunk": chunk.coordinates, "rows": self._rows(chunk, size)}
+
+    def _rows(self, chunk: Chunk, size: tuple[int, ...]) -> tuple[int, int]:
+        first = chunk.coordinates[0] * size[0]
+        return first, min(first + size[0], self.array.shape[0])
+
+    # ---- metadata
+
+    def check_unchanged(self) -> None:
+        """Raise unless the stored metadata still say what they said when the array was opened.
+
+        Raises
+        ------
+        DataChangedError
+            If shape, dtype, chunks or codecs are others.
+        StoreNotFoundError
+            If the array is gone.
+        StoreError
+            If the metadata cannot be read.
+        """
+        opened, stored = (_said(metadata) for metadata in (self.array.metadata, self._stored_metadata()))
+        different = sorted(name for name in opened.keys() | stored.keys() if opened.get(name) != stored.get(name))
+        if different:
+            name = different[0]
+            raise DataChangedError(
+                f"{self} was changed while it was read: its metadata differ in {', '.join(different)} ({name} was "
+                f"{opened.get(name)}, and is {stored.get(name)}). Use data that hold still, or a copy of them."
+            )
+
+    def _stored_metadata(self) -> Any:
+        def read() -> Any:
+            opened = zarr.AsyncArray.open(self.array.store_path, zarr_format=self.array.metadata.zarr_format)
+            return sync(opened).metadata
+
+        def read_last(attempts: int) -> Any:
+            try:
+                return read()
+            except FileNotFoundError as error:
+                raise StoreNotFoundError(f"{self} is gone: it was there when it was opened.") from error
+            except Exception as error:
+                raise StoreError(f"The metadata of {self} cannot be read any more ({told(error)}).") from error
+
+        return retried(read, read_last, self.reading.retries, f"The metadata of {self}")
+
+
+def _said(metadata: Any) -> dict[str, str]:
+    """What metadata say of reading, as text: NaN is equal to itself there."""
+    return {
+        name: json.dumps(value, sort_keys=True, default=str)
+        for name, value in metadata.to_dict().items()
+        if name not in _COMMENTS
+    }
+
+
+class StoreSource(Source):
+    """A Zarr array, read directly inside the tasks."""
+
+    reads_ahead = True
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self.handle = StoredRows(_anchored(array), Reading.configured())
+        self.shape = array.shape
+        self.dtype = np.dtype(array.dtype)
+        self.chunk_rows = self.handle.chunks[0]
+        self.batch_rows = self.handle.files[0]
+        self._is_encoded = bool(self.handle.shards or array.compressors or array.filters)
+
+    def reading_bytes(self, n_rows: int) -> int:
+        # Beside the rows, Zarr holds the chunks that it is reading, and decodes each into an array of its own.
+        at_once = min(n_rows, self.chunk_rows * int(zarr.config.get("async.concurrency") or n_rows))
+        return (n_rows + (2 if self._is_encoded else 1) * at_once) * self.row_bytes
+
+    def check_unchanged(self) -> None:
+        self.handle.check_unchanged()
+
+
+def _anchored(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """The array by its absolute path: a worker in another directory finds no chunks, and reads fill values instead."""
+    root = getattr(array.store, "root", None)
+    if not isinstance(root, Path) or root.is_absolute():
+        return array
+    return zarr.open_array(zarr.storage.LocalStore(root.absolute(), read_only=True), path=array.path, mode="r")
