@@ -1,7 +1,7 @@
 """Everything that a fit tells its callbacks while it runs."""
 
 from .engine.events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted
-from .fitting.events import IterationFinished, StartBegun, StartFinished
+from .fitting.events import IterationFinished, SampleFitted, SampleStepped, StartBegun, StartFinished
 
 __all__ = [
     "BatchFinished",
@@ -10,6 +10,8 @@ __all__ = [
     "Listener",
     "PassFinished",
     "PassStarted",
+    "SampleFitted",
+    "SampleStepped",
     "StartBegun",
     "StartFinished",
 ]

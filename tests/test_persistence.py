@@ -93,7 +93,7 @@ def test_a_loaded_posterior_is_the_one_that_was_saved(rows, tmp_path, covariance
     assert type(loaded) is BayesianGaussianMixture
     assert loaded.get_params() == model.get_params()
     names = [name for name in vars(model) if name.endswith("_")]
-    assert len(names) == 19
+    assert len(names) == 20
     for name in names:
         ours, theirs = getattr(model, name), getattr(loaded, name)
         assert type(theirs) is type(ours), name

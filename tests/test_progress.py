@@ -64,9 +64,9 @@ def test_several_starts_are_told_apart(capfd):
     for event in whole_fit(n_starts=2):
         bar(event)
     lines = capfd.readouterr().err.splitlines()
-    assert lines[1].startswith("1/2 iteration 1:")
-    assert lines[4].startswith("2/2 iteration 1:")
-    assert lines[6].startswith("2/2 converged after 2 iterations")
+    assert lines[1].startswith("start 1 of 2, iteration 1:")
+    assert lines[4].startswith("start 2 of 2, iteration 1:")
+    assert lines[6].startswith("start 2 of 2, converged after 2 iterations")
 
 
 def test_plain_lines_are_not_too_many(capfd):
@@ -74,11 +74,11 @@ def test_plain_lines_are_not_too_many(capfd):
     for event in whole_fit(n_starts=2):
         bar(event)
     lines = capfd.readouterr().err.splitlines()
-    assert [line.split(":")[0].split(",")[0] for line in lines] == [
+    assert [line.split(":")[0].removesuffix(", log-likelihood -3.250000") for line in lines] == [
         "survey",
-        "1/2 iteration 1",
-        "1/2 converged after 2 iterations",
-        "2/2 converged after 2 iterations",
+        "start 1 of 2, iteration 1",
+        "start 1 of 2, converged after 2 iterations",
+        "start 2 of 2, converged after 2 iterations",
     ]
 
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Column
 
 from ..engine.events import BatchFinished, EngineClosed, PassFinished, PassStarted
-from ..fitting.events import IterationFinished, StartBegun, StartFinished
+from ..fitting.events import IterationFinished, SampleFitted, SampleStepped, StartBegun, StartFinished
 
 
 class ProgressBar:
@@ -57,7 +57,7 @@ class ProgressBar:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._display: _Display | None = None
-        self._start = ""
+        self._n_starts: dict[str, int] = {}
         self._iteration = 1
 
     def _close(self) -> None:
@@ -69,10 +69,10 @@ class ProgressBar:
         display = self._display = self._display or _display(self.interval)
         match event:
             case StartBegun():
-                self._start = f"{event.start + 1}/{event.n_starts} " if event.n_starts > 1 else ""
+                self._n_starts[event.label] = event.n_starts
                 self._iteration = 1
             case PassStarted():
-                working = f"{self._start}iteration {self._iteration}"
+                working = f"iteration {self._iteration}"
                 display.begin(working if event.label == "estep" else event.label, event.n_rows)
             case BatchFinished():
                 display.advance(event.n_rows)
@@ -80,12 +80,22 @@ class ProgressBar:
                 display.rate = _per_second(event.n_rows, event.seconds)
                 if event.label != "estep":
                     display.line(f"{event.label}: {event.n_rows:,} rows in {event.seconds:.1f} s, {display.rate}")
+            case SampleStepped():
+                display.iterated(
+                    f"{_start(event, event.n_starts)}{_sample(event)}, iteration {event.iteration}", _achievement(event)
+                )
+            case SampleFitted():
+                display.line(f"{_start(event, event.n_starts)}{_sample(event)}: {_outcome(event)}")
             case IterationFinished():
                 self._iteration = event.iteration + 1
-                display.iterated(f"{self._start}iteration {event.iteration}", _achievement(event))
+                display.iterated(
+                    f"{self._of(event)}iteration {event.iteration}", f"{_achievement(event)}, {display.rate}"
+                )
             case StartFinished():
-                display.line(self._start + _outcome(event))
-                self._iteration = 1
+                display.line(self._of(event) + _outcome(event))
+
+    def _of(self, event: IterationFinished | StartFinished) -> str:
+        return _start(event, self._n_starts.get(event.label, 1))
 
 
 class _Display(ABC):
@@ -137,7 +147,7 @@ class _Bar(_Display):
         self._progress.advance(self._task, n_rows)
 
     def iterated(self, text: str, achievement: str) -> None:
-        self._progress.update(self._task, status=f"{achievement}, {self.rate}")
+        self._progress.update(self._task, description=text, status=achievement)
 
     def line(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False)
@@ -160,7 +170,7 @@ class _Lines(_Display):
     def iterated(self, text: str, achievement: str) -> None:
         if (now := time.monotonic()) - self._last >= self._interval:
             self._last = now
-            self.line(f"{text}: {achievement}, {self.rate}")
+            self.line(f"{text}: {achievement}")
 
     def line(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -174,12 +184,24 @@ def _display(interval: float) -> _Display:
     return _Bar(console) if console.is_terminal and not console.is_dumb_terminal else _Lines(interval)
 
 
-def _achievement(event: IterationFinished) -> str:
+_OfStart = IterationFinished | StartFinished | SampleStepped | SampleFitted
+
+
+def _start(event: _OfStart, n_starts: int) -> str:
+    label = f"{event.label}: " if event.label else ""
+    return f"{label}start {event.start + 1} of {n_starts}, " if n_starts > 1 else label
+
+
+def _sample(event: SampleStepped | SampleFitted) -> str:
+    return f"sample of {event.n_rows:,} rows"
+
+
+def _achievement(event: IterationFinished | SampleStepped) -> str:
     change = f", {event.change:+.1e}" if math.isfinite(event.change) else ""
     return f"{event.measure} {event.lower_bound:.5f}{change}"
 
 
-def _outcome(event: StartFinished) -> str:
+def _outcome(event: StartFinished | SampleFitted) -> str:
     how = "converged" if event.converged else "stopped without convergence"
     return f"{how} after {event.n_iter} iterations, {event.measure} {event.lower_bound:.6f}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -15,18 +15,23 @@ import numpy as np
 from dask.local import get_sync
 
 from ..data.source import Dataset
+from ..errors import WorkerMemoryError
 from .blas import one_blas_thread
 from .events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted
 from .graph import ARITY, Context, Graph, Wave, build_graph, join, plan_batches, plan_waves
 from .memory import CostedFold, Costs, PassPlan, check_memory, plan_pass
 from .report import listening, report
 from .scheduler import Scheduler, find_scheduler
+from .together import SharedCosts, Together
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # A task should be long beside the scheduler's own cost, and short enough to balance and to report.
 _SHORTEST_TASK, _LONGEST_TASK = 0.05, 5.0  # seconds
 _TASKS_PER_THREAD = 3
+
+# Folds that share a pass on threads of this process may take so much in each of them.
+_MOST_SHARED_BYTES = 512 << 20
 
 
 class Engine(AbstractContextManager["Engine"]):
@@ -48,6 +53,7 @@ class Engine(AbstractContextManager["Engine"]):
     """
 
     def __init__(self, scheduler: Any = None, *, in_process: bool = False, listeners: Iterable[Listener] = ()) -> None:
+        self._asked = scheduler
         self._found = find_scheduler(scheduler, in_process=in_process)
         self._listeners = tuple(listeners)
         self._topic = f"daskgmm-{uuid.uuid4().hex}" if self._listeners else None
@@ -102,6 +108,45 @@ class Engine(AbstractContextManager["Engine"]):
         dataset.check_unchanged()
         return value
 
+    def run_together(self, dataset: Dataset, folds: Sequence[CostedFold], label: str) -> list[Any]:
+        """Values of several folds, each to the last bit what `run` gives; the rows are read once for all of them.
+
+        Where memory does not hold all of them at a time, there are more passes than one: see `groups`.
+
+        Raises
+        ------
+        WorkerMemoryError
+            If one fold alone would not fit.
+        """
+        values: list[Any] = []
+        for length in self.groups(dataset, folds):
+            group = folds[len(values) : len(values) + length]
+            if length == 1:
+                values.append(self.run(dataset, group[0], label))
+            else:
+                values.extend(self.run(dataset, Together(tuple(group)), label))
+        return values
+
+    def groups(self, dataset: Dataset, costs: Sequence[Costs]) -> list[int]:
+        """How many of them, one after the other, share each pass."""
+        lengths: list[int] = []
+        while (done := sum(lengths)) < len(costs):
+            length = len(costs) - done
+            while length > 1 and not self._fits(dataset, SharedCosts(tuple(costs[done : done + length]))):
+                length = (length + 1) // 2
+            lengths.append(length)
+        return lengths
+
+    def _fits(self, dataset: Dataset, costs: Costs) -> bool:
+        """Whether a pass fits into the workers, or, on threads of this process, into a moderate part of it."""
+        plan = plan_pass(dataset, costs, self._edges(dataset, costs), ARITY)
+        workers = self.scheduler.workers()
+        try:
+            check_memory(workers, plan)
+        except WorkerMemoryError:
+            return False
+        return bool(workers) or plan.task.work + plan.task.values <= _MOST_SHARED_BYTES
+
     def plan(self, dataset: Dataset, costs: Costs) -> PassPlan:
         """How a pass would be divided, and what it would take.
 
@@ -127,6 +172,10 @@ class Engine(AbstractContextManager["Engine"]):
         yield _say_nothing if self._topic is None else partial(report, self._topic)
         self.n_passes += 1
         self.emit(PassFinished(label, n_rows, time.perf_counter() - begin))
+
+    def in_memory(self) -> Engine:
+        """An engine for data in this process's memory, beside this one: it tells nobody, and counts for itself."""
+        return Engine(None if self.scheduler.client is not None else self._asked, in_process=True)
 
     def compute(self, collection: Any) -> Any:
         """Value of a dask collection, on this engine's scheduler."""

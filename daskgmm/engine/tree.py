@@ -64,11 +64,13 @@ class Accumulator:
     fold : Fold
     n_rows : int
         Rows of the whole data set.
+    evaluator : Evaluator, optional
+        None: one is started with the first leaf, because joining nodes needs no scratch memory.
     """
 
-    def __init__(self, fold: Fold, n_rows: int) -> None:
+    def __init__(self, fold: Fold, n_rows: int, evaluator: Evaluator | None = None) -> None:
         self._fold = fold
-        self._evaluate: Evaluator | None = None  # started with the first leaf: joining nodes needs no scratch memory
+        self._evaluate = evaluator
         self._leaf_rows = fold.leaf_rows
         self._n_rows = n_rows
         self.parts: list[Node | Fragment] = []
@@ -114,6 +116,10 @@ class Accumulator:
             raise DataChangedError(
                 f"{self._n_rows} rows were expected, and a pass saw fewer: the data changed while they were read"
             )
+        return self.sum()
+
+    def sum(self) -> Any:
+        """Sum of the leaves that are complete."""
         nodes = [part.value for part in self.parts if isinstance(part, Node)]
         value = nodes.pop()
         while nodes:  # a node without a right sibling moves up unchanged

@@ -33,9 +33,10 @@ from ..engine.blas import one_blas_thread
 from ..engine.config import compiled
 from ..engine.events import Listener
 from ..engine.run import Engine
-from ..fitting.em import Run
-from ..fitting.fit import Continuation, Settings, fit_mixture
+from ..fitting.candidate import Candidate, Continuation, Failed, Run, Settings
+from ..fitting.fit import fit_mixtures
 from ..fitting.folds import Score, ScoreFold
+from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS, Initialization
 from ..fitting.plan import FitPlan, plan_fit
 from .rows import Densities, Labels, Probabilities, RowResult
@@ -52,6 +53,8 @@ class Preparation(Generic[State]):
     """The M-step, for data of which a survey is known."""
     scatter: bool = False
     """Whether that takes all second moments of the data."""
+    acceleration: str | None = None
+    """How its iterations are accelerated."""
 
 
 class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
@@ -67,13 +70,13 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "init_params": [StrOptions(set(METHODS))],
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
-        "init_size": [Interval(Integral, 2, None, closed="left")],
+        "init_size": [Interval(Integral, 2, None, closed="left"), None],
         "scheduler": "no_validation",
         "callbacks": "no_validation",
     }
@@ -84,13 +87,13 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
     tol: float
     reg_covar: float
     max_iter: int
-    n_init: int
+    n_init: int | str
     init_params: str
     random_state: Any
     warm_start: bool
     verbose: int
     verbose_interval: int
-    init_size: int
+    init_size: int | None
     scheduler: Any
     callbacks: Any
 
@@ -99,6 +102,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
     means_: Array
     n_features_in_: int
     lower_bound_: float
+    history_: list[PassRecord]
 
     # ---- what tells one kind of mixture from another
 
@@ -176,10 +180,11 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                     f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
                     f"n_samples = {dataset.n_rows}"
                 )
-            how = self._prepare(dataset.n_features)
-            settings = self._settings(scatter=how.scatter)
-            random_state = check_random_state(self.random_state)
-            run = fit_mixture(engine, dataset, settings, how.estimation, random_state, self._continuation())
+            (run,) = fit_mixtures(engine, dataset, [self._candidate(dataset.n_features)])
+            for note in run.notes:
+                warnings.warn(note, stacklevel=2)
+            if isinstance(run, Failed):
+                raise run.error
             self.n_passes_ = n_passes + engine.n_passes
         if not run.converged and self.max_iter > 0:
             warnings.warn(
@@ -216,7 +221,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         data = clone(self)._accept(X, reset=True)  # a plan leaves no trace on the estimator
         with Engine(self.scheduler, in_process=not is_lazy(data)) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)
-            return plan_fit(engine, dataset, self._settings(scatter=self._prepare(dataset.n_features).scatter))
+            return plan_fit(engine, dataset, self._settings(self._prepare(dataset.n_features)))
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, then label the same data: equal to ``fit(X).predict(X)``.
@@ -371,9 +376,21 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             self, data, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=2 if reset else 1
         )
 
-    def _settings(self, *, scatter: bool) -> Settings:
-        initialization = Initialization(self._structure, int(self.n_components), self.init_params)
-        return Settings(initialization, self.tol, self.max_iter, self.n_init, self.init_size, scatter)
+    def _settings(self, how: Preparation[State]) -> Settings:
+        return Settings(
+            Initialization(self._structure, int(self.n_components), self.init_params),
+            tol=self.tol,
+            max_iter=self.max_iter,
+            n_init=None if self.n_init == "auto" else int(self.n_init),
+            init_size=self.init_size,
+            acceleration=how.acceleration,
+            scatter=how.scatter,
+        )
+
+    def _candidate(self, n_features: int, label: str = "") -> Candidate[State]:
+        how = self._prepare(n_features)
+        random_state = check_random_state(self.random_state)
+        return Candidate(self._settings(how), how.estimation, random_state, self._continuation(), label)
 
     def _continuation(self) -> Continuation[State] | None:
         if not (self.warm_start and hasattr(self, "converged_")):
@@ -391,9 +408,10 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
     def _store(self, run: Run[State], dtype: Any) -> None:
         self._store_state(run.state, dtype)
         self.converged_ = run.converged
-        self.n_iter_ = len(run.lower_bounds)
+        self.n_iter_ = run.n_iter
         self.lower_bound_ = run.lower_bound
         self.lower_bounds_ = run.lower_bounds
+        self.history_ = run.history
 
     def _kernel(self, data: Any) -> Kernel:
         """Kernel for data that lie where the mixture does."""

@@ -160,7 +160,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
         max_iter: int = 100,
-        n_init: int = 1,
+        n_init: int | str = 1,
         init_params: str = "kmeans",
         weight_concentration_prior_type: str = "dirichlet_process",
         weight_concentration_prior: float | None = None,
@@ -172,7 +172,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
-        init_size: int = 100_000,
+        init_size: int | None = None,
         scheduler: Any = None,
         callbacks: Any = (),
     ) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+from sklearn.utils._param_validation import StrOptions
 
+from ..core.acceleration import ACCELERATIONS
 from ..core.maximum_likelihood import MaximumLikelihood
 from ..core.mixture import MixtureParameters
 from ..fitting.folds import Score
@@ -119,6 +121,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],
+        "acceleration": [StrOptions(set(ACCELERATIONS)), None],
     }
 
     def __init__(
@@ -129,7 +132,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
         max_iter: int = 100,
-        n_init: int = 1,
+        n_init: int | str = 1,
         init_params: str = "kmeans",
         weights_init: Any = None,
         means_init: Any = None,
@@ -138,7 +141,8 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         warm_start: bool = False,
         verbose: int = 0,
         verbose_interval: int = 10,
-        init_size: int = 100_000,
+        init_size: int | None = None,
+        acceleration: str | None = None,
         scheduler: Any = None,
         callbacks: Any = (),
     ) -> None:
@@ -157,6 +161,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.init_size = init_size
+        self.acceleration = acceleration
         self.scheduler = scheduler
         self.callbacks = callbacks
 
@@ -194,7 +199,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
             self._structure, self.n_components, n_features, self.weights_init, self.means_init, self.precisions_init
         )
         estimation = MaximumLikelihood(self._structure, float(self.reg_covar), given)
-        return Preparation(lambda survey: estimation)
+        return Preparation(lambda survey: estimation, acceleration=self.acceleration)
 
     def _store_state(self, state: MixtureParameters, dtype: Any) -> None:
         self.weights_ = state.weights.astype(dtype)

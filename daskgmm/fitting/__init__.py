@@ -1,8 +1,14 @@
 """Algorithms made of passes.
 
 folds           what a pass computes: the E-step, the score
-em              expectation-maximisation, the loop and its stopping rule
+sweep           E-steps over a data set, as many as are asked for in one reading
+em              expectation-maximisation: one start on its way up, and the loop that takes several to their ends
 initialization  parameters to begin with, from a sample of rows in memory
+sampling        starts on samples in memory, the best of which goes on to all data
+candidate       what is to be fitted, and where a fit ended
+surveying       the pass before the first E-step
 fit             survey, starts, the best of them
-events          what a fit tells while it runs
+plan            what a fit will do and take
+history         what it did, pass by pass
+events          what it tells while it runs
 """

@@ -5,173 +5,172 @@ What is maximised is an `Estimation`: maximum likelihood, or the bound of variat
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
 from ..core.estimation import Estimation, State
-from ..core.kernels import Kernel, QuadraticKernel, ResidualKernel, choose_kernel
-from ..core.loops import PLAIN, Loops
-from ..core.mixture import MixtureParameters
-from ..core.statistics import Frame, SufficientStatistics
-from ..data.source import Dataset
-from ..engine.run import Engine
-from ..errors import DataChangedError, IllDefinedCovarianceError
-from .folds import ExpectationFold
+from ..errors import IllDefinedCovarianceError
+from .sweep import Evaluation, Request, Sweep
 
-Array = np.ndarray[Any, np.dtype[Any]]
+if TYPE_CHECKING:
+    from ..core.acceleration import Accelerator
+
+# Of the bound, relative: a step to the same place may come out so much lower.
+_ROUNDING = 1e-12
 
 
-class Sweep(Protocol):
-    """One E-step over all rows, in an arithmetic that it may choose."""
+@dataclass(frozen=True)
+class Step:
+    """What became of an E-step."""
 
-    def __call__(self, parameters: MixtureParameters, *, precise: bool = False) -> SufficientStatistics:
-        """Statistics under these parameters."""
-
-    def resolves(self, parameters: MixtureParameters) -> bool:
-        """Whether the arithmetic of the last E-step is fine enough for parameters that came out of it."""
-
-    @property
-    def arithmetic(self) -> str:
-        """Of the last E-step."""
+    kind: str
+    """As in `PassRecord`."""
+    lower_bound: float
+    change: float
+    """To the bound before; infinite for the first, NaN where there is none."""
+    seconds: float
+    arithmetic: str
 
 
-class DataSweep:
-    """E-steps over a data set.
+class Ascent(Generic[State]):
+    """One start on its way up. It says where it wants the next E-step, and takes what was found there.
+
+    Whoever brings the two together decides how many ascents share a reading of the data.
 
     Parameters
     ----------
-    engine : Engine
-    dataset : Dataset
-    frame : Frame
-        Where the data lie.
-    loops : Loops
-        What kernels use beside matrix products.
+    estimation : Estimation
+    state : State
+        Where it begins.
+    tol : float
+        It has converged when the bound changes by less, in nats per unit of weight.
+    max_iter : int
+        Largest number of E-steps, those that were rejected included.
+    lower_bound : float
+        Of an earlier fit that is continued.
+    accelerator : Accelerator, optional
+        None: plain EM.
+
+    Attributes
+    ----------
+    state : State
+        The best so far, after its M-step.
+    lower_bounds : list of float
+        One for each E-step that was not rejected; never falling but for rounding, and where a component was replaced.
+    n_iter : int
+    converged : bool
+    failure : IllDefinedCovarianceError or None
+        Why it cannot go on.
     """
 
-    def __init__(self, engine: Engine, dataset: Dataset, frame: Frame, loops: Loops = PLAIN) -> None:
-        self.engine, self.dataset, self.frame, self.loops = engine, dataset, frame, loops
-        self._kernel: Kernel | None = None
-        self._common: dict[str, Array] = {}
-
-    def __call__(self, parameters: MixtureParameters, *, precise: bool = False) -> SufficientStatistics:
-        kernel = (
-            ResidualKernel(parameters, self.frame, self.loops)
-            if precise
-            else choose_kernel(parameters, self.frame, self.dataset.dtype, self.loops, self._common)
-        )
-        self._kernel = kernel
-        statistics: SufficientStatistics = self.engine.run(self.dataset, ExpectationFold(kernel), "estep")
-        if statistics.n_rows != self.dataset.n_rows:
-            raise DataChangedError(
-                f"a pass saw {statistics.n_rows} rows where {self.dataset.n_rows} were expected: "
-                "the data changed during the fit"
-            )
-        return self._complete(kernel, statistics)
-
-    def _complete(self, kernel: Kernel, statistics: SufficientStatistics) -> SufficientStatistics:
-        """Add what does not depend on the parameters, which only the first pass computes."""
-        if not isinstance(kernel, QuadraticKernel) or kernel.n_quadratic:
-            return statistics
-        if kernel.common_known:
-            return kernel.complete(statistics, self._common[kernel.arithmetic])
-        self._common[kernel.arithmetic] = statistics.second
-        return statistics
-
-    def resolves(self, parameters: MixtureParameters) -> bool:
-        return self._kernel is not None and self._kernel.resolves(parameters)
+    def __init__(
+        self,
+        estimation: Estimation[State],
+        state: State,
+        *,
+        tol: float,
+        max_iter: int,
+        lower_bound: float = -np.inf,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.estimation, self.state = estimation, state
+        self.lower_bounds: list[float] = []
+        self.n_iter = 0
+        self.converged = False
+        self.failure: IllDefinedCovarianceError | None = None
+        self._tol, self._max_iter = tol, max_iter
+        self._last = lower_bound
+        self._accelerator = accelerator
+        self._next = state
+        self._proposed = self._precise = False
 
     @property
-    def arithmetic(self) -> str:
-        return self._kernel.arithmetic if self._kernel else ""
-
-
-@dataclass(frozen=True)
-class Iteration(Generic[State]):
-    """One E-step and the M-step after it."""
-
-    state: State
-    """After the M-step."""
-
-    lower_bound: float
-    """What the M-step's `Estimation.bound` says."""
-
-    seconds: float
-    """Wall time."""
-
-
-def expectation_maximization(state: State, sweep: Sweep, estimation: Estimation[State]) -> Iterator[Iteration[State]]:
-    """EM without an end: whoever takes the iterations decides when it is enough."""
-    while True:
-        begin = time.perf_counter()
-        statistics, state = _step(state, sweep, estimation)
-        yield Iteration(state, estimation.bound(statistics, state), time.perf_counter() - begin)
-
-
-def _step(state: State, sweep: Sweep, estimation: Estimation[State]) -> tuple[SufficientStatistics, State]:
-    parameters = estimation.parameters(state)
-    statistics = sweep(parameters)
-    try:
-        updated = estimation.update(statistics)
-        if sweep.resolves(estimation.parameters(updated)):
-            return statistics, updated
-    except IllDefinedCovarianceError:
-        if sweep.arithmetic == ResidualKernel.arithmetic:
-            raise
-    # The M-step led to components so much tighter than the last ones that this arithmetic could not see their width.
-    statistics = sweep(parameters, precise=True)
-    return statistics, estimation.update(statistics)
-
-
-@dataclass(frozen=True)
-class Run(Generic[State]):
-    """Where a start ended."""
-
-    state: State
-    lower_bounds: list[float]
-    """One for each iteration."""
-    converged: bool
+    def finished(self) -> bool:
+        """Whether it asks for nothing more."""
+        return self.converged or self.failure is not None or self.n_iter >= self._max_iter
 
     @property
     def lower_bound(self) -> float:
-        """Of the last iteration; −∞ where there was none."""
+        """Of the last E-step that counted; −∞ where there was none."""
         return self.lower_bounds[-1] if self.lower_bounds else -np.inf
 
+    @property
+    def request(self) -> Request:
+        """The E-step that it waits for."""
+        return Request(self.estimation.parameters(self._next), self._precise)
 
-def run_until_converged(
-    iterations: Iterator[Iteration[State]],
-    state: State,
-    *,
-    tol: float,
-    max_iter: int,
-    lower_bound: float = -np.inf,
-    on_iteration: Callable[[int, Iteration[State], float], Any] = lambda *_: None,
-) -> Run[State]:
-    """Take iterations until the bound changes by less than ``tol``, or there were ``max_iter`` of them.
+    def take(self, evaluation: Evaluation) -> Step:
+        """Make the M-step, and settle where to go from there."""
+        try:
+            updated = self.estimation.update(evaluation.statistics)
+            fine = evaluation.finest or evaluation.kernel.resolves(self.estimation.parameters(updated))
+        except IllDefinedCovarianceError as error:
+            if evaluation.finest:
+                return self._collapsed(error, evaluation)
+            fine = False
+        # The M-step led to components so much tighter than the last ones that this arithmetic could not see their
+        # width.
+        self._precise = not fine
+        if not fine:
+            return _step("refined", np.nan, np.nan, evaluation)
+        self.n_iter += 1
+        bound = self.estimation.bound(evaluation.statistics, updated)
+        change = bound - self._last
+        if self._proposed and not change >= -_ROUNDING * abs(bound):
+            return self._reject(bound, change, evaluation)
+        kind = "accelerated" if self._proposed else "em"
+        self._accept(updated, bound, change)
+        return _step(kind, bound, change, evaluation)
+
+    def _accept(self, updated: State, bound: float, change: float) -> None:
+        at, self.state, self._last = self._next, updated, bound
+        self.lower_bounds.append(bound)
+        self._next, self._proposed = updated, False
+        if self._accelerator is None:
+            self.converged = abs(change) < self._tol
+            return
+        proposal: Any = self._accelerator.propose(at, updated, bound)  # type: ignore[arg-type]
+        self.converged = self._accelerator.settled(change, self._tol)
+        if proposal is not None:
+            self._next, self._proposed = proposal, True
+
+    def _reject(self, bound: float, change: float, evaluation: Evaluation) -> Step:
+        assert self._accelerator is not None
+        self._accelerator.reject()
+        self._next, self._proposed = self.state, False
+        return _step("rejected", bound, change, evaluation)
+
+    def _collapsed(self, error: IllDefinedCovarianceError, evaluation: Evaluation) -> Step:
+        self.n_iter += 1
+        self._precise = False
+        if self._proposed:
+            return self._reject(-np.inf, -np.inf, evaluation)
+        self.failure = error
+        return _step("em", np.nan, np.nan, evaluation)
+
+
+def _step(kind: str, bound: float, change: float, evaluation: Evaluation) -> Step:
+    return Step(kind, bound, change, evaluation.seconds, evaluation.kernel.arithmetic)
+
+
+def climb(
+    sweep: Sweep,
+    ascents: Sequence[Ascent[Any]],
+    on_step: Callable[[int, Step], Any] = lambda *_: None,
+) -> None:
+    """Take ascents to their ends; those that are still running share every reading of the data.
 
     Parameters
     ----------
-    iterations : iterator of Iteration
-    state : State
-        Where the iterations begin: the result if there are none.
-    tol : float
-        In nats per unit of weight.
-    max_iter : int
-    lower_bound : float
-        Of an earlier fit that is continued.
-    on_iteration : callable
-        Called with the number of the iteration, the iteration, and the change.
+    sweep : Sweep
+    ascents : sequence of Ascent
+    on_step : callable
+        Called with the number of an ascent and each of its steps.
     """
-    bounds: list[float] = []
-    for number, iteration in enumerate(islice(iterations, max_iter), start=1):
-        change = iteration.lower_bound - lower_bound
-        state, lower_bound = iteration.state, iteration.lower_bound
-        bounds.append(lower_bound)
-        on_iteration(number, iteration, change)
-        if abs(change) < tol:
-            return Run(state, bounds, converged=True)
-    return Run(state, bounds, converged=False)
+    while running := [number for number, ascent in enumerate(ascents) if not ascent.finished]:
+        evaluations = sweep([ascents[number].request for number in running])
+        for number, evaluation in zip(running, evaluations, strict=True):
+            on_step(number, ascents[number].take(evaluation))

@@ -14,6 +14,47 @@ class StartBegun:
 
     n_starts: int
 
+    label: str = ""
+    """Which mixture it is of, where several are fitted at once."""
+
+
+@dataclass(frozen=True)
+class SampleStepped:
+    """A start has taken an EM iteration on a sample of the rows, in memory."""
+
+    start: int
+    n_starts: int
+
+    n_rows: int
+    """Of the sample."""
+
+    iteration: int
+    lower_bound: float
+    change: float
+    measure: str = "log-likelihood"
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class SampleFitted:
+    """A start has ended on a sample of the rows, in memory."""
+
+    start: int
+    n_starts: int
+
+    n_rows: int
+    """Of the sample."""
+
+    n_iter: int
+    lower_bound: float
+    converged: bool
+
+    seconds: float
+    """Wall time of all starts, which run together."""
+
+    measure: str = "log-likelihood"
+    label: str = ""
+
 
 @dataclass(frozen=True)
 class IterationFinished:
@@ -39,6 +80,12 @@ class IterationFinished:
     measure: str = "log-likelihood"
     """What ``lower_bound`` is: ``"log-likelihood"`` or ``"lower bound"``."""
 
+    kind: str = "em"
+    """``"em"``, ``"accelerated"``, ``"rejected"`` or ``"reseeded"``, as in the fit's ``history_``."""
+
+    label: str = ""
+    """Which mixture it is of, where several are fitted at once."""
+
 
 @dataclass(frozen=True)
 class StartFinished:
@@ -50,3 +97,6 @@ class StartFinished:
     converged: bool
     measure: str = "log-likelihood"
     """What ``lower_bound`` is, as in `IterationFinished`."""
+
+    label: str = ""
+    """Which mixture it is of, where several are fitted at once."""

@@ -1,181 +1,189 @@
-"""A whole fit: survey, starts, the best of them."""
+"""A whole fit: survey, starts, the best of them; of one mixture, or of several that share every reading of the data."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Generic
 
 import numpy as np
 
-from ..core.estimation import Estimation, State
-from ..core.loops import PLAIN, Loops, choose_loops
+from ..core.estimation import State
 from ..core.statistics import Frame
-from ..core.structure import CovarianceStructure
 from ..data.source import Dataset
-from ..data.survey import Survey, SurveyFold, check_weight_sum, draw_rows, scatter_bytes
-from ..engine.config import compiled
+from ..data.survey import Survey
 from ..engine.run import Engine
-from ..engine.tree import leaf_rows
 from ..errors import IllDefinedCovarianceError, InitializationWarning
-from .em import DataSweep, Iteration, Run, expectation_maximization, run_until_converged
+from .candidate import Candidate, Continuation, Failed, Run
+from .em import Ascent, Step, climb
 from .events import IterationFinished, StartBegun, StartFinished
-from .initialization import Initialization, Sample
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a fit is asked to do."""
-
-    initialization: Initialization
-    tol: float
-    """In nats per unit of weight."""
-    max_iter: int
-    n_init: int
-    init_size: int
-    """Largest number of rows that the starts are made from."""
-    scatter: bool = False
-    """Whether the survey is to take all second moments of the data."""
-
-    @property
-    def scattered(self) -> CovarianceStructure | None:
-        """Structure whose second moments the survey is to take; None for variances alone."""
-        return self.initialization.structure if self.scatter else None
+from .history import PassRecord
+from .initialization import Sample
+from .sampling import climb_samples
+from .surveying import loops_for, take_surveys
+from .sweep import Sweep
 
 
-@dataclass(frozen=True)
-class Continuation(Generic[State]):
-    """An earlier fit that is to go on."""
-
-    state: State
-    lower_bound: float
-
-
-def take_survey(
-    engine: Engine,
-    dataset: Dataset,
-    init_size: int,
-    random_state: np.random.RandomState,
-    loops: Loops = PLAIN,
-    structure: CovarianceStructure | None = None,
-) -> Survey:
-    """One pass: count, moments, extremes, finiteness, and a uniform sample of at most ``init_size`` rows.
-
-    With a ``structure``, all second moments of the data that it needs, too.
-
-    Raises
-    ------
-    NonFiniteDataError, InvalidWeightsError
-        With the first row concerned that was met.
-    """
-    # Drawn from only where it is needed, so that small data leave the stream to the starts, as in scikit-learn.
-    seed = random_state.randint(np.iinfo(np.int32).max) if dataset.n_rows > init_size else 0
-    fold = survey_fold(dataset, draw_rows(dataset.n_rows, init_size, seed), loops, structure)
-    survey: Survey = engine.run(dataset, fold, "survey")
-    check_weight_sum(survey.weight_sum)
-    return survey
-
-
-def survey_fold(
-    dataset: Dataset, sampled: Array, loops: Loops, structure: CovarianceStructure | None = None
-) -> SurveyFold:
-    """What the survey pass computes, with the numbers of the rows that it is to sample."""
-    d = dataset.n_features
-    rows = leaf_rows(d, 0 if structure is None else scatter_bytes(structure, d))
-    return SurveyFold(rows, d, sampled, sample_dtype(dataset), loops, structure)
-
-
-def sample_dtype(dataset: Dataset) -> np.dtype[Any]:
-    """Dtype in which sampled rows are kept: single precision where the data are, else double."""
-    return np.dtype(np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)
-
-
-def loops_for(dataset: Dataset, settings: Settings) -> Loops:
-    """Loops that the passes of a fit use."""
-    return choose_loops(dataset.n_rows * settings.initialization.n_components, compiled=compiled())
-
-
-def fit_mixture(
-    engine: Engine,
-    dataset: Dataset,
-    settings: Settings,
-    prepare: Callable[[Survey], Estimation[State]],
-    random_state: np.random.RandomState,
-    continuation: Continuation[State] | None = None,
-) -> Run[State]:
-    """Fit a mixture; the best of ``n_init`` starts.
+def fit_mixtures(
+    engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[State]]
+) -> list[Run[State] | Failed]:
+    """Fit several mixtures; those that are still running share every reading of the data.
 
     Parameters
     ----------
     engine : Engine
     dataset : Dataset
-    settings : Settings
-    prepare : callable
-        Makes the M-step, which may depend on what the survey found.
-    random_state : numpy.random.RandomState
-    continuation : Continuation, optional
-        Go on from there instead of making starts.
+    candidates : sequence of Candidate
 
-    Raises
-    ------
-    IllDefinedCovarianceError
-        If every start ended in a collapsed component.
+    Returns
+    -------
+    list of Run or Failed
+        One for each candidate, to the last bit what it gives alone: the best of its starts.
     """
-    loops = loops_for(dataset, settings)
-    survey = take_survey(engine, dataset, settings.init_size, random_state, loops, settings.scattered)
-    estimation = prepare(survey)
-    frame = Frame.of(survey.mean, survey.deviation)
-    weights = survey.sample_weight if dataset.weights is not None else None
-    whole = len(survey.sample) == survey.n_rows
-    sample = Sample(survey.sample, weights, frame, None if whole else survey.weight_sum)
-    sweep = DataSweep(engine, dataset, frame, loops)
-    if continuation is not None:
-        return _run_start(sweep, settings, estimation, 0, continuation)
-    best: Run[State] | None = None
-    failure: IllDefinedCovarianceError | None = None
-    for start in range(settings.n_init):
-        engine.emit(StartBegun(start, settings.n_init))
+    begin = time.perf_counter()
+    surveys = take_surveys(engine, dataset, candidates)
+    seconds = time.perf_counter() - begin
+    frame = Frame.of(surveys[0].mean, surveys[0].deviation)
+    fits = [
+        _Fit(engine, dataset, candidate, survey, frame) for candidate, survey in zip(candidates, surveys, strict=True)
+    ]
+    for fit in fits:
+        fit.record("survey", 0, None, seconds, "")
+        fit.begin()
+    sweep = Sweep(engine, dataset, frame, partial(loops_for, dataset), surveys[0].weight_sum)
+    climbing = [(fit, start) for fit in fits for start in fit.ascents]
+
+    def on_step(number: int, step: Step) -> None:
+        fit, start = climbing[number]
+        fit.stepped(start, step)
+
+    climb(sweep, [fit.ascents[start] for fit, start in climbing], on_step)
+    return [fit.outcome() for fit in fits]
+
+
+class _Fit(Generic[State]):
+    """A candidate on its way: its starts, and what became of them."""
+
+    def __init__(
+        self, engine: Engine, dataset: Dataset, candidate: Candidate[State], survey: Survey, frame: Frame
+    ) -> None:
+        self._engine, self._dataset, self._candidate = engine, dataset, candidate
+        self._settings = candidate.settings
+        self._estimation = candidate.prepare(survey)
+        weights = survey.sample_weight if dataset.weights is not None else None
+        whole = len(survey.sample) == survey.n_rows
+        self._sample = Sample(survey.sample, weights, frame, None if whole else survey.weight_sum)
+        self._n_starts = 1 if candidate.continuation else self._settings.n_starts(dataset.n_rows)
+        self._failure: IllDefinedCovarianceError | None = None
+        self.ascents: dict[int, Ascent[State]] = {}
+        """By the number of their start."""
+        self.history: list[PassRecord] = []
+        self.notes: list[Warning] = []
+
+    def begin(self) -> None:
+        """Make the starts, and run them on a sample where that comes first."""
+        if self._candidate.continuation is not None:
+            self._add(0, self._candidate.continuation)
+        elif self._settings.samples(self._dataset.n_rows):
+            self._begin_on_sample()
+        else:
+            for start in range(self._n_starts):
+                self._begin_on_data(start)
+
+    def _begin_on_data(self, start: int) -> None:
+        self._engine.emit(StartBegun(start, self._n_starts, self._candidate.label))
+        how, random_state = self._settings.initialization, self._candidate.random_state
         try:
-            state = estimation.begin(lambda: settings.initialization(sample, random_state))
-            run = _run_start(sweep, settings, estimation, start, Continuation(state, -np.inf))
+            state = self._estimation.begin(lambda: how(self._sample, random_state))
         except IllDefinedCovarianceError as error:
-            failure = error
-            if settings.n_init > 1:
-                warnings.warn(
-                    f"start {start + 1} of {settings.n_init} was dropped: {error}",
-                    InitializationWarning,
-                    stacklevel=3,  # where fit() was called
-                )
-            continue
-        if best is None or run.lower_bound > best.lower_bound:
-            best = run
-    if best is None:
-        raise failure or RuntimeError("a fit without starts")
-    return best
+            self._drop(start, error)
+            self._tell_end(start, 0, -np.inf, converged=False)
+        else:
+            self._add(start, Continuation(state, -np.inf))
 
-
-def _run_start(
-    sweep: DataSweep, settings: Settings, estimation: Estimation[State], start: int, begin: Continuation[State]
-) -> Run[State]:
-    measure = estimation.measure
-
-    def on_iteration(number: int, iteration: Iteration[State], change: float) -> None:
-        sweep.engine.emit(
-            IterationFinished(
-                start, number, iteration.lower_bound, change, iteration.seconds, sweep.arithmetic, measure
+    def _begin_on_sample(self) -> None:
+        try:
+            state, records = climb_samples(
+                self._engine,
+                self._settings,
+                self._estimation,
+                self._sample,
+                self._candidate.random_state,
+                self._n_starts,
+                partial(loops_for, self._dataset),
+                self._drop,
+                self._candidate.label,
             )
-        )
+        except IllDefinedCovarianceError as error:
+            self._failure = error
+            return
+        self.history += records
+        self._n_starts = 1
+        self._engine.emit(StartBegun(0, 1, self._candidate.label))
+        self._add(0, Continuation(state, -np.inf))
 
-    run = run_until_converged(
-        expectation_maximization(begin.state, sweep, estimation),
-        begin.state,
-        tol=settings.tol,
-        max_iter=settings.max_iter,
-        lower_bound=begin.lower_bound,
-        on_iteration=on_iteration,
-    )
-    sweep.engine.emit(StartFinished(start, len(run.lower_bounds), run.lower_bound, run.converged, measure))
-    return run
+    def _add(self, start: int, begin: Continuation[State]) -> None:
+        settings = self._settings
+        self.ascents[start] = Ascent(
+            self._estimation,
+            begin.state,
+            tol=settings.tol,
+            max_iter=settings.max_iter,
+            lower_bound=begin.lower_bound,
+            accelerator=settings.accelerator(),
+        )
+        self._tell_if_finished(start)
+
+    def _drop(self, start: int, error: IllDefinedCovarianceError) -> None:
+        self._failure = error
+        if self._n_starts > 1:
+            of = f" of {self._candidate.label}" if self._candidate.label else ""
+            self.notes.append(InitializationWarning(f"start {start + 1} of {self._n_starts}{of} was dropped: {error}"))
+
+    def stepped(self, start: int, step: Step) -> None:
+        """Take note of a step of one of the starts."""
+        ascent = self.ascents[start]
+        bound = step.lower_bound if np.isfinite(step.lower_bound) else None
+        self.record(step.kind, start, bound, step.seconds, step.arithmetic)
+        if ascent.failure is not None:
+            self._drop(start, ascent.failure)
+        elif step.kind != "refined":
+            self._engine.emit(
+                IterationFinished(
+                    start,
+                    ascent.n_iter,
+                    step.lower_bound,
+                    step.change,
+                    step.seconds,
+                    step.arithmetic,
+                    self._estimation.measure,
+                    step.kind,
+                    self._candidate.label,
+                )
+            )
+        self._tell_if_finished(start)
+
+    def _tell_if_finished(self, start: int) -> None:
+        ascent = self.ascents[start]
+        if ascent.finished:
+            self._tell_end(start, ascent.n_iter, ascent.lower_bound, converged=ascent.converged)
+
+    def _tell_end(self, start: int, n_iter: int, lower_bound: float, *, converged: bool) -> None:
+        measure, label = self._estimation.measure, self._candidate.label
+        self._engine.emit(StartFinished(start, n_iter, lower_bound, converged, measure, label))
+
+    def record(self, kind: str, start: int, lower_bound: float | None, seconds: float, arithmetic: str) -> None:
+        """Take note of a pass over the data."""
+        n_rows = self._dataset.n_rows
+        n_bytes = n_rows * sum(source.row_bytes for source in self._dataset.sources)
+        self.history.append(PassRecord(kind, start, 1, lower_bound, n_rows, n_bytes, seconds, arithmetic))
+
+    def outcome(self) -> Run[State] | Failed:
+        """The best start."""
+        alive = [ascent for ascent in self.ascents.values() if ascent.failure is None]
+        if not alive:
+            assert self._failure is not None
+            return Failed(self._failure, self.history, self.notes)
+        best = max(alive, key=lambda ascent: ascent.lower_bound)
+        return Run(best.state, best.lower_bounds, best.n_iter, best.converged, self.history, self.notes)

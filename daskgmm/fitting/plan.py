@@ -13,8 +13,10 @@ from ..core.residual import ResidualKernel
 from ..data.source import Dataset
 from ..engine.memory import PassPlan, Worker
 from ..engine.run import Engine
-from .fit import Settings, loops_for, sample_dtype, survey_fold
+from ..engine.together import SharedCosts
+from .candidate import Settings
 from .folds import Cost
+from .surveying import loops_for, sample_dtype, survey_fold
 
 # k-means holds the sample, its own copy of it, and distances and labels for each row.
 _COPIES_OF_SAMPLE = 4
@@ -38,7 +40,7 @@ class FitPlan:
     """Rows in memory, all of them: every pass reads as much, or less where the store is compressed."""
 
     most_passes: int
-    """The survey, and all iterations of all starts."""
+    """The survey, and all iterations; starts share them."""
 
     survey: PassPlan
     estep: PassPlan
@@ -106,10 +108,16 @@ def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:
     WorkerMemoryError
         If it would not fit into the workers.
     """
-    how, loops = settings.initialization, loops_for(dataset, settings)
-    n_sample = min(dataset.n_rows, settings.init_size)
+    how = settings.initialization
+    loops = loops_for(dataset, how.n_components)
+    n_sample = min(dataset.n_rows, settings.sample_size)
     survey = survey_fold(dataset, np.arange(n_sample), loops, settings.scattered)
-    esteps = [engine.plan(dataset, cost) for cost in _costs(dataset, settings, loops)]
+    n_starts = 1 if settings.samples(dataset.n_rows) else settings.n_starts(dataset.n_rows)
+    groups = [
+        [SharedCosts((cost,) * length) for length in engine.groups(dataset, [cost] * n_starts)]
+        for cost in _costs(dataset, settings, loops)
+    ]
+    esteps = [engine.plan(dataset, group[0]) for group in groups]
     row_bytes = dataset.n_features * sample_dtype(dataset).itemsize
     return FitPlan(
         n_rows=dataset.n_rows,
@@ -118,7 +126,7 @@ def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:
         n_components=how.n_components,
         covariance_type=how.structure.name,
         data_bytes=dataset.n_rows * dataset.rows.row_bytes,
-        most_passes=1 + settings.n_init * settings.max_iter,
+        most_passes=1 + max(map(len, groups)) * settings.max_iter,
         survey=engine.plan(dataset, survey),
         estep=max(esteps, key=lambda plan: plan.task.total),
         n_threads=engine.scheduler.n_threads,

@@ -17,7 +17,8 @@ from ..data.store import open_node, without_secrets
 from ..data.write import Address, read_record
 from ..errors import ModelFormatError, StoreError
 from ..estimators.base import BaseMixture
-from ..fitting.em import Run
+from ..fitting.candidate import Run
+from ..fitting.history import PassRecord
 from .layout import FORMAT_VERSION, KIND, LAYOUTS, NOT_STORED, Layout, checksum, decode, digest
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -124,9 +125,9 @@ class _Reader:
         dtype = {"float32": np.float32, "float64": np.float64}.get(str(fitted.get("dtype")))
         if dtype is None:
             raise self.error("dtype", f"is {fitted.get('dtype')!r:.40}; expected 'float32' or 'float64'")
-        model._store(Run(state, bounds[:-1], fitted.get("converged") is True), dtype)
+        n_iter, history = self._count(fitted, "n_iter"), self._history(fitted)
+        model._store(Run(state, bounds[:-1], n_iter, fitted.get("converged") is True, history, []), dtype)
         model.lower_bound_ = bounds[-1]
-        model.n_iter_ = self._count(fitted, "n_iter")
         model.n_passes_ = self._count(fitted, "n_passes")
         model.n_features_in_ = n_features
         if fitted.get("feature_names_in") is not None:
@@ -196,6 +197,15 @@ class _Reader:
         if len(floats) < len(values):
             raise self.error("lower_bounds", "and lower_bound have to be numbers")
         return floats
+
+    def _history(self, fitted: Mapping[str, Any]) -> list[PassRecord]:
+        records = fitted.get("history")
+        if not isinstance(records, list):
+            raise self.error("history", "is missing or damaged")
+        try:
+            return [PassRecord(**{key: decode(value) for key, value in record.items()}) for record in records]
+        except (TypeError, ValueError, AttributeError) as error:
+            raise self.error("history", f"is not one of passes ({error})") from error
 
     def _feature_names(self, names: Any, n_features: int) -> Array:
         if not isinstance(names, list) or len(names) != n_features or not all(isinstance(n, str) for n in names):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import warnings
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -114,4 +115,7 @@ def _fitted_values(model: BaseMixture[Any], parameters: MixtureParameters) -> di
         "n_passes": int(model.n_passes_),
         "lower_bound": encode("lower_bound_", model.lower_bound_),
         "lower_bounds": [encode("lower_bounds_", bound) for bound in model.lower_bounds_],
+        "history": [
+            {key: encode(key, value) for key, value in asdict(passed).items()} for passed in model.history_
+        ],
     }

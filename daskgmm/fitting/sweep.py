@@ -1,0 +1,122 @@
+"""E-steps over a data set: as many as are asked for, in one reading of the rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..core.kernels import Kernel, QuadraticKernel, ResidualKernel, choose_kernel
+from ..core.loops import PLAIN, Loops
+from ..core.mixture import MixtureParameters
+from ..core.statistics import Frame, SufficientStatistics
+from ..data.source import Dataset
+from ..engine.run import Engine
+from ..errors import DataChangedError
+from .folds import ExpectationFold
+
+# Of the sum of the weights, which is added up in another order than the survey did.
+_WEIGHT_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Request:
+    """An E-step that somebody waits for."""
+
+    parameters: MixtureParameters
+    precise: bool = False
+    """In the finest arithmetic, whatever the parameters say."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The E-step that was asked for."""
+
+    statistics: SufficientStatistics
+    kernel: Kernel
+    """What it was computed with."""
+    seconds: float
+    """Wall time of the pass, which others may have shared."""
+
+    @property
+    def finest(self) -> bool:
+        """Whether no arithmetic would have been finer."""
+        return self.kernel.arithmetic == ResidualKernel.arithmetic
+
+
+class Sweep:
+    """E-steps over one data set.
+
+    Parameters
+    ----------
+    engine : Engine
+    dataset : Dataset
+    frame : Frame
+        Where the data lie.
+    loops : callable
+        Number of components -> what kernels use beside matrix products.
+    weight_sum : float, optional
+        What the weights of all rows are known to add up to.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        dataset: Dataset,
+        frame: Frame,
+        loops: Callable[[int], Loops] = lambda _: PLAIN,
+        weight_sum: float | None = None,
+    ) -> None:
+        self.engine, self.dataset, self.frame, self.loops = engine, dataset, frame, loops
+        self._weight_sum = weight_sum
+        self._common: dict[str, dict[str, SufficientStatistics]] = {}
+
+    def __call__(self, requests: Sequence[Request]) -> list[Evaluation]:
+        """One pass for all of them.
+
+        Raises
+        ------
+        DataChangedError
+            If it saw other rows than the survey did.
+        """
+        begin = time.perf_counter()
+        kernels = [self._kernel(request) for request in requests]
+        found = self.engine.run_together(self.dataset, [ExpectationFold(kernel) for kernel in kernels], "estep")
+        for statistics in found:
+            self._check(statistics)
+        seconds = time.perf_counter() - begin
+        return [
+            Evaluation(self._complete(kernel, statistics), kernel, seconds)
+            for kernel, statistics in zip(kernels, found, strict=True)
+        ]
+
+    def _kernel(self, request: Request) -> Kernel:
+        loops = self.loops(request.parameters.n_components)
+        if request.precise:
+            return ResidualKernel(request.parameters, self.frame, loops)
+        known = self._common.get(request.parameters.structure.name, {})
+        return choose_kernel(request.parameters, self.frame, self.dataset.dtype, loops, known)
+
+    def _check(self, statistics: SufficientStatistics) -> None:
+        if statistics.n_rows != self.dataset.n_rows:
+            raise DataChangedError(
+                f"a pass saw {statistics.n_rows} rows where {self.dataset.n_rows} were expected: "
+                "the data changed during the fit"
+            )
+        expected = statistics.weight_sum if self._weight_sum is None else self._weight_sum
+        if not math.isclose(statistics.weight_sum, expected, rel_tol=_WEIGHT_TOLERANCE):
+            raise DataChangedError(
+                f"sample_weight added up to {statistics.weight_sum:.12g} in a pass, and to {expected:.12g} in the "
+                "first one: the weights changed during the fit"
+            )
+
+    def _complete(self, kernel: Kernel, statistics: SufficientStatistics) -> SufficientStatistics:
+        """Add what does not depend on the parameters, which only the first pass computes."""
+        if not isinstance(kernel, QuadraticKernel) or kernel.n_quadratic:
+            return statistics
+        known = self._common.setdefault(kernel.parameters.structure.name, {})
+        if kernel.common_known:
+            return kernel.complete(statistics, known[kernel.arithmetic].second)
+        known.setdefault(kernel.arithmetic, statistics)
+        return statistics
