@@ -135,7 +135,7 @@ class StoreNotFoundError(DaskGMMError, FileNotFoundError):
 
 
 class OutputExistsError(DaskGMMError, FileExistsError):
-    """The output exists already and was not to be overwritten."""
+    """The output exists already and was not to be overwritten, or another run is writing it."""
 
 
 class OutputError(DaskGMMError, OSError):

@@ -13,6 +13,7 @@ from .data.accept import resolve
 from .data.output import as_blocks
 from .data.row_arrays import RowArray, write_rows
 from .data.store import describe, local_path, without_secrets
+from .data.stored_rows import check_unchanged
 from .data.write import Address, new_store, record
 from .engine.events import Listener
 from .engine.run import Engine
@@ -75,6 +76,8 @@ def write_predictions(
         engine.announced("predict", blocks.shape[0], blocks.numblocks[0]) as on_rows,
     ):
         write_rows(group, arrays, engine.compute, on_rows)
+        if isinstance(data, zarr.Array):
+            check_unchanged(data)
     return {name: array.values.shape for name, array in arrays.items()}
 
 

@@ -12,5 +12,6 @@ accept      the one door: whatever came -> `Dataset`
 survey      what is to be known before the first E-step: count, mean, scale, a uniform sample
 output      results for every row: lazy where the rows are
 write       new Zarr stores, whole or not at all
+claims      one writer for each of them, and what dead writers left
 row_arrays  results for every row into such a store: chunk-aligned, one pass
 """

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..errors import StoreNotFoundError, UnsupportedDataError
+from ..errors import DataChangedError, StoreNotFoundError, UnsupportedDataError
 from .source import Part, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -64,8 +65,23 @@ class MappedFile:
     def __getitem__(self, rows: slice) -> Array:
         if self._array is None:
             self._array = self._open()
+        self._check_length()
         # A copy, so that the pages can go as soon as the rows have been used.
         return np.array(self._array[rows])
+
+    def _check_length(self) -> None:
+        """Raise if the file has become shorter: reading what is mapped and not there kills the process."""
+        filename, dtype, offset, shape, strides = self.description
+        needed = offset + dtype.itemsize + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+        try:
+            found = os.stat(filename).st_size
+        except OSError:
+            return  # a file that was removed stays as long as it is mapped
+        if found < needed:
+            raise DataChangedError(
+                f"{filename} has {found} bytes, and {needed} are mapped: it became shorter while it was read. Use "
+                "data that hold still, or a copy of them."
+            )
 
     def _open(self) -> Array:
         filename, dtype, offset, shape, strides = self.description

@@ -17,6 +17,8 @@ from dask.task_spec import Task, TaskRef
 from ..errors import DataChangedError, StoreError
 from .blocks import BlockSource
 from .source import Part
+from .store import describe
+from .write import writing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -133,7 +135,8 @@ def _write_block(
     root = getattr(target.store, "root", None)
     if root is not None and not os.path.isdir(root):
         raise StoreError(f"{root} is gone: the run that wrote it has failed")
-    target[start:stop] = block
+    with writing(f"{target.name} of {describe(target)}, rows {start} to {stop},"):
+        target[start:stop] = block
     if on_rows is not None:
         on_rows(len(block))
     return np.array([len(block)])

@@ -232,43 +232,49 @@ class StoredRows:
         first = chunk.coordinates[0] * size[0]
         return first, min(first + size[0], self.array.shape[0])
 
-    # ---- metadata
 
-    def check_unchanged(self) -> None:
-        """Raise unless the stored metadata still say what they said when the array was opened.
+def check_unchanged(array: zarr.Array[Any], retries: int = 0) -> None:
+    """Raise unless the stored metadata still say what they said when the array was opened.
 
-        Raises
-        ------
-        DataChangedError
-            If shape, dtype, chunks or codecs are others.
-        StoreNotFoundError
-            If the array is gone.
-        StoreError
-            If the metadata cannot be read.
-        """
-        opened, stored = (_said(metadata) for metadata in (self.array.metadata, self._stored_metadata()))
-        different = sorted(name for name in opened.keys() | stored.keys() if opened.get(name) != stored.get(name))
-        if different:
-            name = different[0]
-            raise DataChangedError(
-                f"{self} was changed while it was read: its metadata differ in {', '.join(different)} ({name} was "
-                f"{opened.get(name)}, and is {stored.get(name)}). Use data that hold still, or a copy of them."
-            )
+    Parameters
+    ----------
+    array : zarr.Array
+    retries : int
+        Further attempts where the storage does not answer.
 
-    def _stored_metadata(self) -> Any:
-        def read() -> Any:
-            opened = zarr.AsyncArray.open(self.array.store_path, zarr_format=self.array.metadata.zarr_format)
-            return sync(opened).metadata
+    Raises
+    ------
+    DataChangedError
+        If shape, dtype, chunks or codecs are others.
+    StoreNotFoundError
+        If the array is gone.
+    StoreError
+        If the metadata cannot be read.
+    """
+    name = describe(array)
+    opened, stored = _said(array.metadata), _said(_stored_metadata(array, name, retries))
+    different = sorted(key for key in opened.keys() | stored.keys() if opened.get(key) != stored.get(key))
+    if different:
+        key = different[0]
+        raise DataChangedError(
+            f"{name} was changed while it was read: its metadata differ in {', '.join(different)} ({key} was "
+            f"{opened.get(key)}, and is {stored.get(key)}). Use data that hold still, or a copy of them."
+        )
 
-        def read_last(attempts: int) -> Any:
-            try:
-                return read()
-            except FileNotFoundError as error:
-                raise StoreNotFoundError(f"{self} is gone: it was there when it was opened.") from error
-            except Exception as error:
-                raise StoreError(f"The metadata of {self} cannot be read any more ({told(error)}).") from error
 
-        return retried(read, read_last, self.reading.retries, f"The metadata of {self}")
+def _stored_metadata(array: zarr.Array[Any], name: str, retries: int) -> Any:
+    def read() -> Any:
+        return sync(zarr.AsyncArray.open(array.store_path, zarr_format=array.metadata.zarr_format)).metadata
+
+    def read_last(attempts: int) -> Any:
+        try:
+            return read()
+        except FileNotFoundError as error:
+            raise StoreNotFoundError(f"{name} is gone: it was there when it was opened.") from error
+        except Exception as error:
+            raise StoreError(f"The metadata of {name} cannot be read any more ({told(error)}).") from error
+
+    return retried(read, read_last, retries, f"The metadata of {name}")
 
 
 def _said(metadata: Any) -> dict[str, str]:
@@ -299,7 +305,7 @@ class StoreSource(Source):
         return (n_rows + (2 if self._is_encoded else 1) * at_once) * self.row_bytes
 
     def check_unchanged(self) -> None:
-        self.handle.check_unchanged()
+        check_unchanged(self.handle.array, self.handle.reading.retries)
 
 
 def _anchored(array: zarr.Array[Any]) -> zarr.Array[Any]:

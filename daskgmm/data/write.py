@@ -2,25 +2,33 @@
 
 A store grows under a hidden name beside its own, and one rename gives it its name when nothing can fail any more. An
 object store has no rename: there the attributes that say what the store is are written last, and whoever reads it
-refuses a store without them.
+refuses a store without them. Either way there is one writer: see `claims`; in an object store it is whoever was the
+first to write the group's document.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import fsspec
 import zarr
 
-from ..errors import OutputExistsError, StoreError
+from ..errors import DaskGMMError, OutputError, OutputExistsError, StoreError
+from .claims import claimed, discard, hidden, locked
+from .retry import told
 from .store import local_path, open_node, without_secrets
 
 Address = str | os.PathLike[str]
+
+# Errors of a disk that takes no more: full, over quota, over the size of a file, over the limit of this process.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# What Zarr writes for an empty group.
+_EMPTY_GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
 
 #: The attribute of a group that says what daskgmm wrote there.
 ATTRIBUTE = "daskgmm"
@@ -93,30 +101,59 @@ def new_store(address: Address, attributes: Mapping[str, Any], *, overwrite: boo
     overwrite : bool
         Replace a store of the same kind; the old one stays until the new one is complete.
     """
-    check_target(address, attributes["format"], overwrite=overwrite)
-    path = local_path(address)
-    place = _remote(os.fspath(address)) if path is None else _local(os.path.realpath(path), overwrite)
+    kind, name, path = attributes["format"], os.fspath(address), local_path(address)
+    check_target(address, kind, overwrite=overwrite)
+    place = _remote(name) if path is None else _local(os.path.realpath(path), kind, overwrite)
     with place as location:
-        group = zarr.create_group(location, zarr_format=3)
-        yield group
-        group.attrs.update({ATTRIBUTE: dict(attributes)})
+        with writing(name):
+            group = zarr.open_group(location, mode="a", zarr_format=3)
+        with _told_when_full(name):
+            yield group
+        with writing(name):
+            group.attrs.update({ATTRIBUTE: dict(attributes)})
 
 
 @contextmanager
-def _local(path: str, overwrite: bool) -> Iterator[str]:
-    directory, name = os.path.split(path)
-    os.makedirs(directory, exist_ok=True)
-    growing = _hidden(directory, name, "partial")
+def writing(name: str) -> Iterator[None]:
+    """Make an `OutputError` of whatever the storage raises in the ``with`` block, which does nothing but write there.
+
+    Parameters
+    ----------
+    name : str
+        Of the output, for the message.
+    """
     try:
+        yield
+    except DaskGMMError:
+        raise
+    except OSError as error:
+        advice = "Make room, or choose another place" if error.errno in _FULL else "Choose another place"
+        raise OutputError(
+            f"{without_secrets(name)} cannot be written ({told(error)}). {advice}; nothing of it has been kept."
+        ) from error
+
+
+@contextmanager
+def _told_when_full(name: str) -> Iterator[None]:
+    """The same where other files may be read besides: of all that can fail, a full disk is the output's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        with writing(name):
+            raise
+
+
+@contextmanager
+def _local(path: str, kind: str, overwrite: bool) -> Iterator[str]:
+    with ExitStack() as stack:
+        with writing(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            growing = stack.enter_context(claimed(path))
+        check_target(path, kind, overwrite=overwrite)  # now that nobody else writes there
         yield growing
         _give_name(growing, path, overwrite)
-    except BaseException:
-        # Tasks that still run look for the store's own name before they write, and would fill a new one otherwise.
-        discarded = _hidden(directory, name, "discarded")
-        with suppress(OSError):
-            os.rename(growing, discarded)
-        shutil.rmtree(discarded, ignore_errors=True)
-        raise
 
 
 def _give_name(growing: str, path: str, overwrite: bool) -> None:
@@ -129,29 +166,40 @@ def _give_name(growing: str, path: str, overwrite: bool) -> None:
             raise
         return
     # A directory that is not empty cannot be renamed over.
-    old = _hidden(*os.path.split(path), "replaced")
-    os.rename(path, old)
-    try:
-        os.rename(growing, path)
-    except BaseException:
-        os.rename(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _hidden(directory: str, name: str, why: str) -> str:
-    return os.path.join(directory, f".{name}.{secrets.token_hex(8)}.{why}")
+    old = hidden(path, "replaced")
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(locked(path))  # so that nobody takes it for that of a dead writer
+        os.rename(path, old)
+        try:
+            os.rename(growing, path)
+        except BaseException:
+            os.rename(old, path)
+            raise
+        discard(old, path)
 
 
 @contextmanager
 def _remote(url: str) -> Iterator[str]:
     files, path = _file_system(url)
+    with writing(url):
+        _claim(files, path, url)
     try:
         yield url
     except BaseException:
         with suppress(Exception):
             files.rm(path, recursive=True)
         raise
+
+
+def _claim(files: Any, path: str, url: str) -> None:
+    """Make the group's document, which only one of several writers can."""
+    try:
+        files.pipe_file(f"{path}/zarr.json", _EMPTY_GROUP, mode="create")
+    except FileExistsError as error:
+        raise OutputExistsError(_exists(url)) from error
+    except (TypeError, NotImplementedError):
+        return  # a file system that has no such thing
 
 
 def _file_system(url: str) -> tuple[Any, str]:
