@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
+import dask
 from dask.utils import parse_bytes
 
 from . import __version__, jobs
 from .core.concentration import WEIGHT_DISTRIBUTIONS
 from .core.covariance import STRUCTURES
+from .data.config import MISSING_CHUNKS
 from .demo import run_demo
 from .diagnostics.summary import print_record, store_record
 from .errors import DaskGMMError
@@ -65,11 +67,23 @@ def _parameter(name: str, kind: Any, text: str) -> Callable[[F], F]:
     return click.option(f"--{name.replace('_', '-')}", type=kind, help=text + shown)
 
 
+def _set_missing_chunks(ctx: click.Context, _: Any, value: str | None) -> None:
+    if value is not None:
+        ctx.with_resource(dask.config.set({"daskgmm.missing-chunks": value}))
+
+
 _positive = click.IntRange(min=1)
 _above_zero = click.FloatRange(min=0, min_open=True)
 _data = _together(
     click.argument("data"),
     click.option("--array", metavar="NAME", help="The array inside the group DATA, as DATA::NAME also says."),
+    click.option(
+        "--missing-chunks",
+        type=click.Choice(MISSING_CHUNKS),
+        callback=_set_missing_chunks,
+        expose_value=False,
+        help="What a chunk that is not in its store is: an error, or fill values.  [default: raise]",
+    ),
 )
 _model = click.option("--model", required=True, metavar="MODEL", help="A model that `daskgmm fit` wrote.")
 _output = click.option("--output", required=True, metavar="OUT", help="The Zarr group to write.")
