@@ -150,7 +150,7 @@ def test_values_that_are_no_posterior(rows, tmp_path, name, change, match):
 
 def test_a_file_that_names_the_other_kind_of_mixture(saved):
     edit(saved, lambda a: a.update(estimator="BayesianGaussianMixture"))
-    refused(saved, "weight_concentration is missing")
+    refused(saved, r"parameters hold \[.acceleration.\], which BayesianGaussianMixture does not have")
 
 
 def test_a_loaded_model_can_be_cloned_fitted_again_and_saved(rows, model, saved):
