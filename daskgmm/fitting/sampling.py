@@ -29,8 +29,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _GROWTH = 10
 _FEWEST_ROWS = 1000
-_ROWS_PER_PARAMETER = 10
-"""A sample has at least so many, or its best mixture is another one than that of the data."""
+_ROWS_PER_PARAMETER = 50
+"""A smaller sample's best mixture is too far from that of the data."""
 
 # An iteration on the sample costs nothing beside one on all data.
 _TOL_FACTOR = 0.1

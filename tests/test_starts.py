@@ -1,0 +1,277 @@
+"""Starts: they share every reading of the data, and may run on samples in memory before."""
+
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+
+from daskgmm import BayesianGaussianMixture, GaussianMixture
+from daskgmm.data.accept import as_dataset
+from daskgmm.engine import run, tree
+from daskgmm.engine.run import Engine
+from daskgmm.engine.together import SharedCosts, Together
+from daskgmm.errors import DataChangedError
+from daskgmm.events import PassStarted, SampleFitted, SampleStepped, StartBegun, StartFinished
+from daskgmm.fitting import sampling
+from daskgmm.fitting.sampling import rungs
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+N, D = 4000, 2
+quick = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+
+
+def blobs(n=N, seed=0):
+    rng = np.random.RandomState(seed)
+    centers = np.array([[0.0, 0.0], [3.0, 1.0], [0.0, 4.0], [5.0, 5.0]])
+    return rng.normal(size=(n, D)) + centers[rng.randint(4, size=n)]
+
+
+X = blobs()
+WEIGHTS = np.random.RandomState(5).rand(N)
+
+
+def compute(collection):
+    return collection.compute()
+
+
+def same_bits(one, other):
+    for name in ("weights_", "means_", "covariances_", "precisions_cholesky_"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    assert one.lower_bounds_ == other.lower_bounds_
+    assert (one.n_iter_, one.converged_) == (other.n_iter_, other.converged_)
+
+
+# ---- several folds in one pass
+
+
+class Moments:
+    """Sums of rows, with leaves of its own length."""
+
+    row_seconds, work_bytes, value_bytes, process_bytes = 1e-8, 100, 16, 0
+
+    def __init__(self, leaf_rows, power):
+        self.leaf_rows, self.power = leaf_rows, power
+
+    def start(self):
+        return lambda start, rows, weights: (rows**self.power).sum() * (1 if weights is None else weights.sum())
+
+
+@quick
+@given(
+    n=st.integers(1, 700),
+    leaves=st.lists(st.sampled_from([1, 2, 8, 16, 64]), min_size=1, max_size=4),
+    chunks=st.lists(st.integers(1, 200), min_size=1, max_size=6),
+    weighted=st.booleans(),
+)
+def test_folds_that_share_a_pass_get_the_bits_of_a_pass_of_their_own(n, leaves, chunks, weighted):
+    rng = np.random.default_rng(n)
+    x, w = rng.normal(size=(n, 3)), rng.random(n) if weighted else None
+    folds = [Moments(rows, power) for power, rows in enumerate(leaves, start=1)]
+    lengths = []
+    while (left := n - sum(lengths)) > 0:
+        lengths.append(min(left, chunks[len(lengths) % len(chunks)]))
+    rows = da.from_array(x, chunks=(tuple(lengths), 3))
+    with pytest.MonkeyPatch.context() as patch, Engine("synchronous") as engine:
+        patch.setattr(run, "_SHORTEST_TASK", 0.0)
+        dataset, _ = as_dataset(rows, w, compute)
+        alone = [engine.run(dataset, fold, "alone") for fold in folds]
+        n_passes = engine.n_passes
+        assert engine.run_together(dataset, folds, "together") == alone
+        assert engine.n_passes == n_passes + 1
+
+
+def test_what_folds_cost_together_is_what_each_of_them_costs():
+    one, other = Moments(64, 1), Moments(16, 2)
+    costs = SharedCosts((one, other))
+    assert costs.leaf_rows == 64
+    assert costs.row_seconds == 2e-8
+    assert costs.value_bytes == 32
+    assert costs.work_bytes == 200 + 2 * 16  # two levels of the tree inside a leaf of 64 rows
+    assert Together((one, other)).leaf_rows == 64
+
+
+def test_folds_that_do_not_fit_into_memory_together_take_more_passes(monkeypatch):
+    folds = [Moments(16, power) for power in range(1, 6)]
+    monkeypatch.setattr(run, "_MOST_SHARED_BYTES", 700)
+    with Engine("synchronous") as engine:
+        dataset, _ = as_dataset(X, None, compute)
+        lengths = engine.groups(dataset, folds)
+        assert sum(lengths) == 5
+        assert len(lengths) > 1
+        values = engine.run_together(dataset, folds, "sums")
+        assert engine.n_passes == len(lengths)
+        assert values == [engine.run(dataset, fold, "sum") for fold in folds]
+        monkeypatch.setattr(run, "_MOST_SHARED_BYTES", 0)
+        assert engine.groups(dataset, folds) == [1] * 5  # one always runs: what memory it takes is checked elsewhere
+
+
+# ---- several starts on all data
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_starts_that_share_passes_end_where_they_end_alone(covariance_type, weighted):
+    model = GaussianMixture(4, covariance_type=covariance_type, init_params="random_from_data", max_iter=12, tol=1e-4)
+    weights = WEIGHTS if weighted else None
+    stream, alone = np.random.RandomState(3), []
+    for _ in range(3):  # one after the other they draw from the stream what they draw together
+        alone.append(clone(model).set_params(random_state=stream).fit(X, sample_weight=weights))
+    together = clone(model).set_params(n_init=3, random_state=np.random.RandomState(3)).fit(X, sample_weight=weights)
+    best = max(alone, key=lambda m: m.lower_bound_)
+    same_bits(together, best)
+    assert together.n_passes_ == 1 + max(m.n_iter_ for m in alone)
+    assert sum(record.kind == "em" for record in together.history_) == sum(m.n_iter_ for m in alone)
+
+
+def test_starts_share_passes_on_chunks_and_workers_too():
+    parameters = {"n_init": 3, "init_params": "random", "max_iter": 5, "tol": 0, "random_state": 0}
+    expected = GaussianMixture(3, **parameters).fit(X)
+    for scheduler in ("synchronous", "threads"):
+        model = GaussianMixture(3, **parameters, scheduler=scheduler).fit(da.from_array(X, chunks=(777, D)))
+        same_bits(model, expected)
+    assert expected.n_passes_ == 6
+
+
+def test_a_plan_counts_what_starts_take_together():
+    one = GaussianMixture(8, n_init=1, max_iter=50).plan(X)
+    many = GaussianMixture(8, n_init=10, max_iter=50).plan(X)
+    assert one.most_passes == many.most_passes == 51
+    assert many.estep.task.work > 9 * one.estep.task.work
+
+
+def test_a_plan_of_starts_that_do_not_fit_together_counts_more_passes(monkeypatch):
+    monkeypatch.setattr(run, "_MOST_SHARED_BYTES", 0)
+    model = GaussianMixture(2, n_init=3, init_params="random", max_iter=2, random_state=0)
+    assert model.plan(X).most_passes == 7
+    assert model.fit(X).n_passes_ == 7
+
+
+# ---- starts on a sample
+
+
+def test_samples_grow_tenfold_and_are_never_too_small_for_the_mixture():
+    assert rungs(100_000, 10)[-1] == 100_000
+    for n_rows, n_parameters in [(100_000, 10), (1_000_000, 10), (50_000, 20), (100_000, 5000), (100, 1)]:
+        sizes = rungs(n_rows, n_parameters)
+        assert sizes[-1] == n_rows
+        assert all(small == large // 10 for small, large in zip(sizes, sizes[1:], strict=False))
+        assert len(sizes) == 1 or sizes[0] >= sampling._ROWS_PER_PARAMETER * n_parameters
+    assert len(rungs(1_000_000, 10)) > len(rungs(1_000_000, 50_000)) == 1
+
+
+@pytest.fixture
+def small_rungs(monkeypatch):
+    monkeypatch.setattr(sampling, "_FEWEST_ROWS", 100)
+    monkeypatch.setattr(sampling, "_ROWS_PER_PARAMETER", 1)
+
+
+def test_a_start_from_a_sample_takes_few_passes_and_ends_as_high():
+    rng = np.random.default_rng(1)
+    x = 1.5 * rng.normal(size=(8, 2))[rng.integers(8, size=60_000)] + rng.normal(size=(60_000, 2))
+    plain = GaussianMixture(8, tol=1e-4, max_iter=500, random_state=0).fit(x)
+    sampled = GaussianMixture(8, tol=1e-4, max_iter=500, random_state=0, init_size=20_000).fit(x)
+    assert sampled.n_passes_ <= plain.n_passes_ / 2
+    assert sampled.lower_bound_ >= plain.lower_bound_ - 1e-4
+    assert sampled.converged_
+
+
+@pytest.mark.parametrize("kind", [GaussianMixture, BayesianGaussianMixture])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sample_starts_do_not_depend_on_chunks_and_schedulers(kind, weighted, small_rungs, tmp_path):
+    weights = WEIGHTS if weighted else None
+    model = kind(n_components=3, init_size=1000, n_init=3, random_state=0, max_iter=10)
+    expected = clone(model).fit(X, sample_weight=weights)
+    store = zarr.create_array(store=str(tmp_path / "x.zarr"), data=X, chunks=(333, D))
+    lazy_weights = None if weights is None else da.from_array(weights, chunks=901)
+    same_bits(clone(model).set_params(scheduler="synchronous").fit(store, sample_weight=weights), expected)
+    same_bits(clone(model).fit(da.from_array(X, chunks=(450, D)), sample_weight=lazy_weights), expected)
+
+
+@pytest.mark.parametrize("kind", [GaussianMixture, BayesianGaussianMixture])
+def test_the_sample_stands_for_all_data(kind, small_rungs):
+    # Beside a prior counts matter: the bound on the sample is that of data of the same size.
+    model = kind(n_components=2, init_size=N // 2, n_init=1, random_state=0, tol=1e-6).fit(X)
+    sampled = [record for record in model.history_ if record.kind == "sample"]
+    first = next(record for record in model.history_ if record.kind == "em")
+    assert sampled[-1].lower_bound == pytest.approx(first.lower_bound, abs=0.1)
+
+
+def test_all_rows_in_the_sample_are_plain_em():
+    expected = GaussianMixture(3, random_state=0).fit(X)
+    same_bits(GaussianMixture(3, random_state=0, init_size=N).fit(X), expected)
+    same_bits(GaussianMixture(3, random_state=0, init_size=N, n_init="auto").fit(X), expected)
+
+
+def test_the_history_tells_every_pass_and_every_sample(small_rungs):
+    events = []
+    model = GaussianMixture(3, init_size=1000, n_init=2, random_state=0, callbacks=[events.append]).fit(X)
+    kinds = [record.kind for record in model.history_]
+    n_passes = sum(isinstance(event, PassStarted) for event in events)
+    assert kinds[:4] == ["survey", "sample", "sample", "sample"]  # two starts on 100 rows, one of them on 1000
+    assert [record.n_rows for record in model.history_[:4]] == [N, 100, 100, 1000]
+    assert set(kinds[4:]) == {"em"}
+    assert len(kinds) - 3 == n_passes == model.n_passes_ == 1 + model.n_iter_
+    assert [record.lower_bound for record in model.history_[4:]] == model.lower_bounds_
+    for record in model.history_:
+        assert record.bytes_read == (0 if record.kind == "sample" else X.nbytes)
+        assert record.arithmetic == ("" if record.kind == "survey" else "float64")
+        assert record.seconds > 0
+        assert record.as_record()["rows_per_second"] == pytest.approx(record.n_rows * record.n_iter / record.seconds)
+
+
+def test_samples_are_told_as_they_go(small_rungs):
+    events = []
+    GaussianMixture(3, init_size=1000, n_init=2, random_state=0, callbacks=[events.append]).fit(X)
+    ended = [event for event in events if isinstance(event, SampleFitted)]
+    assert [(event.start, event.n_rows) for event in ended[:2]] == [(0, 100), (1, 100)]
+    assert ended[2].n_rows == 1000
+    assert {event.n_starts for event in ended} == {2}
+    steps = [event for event in events if isinstance(event, SampleStepped) and event.start == 0]
+    assert [event.iteration for event in steps[: ended[0].n_iter]] == list(range(1, ended[0].n_iter + 1))
+    assert [type(event) for event in events if isinstance(event, StartBegun | StartFinished)] == [
+        StartBegun,
+        StartFinished,
+    ]
+
+
+def test_no_iterations_mean_no_sample():
+    model = GaussianMixture(3, init_size=1000, max_iter=0, random_state=0).fit(X)
+    assert [record.kind for record in model.history_] == ["survey"]
+
+
+def test_going_on_needs_no_sample():
+    model = GaussianMixture(3, init_size=1000, random_state=0, warm_start=True).fit(X)
+    model.fit(X)
+    assert {record.kind for record in model.history_} == {"survey", "em"}
+
+
+def test_starts_are_judged_on_rows_that_they_have_not_seen(small_rungs):
+    # On 100 rows sixteen components fit some start to noise; the best of all rows is what counts.
+    x = blobs(40_000, seed=3)
+    model = GaussianMixture(8, init_size=4000, n_init=6, init_params="random_from_data", random_state=1).fit(x)
+    one = GaussianMixture(8, init_size=4000, n_init=1, init_params="random_from_data", random_state=1).fit(x)
+    assert model.lower_bound_ >= one.lower_bound_ - 1e-3
+
+
+def test_weights_that_change_during_a_fit_are_noticed():
+    calls = []
+
+    def weights_of(block):
+        calls.append(1)
+        return block[:, 0] * 0 + (1.0 if len(calls) < 6 else 2.0)
+
+    rows = da.from_array(X, chunks=(1000, D))
+    weights = rows.map_blocks(weights_of, drop_axis=1, dtype=float, meta=np.empty(0))
+    with pytest.raises(DataChangedError, match="sample_weight added up to"):
+        GaussianMixture(2, random_state=0, scheduler="synchronous").fit(rows, sample_weight=weights)
+
+
+def test_leaves_of_folds_are_powers_of_two_of_each_other():
+    # What `Together` relies on.
+    for n_features in (1, 3, 64, 1000):
+        for value_bytes in (0, 1 << 20, 1 << 24, 1 << 30):
+            assert tree.leaf_rows(n_features, value_bytes).bit_count() == 1
