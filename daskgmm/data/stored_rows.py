@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from ..errors import ChunkError, DataChangedError, MissingChunkError, StoreError, StoreNotFoundError
+from .blosc import checked
 from .config import Reading
 from .retry import may_pass, retried, told
 from .source import Source
@@ -80,6 +80,7 @@ class StoredRows:
 
     def __init__(self, array: zarr.Array[Any], reading: Reading) -> None:
         self.array, self.reading = array, reading
+        self._checked = checked(array)
         self.chunks = tuple(max(1, n) for n in array.chunks)
         self.shards: tuple[int, ...] | None = array.shards
         fill = array.fill_value
@@ -112,7 +113,7 @@ class StoredRows:
         return describe(self.array)
 
     def _read(self, start: int, stop: int) -> Array:
-        values = np.asarray(self.array[start:stop])
+        values = np.asarray(self._checked[start:stop])
         for chunk in self._all_fill(values, start, stop):
             self._check_presence(chunk)
         return values
@@ -122,7 +123,7 @@ class StoredRows:
         values = np.empty((stop - start, *self.array.shape[1:]), self.array.dtype)
         for chunk in self._chunks_in(start, stop):
             try:
-                values[chunk.within(start)] = self.array[chunk.region]
+                values[chunk.within(start)] = self._checked[chunk.region]
             except Exception as error:
                 raise self._error(chunk, error, attempts) from error
         for chunk in self._all_fill(values, start, stop):
@@ -186,13 +187,16 @@ class StoredRows:
             )
 
     def _holds(self, key: str) -> bool:
-        """Whether there is anything under a key; asked by reading, because "no" and "no answer" differ only there."""
-        path = f"{self.array.path}/{key}".lstrip("/")
+        """Whether there is anything under a key.
+
+        Asked by reading, because that alone tells "no" from "no answer". What holds nothing but the fill value is short
+        if it is compressed at all. An empty file is nothing: Zarr reads an empty shard as the fill value, too.
+        """
         try:
-            request = self.array.store.get(path, default_buffer_prototype(), RangeByteRequest(0, 1))
-            return sync(request) is not None
+            found = sync(self.array.store.get(f"{self.array.path}/{key}".lstrip("/"), default_buffer_prototype()))
         except FileNotFoundError:
             return False
+        return found is not None and len(found) > 0
 
     def _key(self, coordinates: tuple[int, ...]) -> str:
         return str(self.array.metadata.encode_chunk_key(coordinates))
