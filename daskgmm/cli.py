@@ -21,6 +21,7 @@ import dask
 from dask.utils import parse_bytes
 
 from . import __version__, jobs
+from .core.acceleration import ACCELERATIONS
 from .core.concentration import WEIGHT_DISTRIBUTIONS
 from .core.covariance import STRUCTURES
 from .data.config import MISSING_CHUNKS
@@ -46,6 +47,13 @@ class _Bytes(click.ParamType[int]):
         if size < 1:
             self.fail(f"{value!r} is not a size such as 500MB, 2GB or 1GiB", param, ctx)
         return size
+
+
+class _Starts(click.ParamType[int | str]):
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        return "auto" if value == "auto" else click.IntRange(min=1).convert(value, param, ctx)
 
 
 # ---- options, each named once
@@ -108,12 +116,13 @@ _estimator = _together(
     _parameter("tol", click.FloatRange(min=0), "Stop when the mean log-likelihood changes by less, in nats per row."),
     _parameter("reg_covar", click.FloatRange(min=0), "Added to every variance, in squared units of the data."),
     _parameter("max_iter", click.IntRange(min=0), "Largest number of iterations."),
-    _parameter("n_init", _positive, "Number of starts; the best one is kept."),
+    _parameter("n_init", _Starts(), "Number of starts; the best one is kept."),
     _parameter("init_params", click.Choice(list(METHODS)), "How starts are made."),
     _parameter("weights_init", str, "Initial weights: a .npy file or a Zarr array."),
     _parameter("means_init", str, "Initial means, likewise."),
     _parameter("precisions_init", str, "Initial inverses of the covariances, likewise."),
-    _parameter("init_size", click.IntRange(min=2), "Rows that starts are made from."),
+    _parameter("init_size", click.IntRange(min=2), "Run starts on a sample of so many rows before they see all data."),
+    _parameter("acceleration", click.Choice(list(ACCELERATIONS)), "Take larger steps than EM's where they lead up."),
     _parameter("verbose", click.IntRange(min=0), "1 prints iterations, 2 details, on standard error."),
     _parameter("verbose_interval", _positive, "Iterations between two such lines."),
     click.option("--warm-start", metavar="MODEL", help="Go on from this model instead of making starts."),

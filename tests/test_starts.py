@@ -1,5 +1,7 @@
 """Starts: they share every reading of the data, and may run on samples in memory before."""
 
+import itertools
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -117,9 +119,8 @@ def test_folds_that_do_not_fit_into_memory_together_take_more_passes(monkeypatch
 def test_starts_that_share_passes_end_where_they_end_alone(covariance_type, weighted):
     model = GaussianMixture(4, covariance_type=covariance_type, init_params="random_from_data", max_iter=12, tol=1e-4)
     weights = WEIGHTS if weighted else None
-    stream, alone = np.random.RandomState(3), []
-    for _ in range(3):  # one after the other they draw from the stream what they draw together
-        alone.append(clone(model).set_params(random_state=stream).fit(X, sample_weight=weights))
+    stream = np.random.RandomState(3)  # one after the other they draw from it what they draw together
+    alone = [clone(model).set_params(random_state=stream).fit(X, sample_weight=weights) for _ in range(3)]
     together = clone(model).set_params(n_init=3, random_state=np.random.RandomState(3)).fit(X, sample_weight=weights)
     best = max(alone, key=lambda m: m.lower_bound_)
     same_bits(together, best)
@@ -158,7 +159,7 @@ def test_samples_grow_tenfold_and_are_never_too_small_for_the_mixture():
     for n_rows, n_parameters in [(100_000, 10), (1_000_000, 10), (50_000, 20), (100_000, 5000), (100, 1)]:
         sizes = rungs(n_rows, n_parameters)
         assert sizes[-1] == n_rows
-        assert all(small == large // 10 for small, large in zip(sizes, sizes[1:], strict=False))
+        assert all(small == large // 10 for small, large in itertools.pairwise(sizes))
         assert len(sizes) == 1 or sizes[0] >= sampling._ROWS_PER_PARAMETER * n_parameters
     assert len(rungs(1_000_000, 10)) > len(rungs(1_000_000, 50_000)) == 1
 

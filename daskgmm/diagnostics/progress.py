@@ -207,7 +207,11 @@ def _outcome(event: StartFinished | SampleFitted) -> str:
 
 
 def _per_second(n_rows: int, seconds: float) -> str:
-    rate = n_rows / max(seconds, 1e-9)
+    return rows_per_second(n_rows / max(seconds, 1e-9))
+
+
+def rows_per_second(rate: float) -> str:
+    """A rate in three digits."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if rate >= unit:
             return f"{rate / unit:.3g} {name} rows/s"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..data.write import read_record
 from ..errors import StoreError
 from ..estimators.base import BaseMixture
 from ..persistence import load
+from .progress import rows_per_second
 
 Record = dict[str, Any]
 
@@ -40,6 +42,7 @@ def model_record(model: BaseMixture[Any]) -> Record:
         "n_iter": int(model.n_iter_),
         **model._told(),
         "n_passes": int(model.n_passes_),
+        "history": [passed.as_record() for passed in model.history_],
         "weights": p.weights.tolist(),
         "means": p.means.tolist(),
         "standard_deviations": deviations.tolist(),
@@ -113,7 +116,8 @@ def _model_fields(record: Record) -> Record:
     shown = {
         "mixture": f"{record['estimator']}, {record['n_components']} components, {record['n_features']} features, "
         f"{record['covariance_type']} covariance",
-        "converged": f"{_word(record['converged'])}, {record['n_iter']} iterations, {record['n_passes']} passes",
+        "converged": f"{_word(record['converged'])}, {record['n_iter']} iterations",
+        "cost": _cost(record["n_passes"], record["history"]),
     }
     for name in {"log_likelihood", "lower_bound"} & record.keys():
         shown[name.replace("_", "-")] = f"{record[name]:.6f} nats per row"
@@ -127,8 +131,21 @@ def _model_fields(record: Record) -> Record:
         "converged",
         "n_iter",
     }
-    hidden |= {"n_passes", "log_likelihood", "lower_bound", "weights", "means", "standard_deviations"}
+    hidden |= {"n_passes", "history", "log_likelihood", "lower_bound", "weights", "means", "standard_deviations"}
     return shown | {key: value for key, value in record.items() if key not in hidden}
+
+
+def _cost(n_passes: int, history: Sequence[Record]) -> str:
+    """What a fit took, in a line."""
+    kinds = Counter(passed["kind"] for passed in history if passed["kind"] != "sample")
+    passes = [passed for passed in history if passed["kind"] not in ("survey", "sample")]
+    told = f"{n_passes} passes ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})"
+    if passes:
+        arithmetic = ", ".join(sorted({passed["arithmetic"] for passed in passes}))
+        rate = rows_per_second(float(np.median([passed["rows_per_second"] for passed in passes])))
+        told += f" over {_size(passes[0]['bytes_read'])} at {rate}, {arithmetic}"
+    sampled = sum(passed["n_iter"] for passed in history if passed["kind"] == "sample")
+    return f"{told}; {sampled} iterations on samples" if sampled else told
 
 
 def _components(record: Record) -> Table:

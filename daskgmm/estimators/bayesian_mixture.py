@@ -43,13 +43,14 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     reg_covar : float, default=1e-6
         Added to every empirical variance at each M-step, in squared units of the data.
     max_iter : int, default=100
-        Largest number of iterations of a start.
-    n_init : int, default=1
-        Number of starts; the one that ends with the largest bound is kept. A start that ends in a collapsed component
-        is dropped with a warning, and the fit fails only when all do.
+        Largest number of iterations over all data.
+    n_init : int or 'auto', default=1
+        Number of starts; the one that ends with the largest bound is kept. Starts share every reading of the data.
+        'auto' is 1, or 4 where they run on a sample (``init_size``). A start that ends in a collapsed component is
+        dropped with a warning, and the fit fails only when all do.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
-        How a start is made, from at most ``init_size`` rows. 'k-means++' and 'random_from_data' take rows as means,
-        with equal counts and one common covariance.
+        How a start is made. 'k-means++' and 'random_from_data' take rows as means, with equal counts and one common
+        covariance.
     weight_concentration_prior_type : {'dirichlet_process', 'dirichlet_distribution'}, default='dirichlet_process'
         Distribution of the weights: stick-breaking, truncated at ``n_components`` pieces, or a symmetric Dirichlet
         distribution.
@@ -73,9 +74,8 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         1 prints the iterations, 2 their change and time as well.
     verbose_interval : int, default=10
         Iterations between two lines.
-    init_size : int, default=100_000
-        Rows that starts are made from: all where there are no more than that, else a uniform sample that depends on
-        ``random_state`` alone, and counts as if it were all rows. They are held in memory.
+    init_size : int, default=None
+        Rows of a sample to start from, as in `GaussianMixture`; it counts as if it were all rows.
     scheduler : None, str or distributed.Client, default=None
         Where passes run: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None: the
         client in scope, or threads of this process.

@@ -42,13 +42,14 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     reg_covar : float, default=1e-6
         Added to every variance at each M-step, in squared units of the data.
     max_iter : int, default=100
-        Largest number of EM iterations of a start.
-    n_init : int, default=1
-        Number of starts; the one that ends with the largest likelihood is kept. A start that ends in a collapsed
-        component is dropped with a warning, and the fit fails only when all do (scikit-learn gives up at the first).
+        Largest number of EM iterations over all data.
+    n_init : int or 'auto', default=1
+        Number of starts; the one that ends with the largest likelihood is kept. Starts share every reading of the data.
+        'auto' is 1, or 4 where they run on a sample (``init_size``). A start that ends in a collapsed component is
+        dropped with a warning, and the fit fails only when all do (scikit-learn gives up at the first).
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
-        How a start is made, from at most ``init_size`` rows. 'k-means++' and 'random_from_data' take rows as means,
-        with equal weights and one common covariance, where scikit-learn's covariances would be ``reg_covar`` alone.
+        How a start is made. 'k-means++' and 'random_from_data' take rows as means, with equal weights and one common
+        covariance, where scikit-learn's covariances would be ``reg_covar`` alone.
     weights_init : array-like of shape (n_components,), default=None
         Initial weights.
     means_init : array-like of shape (n_components, n_features), default=None
@@ -63,9 +64,14 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         1 prints the iterations, 2 their change and time as well.
     verbose_interval : int, default=10
         Iterations between two lines.
-    init_size : int, default=100_000
-        Rows that starts are made from: all where there are no more than that, else a uniform sample that depends on
-        ``random_state`` alone. They are held in memory.
+    init_size : int, default=None
+        Rows of a sample to start from. Where there are more rows than that, starts run EM to their ends on samples in
+        memory, tenfold larger ones after smaller ones, and the best goes on to all data: fewer passes over them. None:
+        EM sees all data from the first iteration, as in scikit-learn, and starts are made from at most 100 000 rows.
+        Samples are uniform and depend on ``random_state`` alone.
+    acceleration : {'anderson'}, default=None
+        Take larger steps than EM's, from the course of the last ones, where the likelihood says that they lead up; see
+        `daskgmm.core.acceleration`. None: plain EM.
     scheduler : None, str or distributed.Client, default=None
         Where passes run: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None: as
         described above.
@@ -86,15 +92,19 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
 
     converged_ : bool
     n_iter_ : int
-        EM iterations of the best start.
+        EM iterations of the best start over all data, rejected steps included.
     lower_bound_ : float
         Mean log-likelihood of the parameters before the last M-step, as in scikit-learn.
     lower_bounds_ : list of float
-        The same after every iteration of the best start.
+        The same after every iteration of the best start that was not rejected.
     n_passes_ : int
-        How often the last fit read the data: once for the survey and once for each iteration of each start, plus the
-        few E-steps that had to be repeated in finer arithmetic, plus one where a dask array's chunk lengths were
+        How often the last fit read the data: once for the survey and once for each iteration of the longest start, plus
+        the few E-steps that had to be repeated in finer arithmetic, plus one where a dask array's chunk lengths were
         unknown.
+    history_ : list of PassRecord
+        What each pass was for, what it found and what it took: ``kind``, ``start``, ``n_iter``, ``lower_bound``,
+        ``n_rows``, ``bytes_read``, ``seconds``, ``rows_per_second``, ``arithmetic``; and the same of samples. Starts
+        that share a pass have a record each.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only for data frames whose column names are all strings.

@@ -25,9 +25,7 @@ from .surveying import loops_for, take_surveys
 from .sweep import Sweep
 
 
-def fit_mixtures(
-    engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[State]]
-) -> list[Run[State] | Failed]:
+def fit_mixtures(engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[State]]) -> list[Run[State] | Failed]:
     """Fit several mixtures; those that are still running share every reading of the data.
 
     Parameters

@@ -115,7 +115,5 @@ def _fitted_values(model: BaseMixture[Any], parameters: MixtureParameters) -> di
         "n_passes": int(model.n_passes_),
         "lower_bound": encode("lower_bound_", model.lower_bound_),
         "lower_bounds": [encode("lower_bounds_", bound) for bound in model.lower_bounds_],
-        "history": [
-            {key: encode(key, value) for key, value in asdict(passed).items()} for passed in model.history_
-        ],
+        "history": [{key: encode(key, value) for key, value in asdict(passed).items()} for passed in model.history_],
     }
