@@ -256,7 +256,7 @@ def test_rows_of_weight_zero_have_no_say(init):
 def test_too_few_rows_with_a_weight_are_told(init):
     weights = np.zeros(50)
     weights[:2] = 1
-    with pytest.raises(InvalidWeightsError, match=r"positive for 2 of the 50 rows.*n_components = 3"):
+    with pytest.raises(InvalidWeightsError, match=r"positive for 2 of the rows.*n_components = 3"):
         GaussianMixture(3, init_params=init).fit(overlapping(50), sample_weight=weights)
 
 

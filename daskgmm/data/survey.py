@@ -45,7 +45,7 @@ class Survey:
     """Shape (D,)."""
 
     sample: Array
-    """Sampled rows in their order, shape (n_sample, D), float32 where the data are, else float64."""
+    """Sampled rows in their order, those without weight left out, (n_sample, D); float32 where the data are."""
 
     sample_weight: Array
     """Their weights, shape (n_sample,)."""
@@ -179,6 +179,7 @@ class _Surveyor:
         scatter = None if structure is None else Scatter.of(structure, offsets, w)
         lo, hi = np.searchsorted(self.fold.sampled, [start, start + len(rows)])
         chosen = self.fold.sampled[lo:hi] - start
+        chosen = chosen[w[chosen] > 0]  # a row that does not count must not move k-means' tolerance
         return Survey(
             len(rows),
             total,

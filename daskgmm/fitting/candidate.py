@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
@@ -85,6 +85,8 @@ class Candidate(Generic[State]):
     """Go on from there instead of making starts."""
     label: str = ""
     """Names it in events, beside others."""
+    hopeless: Callable[[int, Sequence[float], float], bool] | None = None
+    """Whether to give up a start, asked after each iteration: its number, its bounds so far, the sum of the weights."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Run(Generic[State]):
     """Of all starts."""
     notes: list[Warning]
     """What the user should be told."""
+    stopped: bool = False
+    """It was given up before it had converged."""
 
     @property
     def lower_bound(self) -> float:

@@ -62,6 +62,8 @@ class Ascent(Generic[State]):
         One for each E-step that was not rejected; never falling but for rounding, and where a component was replaced.
     n_iter : int
     converged : bool
+    stopped : bool
+        It was given up.
     failure : IllDefinedCovarianceError or None
         Why it cannot go on.
     """
@@ -79,7 +81,7 @@ class Ascent(Generic[State]):
         self.estimation, self.state = estimation, state
         self.lower_bounds: list[float] = []
         self.n_iter = 0
-        self.converged = False
+        self.converged = self.stopped = False
         self.failure: IllDefinedCovarianceError | None = None
         self._tol, self._max_iter = tol, max_iter
         self._last = lower_bound
@@ -90,7 +92,7 @@ class Ascent(Generic[State]):
     @property
     def finished(self) -> bool:
         """Whether it asks for nothing more."""
-        return self.converged or self.failure is not None or self.n_iter >= self._max_iter
+        return self.converged or self.stopped or self.failure is not None or self.n_iter >= self._max_iter
 
     @property
     def lower_bound(self) -> float:
@@ -101,6 +103,10 @@ class Ascent(Generic[State]):
     def request(self) -> Request:
         """The E-step that it waits for."""
         return Request(self.estimation.parameters(self._next), self._precise)
+
+    def stop(self) -> None:
+        """Ask for nothing more."""
+        self.stopped = True
 
     def take(self, evaluation: Evaluation) -> Step:
         """Make the M-step, and settle where to go from there."""

@@ -71,6 +71,7 @@ class _Fit(Generic[State]):
         self._estimation = candidate.prepare(survey)
         weights = survey.sample_weight if dataset.weights is not None else None
         whole = len(survey.sample) == survey.n_rows
+        self._weight_sum = survey.weight_sum
         self._sample = Sample(survey.sample, weights, frame, None if whole else survey.weight_sum)
         self._n_starts = 1 if candidate.continuation else self._settings.n_starts(dataset.n_rows)
         self._failure: IllDefinedCovarianceError | None = None
@@ -160,7 +161,15 @@ class _Fit(Generic[State]):
                     self._candidate.label,
                 )
             )
+            self._stop_if_hopeless(start)
         self._tell_if_finished(start)
+
+    def _stop_if_hopeless(self, start: int) -> None:
+        ascent, hopeless = self.ascents[start], self._candidate.hopeless
+        if hopeless is None or not ascent.lower_bounds:
+            return
+        if hopeless(start, ascent.lower_bounds, self._weight_sum) and not ascent.finished:
+            ascent.stop()
 
     def _tell_if_finished(self, start: int) -> None:
         ascent = self.ascents[start]
@@ -184,4 +193,6 @@ class _Fit(Generic[State]):
             assert self._failure is not None
             return Failed(self._failure, self.history, self.notes)
         best = max(alive, key=lambda ascent: ascent.lower_bound)
-        return Run(best.state, best.lower_bounds, best.n_iter, best.converged, self.history, self.notes)
+        return Run(
+            best.state, best.lower_bounds, best.n_iter, best.converged, self.history, self.notes, stopped=best.stopped
+        )

@@ -83,8 +83,8 @@ def _check_enough(sample: Sample, n_components: int) -> None:
     n_heavy = int(np.count_nonzero(sample.weights))
     if n_heavy < n_components:
         raise InvalidWeightsError(
-            f"sample_weight is positive for {n_heavy} of the {len(sample.weights)} rows that the start is made from, "
-            f"which is fewer than n_components = {n_components}. Leave rows of weight zero out, or increase init_size."
+            f"sample_weight is positive for {n_heavy} of the rows that the start is made from, which is fewer than "
+            f"n_components = {n_components}. Leave rows of weight zero out, or increase init_size."
         )
 
 
