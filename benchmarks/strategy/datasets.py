@@ -237,7 +237,7 @@ _ALL = (
     drawn("diag", 2, 5, 100_000, 20),
     drawn("diag", 8, 16, 100_000, 10),
     drawn("diag", 16, 8, 100_000, 35),
-    drawn("diag", 32, 32, 50_000, 0.1),
+    drawn("diag", 32, 32, 25_000, 0.1),
     drawn("spherical", 2, 16, 100_000, 1),
     drawn("spherical", 4, 32, 100_000, 20),
     drawn("spherical", 16, 2, 100_000, 30),
