@@ -135,7 +135,7 @@ def _write_block(
     root = getattr(target.store, "root", None)
     if root is not None and not os.path.isdir(root):
         raise StoreError(f"{root} is gone: the run that wrote it has failed")
-    with writing(f"{target.name} of {describe(target)}, rows {start} to {stop},"):
+    with writing(f"Rows {start} to {stop} of {describe(target)}"):
         target[start:stop] = block
     if on_rows is not None:
         on_rows(len(block))
