@@ -24,11 +24,14 @@ from . import __version__, jobs
 from .core.acceleration import ACCELERATIONS
 from .core.concentration import WEIGHT_DISTRIBUTIONS
 from .core.covariance import STRUCTURES
+from .data.addresses import Secrets, printable
 from .data.config import MISSING_CHUNKS
 from .demo import run_demo
 from .diagnostics.summary import print_record, store_record
 from .errors import DaskGMMError
 from .fitting.initialization import METHODS
+
+_LONGEST_MESSAGE = 4000
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DEFAULTS = {
@@ -290,29 +293,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
     try:
-        with _plain_messages():
+        with _plain_messages(arguments):
             _cli.main(args=arguments, prog_name="daskgmm", standalone_mode=False)
     except click.Abort:
         click.echo("interrupted", err=True)
         return 130
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(file=text)
+        for line in text.getvalue().splitlines():
+            click.echo(_for_people(line, arguments), err=True)
         return error.exit_code
-    except (DaskGMMError, ValueError, TypeError, OSError) as error:
-        click.echo(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+    except (DaskGMMError, ValueError, TypeError, OSError, MemoryError, OverflowError, RecursionError) as error:
+        click.echo(f"error: {_for_people(str(error), arguments) or type(error).__name__}", err=True)
         return 1
     return 0
 
 
+def _for_people(message: str, arguments: Sequence[str] | None) -> str:
+    """A message in one line, without the secrets of any address that was given, and without what steers a terminal."""
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        if "://" in argument:
+            message = Secrets(argument).hide(message)
+    return printable(" ".join(message.split()), _LONGEST_MESSAGE)
+
+
 @contextmanager
-def _plain_messages() -> Iterator[None]:
+def _plain_messages(arguments: Sequence[str] | None) -> Iterator[None]:
     """Warnings that are meant for users, as one line each; what is meant for programmers is left out."""
     logger = logging.getLogger("asyncio")  # tells of tasks that an interrupt or an error cut off
     level = logger.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+        warnings.showwarning = lambda message, *_: click.echo(
+            f"warning: {_for_people(str(message), arguments)}", err=True
+        )
         logger.setLevel(logging.CRITICAL)
         try:
             yield

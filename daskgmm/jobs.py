@@ -13,6 +13,7 @@ from typing import Any
 import dask
 import numpy as np
 
+from .data.guards import check_file, product
 from .data.store import local_path, open_zarr, without_secrets
 from .data.write import check_target
 from .diagnostics.progress import ProgressBar
@@ -26,6 +27,8 @@ from .estimators.gaussian_mixture import GaussianMixture
 from .fitting.plan import FitPlan
 from .persistence import load, save
 from .results import RESULTS, SAMPLES, write_predictions, write_samples
+
+_MOST_NUMBERS = 10**9
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,12 @@ def fit(
         estimator.set_params(scheduler=scheduler).fit(data, sample_weight=weights)
     seconds = round(time.perf_counter() - begin, 3)
     save(estimator.set_params(warm_start=False), model, overwrite=overwrite)
-    return {**model_record(estimator), "n_rows": int(data.shape[0]), "seconds": seconds, "model": model}
+    return {
+        **model_record(estimator),
+        "n_rows": int(data.shape[0]),
+        "seconds": seconds,
+        "model": without_secrets(model),
+    }
 
 
 def plan(
@@ -184,7 +192,7 @@ def predict(
             callbacks=_callbacks(quiet),
         )
     seconds = round(time.perf_counter() - begin, 3)
-    return {"kind": RESULTS, "output": output, "n_rows": shapes["labels"][0], **_listed(shapes), "seconds": seconds}
+    return {**_written(RESULTS, output, shapes["labels"][0], shapes), "seconds": seconds}
 
 
 def score(rows: Rows, model: str, *, compute: Compute = Compute(), quiet: bool = False) -> Record:
@@ -228,23 +236,33 @@ def sample(
     if random_state is not None:
         estimator.set_params(random_state=random_state)
     shapes = write_samples(estimator, n_samples, output, overwrite=overwrite, model_name=model)
-    return {"kind": SAMPLES, "output": output, "n_rows": n_samples, **_listed(shapes)}
+    return _written(SAMPLES, output, n_samples, shapes)
 
 
 def open_array(name: str) -> Any:
     """A ``.npy`` file, mapped into memory, or a Zarr array."""
     if not name.endswith(".npy"):
         return open_zarr(name)
+    shown = without_secrets(name)
+    check_file(name, sys.maxsize, "arrays")
     try:
         return np.load(name, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
-        raise StoreNotFoundError(f"There is no file {name}.") from error
+        raise StoreNotFoundError(f"There is no file {shown}.") from error
     except ValueError as error:
-        raise ValueError(f"{name} is not a .npy file of numbers: {error}") from error
+        raise ValueError(f"{shown} is not a .npy file of numbers: {error}") from error
 
 
 def _value(name: str, value: Any) -> Any:
-    return np.array(open_array(value)[...]) if name.endswith("_init") else value
+    if not name.endswith("_init"):
+        return value
+    array = open_array(value)
+    if (size := product(array.shape)) > _MOST_NUMBERS:
+        raise ValueError(
+            f"{name}: {without_secrets(value)} declares {size} numbers; expected {_MOST_NUMBERS} at most. Its "
+            "shape follows from the number of components and of features."
+        )
+    return np.array(array[...])
 
 
 def _check_output(output: str, kind: str, overwrite: bool, *inputs: str | None) -> None:
@@ -259,5 +277,6 @@ def _callbacks(quiet: bool) -> Sequence[Listener]:
     return () if quiet else (ProgressBar(),)
 
 
-def _listed(shapes: Mapping[str, tuple[int, ...]]) -> Record:
-    return {"arrays": {name: list(shape) for name, shape in shapes.items()}}
+def _written(kind: str, output: str, n_rows: int, shapes: Mapping[str, tuple[int, ...]]) -> Record:
+    arrays = {name: list(shape) for name, shape in shapes.items()}
+    return {"kind": kind, "output": without_secrets(output), "n_rows": n_rows, "arrays": arrays}

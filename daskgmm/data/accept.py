@@ -19,8 +19,9 @@ import zarr
 from ..errors import InvalidWeightsError, UnsupportedDataError
 from .arrays import ArraySource, check_unmasked, mapped_source
 from .blocks import BlockSource, with_known_chunks
+from .guards import MOST_ROWS, check_extent
 from .source import Dataset, Source
-from .store import open_zarr, pick_array
+from .store import describe, open_zarr, pick_array
 from .stored_rows import StoreSource
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -110,10 +111,9 @@ def check_layout(data: Any) -> None:
     """Raise unless the array is two-dimensional, has rows and features, and holds real numbers."""
     if data.ndim != 2:
         raise ValueError(
-            f"X: expected 2D array, got {data.ndim}D array of shape {tuple(data.shape)} instead. Rows are samples "
-            f"and columns "
-            "features: reshape your data with X.reshape(-1, 1) if they have one feature, or X.reshape(1, -1) for one "
-            "sample."
+            f"X: expected 2D array, got {data.ndim}D array of shape {tuple(data.shape)!s:.100} instead. Rows are "
+            "samples and columns features: reshape your data with X.reshape(-1, 1) if they have one feature, or "
+            "X.reshape(1, -1) for one sample."
         )
     for count, name in zip(data.shape, ("sample(s)", "feature(s)"), strict=True):
         if count == 0:
@@ -124,6 +124,19 @@ def check_layout(data: Any) -> None:
             "dask array first."
         )
     check_dtype("X", data.dtype)
+    _check_extent("X", data)
+
+
+def _check_extent(name: str, data: Any) -> None:
+    """Raise unless the size that lazy data declare can be true."""
+    n_rows = data.shape[0]
+    if n_rows > MOST_ROWS:
+        raise UnsupportedDataError(
+            f"{name} declares {n_rows} rows; expected {MOST_ROWS:.0e} at most, because no fit would come to an end. "
+            "Check where its shape comes from."
+        )
+    if isinstance(data, zarr.Array):
+        check_extent(data, describe(data))
 
 
 def check_dtype(name: str, dtype: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import DaskGMMError
-from .store import without_secrets
+from .addresses import hide_urls
 
 T = TypeVar("T")
 _log = logging.getLogger("daskgmm")
@@ -88,4 +88,4 @@ def retried(read: Callable[[], T], last: Callable[[int], T], retries: int, what:
 
 def told(error: BaseException) -> str:
     """An error in one line, without credentials."""
-    return without_secrets(f"{type(error).__name__}: {error}".strip(": "))
+    return hide_urls(f"{type(error).__name__}: {error}".strip(": "))

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import os
-import re
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import zarr
 
 from ..errors import StoreError, StoreNotFoundError
+from .addresses import Secrets, hide_urls, local_path, printable, split_address, without_secrets
+from .guards import check_documents, check_members
+
+__all__ = [
+    "arrays_of",
+    "describe",
+    "local_path",
+    "member",
+    "open_node",
+    "open_zarr",
+    "pick_array",
+    "split_address",
+    "without_secrets",
+]
+
+_MOST_NAMES = 20  # of a group, in a message
 
 
 def describe(node: zarr.Array[Any] | zarr.Group) -> str:
     """Name of an array or group for messages, without credentials."""
-    return without_secrets(f"{node.store}/{node.path}".rstrip("/"))
-
-
-def without_secrets(address: str) -> str:
-    """An address without what may be a password, a token or a signature."""
-    address = re.sub(r"(//)[^/@\s]*@", r"\1", address)
-    return re.sub(r"\?[^\s'\"<>]*", "?…", address)
-
-
-def split_address(address: str) -> tuple[str, str | None]:
-    """``path::array`` -> (path, array). Chained fsspec URLs, such as ``simplecache::s3://…``, stay whole."""
-    head, separator, tail = address.rpartition("::")
-    if separator and "://" not in tail and head:
-        return head, tail
-    return address, None
+    store = node.store
+    files, path = getattr(store, "fs", None), str(getattr(store, "path", ""))
+    if files is None:
+        local = isinstance(getattr(store, "root", None), Path)
+        place = f"{store}/{node.path}".rstrip("/")
+        return printable(place if local else hide_urls(place))
+    protocols = getattr(files, "protocol", "")
+    scheme = protocols if isinstance(protocols, str) else protocols[0]
+    place = path if "://" in path else f"{scheme}://{path}"
+    return printable(f"{without_secrets(place)}/{node.path}".rstrip("/"))
 
 
 def open_zarr(
@@ -66,12 +78,6 @@ def open_zarr(
     return pick_array(open_node(path, storage_options), inside if array is None else array)
 
 
-def local_path(address: str | os.PathLike[str]) -> str | None:
-    """Absolute path on this machine that an address means; None for the URL of anything but a local file."""
-    path = os.fspath(address).removeprefix("file://")
-    return None if "://" in path else os.path.abspath(path)
-
-
 def open_node(path: str, storage_options: Mapping[str, Any] | None = None) -> zarr.Array[Any] | zarr.Group:
     """Open the array or group at a path or URL, for reading.
 
@@ -82,33 +88,52 @@ def open_node(path: str, storage_options: Mapping[str, Any] | None = None) -> za
     StoreError
         If what is there is not Zarr, or is damaged.
     """
-    location = local_path(path) or path
-    shown = without_secrets(path)
-    if "://" not in location and not os.path.exists(location):
-        raise StoreNotFoundError(f"There is nothing at {shown}. Check the path; it is relative to {os.getcwd()}.")
+    if not path:
+        raise StoreNotFoundError("The address is empty; expected a path or URL, such as data.zarr.")
+    location, secrets = local_path(path) or path, Secrets(path, storage_options)
+    shown = printable(without_secrets(path))
+    if "://" not in location:
+        if not os.path.exists(location):
+            raise StoreNotFoundError(f"There is nothing at {shown}. Check the path; it is relative to {os.getcwd()}.")
+        check_documents(location)
+        if not os.path.isdir(location) and not os.path.isfile(location):
+            raise StoreError(f"{shown} is neither a directory nor a file: there is no Zarr array or group in it.")
     try:
-        return zarr.open(
-            location, mode="r", storage_options=dict(storage_options) if storage_options and "://" in location else None
-        )
+        if "://" not in location:
+            return zarr.open(location, mode="r")
+        with warnings.catch_warnings(record=True) as told:
+            node = zarr.open(location, mode="r", storage_options=dict(storage_options) if storage_options else None)
+        for warning in told:  # of Zarr and of the file system, which name the whole URL
+            warnings.warn(secrets.hide(str(warning.message)), warning.category, stacklevel=3)
+        return node
     except FileNotFoundError as error:
         if "://" in location:
-            raise StoreNotFoundError(f"There is no Zarr array or group at {shown}.") from error
+            raise StoreNotFoundError(f"There is no Zarr array or group at {shown}.") from secrets.cause(error)
         raise StoreError(
             f"{shown} is not a Zarr array or group (no zarr.json, .zarray or .zgroup in it). Write the data with "
             "zarr.create_array, dask's to_zarr or xarray's to_zarr."
         ) from error
     except ImportError as error:
         raise StoreError(
-            f"{shown} cannot be opened: {error}. Install the file system of that URL, for example pip install s3fs."
-        ) from error
+            f"{shown} cannot be opened: {secrets.hide(str(error))}. Install the file system of that URL, for example "
+            "pip install s3fs."
+        ) from secrets.cause(error)
     except Exception as error:
-        # Metadata that do not parse end in KeyError, TypeError, JSONDecodeError and others, depending on where they
-        # break.
-        raise StoreError(
-            f"{shown} cannot be opened as Zarr ({type(error).__name__}: {without_secrets(str(error))}). Its metadata "
-            f"are "
-            "damaged, or written by something other than Zarr 2 or 3."
-        ) from error
+        raise _unreadable(shown, error, secrets) from secrets.cause(error)
+
+
+def _unreadable(shown: str, error: Exception, secrets: Secrets) -> StoreError:
+    """What to say where metadata are there and cannot be used.
+
+    Those that do not parse end in KeyError, TypeError, JSONDecodeError and others, depending on where they break.
+    """
+    told = printable(f"{type(error).__name__}: {secrets.hide(str(error))}", 400)
+    advice = (
+        "Check that it can be reached and that you may read it."
+        if isinstance(error, OSError)
+        else "Its metadata are damaged, or written by something other than Zarr 2 or 3."
+    )
+    return StoreError(f"{shown} cannot be opened as Zarr ({told}). {advice}")
 
 
 def pick_array(node: zarr.Array[Any] | zarr.Group, name: str | None = None) -> zarr.Array[Any]:
@@ -121,18 +146,67 @@ def pick_array(node: zarr.Array[Any] | zarr.Group, name: str | None = None) -> z
     """
     if isinstance(node, zarr.Array):
         if name:
-            raise StoreError(f"{describe(node)} is an array, not a group: there is no {name!r} inside it")
+            raise StoreError(f"{describe(node)} is an array, not a group: there is no {name!r:.80} inside it")
         return node
-    names = sorted(key for key, _ in node.arrays())
-    if name:
-        member = node.get(name)
-        if isinstance(member, zarr.Array):
-            return member
-        raise StoreError(f"{describe(node)} has no array {name!r}; its arrays are: {', '.join(names) or 'none'}")
-    if len(names) == 1:
+    if name and isinstance(found := member(node, name), zarr.Array):
+        return found
+    names = [key for key, _ in arrays_of(node)]
+    if not name and len(names) == 1:
         return pick_array(node, names[0])
+    shown = ", ".join(map(printable, names[:_MOST_NAMES])) + ", …" * (len(names) > _MOST_NAMES)
+    if name:
+        raise StoreError(f"{describe(node)} has no array {name!r:.80}; its arrays are: {shown or 'none'}")
     raise StoreError(
-        f"{describe(node)} is a group with {len(names)} arrays ({', '.join(names) or 'none'}). Say which one is "
-        f"meant, "
-        f"for example as {'path::' + names[0] if names else 'path::array'}."
+        f"{describe(node)} is a group with {len(names)} arrays ({shown or 'none'}). Say which one is meant, "
+        f"for example as {'path::' + printable(names[0]) if names else 'path::array'}."
     )
+
+
+def member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
+    """What a group holds under a name; None for nothing.
+
+    Raises
+    ------
+    StoreError
+        If the name leads out of the group, or what is there is damaged.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if "." in parts or ".." in parts or "\0" in name:
+        raise StoreError(
+            f"{name!r:.80} is no name of an array; expected one without '.' and '..', such as 'a' or 'a/b'"
+        )
+    try:
+        if (folder := _folder(group)) is not None:
+            for depth in range(1, len(parts) + 1):
+                check_documents(os.path.join(folder, *parts[:depth]))
+        return group.get(name)
+    except StoreError:
+        raise
+    except Exception as error:
+        if isinstance(error, UnicodeError | OSError):
+            raise StoreError(f"{describe(group)} has no {name!r:.80} inside it ({type(error).__name__})") from error
+        raise _unreadable(f"{name!r:.80} in {describe(group)}", error, Secrets("")) from None
+
+
+def arrays_of(group: zarr.Group) -> list[tuple[str, zarr.Array[Any]]]:
+    """Names and arrays right below a group, sorted by name.
+
+    Raises
+    ------
+    StoreError
+        If something there is damaged.
+    """
+    try:
+        if (folder := _folder(group)) is not None:
+            check_members(folder)
+        return sorted(group.arrays(), key=lambda found: found[0])
+    except StoreError:
+        raise
+    except Exception as error:
+        raise _unreadable(f"Something in {describe(group)}", error, Secrets("")) from None
+
+
+def _folder(group: zarr.Group) -> str | None:
+    """Directory of this machine where a group is."""
+    root = getattr(group.store, "root", None)
+    return os.path.join(root, group.path) if isinstance(root, Path) else None

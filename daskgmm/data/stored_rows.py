@@ -23,6 +23,7 @@ from zarr.core.sync import sync
 from ..errors import ChunkError, DataChangedError, MissingChunkError, StoreError, StoreNotFoundError
 from .blosc import checked
 from .config import Reading
+from .guards import check_chunks
 from .retry import may_pass, retried, told
 from .source import Source
 from .store import describe
@@ -100,8 +101,11 @@ class StoredRows:
             If a chunk is missing, damaged, or cannot be read however often it is tried.
         StoreNotFoundError
             If the array is gone.
+        StoreError
+            If something that cannot be a chunk, such as a pipe, is in the place of one.
         """
         start, stop, _ = rows.indices(self.array.shape[0])
+        check_chunks(self.array, start, stop)
         return retried(
             lambda: self._read(start, stop),
             lambda attempts: self._read_by_chunks(start, stop, attempts),

@@ -18,6 +18,7 @@ import fsspec
 import zarr
 
 from ..errors import DaskGMMError, OutputError, OutputExistsError, StoreError
+from .addresses import Secrets
 from .claims import claimed, discard, hidden, locked
 from .retry import told
 from .store import local_path, open_node, without_secrets
@@ -130,7 +131,7 @@ def writing(name: str) -> Iterator[None]:
         advice = "Make room, or choose another place" if error.errno in _FULL else "Choose another place"
         raise OutputError(
             f"{without_secrets(name)} cannot be written ({told(error)}). {advice}; nothing of it has been kept."
-        ) from error
+        ) from Secrets(name).cause(error)
 
 
 @contextmanager
@@ -186,9 +187,11 @@ def _remote(url: str) -> Iterator[str]:
         _claim(files, path, url)
     try:
         yield url
-    except BaseException:
+    except BaseException as error:
         with suppress(Exception):
             files.rm(path, recursive=True)
+        if isinstance(error, Exception) and Secrets(url).cause(error) is None:
+            raise _unwritable(url, error) from None
         raise
 
 
@@ -200,22 +203,33 @@ def _claim(files: Any, path: str, url: str) -> None:
         raise OutputExistsError(_exists(url)) from error
     except (TypeError, NotImplementedError):
         return  # a file system that has no such thing
+    except OSError:
+        raise
+    except Exception as error:
+        raise _unwritable(url, error) from Secrets(url).cause(error)
 
 
 def _file_system(url: str) -> tuple[Any, str]:
     try:
         files, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
+        secrets = Secrets(url)
         raise StoreError(
-            f"{without_secrets(url)} cannot be written: {error}. Install the file system of that URL, for example "
-            "pip install s3fs, or write to a local path."
-        ) from error
+            f"{without_secrets(url)} cannot be written: {secrets.hide(str(error))}. Install the file system of that "
+            "URL, for example pip install s3fs, or write to a local path."
+        ) from secrets.cause(error)
+    except Exception as error:
+        raise _unwritable(url, error) from Secrets(url).cause(error)
     return files, path
 
 
 def _check_remote(url: str, overwrite: bool) -> None:
     files, path = _file_system(url)
-    if not files.exists(path):
+    try:
+        found = files.exists(path)
+    except Exception as error:
+        raise _unwritable(url, error) from Secrets(url).cause(error)
+    if not found:
         return
     if overwrite:
         raise OutputExistsError(
@@ -223,6 +237,13 @@ def _check_remote(url: str, overwrite: bool) -> None:
             "first, or choose another name."
         )
     raise OutputExistsError(_exists(url))
+
+
+def _unwritable(url: str, error: Exception) -> OutputError:
+    told = Secrets(url).hide(f"{type(error).__name__}: {error}")
+    return OutputError(
+        f"{without_secrets(url)} cannot be written ({told}). Check that it can be reached and that you may write there."
+    )
 
 
 def _exists(name: str) -> str:

@@ -13,7 +13,8 @@ import zarr
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from ..data.store import describe, local_path, open_node, split_address
+from ..data.guards import product
+from ..data.store import arrays_of, describe, local_path, member, open_node, split_address, without_secrets
 from ..data.write import read_record
 from ..errors import StoreError
 from ..estimators.base import BaseMixture
@@ -58,24 +59,36 @@ def store_record(address: str) -> Record:
         If there is nothing, or what is there is damaged.
     """
     path, inside = split_address(address)
+    shown = without_secrets(address)
     node = open_node(path)
     ours = read_record(node)
     if ours.get("format") == "model" and inside is None:
-        return {**model_record(load(path)), "path": path, "daskgmm_version": ours.get("daskgmm_version")}
+        return {**model_record(load(path)), "path": shown, "daskgmm_version": _told(ours.get("daskgmm_version"))}
     if inside is not None:
         node = _member(node, inside)
     if isinstance(node, zarr.Array):
-        return {"kind": "array", "path": address, **_array_record(node)}
-    told = {key: value for key, value in ours.items() if key not in ("format", "format_version")}
-    arrays = {name: _array_record(array) for name, array in sorted(node.arrays())}
-    return {"kind": ours.get("format", "group"), "path": address, **told, "arrays": arrays}
+        return {"kind": "array", "path": shown, **_array_record(node)}
+    arrays = {name: _array_record(array) for name, array in arrays_of(node)}
+    record = {"kind": _told(ours.get("format", "group")), "path": shown, "arrays": arrays}
+    # Whatever a file says of itself, it does not make one kind of record look like another.
+    hidden = {"format", "format_version", "means", *record}
+    return {"kind": record["kind"], "path": shown, **{k: _told(v) for k, v in ours.items() if k not in hidden}} | record
+
+
+def _told(value: Any, depth: int = 3) -> Any:
+    """What a file says, as far as a summary can: no deeper than that."""
+    if isinstance(value, Mapping | list) and not depth:
+        return "…"
+    if isinstance(value, Mapping):
+        return {key: _told(item, depth - 1) for key, item in value.items()}
+    return [_told(item, depth - 1) for item in value] if isinstance(value, list) else value
 
 
 def _member(node: Any, name: str) -> Any:
-    member = node.get(name) if isinstance(node, zarr.Group) else None
-    if member is None:
-        raise StoreError(f"{describe(node)} has no {name!r} inside it")
-    return member
+    found = member(node, name) if isinstance(node, zarr.Group) else None
+    if found is None:
+        raise StoreError(f"{describe(node)} has no {name!r:.80} inside it")
+    return found
 
 
 def _array_record(array: zarr.Array[Any]) -> Record:
@@ -85,7 +98,7 @@ def _array_record(array: zarr.Array[Any]) -> Record:
         "dtype": str(array.dtype),
         "chunks": list(array.chunks),
         "shards": list(shards) if shards else None,
-        "bytes": int(array.nbytes),
+        "bytes": product(array.shape) * array.dtype.itemsize,
         "zarr_format": array.metadata.zarr_format,
     }
     if local_path(str(array.store)) is not None:

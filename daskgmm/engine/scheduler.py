@@ -21,6 +21,7 @@ from dask.local import get_sync
 from dask.threaded import get as get_threaded
 from distributed.scheduler import KilledWorker
 
+from ..data.addresses import Secrets, without_secrets
 from ..errors import DaskGMMError, SchedulerError
 from .config import patience
 from .memory import Worker
@@ -176,7 +177,7 @@ def _of_name(name: str) -> AbstractContextManager[Scheduler]:
         return nullcontext(_threaded())
     if ":" not in name:
         raise ValueError(
-            f"scheduler={name!r}; expected 'synchronous', 'threads', or an address such as 'tcp://127.0.0.1:8786'"
+            f"scheduler={name!r:.80}; expected 'synchronous', 'threads', or an address such as 'tcp://127.0.0.1:8786'"
         )
     return _Connection(name)
 
@@ -192,12 +193,13 @@ class _Connection(AbstractContextManager[Scheduler]):
         try:
             _greet(self.address, limit)
             self.client = distributed.Client(self.address, set_as_default=False, timeout=limit)
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, TypeError, ImportError) as error:  # TypeError: a protocol that is not set up
+            secrets = Secrets(self.address)
             raise SchedulerError(
-                f"scheduler={self.address!r} does not answer ({type(error).__name__}: {error}). Check the address "
-                f"and that "
-                "`dask scheduler` runs there and can be reached from here."
-            ) from error
+                f"scheduler={without_secrets(self.address)!r} does not answer ({type(error).__name__}: "
+                f"{secrets.hide(str(error))}). Check the address and that `dask scheduler` runs there and can be "
+                "reached from here."
+            ) from secrets.cause(error)
         try:
             return _of_client(self.client)
         except BaseException:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from itertools import islice
 from numbers import Real
 from typing import Any
 
@@ -15,6 +17,8 @@ from ..core.variational import GivenPriors
 from ..engine.events import Listener
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_MOST_CALLBACKS = 1000
 
 
 def check_given(
@@ -56,6 +60,11 @@ def check_priors(
     ValueError
         Naming the parameter, what came and what was expected.
     """
+    _check_numbers(
+        weight_concentration_prior=weight_concentration,
+        mean_precision_prior=mean_precision,
+        degrees_of_freedom_prior=degrees_of_freedom,
+    )
     if degrees_of_freedom is not None and not degrees_of_freedom > n_features - 1:
         raise ValueError(
             f"The parameter 'degrees_of_freedom_prior' should be greater than {n_features - 1}, but got "
@@ -78,16 +87,36 @@ def check_callbacks(callbacks: Any) -> tuple[Listener, ...]:
     TypeError
         If they are not an iterable of callables.
     """
-    listeners = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
-    if not all(map(callable, listeners)):
-        raise TypeError(f"callbacks={callbacks!r}; expected an iterable of callables, such as [print]")
-    return listeners
+    listeners: list[Listener] = []
+    # One by one: an iterable may have no end.
+    for listener in islice(callbacks, _MOST_CALLBACKS + 1) if isinstance(callbacks, Iterable) else (None,):
+        if not callable(listener) or len(listeners) == _MOST_CALLBACKS:
+            raise TypeError(
+                f"callbacks={callbacks!r:.200}; expected an iterable of callables, such as [print], and at most "
+                f"{_MOST_CALLBACKS} of them"
+            )
+        listeners.append(listener)
+    return tuple(listeners)
+
+
+def _check_numbers(**parameters: Any) -> None:
+    """Raise `ValueError` for a number that double precision does not hold, such as 10**400."""
+    for name, value in parameters.items():
+        try:
+            finite = value is None or math.isfinite(float(value))
+        except OverflowError:
+            finite = False
+        if not finite:
+            raise ValueError(f"The parameter '{name}' should be a finite number in double precision, but is too large.")
 
 
 def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    declared = getattr(value, "shape", None)
+    if isinstance(declared, tuple) and declared != shape:  # told before a lazy or a broadcast array is filled
+        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {declared}")
     try:
         array = check_array(value, dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=True, input_name=name)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         if name in str(error):
             raise
         raise ValueError(f"The parameter '{name}' should be an array of real numbers: {error}") from error

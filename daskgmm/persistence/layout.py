@@ -27,6 +27,8 @@ KIND = "model"
 FORMAT_VERSION = 1
 
 NOT_STORED = ("scheduler", "callbacks")
+_ASYMMETRY = 1e-8  # relative
+_DIFFERENCE = 1e-6
 _WEIGHT_TOLERANCE = 1e-5  # of their sum: single precision, and thousands of them
 
 
@@ -94,11 +96,35 @@ def _matrix_problem(
     with np.errstate(invalid="ignore", divide="ignore"):
         if not np.isfinite(structure.log_det_cholesky(precisions_cholesky, means.shape[1])).all():
             return "precisions_cholesky", "are no Cholesky factors: a diagonal entry is not positive"
+    if structure.covariance_shape(3, 2)[-2:] == (2, 2) and not _is_symmetric(covariances):
+        return "covariances", "are not symmetric"
     try:
-        structure.precisions_cholesky(covariances)
+        factors = structure.precisions_cholesky(covariances)
     except IllDefinedCovarianceError as error:
         return "covariances", f"are not positive definite (components {error.components or 'all'})"
+    if not _agree(structure, covariances, factors, precisions_cholesky, means.shape):
+        return "precisions_cholesky", "do not belong to the covariances"
     return None
+
+
+def _is_symmetric(matrices: Array) -> bool:
+    return bool((np.abs(matrices - matrices.swapaxes(-1, -2)) <= _ASYMMETRY * np.abs(matrices).max()).all())
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _agree(
+    structure: CovarianceStructure, covariances: Array, expected: Array, found: Array, shape: tuple[int, ...]
+) -> bool:
+    """Whether factors are equal as far as rounding lets them; ``shape`` is that of the means, (K, D).
+
+    It moves them by eps · κ(Σ), relative to the largest entry; with variances of about one, κ ≤ K D ‖U‖².
+    """
+    scale = np.sqrt(structure.marginal_variances(covariances, *shape).mean(axis=0))
+    n_matrices = structure.matrix_counts(np.zeros(shape[0])).size
+    ours, theirs = (structure.scale_cholesky(u, scale).reshape(n_matrices, -1) for u in (expected, found))
+    rounding = 100 * np.finfo(np.float64).eps * shape[0] * shape[1] * (ours**2).sum(axis=1)
+    most = np.minimum(1, _DIFFERENCE + rounding) * np.abs(ours).max(axis=1)
+    return bool((np.abs(ours - theirs).max(axis=1) <= most).all())
 
 
 class _Likelihood(Layout):

@@ -79,6 +79,7 @@ def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> 
                 dtype=array.dtype,
                 compressors=None,
                 filters=None,
+                config={"write_empty_chunks": True},  # zeros, too: what is not there is missing
             )
             stored[...] = array
 
