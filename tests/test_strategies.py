@@ -244,18 +244,18 @@ def test_chance_compares_plain_with_itself() -> None:
 
 def test_speed_counts_where_the_likelihood_was_reached() -> None:
     def against(seed: int, ours: dict[str, Any]) -> dict[str, Any]:
-        theirs = {"seconds": 8.0, "log_likelihood": -2.0}
+        theirs = {"processor_seconds": 8.0, "seconds": 9.0, "log_likelihood": -2.0}
         about = {"kind": "against", "data": "a", "strategy": "both", "seed": seed, "tol": 0.1}
         return about | {"daskgmm": ours, "scikit-learn": theirs}
 
     found = outcomes(
         [
-            against(0, {"seconds": 2.0, "log_likelihood": -2.05}),
-            against(1, {"seconds": 2.0, "log_likelihood": -2.2}),
+            against(0, {"processor_seconds": 2.0, "seconds": 3.0, "log_likelihood": -2.05}),
+            against(1, {"processor_seconds": 2.0, "seconds": 3.0, "log_likelihood": -2.2}),
             against(2, {"error": "collapsed"}),
         ]
     )
-    assert [(outcome.speed, outcome.reached) for outcome in found] == [(4.0, True), (4.0, False)]
+    assert [(outcome.speed, outcome.clock, outcome.reached) for outcome in found] == [(4, 3, True), (4, 3, False)]
 
 
 # ---- the command
