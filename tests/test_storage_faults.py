@@ -577,13 +577,18 @@ def test_a_server_that_goes_away_during_the_fit(through, server):
         mixture(callbacks=[during(IterationFinished, stop)]).fit(array)
 
 
-def test_errors_of_a_server_keep_secrets(server, tmp_path):
+def test_errors_keep_secrets(server, tmp_path, caplog):
     pytest.importorskip("aiohttp")
-    array = open_zarr(f"{server.url.replace('//', '//me:secret@')}/x.zarr")
+    array = open_zarr(f"{server.url.replace('//', '//me:hush@')}/x.zarr")
     server.faults[CHUNK] = (503, 10**6)
-    with pytest.raises(ChunkError) as caught:
-        mixture().fit(array)
-    assert "secret" not in str(caught.value)
+    telling = OSError(errno.EIO, "no answer from https://me:hush@there/x.zarr?token=hush")
+    local = zarr.open_array(Unreliable(tmp_path / "x.zarr", failures=10**6, error=telling), mode="r")
+    for data in (array, local):
+        with caplog.at_level(logging.WARNING, "daskgmm"), pytest.raises(ChunkError) as caught:
+            mixture().fit(data)
+        assert "hush" not in str(caught.value)
+    assert "x.zarr" in caplog.text
+    assert "hush" not in caplog.text
 
 
 # ---- outputs: a full disk
@@ -749,6 +754,45 @@ def test_many_who_come_at_the_same_time(tmp_path):
     group = zarr.open_group(tmp_path / "m.zarr", mode="r")
     assert group.attrs["daskgmm"]["number"] == winner
     assert all((array[:] == winner).all() for _, array in group.arrays())
+
+
+def test_a_name_that_is_being_claimed_is_not_taken_for_what_a_dead_writer_left(tmp_path, monkeypatch):
+    """Between the making of a directory and its lock."""
+    made, progress, go_on = threading.Event(), threading.Event(), threading.Event()
+    mkdir = os.mkdir
+
+    def make_and_pause(path, *arguments):
+        mkdir(path, *arguments)
+        if not made.is_set():
+            made.set()
+            assert go_on.wait(60)
+
+    def claim_second():
+        try:
+            with claims.claimed(str(tmp_path / "m.zarr")):
+                pass
+        except OutputExistsError as error:
+            told.append(error)
+        finally:
+            progress.set()
+
+    def claim_first():
+        with claims.claimed(str(tmp_path / "m.zarr")) as growing:
+            made_first.append(os.path.isdir(growing))
+            second.join()
+
+    told, made_first = [], []
+    monkeypatch.setattr(claims.os, "mkdir", make_and_pause)
+    monkeypatch.setattr(claims.time, "sleep", lambda seconds: progress.set())  # whoever sleeps waits for its turn
+    first, second = threading.Thread(target=claim_first), threading.Thread(target=claim_second)
+    first.start()
+    assert made.wait(60)
+    second.start()
+    assert progress.wait(60)
+    go_on.set()
+    first.join()
+    assert made_first == [True]
+    assert len(told) == 1
 
 
 def test_without_locks_the_first_to_finish_wins(tmp_path, monkeypatch):
