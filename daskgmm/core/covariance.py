@@ -32,9 +32,12 @@ from .triangle import (
     gram_inverse,
     invert_cholesky,
     pack,
+    relative_factor,
+    shifted_factor,
     triangle,
     triangle_size,
     unpack,
+    unwhitened,
     upper_factor,
     whitened_square,
 )
@@ -142,6 +145,18 @@ class Full(CovarianceStructure):
         covariances -= offsets[:, :, None] * offsets[:, None, :]
         return covariances
 
+    def whiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        return np.einsum("kij,ki->kj", precisions_cholesky, vectors)
+
+    def unwhiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        return np.stack([unwhitened(u, v) for u, v in zip(precisions_cholesky, vectors, strict=True)])
+
+    def relative_coordinates(self, origin: Array, precisions_cholesky: Array, n_features: int) -> Array:
+        return np.stack([relative_factor(o, u) for o, u in zip(origin, precisions_cholesky, strict=True)])
+
+    def from_relative_coordinates(self, origin: Array, coordinates: Array, n_features: int) -> Array:
+        return np.stack([shifted_factor(o, c) for o, c in zip(origin, coordinates, strict=True)])
+
     def outer_products(self, vectors: Array, weights: Array) -> Array:
         return np.asarray(np.einsum("k,ki,kj->kij", weights, vectors, vectors))
 
@@ -245,6 +260,21 @@ class Tied(CovarianceStructure):
     def divide_second(self, second: Array, n_components: int) -> Array:
         return second
 
+    def whiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        return vectors @ precisions_cholesky
+
+    def unwhiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        return unwhitened(precisions_cholesky, vectors.T).T
+
+    def matrix_weights(self, weights: Array) -> Array:
+        return weights.sum(keepdims=True)
+
+    def relative_coordinates(self, origin: Array, precisions_cholesky: Array, n_features: int) -> Array:
+        return relative_factor(origin, precisions_cholesky)[None]
+
+    def from_relative_coordinates(self, origin: Array, coordinates: Array, n_features: int) -> Array:
+        return shifted_factor(origin, coordinates[0])
+
     def prior_shape(self, n_features: int) -> tuple[int, ...]:
         return n_features, n_features
 
@@ -345,6 +375,18 @@ class Diag(CovarianceStructure):
     def central_covariances(self, second: Array, soft_counts: Array, offsets: Array) -> Array:
         return second / soft_counts[:, None] - offsets**2
 
+    def whiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        return precisions_cholesky * vectors
+
+    def unwhiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        return vectors / precisions_cholesky
+
+    def relative_coordinates(self, origin: Array, precisions_cholesky: Array, n_features: int) -> Array:
+        return np.asarray(math.sqrt(2) * np.log(precisions_cholesky / origin))
+
+    def from_relative_coordinates(self, origin: Array, coordinates: Array, n_features: int) -> Array:
+        return np.asarray(origin * np.exp(coordinates / math.sqrt(2)))
+
     def outer_products(self, vectors: Array, weights: Array) -> Array:
         return weights[:, None] * vectors**2
 
@@ -440,6 +482,18 @@ class Spherical(CovarianceStructure):
 
     def central_covariances(self, second: Array, soft_counts: Array, offsets: Array) -> Array:
         return (second / soft_counts - (offsets**2).sum(axis=1)) / offsets.shape[1]
+
+    def whiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        return precisions_cholesky[:, None] * vectors
+
+    def unwhiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        return vectors / precisions_cholesky[:, None]
+
+    def relative_coordinates(self, origin: Array, precisions_cholesky: Array, n_features: int) -> Array:
+        return np.asarray(math.sqrt(2 * n_features) * np.log(precisions_cholesky / origin)[:, None])
+
+    def from_relative_coordinates(self, origin: Array, coordinates: Array, n_features: int) -> Array:
+        return np.asarray(origin * np.exp(coordinates[:, 0] / math.sqrt(2 * n_features)))
 
     def outer_products(self, vectors: Array, weights: Array) -> Array:
         return np.asarray(weights * (vectors**2).mean(axis=1))

@@ -166,6 +166,32 @@ class CovarianceStructure(ABC):
         """Second moments of ``n_components`` equal components that together are those of one."""
         return np.repeat(second / n_components, n_components, axis=0)
 
+    # ---- differences between mixtures, in units of one of them
+
+    @abstractmethod
+    def whiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        """U_kᵀ v_k for every component, shape (K, D): vectors in the components' own standard deviations."""
+
+    @abstractmethod
+    def unwhiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        """Inverse of `whiten`."""
+
+    def matrix_weights(self, weights: Array) -> Array:
+        """Share of the rows that each covariance matrix describes, from the components' weights, (K,)."""
+        return weights
+
+    @abstractmethod
+    def relative_coordinates(self, origin: Array, precisions_cholesky: Array, n_features: int) -> Array:
+        """Factors as seen from those at ``origin``: any real numbers, one row for each covariance matrix there is.
+
+        They are zero at the origin, and do not change with the units of the data. To leading order, half a row's
+        squared length is the Kullback-Leibler divergence between normal distributions with the two covariances.
+        """
+
+    @abstractmethod
+    def from_relative_coordinates(self, origin: Array, coordinates: Array, n_features: int) -> Array:
+        """Inverse of `relative_coordinates`."""
+
     # ---- the variational M-step: one Wishart distribution for each covariance matrix that there is
 
     def prior_shape(self, n_features: int) -> tuple[int, ...]:

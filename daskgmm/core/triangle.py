@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -73,6 +74,33 @@ def gram_inverse(upper: Array) -> Array:
     """(U Uᵀ)⁻¹."""
     inverse = solve_triangular(upper, np.eye(len(upper)), lower=False, check_finite=False)
     return np.asarray(inverse.T @ inverse)
+
+
+def unwhitened(upper: Array, columns: Array) -> Array:
+    """U⁻ᵀ x of every column."""
+    return np.asarray(solve_triangular(upper, columns, lower=False, trans=1, check_finite=False))
+
+
+def relative_factor(origin: Array, upper: Array) -> Array:
+    """Coordinates of T = origin⁻¹ upper, any real numbers: √2 log T_ii, then T_ij for i < j, row by row.
+
+    They are those of the tangent space at the origin in which the Fisher metric, ½ ‖T + Tᵀ − 2‖², is Euclidean.
+    """
+    relative = solve_triangular(origin, upper, lower=False, check_finite=False)
+    return np.concatenate([math.sqrt(2) * np.log(np.diagonal(relative)), relative[_above(len(origin))]])
+
+
+def shifted_factor(origin: Array, coordinates: Array) -> Array:
+    """Inverse of `relative_factor`."""
+    n_features = len(origin)
+    relative = np.diag(np.exp(coordinates[:n_features] / math.sqrt(2)))
+    relative[_above(n_features)] = coordinates[n_features:]
+    return np.asarray(origin @ relative)
+
+
+@lru_cache(maxsize=8)
+def _above(n_features: int) -> tuple[Array, Array]:
+    return np.triu_indices(n_features, 1)
 
 
 def amplification(means: Array, uppers: Array) -> float:
