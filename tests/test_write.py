@@ -188,6 +188,42 @@ def test_a_task_that_comes_too_late_writes_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_task_that_writes_while_the_store_is_discarded_leaves_nothing(tmp_path, monkeypatch):
+    """Zarr makes the directories anew."""
+    arrays = []
+
+    def write():
+        with new_store(tmp_path / "out.zarr", record("results")) as group:
+            arrays.append(group.create_array("labels", shape=(4,), dtype="i8"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
+    monkeypatch.setattr("daskgmm.data.row_arrays.os.path.isdir", lambda path: True)  # as it was a moment before
+    assert _write_block(np.ones(4), arrays[0], None, {0: {"array-location": [(0, 4)]}}) == [4]
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_store_that_comes_back_while_it_is_discarded_is_removed(tmp_path, monkeypatch):
+    """By a thread of Zarr's own that nobody waits for."""
+    growing = []
+
+    def sleep(seconds):
+        if growing:
+            os.makedirs(growing.pop() / "labels")
+
+    def write():
+        with new_store(tmp_path / "out.zarr", record("results")) as group:
+            growing.append(group.store.root)
+            raise ZeroDivisionError
+
+    monkeypatch.setattr("daskgmm.data.claims.time.sleep", sleep)
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert growing == []
+    assert os.listdir(tmp_path) == []
+
+
 def test_blocks_become_regular():
     def chunks(*lengths):
         return regular_blocks(da.zeros(sum(lengths), chunks=(lengths,))).chunks[0]

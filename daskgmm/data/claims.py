@@ -28,6 +28,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _PATIENCE, _LOOK = 10.0, 0.02  # seconds: for others who are making or removing names in the same directory
+_LOOKS = 10  # for what comes late to a directory that is discarded
 
 
 def hidden(path: str, why: str) -> str:
@@ -62,7 +63,19 @@ def claimed(path: str) -> Iterator[str]:
 
 
 def discard(directory: str, path: str) -> None:
-    """Remove a hidden directory of ``path``.
+    """Remove a hidden directory of ``path`` in which something failed.
+
+    Zarr may still be writing, in threads of its own, and makes directories that are gone anew: they are looked for some
+    times more. What comes even later is removed by its own task (`remove_remains`), or by the next writer.
+    """
+    for _ in range(_LOOKS):
+        remove(directory, path)
+        time.sleep(_LOOK)
+    remove(directory, path)
+
+
+def remove(directory: str, path: str) -> None:
+    """Remove a hidden directory of ``path``, at once as far as its name goes.
 
     Tasks that still run look for the name that they knew before they write, and would fill a new directory otherwise.
     """
@@ -70,6 +83,12 @@ def discard(directory: str, path: str) -> None:
     with suppress(OSError):
         os.rename(directory, discarded)
     shutil.rmtree(discarded, ignore_errors=True)
+
+
+def remove_remains(directory: str) -> None:
+    """Remove a store that was discarded while a task wrote to it: of a group that has no document only that is left."""
+    if directory.endswith(".partial") and not os.path.exists(os.path.join(directory, "zarr.json")):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dask.task_spec import Task, TaskRef
 
 from ..errors import DataChangedError, StoreError
 from .blocks import BlockSource
+from .claims import remove_remains
 from .source import Part
 from .store import describe
 from .write import writing
@@ -135,8 +136,12 @@ def _write_block(
     root = getattr(target.store, "root", None)
     if root is not None and not os.path.isdir(root):
         raise StoreError(f"{root} is gone: the run that wrote it has failed")
-    with writing(f"Rows {start} to {stop} of {describe(target)}"):
-        target[start:stop] = block
+    try:
+        with writing(f"Rows {start} to {stop} of {describe(target)}"):
+            target[start:stop] = block
+    finally:
+        if root is not None:
+            remove_remains(str(root))
     if on_rows is not None:
         on_rows(len(block))
     return np.array([len(block)])

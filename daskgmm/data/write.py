@@ -19,7 +19,7 @@ import zarr
 
 from ..errors import DaskGMMError, OutputError, OutputExistsError, StoreError
 from .addresses import Secrets
-from .claims import claimed, discard, hidden, locked
+from .claims import claimed, hidden, locked, remove
 from .retry import told
 from .store import local_path, open_node, without_secrets
 
@@ -177,7 +177,7 @@ def _give_name(growing: str, path: str, overwrite: bool) -> None:
         except BaseException:
             os.rename(old, path)
             raise
-        discard(old, path)
+        remove(old, path)
 
 
 @contextmanager
