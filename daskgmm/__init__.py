@@ -17,8 +17,19 @@ from .data.store import open_zarr
 from .diagnostics.progress import ProgressBar
 from .estimators.bayesian_mixture import BayesianGaussianMixture
 from .estimators.gaussian_mixture import GaussianMixture
+from .estimators.selection import Selection, select
 from .persistence import load
 
-__all__ = ["BayesianGaussianMixture", "GaussianMixture", "ProgressBar", "errors", "events", "load", "open_zarr"]
+__all__ = [
+    "BayesianGaussianMixture",
+    "GaussianMixture",
+    "ProgressBar",
+    "Selection",
+    "errors",
+    "events",
+    "load",
+    "open_zarr",
+    "select",
+]
 
 __version__ = "0.1.0"

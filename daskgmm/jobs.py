@@ -196,7 +196,7 @@ def predict(
 
 
 def score(rows: Rows, model: str, *, compute: Compute = Compute(), quiet: bool = False) -> Record:
-    """Mean log-density of the rows, and the model's information criteria where they have no weights; one pass.
+    """Mean log-density of the rows, and the model's information criteria; one pass.
 
     Parameters
     ----------
@@ -208,13 +208,13 @@ def score(rows: Rows, model: str, *, compute: Compute = Compute(), quiet: bool =
     estimator, data, weights = load(model), rows.open(), rows.open_weights()
     with compute.start() as scheduler:
         estimator.set_params(scheduler=scheduler, callbacks=_callbacks(quiet))
-        total = estimator._score(data, weights)
-    record: Record = {
+        total = estimator._score(data, weights, entropy=bool(estimator._information))
+    return {
         "kind": "score",
-        "log_likelihood": total.log_likelihood / total.weight_sum,
+        "log_likelihood": total.mean_log_likelihood,
         "n_rows": total.n_rows,
+        **estimator._criteria(total),
     }
-    return record if weights is not None else {**record, **estimator._criteria(total)}
 
 
 def sample(

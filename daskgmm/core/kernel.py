@@ -91,8 +91,16 @@ class Kernel(ABC):
 
     # ---- results for each row
 
-    def log_density(self, rows: Array, work: Any = None) -> Array:
-        """Log p(x) of every row, in nats, shape (n,)."""
+    def log_density(self, rows: Array, work: Any = None, entropy: Array | None = None) -> Array:
+        """Log p(x) of every row, in nats, shape (n,).
+
+        Parameters
+        ----------
+        rows : array of shape (n, D)
+        work : workspace, optional
+        entropy : array of shape (n,), float64, optional
+            Receives the entropy of each row's responsibilities, in nats.
+        """
         work = work or self.workspace()
         result = np.empty(len(rows))
         for block in self.blocks(len(rows)):
@@ -101,6 +109,8 @@ class Kernel(ABC):
             offset = self.row_offset(work, joint.shape[1])
             if offset is not None:
                 result[block] += offset
+            if entropy is not None:
+                entropy[block] = row_entropies(joint)
         return result
 
     def responsibilities(self, rows: Array, work: Any = None) -> Array:
@@ -120,6 +130,13 @@ class Kernel(ABC):
         for block in self.blocks(len(rows)):
             result[block] = self.log_joint(rows[block], work).argmax(axis=0)
         return result
+
+
+def row_entropies(responsibilities: Array) -> Array:
+    """−Σ_k r log r of each row, in nats, (B,), for responsibilities of shape (K, B)."""
+    logs = np.maximum(responsibilities, np.finfo(responsibilities.dtype).tiny)  # 0 log 0 = 0; log stays vectorised
+    np.log(logs, out=logs)
+    return -np.einsum("kb,kb->b", responsibilities, logs)
 
 
 def weighted_sum(values: Array, weights: Array | None) -> float:

@@ -68,8 +68,7 @@ class MixtureParameters:
     @property
     def n_free(self) -> int:
         """Free parameters, as the information criteria count them."""
-        covariance = self.structure.n_covariance_parameters(self.n_components, self.n_features)
-        return covariance + self.n_components * self.n_features + self.n_components - 1
+        return free_parameters(self.structure, self.n_components, self.n_features)
 
     @property
     def log_constants(self) -> Array:
@@ -105,3 +104,9 @@ class MixtureParameters:
             noise = random_state.standard_normal((int(count), self.n_features))
             rows[start:stop] = self.means[k] + self.structure.color(self.covariances, k, noise)
         return rows, np.repeat(np.arange(self.n_components), counts)
+
+
+def free_parameters(structure: CovarianceStructure, n_components: int, n_features: int) -> int:
+    """Free parameters of a mixture: weights that sum to one, means, covariances."""
+    covariances = structure.n_covariance_parameters(n_components, n_features)
+    return n_components - 1 + n_components * n_features + covariances

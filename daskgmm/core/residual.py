@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .blocks import block_rows, columns
-from .kernel import BlockPlan, Kernel, reach, total_weight, weighted_sum
+from .kernel import BlockPlan, Kernel, reach, row_entropies, total_weight, weighted_sum
 from .loops import PLAIN, Loops, Scratch
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel
@@ -121,7 +121,7 @@ class ResidualKernel(Kernel):
             joint = self.log_joint(rows[block], work)
             log_likelihood += weighted_sum(self.loops.normalise(joint, None), block_weights)
             joint *= joint > _NEGLIGIBLE
-            entropy += _entropy(joint, block_weights)
+            entropy += weighted_sum(row_entropies(joint), block_weights)
             if block_weights is not None:
                 joint *= block_weights
             total.soft_counts[...] += joint.sum(axis=1)
@@ -168,9 +168,3 @@ def _members(mask: Array) -> Array | slice:
     """Indices where ``mask`` (B,) is true; all of them where gathering would cost more than it saves."""
     members = np.flatnonzero(mask)
     return members if 2 * len(members) < len(mask) else slice(None)
-
-
-def _entropy(responsibilities: Array, weights: Array | None) -> float:
-    logs = np.maximum(responsibilities, np.finfo(float).tiny)  # 0 log 0 = 0, and log stays vectorised
-    np.log(logs, out=logs)
-    return -weighted_sum(np.einsum("kb,kb->b", responsibilities, logs), weights)

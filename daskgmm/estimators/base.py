@@ -81,6 +81,9 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         "callbacks": "no_validation",
     }
 
+    _information: ClassVar[tuple[str, ...]] = ()
+    """Names of the information criteria that `_criteria` tells."""
+
     # Subclasses assign these in their constructors.
     n_components: int
     covariance_type: str
@@ -295,8 +298,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             Ignored.
         sample_weight : array-like of shape (n,), optional
         """
-        score = self._score(X, sample_weight)
-        return score.log_likelihood / score.weight_sum
+        return self._score(X, sample_weight).mean_log_likelihood
 
     def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
         """Draw rows from the mixture.
@@ -423,12 +425,12 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         loops = choose_loops(n_rows * p.n_components, compiled=compiled())
         return choose_kernel(p, Frame.of(mean, deviation), np.dtype(data.dtype), loops)
 
-    def _score(self, X: Any, sample_weight: Any = None) -> Score:
+    def _score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
         check_is_fitted(self)
         data = self._accept(X, reset=False)
         with Engine(self.scheduler, in_process=not is_lazy(data), listeners=check_callbacks(self.callbacks)) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)
-            score: Score = engine.run(dataset, ScoreFold(self._kernel(dataset.rows)), "score")
+            score: Score = engine.run(dataset, ScoreFold(self._kernel(dataset.rows), entropy), "score")
         check_weight_sum(score.weight_sum)
         return score
 

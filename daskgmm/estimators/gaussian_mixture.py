@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from sklearn.utils._param_validation import StrOptions
 from ..core.acceleration import ACCELERATIONS
 from ..core.maximum_likelihood import MaximumLikelihood
 from ..core.mixture import MixtureParameters
+from ..fitting.criteria import CRITERIA, information_criteria
 from ..fitting.folds import Score
 from .base import BaseMixture, Preparation
 from .validation import check_given
@@ -134,6 +134,8 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         "acceleration": [StrOptions(set(ACCELERATIONS)), None],
     }
 
+    _information = tuple(CRITERIA)
+
     def __init__(
         self,
         n_components: int = 1,
@@ -195,9 +197,27 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         """
         return self._criteria(self._score(X))["aic"]
 
+    def criteria(self, X: Any, sample_weight: Any = None) -> dict[str, float]:
+        """All information criteria, in one pass over the data.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, D)
+        sample_weight : array-like of shape (n,), optional
+            A row of weight 2 counts as two equal rows.
+
+        Returns
+        -------
+        dict
+            ``"log_likelihood"``, the mean log-density of the rows in nats, and ``"bic"`` (Schwarz 1978), ``"aic"``
+            (Akaike 1974) and ``"icl"`` (integrated completed likelihood: Biernacki, Celeux & Govaert 2000), of which
+            lower is better.
+        """
+        score = self._score(X, sample_weight, entropy=True)
+        return {"log_likelihood": score.mean_log_likelihood, **self._criteria(score)}
+
     def _criteria(self, score: Score) -> Mapping[str, float]:
-        n_free, deviance = self._n_parameters(), -2 * score.log_likelihood
-        return {"bic": deviance + n_free * math.log(score.n_rows), "aic": deviance + 2 * n_free}
+        return information_criteria(score, self._n_parameters())
 
     def _n_parameters(self) -> int:
         return self._parameters().n_free

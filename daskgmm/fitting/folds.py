@@ -13,8 +13,9 @@ from ..core.kernels import Kernel
 from ..core.loops import Loops
 from ..core.statistics import SufficientStatistics
 from ..core.structure import CovarianceStructure
+from ..data.held_out import HeldOut
 from ..data.survey import check_finite, check_weights
-from ..engine.tree import leaf_rows
+from ..engine.tree import Evaluator, leaf_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -108,7 +109,7 @@ class _Expectation:
 
 @dataclass(frozen=True)
 class Score:
-    """Log-likelihood of some rows. ``+`` joins two sets of rows."""
+    """How well some rows are described. ``+`` joins two sets of rows."""
 
     log_likelihood: float
     """Σ w log p(x), in nats."""
@@ -116,31 +117,101 @@ class Score:
     weight_sum: float
     n_rows: int
 
+    entropy: float = math.nan
+    """−Σ w Σ_k r log r of the responsibilities, in nats; NaN where it was not asked for."""
+
     def __add__(self, other: Score) -> Score:
         return Score(
-            self.log_likelihood + other.log_likelihood, self.weight_sum + other.weight_sum, self.n_rows + other.n_rows
+            self.log_likelihood + other.log_likelihood,
+            self.weight_sum + other.weight_sum,
+            self.n_rows + other.n_rows,
+            self.entropy + other.entropy,
         )
+
+    @property
+    def mean_log_likelihood(self) -> float:
+        """Log-likelihood per unit of weight, in nats."""
+        return self.log_likelihood / self.weight_sum
 
 
 @dataclass(frozen=True)
 class ScoreFold(_KernelFold):
     """The log-likelihood of all rows, without statistics."""
 
-    def start(self) -> _Scorer:
+    entropy: bool = False
+    """Whether to take the entropy of the responsibilities, too."""
+
+    @property
+    def work_bytes(self) -> int:
+        """As for the others; logarithms of a block's responsibilities, and an entropy for each row."""
+        logs = self.kernel.parameters.n_components * self.kernel.plan.rows + self.leaf_rows
+        return self.cost.work_bytes + 8 * logs * self.entropy
+
+    def start(self) -> Evaluator:
         """Evaluator for the leaves of one task."""
-        return _Scorer(self.kernel)
+        return _Scorer(self.kernel, self.entropy)
 
 
 class _Scorer:
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel, self._work = kernel, kernel.workspace()
+    def __init__(self, kernel: Kernel, entropy: bool) -> None:
+        self._kernel, self._work, self._entropy = kernel, kernel.workspace(), entropy
 
-    @np.errstate(over="ignore")  # of weights whose sum overflows, which is an error of its own
     def __call__(self, start: int, rows: Array, weights: Array | None) -> Score:
+        density, entropy = self.evaluate(start, rows, weights)
+        return _sum(density, entropy, weights)
+
+    def evaluate(self, start: int, rows: Array, weights: Array | None) -> tuple[Array, Array | None]:
+        """Log-density, and entropy where it is asked for, of every row."""
         check_finite(rows, start)
-        density = self._kernel.log_density(rows, self._work)
-        if weights is None:
-            return Score(float(density.sum()), float(len(rows)), len(rows))
-        check_weights(weights, start)
-        heavy = weights > 0
-        return Score(float(density[heavy] @ weights[heavy]), float(weights.sum()), len(rows))
+        if weights is not None:
+            check_weights(weights, start)
+        entropy = np.empty(len(rows)) if self._entropy else None
+        return self._kernel.log_density(rows, self._work, entropy), entropy
+
+
+@np.errstate(over="ignore")  # of weights whose sum overflows, which is an error of its own
+def _sum(density: Array, entropy: Array | None, weights: Array | None) -> Score:
+    n_rows = len(density)
+    if weights is None:
+        return Score(float(density.sum()), float(n_rows), n_rows, math.nan if entropy is None else float(entropy.sum()))
+    heavy = weights > 0  # −∞ of a row that does not count is not to become NaN
+    total = math.nan if entropy is None else float(entropy[heavy] @ weights[heavy])
+    return Score(float(density[heavy] @ weights[heavy]), float(weights.sum()), n_rows, total)
+
+
+@dataclass(frozen=True)
+class SplitScore:
+    """`Score` of the rows that a fit saw, and of those that were held out. ``+`` joins two sets of rows."""
+
+    training: Score
+    held_out: Score
+
+    def __add__(self, other: SplitScore) -> SplitScore:
+        return SplitScore(self.training + other.training, self.held_out + other.held_out)
+
+
+@dataclass(frozen=True)
+class SplitScoreFold(ScoreFold):
+    """`SplitScore` of all rows, in one reading."""
+
+    held_out: HeldOut | None = None
+    """None: no row is."""
+
+    def start(self) -> Evaluator:
+        """Evaluator for the leaves of one task."""
+        return _SplitScorer(_Scorer(self.kernel, self.entropy), self.held_out)
+
+
+class _SplitScorer:
+    def __init__(self, scorer: _Scorer, held_out: HeldOut | None) -> None:
+        self._scorer, self._held_out = scorer, held_out
+
+    def __call__(self, start: int, rows: Array, weights: Array | None) -> SplitScore:
+        density, entropy = self._scorer.evaluate(start, rows, weights)
+        if self._held_out is None:
+            return SplitScore(_sum(density, entropy, weights), Score(0.0, 0.0, 0, 0.0))
+        weights = np.ones(len(rows)) if weights is None else weights
+        out = self._held_out(start, start + len(rows))
+        return SplitScore(
+            _sum(density, entropy, np.where(out, 0.0, weights)), _sum(density, entropy, np.where(out, weights, 0.0))
+        )

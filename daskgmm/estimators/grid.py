@@ -1,0 +1,103 @@
+"""What `select` is asked for: the candidates, and what decides between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from ..core.covariance import STRUCTURES
+from ..data.held_out import HeldOut
+from ..data.source import Dataset
+from ..fitting.criteria import Contest
+from .base import BaseMixture
+from .gaussian_mixture import GaussianMixture
+
+Key = tuple[int, str]
+"""Number of components and covariance type."""
+
+HELD_OUT = "held_out"
+"""The criterion that is computed on rows that no fit has seen."""
+
+_SHARE = 0.1
+"""Of the rows that are held out where nothing else is asked for."""
+
+_COUNTED = 100_000
+"""Of so few rows those that are held out are counted before anything is read."""
+
+
+def check_estimator(estimator: Any) -> BaseMixture[Any]:
+    """The estimator, or one with defaults for None."""
+    if estimator is None:
+        return GaussianMixture()
+    if not isinstance(estimator, BaseMixture):
+        what = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__}"
+        raise TypeError(
+            f"estimator is {what}; expected a GaussianMixture or BayesianGaussianMixture of daskgmm, such as "
+            "GaussianMixture(tol=1e-4)"
+        )
+    return estimator
+
+
+def check_keys(n_components: Any, covariance_types: Any) -> list[Key]:
+    """All combinations of numbers of components and covariance types."""
+    numbers = _listed("n_components", n_components, Integral, "positive integers, such as range(1, 21) or [2, 4, 8]")
+    types = _listed("covariance_types", covariance_types, str, f"names out of {', '.join(STRUCTURES)}")
+    for number in numbers:
+        if number < 1:
+            raise ValueError(f"n_components holds {number}; a mixture has at least one component")
+    for name in types:
+        if name not in STRUCTURES:
+            raise ValueError(f"covariance_types holds {name!r}; expected {', '.join(STRUCTURES)}")
+    return [(int(number), name) for name in types for number in numbers]
+
+
+def _listed(name: str, values: Any, kind: type, expected: str) -> list[Any]:
+    listed = [values] if isinstance(values, kind) else list(values) if isinstance(values, Iterable) else [None]
+    if not listed:
+        raise ValueError(f"{name} is empty; expected {expected}")
+    for value in listed:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TypeError(f"{name} is {values!r:.80}; expected {expected}")
+    twice = [value for i, value in enumerate(listed) if value in listed[:i]]
+    if twice:
+        raise ValueError(f"{name} holds {twice[0]!r} twice; each candidate is fitted once")
+    return listed
+
+
+def check_criterion(base: BaseMixture[Any], criterion: str, held_out: Any, patience: Any) -> float | None:
+    """The share of the rows to hold out; None for no rows."""
+    allowed = (*base._information, HELD_OUT)
+    if criterion not in allowed:
+        why = "" if base._information else f" for a {type(base).__name__}, which has no number of free parameters"
+        raise ValueError(f"criterion={criterion!r}; expected {' or '.join(map(repr, allowed))}{why}")
+    if patience is not None:
+        if isinstance(patience, bool) or not isinstance(patience, Integral) or patience < 1:
+            raise ValueError(f"patience={patience!r}; expected a number of iterations, at least 1, or None")
+        if criterion not in Contest.allowed:
+            raise ValueError(
+                f"patience={patience} with criterion={criterion!r}: only {' and '.join(map(repr, Contest.allowed))} "
+                "can be told from a fit that is still running. Leave patience out."
+            )
+    if held_out is None:
+        return _SHARE if criterion == HELD_OUT else None
+    if isinstance(held_out, bool) or not isinstance(held_out, Real) or not 0 < float(held_out) < 1:
+        raise ValueError(f"held_out={held_out!r}; expected a share of the rows between 0 and 1, or None")
+    return float(held_out)
+
+
+def check_rows(dataset: Dataset, keys: Sequence[Key], rule: HeldOut | None) -> None:
+    """Raise unless there are rows enough for the largest candidate, and for those that are held out."""
+    n_rows, most = dataset.n_rows, max(number for number, _ in keys)
+    if n_rows < max(2, most):
+        raise ValueError(f"Expected n_samples >= n_components but got n_components = {most}, n_samples = {n_rows}")
+    if rule is None or n_rows > _COUNTED:
+        return
+    n_out = int(np.count_nonzero(rule(0, n_rows)))
+    if n_out == 0 or n_rows - n_out < max(2, most):
+        raise ValueError(
+            f"held_out={rule.share:g} holds out {n_out} of {n_rows} rows: there has to be one, and as many rows as "
+            f"components ({most}) have to be left for the fit"
+        )

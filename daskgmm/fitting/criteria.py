@@ -1,0 +1,92 @@
+"""Information criteria: how well a mixture describes the rows it was fitted to, and what its parameters cost.
+
+=====  ==========================  ====================================================================================
+bic    −2 log L + p log n          Schwarz, Ann. Stat. 6(2), 1978
+aic    −2 log L + 2 p              Akaike, IEEE Trans. Autom. Control 19(6), 1974
+icl    BIC + 2 entropy             Biernacki, Celeux & Govaert, IEEE Trans. PAMI 22(7), 2000: the entropy is that of the
+                                   responsibilities, which is large where components overlap
+=====  ==========================  ====================================================================================
+
+L is the likelihood of the rows, p the number of free parameters, n the number of rows, or the sum of their weights: a
+row of weight 2 counts as two equal rows. Lower is better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from .folds import Score
+
+
+def _bic(score: Score, n_free: int) -> float:
+    return -2 * score.log_likelihood + n_free * math.log(score.weight_sum)
+
+
+def _aic(score: Score, n_free: int) -> float:
+    return -2 * score.log_likelihood + 2 * n_free
+
+
+def _icl(score: Score, n_free: int) -> float:
+    return _bic(score, n_free) + 2 * score.entropy
+
+
+CRITERIA: dict[str, Callable[[Score, int], float]] = {"bic": _bic, "aic": _aic, "icl": _icl}
+"""Every criterion by its name: score and number of free parameters -> value."""
+
+
+def information_criteria(score: Score, n_free: int) -> dict[str, float]:
+    """All of them that the score suffices for: icl needs its entropy."""
+    found = {name: criterion(score, n_free) for name, criterion in CRITERIA.items()}
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+class Contest:
+    """Tells which of several mixtures that climb together can no longer have the lowest criterion: a heuristic.
+
+    The gains of EM shrink in the end by a constant factor r, and with the last gain g the bound still rises by about
+    g r / (1 − r) (Aitken's δ², for mixtures Böhning et al., Ann. Inst. Stat. Math. 46, 1994). A start is hopeless when
+    even twice that would leave its criterion above the lowest one that any start has reached so far, in ``patience``
+    iterations running. A start that would have left a plateau later on is given up, too.
+
+    Parameters
+    ----------
+    criterion : {'bic', 'aic'}
+        One that follows from the bound.
+    patience : int
+    """
+
+    allowed = ("bic", "aic")
+
+    def __init__(self, criterion: str, patience: int) -> None:
+        self._criterion, self._patience = CRITERIA[criterion], patience
+        self._lowest = math.inf
+
+    def entrant(self, n_free: int) -> Callable[[int, Sequence[float], float], bool]:
+        """What a `Candidate` with so many free parameters asks whether a start is hopeless."""
+        seen: dict[int, int] = {}
+        behind: dict[int, int] = {}
+
+        def hopeless(start: int, bounds: Sequence[float], weight_sum: float) -> bool:
+            if len(bounds) > seen.get(start, 0):  # a step that was rejected tells nothing new
+                seen[start] = len(bounds)
+                self._lowest = min(self._lowest, self._value(bounds[-1], weight_sum, n_free))
+                reach = self._value(bounds[-1] + 2 * remaining_gain(bounds), weight_sum, n_free)
+                behind[start] = behind.get(start, 0) + 1 if reach > self._lowest else 0
+            return behind[start] >= self._patience
+
+        return hopeless
+
+    def _value(self, bound: float, weight_sum: float, n_free: int) -> float:
+        return self._criterion(Score(bound * weight_sum, weight_sum, 0), n_free)
+
+
+def remaining_gain(bounds: Sequence[float]) -> float:
+    """What bounds that grow by ever less have still before them; infinite where they do not say."""
+    if len(bounds) < 3:
+        return math.inf
+    before, last = bounds[-2] - bounds[-3], bounds[-1] - bounds[-2]
+    if last <= 0:
+        return 0.0
+    ratio = last / before if before > 0 else math.inf
+    return last * ratio / (1 - ratio) if ratio < 1 else math.inf
