@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
@@ -21,7 +22,8 @@ class ProgressBar:
     """Shows how a fit goes, as one of its ``callbacks``.
 
     On a terminal one line is redrawn: the iteration, a bar of the rows that its pass has read, the mean log-likelihood
-    (or the bound of a Bayesian fit) and its change, and rows per second. Where standard error is no terminal, plain
+    (or the bound of a Bayesian fit) and its change, and rows per second. Where several mixtures are fitted at once, it
+    tells how many are still running, and the largest change of any of them. Where standard error is no terminal, plain
     lines are written instead. Standard output is never touched.
 
     Parameters
@@ -58,12 +60,15 @@ class ProgressBar:
         self._lock = threading.Lock()
         self._display: _Display | None = None
         self._n_starts: dict[str, int] = {}
+        self._n_ended: Counter[str] = Counter()
+        self._changes: dict[str, float] = {}
         self._iteration = 1
 
     def _close(self) -> None:
         if self._display is not None:
             self._display.close()
             self._display = None
+        self._n_starts, self._n_ended, self._changes = {}, Counter(), {}
 
     def _show(self, event: Any) -> None:
         display = self._display = self._display or _display(self.interval)
@@ -71,9 +76,12 @@ class ProgressBar:
             case StartBegun():
                 self._n_starts[event.label] = event.n_starts
                 self._iteration = 1
+                if event.label:
+                    display.iterated(event.label, "start")
             case PassStarted():
-                working = f"iteration {self._iteration}"
-                display.begin(working if event.label == "estep" else event.label, event.n_rows)
+                if event.label == "estep" and self._changes:
+                    display.iterated(f"iteration {self._iteration - 1}", self._achievements())
+                display.begin(self._working() if event.label == "estep" else event.label, event.n_rows)
             case BatchFinished():
                 display.advance(event.n_rows)
             case PassFinished():
@@ -85,14 +93,40 @@ class ProgressBar:
                     f"{_start(event, event.n_starts)}{_sample(event)}, iteration {event.iteration}", _achievement(event)
                 )
             case SampleFitted():
-                display.line(f"{_start(event, event.n_starts)}{_sample(event)}: {_outcome(event)}")
+                what = f"{_start(event, event.n_starts)}{_sample(event)}"
+                if event.label:  # beside others: too many lines to keep
+                    display.iterated(what, _outcome(event))
+                else:
+                    display.line(f"{what}: {_outcome(event)}")
+            case IterationFinished() if len(self._n_starts) > 1:
+                self._iteration = max(self._iteration, event.iteration + 1)
+                self._changes[event.label] = event.change
             case IterationFinished():
                 self._iteration = event.iteration + 1
                 display.iterated(
                     f"{self._of(event)}iteration {event.iteration}", f"{_achievement(event)}, {display.rate}"
                 )
             case StartFinished():
+                self._n_ended[event.label] += 1
                 display.line(self._of(event) + _outcome(event))
+
+    def _running(self) -> list[str]:
+        return [label for label, n_starts in self._n_starts.items() if self._n_ended[label] < n_starts]
+
+    def _working(self) -> str:
+        among = f", {len(self._running())} of {len(self._n_starts)}" if len(self._n_starts) > 1 else ""
+        return f"iteration {self._iteration}{among}"
+
+    def _achievements(self) -> str:
+        """Of mixtures that are fitted together, where they were last seen."""
+        running = self._running()
+        changes = {label: abs(self._changes[label]) for label in running if label in self._changes}
+        told = f"{len(running)} of {len(self._n_starts)} candidates running"
+        label = max(changes, key=lambda label: changes[label], default="")
+        if label and math.isfinite(changes[label]):
+            told += f", change up to {changes[label]:.1e} ({label})"
+        assert self._display is not None
+        return f"{told}, {self._display.rate}"
 
     def _of(self, event: IterationFinished | StartFinished) -> str:
         return _start(event, self._n_starts.get(event.label, 1))

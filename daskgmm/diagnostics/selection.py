@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -27,8 +28,8 @@ _COLUMNS = {
     "aic": ("aic", 1),
     "icl": ("icl", 1),
     "held out": ("held_out", 5),
-    "parameters": ("n_parameters", 0),
-    "iterations": ("n_iter", 0),
+    "params": ("n_parameters", 0),
+    "iter.": ("n_iter", 0),
 }
 
 
@@ -36,12 +37,12 @@ def selection_table(record: Record) -> Table:
     """The record of a `daskgmm.Selection` as a table of its candidates; columns that say nothing are left out."""
     rows = record["candidates"]
     shown = [column for column in _COLUMNS.values() if any(row[column[0]] is not None for row in rows)]
-    table = Table()
-    table.add_column("components", justify="right")
-    table.add_column("covariance")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("K", justify="right", no_wrap=True)
+    table.add_column("covariance", no_wrap=True)
     for name, column in _COLUMNS.items():
         if column in shown:
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(name, justify="right", overflow="fold")
     table.add_column("")
     for row in rows:
         numbers = [_number(row[field], digits) for field, digits in shown]
@@ -66,7 +67,7 @@ def selection_text(record: Record) -> str:
     written = io.StringIO()
     console = Console(file=written, width=_WIDTH, color_system=None, markup=False, emoji=False, legacy_windows=False)
     console.print(selection_table(record), selection_summary(record), highlight=False)
-    return written.getvalue().rstrip("\n")
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
 
 
 def _is_best(record: Record, row: Record) -> bool:
@@ -75,11 +76,11 @@ def _is_best(record: Record, row: Record) -> bool:
 
 def _note(record: Record, row: Record) -> str:
     if row["failed"] is not None:
-        return "failed: a component collapsed"
+        return "failed"
     if _is_best(record, row):
         return "best" if row["converged"] else "best, not converged"
     if row["dropped"]:
-        return "dropped: could not win"
+        return "dropped"
     return "" if row["converged"] else "not converged"
 
 

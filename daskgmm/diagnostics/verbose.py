@@ -7,6 +7,9 @@ from typing import Any
 
 from ..fitting.events import IterationFinished, StartBegun, StartFinished
 
+_Key = tuple[str, int]
+"""Label of the mixture, and number of the start."""
+
 
 class VerboseListener:
     """Prints starts and iterations.
@@ -23,50 +26,58 @@ class VerboseListener:
 
     def __init__(self, level: int, interval: int) -> None:
         self.level, self.interval = level, interval
-        self._seconds: dict[int, float] = defaultdict(float)
-        self._waiting: dict[int, list[str]] = {}
+        self._seconds: dict[_Key, float] = defaultdict(float)
+        # In the order in which they began. The lines of the first are printed at once; None ends those of another.
+        self._waiting: dict[_Key, list[str | None]] = {}
 
     def __call__(self, event: Any) -> None:
         if isinstance(event, StartBegun):
-            self._seconds[event.start] = 0.0
-            self._waiting[event.start] = []
-            self._print(event.start, f"Initialization {event.start}")
+            key = event.label, event.start
+            self._seconds[key] = 0.0
+            self._waiting[key] = []
+            self._print(key, f"Initialization {event.start}{f' of {event.label}' if event.label else ''}")
         elif isinstance(event, IterationFinished):
-            self._seconds[event.start] += event.seconds
+            key = event.label, event.start
+            self._seconds[key] += event.seconds
             if event.iteration % self.interval == 0:
-                self._print(event.start, f"  Iteration {event.iteration}{self._progress(event)}")
+                self._print(key, f"  Iteration {event.iteration}{self._progress(event)}")
         elif isinstance(event, StartFinished):
+            key = event.label, event.start
             status = "converged." if event.converged else "did not converge."
-            self._print(event.start, f"Initialization {status}{self._end(event)}")
-            self._finish(event.start)
+            self._print(key, f"Initialization {status}{self._end(event)}")
+            self._finish(key)
 
     def _progress(self, event: IterationFinished) -> str:
         if self.level < 2:
             return ""
-        return f"\t time lapse {self._seconds[event.start]:.5f}s\t ll change {event.change:.5f}"
+        seconds = self._seconds[event.label, event.start]
+        return f"\t time lapse {seconds:.5f}s\t ll change {event.change:.5f}"
 
     def _end(self, event: StartFinished) -> str:
         if self.level < 2:
             return ""
-        return f" time lapse {self._seconds[event.start]:.5f}s\t lower bound {event.lower_bound:.5f}."
+        seconds = self._seconds[event.label, event.start]
+        return f" time lapse {seconds:.5f}s\t lower bound {event.lower_bound:.5f}."
 
-    def _print(self, start: int, line: str) -> None:
-        if start == min(self._waiting):
+    def _print(self, key: _Key, line: str) -> None:
+        if key == self._first():
             print(line)
         else:
-            self._waiting[start].append(line)
+            self._waiting[key].append(line)
 
-    def _finish(self, start: int) -> None:
-        if start != min(self._waiting):
-            self._waiting[start].append("")  # it has ended
+    def _first(self) -> _Key | None:
+        return next(iter(self._waiting), None)
+
+    def _finish(self, key: _Key) -> None:
+        if key != self._first():
+            self._waiting[key].append(None)
             return
-        del self._waiting[start]
-        while self._waiting:
-            following = min(self._waiting)
+        del self._waiting[key]
+        while (following := self._first()) is not None:
             lines, self._waiting[following] = self._waiting[following], []
             for line in lines:
-                if line:
+                if line is not None:
                     print(line)
-            if not lines or lines[-1]:
+            if not lines or lines[-1] is not None:
                 return
             del self._waiting[following]
