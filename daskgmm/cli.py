@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import click
@@ -29,6 +30,7 @@ from .data.config import MISSING_CHUNKS
 from .demo import run_demo
 from .diagnostics.summary import print_record, store_record
 from .errors import DaskGMMError
+from .estimators.grid import CHOICES
 from .fitting.initialization import METHODS
 
 _LONGEST_MESSAGE = 4000
@@ -57,6 +59,28 @@ class _Starts(click.ParamType[int | str]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
         return "auto" if value == "auto" else click.IntRange(min=1).convert(value, param, ctx)
+
+
+class _Numbers(click.ParamType[list[int]]):
+    name = "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        try:
+            return [number for part in value.split(",") for number in _range(part)]
+        except ValueError:
+            self.fail(f"{value!r} is not a list such as 1:20, 2,4,8 or 1:4,8,16", param, ctx)
+
+
+def _range(part: str) -> range:
+    first, colon, last = part.partition(":")
+    return range(int(first), int(last if colon else first) + 1)
+
+
+class _Names(click.ParamType[list[str]]):
+    name = "names"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[str]:
+        return [name.strip() for name in value.split(",")]
 
 
 # ---- options, each named once
@@ -113,23 +137,52 @@ _compute = _together(
     click.option("--threads", type=_positive, help="Threads of each worker, or of this process."),
     click.option("--memory-limit", type=_Bytes(), metavar="SIZE", help="Memory of each worker process, such as 2GB."),
 )
-_estimator = _together(
-    click.option("-k", "--n-components", type=_positive, help="Number of components; required without --warm-start."),
-    _parameter("covariance_type", click.Choice(list(STRUCTURES)), "What covariance matrices may look like."),
+_climb = _together(
     _parameter("tol", click.FloatRange(min=0), "Stop when the mean log-likelihood changes by less, in nats per row."),
     _parameter("reg_covar", click.FloatRange(min=0), "Added to every variance, in squared units of the data."),
     _parameter("max_iter", click.IntRange(min=0), "Largest number of iterations."),
     _parameter("n_init", _Starts(), "Number of starts; the best one is kept."),
     _parameter("init_params", click.Choice(list(METHODS)), "How starts are made."),
-    _parameter("weights_init", str, "Initial weights: a .npy file or a Zarr array."),
-    _parameter("means_init", str, "Initial means, likewise."),
-    _parameter("precisions_init", str, "Initial inverses of the covariances, likewise."),
     _parameter("init_size", click.IntRange(min=2), "Run starts on a sample of so many rows before they see all data."),
     _parameter("acceleration", click.Choice(list(ACCELERATIONS)), "Take larger steps than EM's where they lead up."),
     _parameter("verbose", click.IntRange(min=0), "1 prints iterations, 2 details, on standard error."),
     _parameter("verbose_interval", _positive, "Iterations between two such lines."),
-    click.option("--warm-start", metavar="MODEL", help="Go on from this model instead of making starts."),
     _seed,
+)
+_estimator = _together(
+    click.option("-k", "--n-components", type=_positive, help="Number of components; required without --warm-start."),
+    _parameter("covariance_type", click.Choice(list(STRUCTURES)), "What covariance matrices may look like."),
+    _climb,
+    _parameter("weights_init", str, "Initial weights: a .npy file or a Zarr array."),
+    _parameter("means_init", str, "Initial means, likewise."),
+    _parameter("precisions_init", str, "Initial inverses of the covariances, likewise."),
+    click.option("--warm-start", metavar="MODEL", help="Go on from this model instead of making starts."),
+)
+_candidates = _together(
+    click.option(
+        "-k",
+        "--n-components",
+        type=_Numbers(),
+        default="1:20",
+        show_default=True,
+        help="Numbers of components: 1:20 (both included), 2,4,8, or both.",
+    ),
+    click.option(
+        "--covariance-types",
+        type=_Names(),
+        default="full",
+        show_default=True,
+        help=f"What covariance matrices may look like: {', '.join(STRUCTURES)}, with commas between several.",
+    ),
+    click.option(
+        "--criterion",
+        type=click.Choice(CHOICES),
+        default=CHOICES[0],
+        show_default=True,
+        help="What decides: the lowest bic, aic or icl, or the highest likelihood of rows held out.",
+    ),
+    click.option("--held-out", type=float, metavar="SHARE", help="Share of the rows that no fit sees."),
+    click.option("--patience", type=int, metavar="ITERATIONS", help="Give up candidates that could not win so long."),
 )
 _priors = _together(
     click.option("--bayesian", is_flag=True, help="With priors, by variational inference: -k is the largest number."),
@@ -140,6 +193,9 @@ _priors = _together(
     _parameter("mean_precision_prior", _above_zero, "Bayesian: rows that the prior mean is worth.  [1]"),
     _parameter("degrees_of_freedom_prior", _above_zero, "The same of the prior covariance.  [number of features]"),
 )
+
+
+_ASKED = tuple(field.name for field in fields(jobs.Candidates))
 
 
 # ---- commands
@@ -197,6 +253,31 @@ def _check_kind(given: Mapping[str, Any], *, bayesian: bool) -> None:
         raise click.UsageError(f"{names}: not {'with' if bayesian else 'without'} --bayesian.")
 
 
+@_command("select", "daskgmm select data.zarr -k 1:20 --covariance-types full,diag --model best.zarr --plot bic.png")
+@_data
+@_candidates
+@click.option("--model", metavar="MODEL", help="Where the best model is to be saved.")
+@click.option("--plot", "picture", metavar="FILE", help="Draw the criterion: a .png, .pdf or .svg file.")
+@_climb
+@_priors
+@_weights
+@_compute
+@_overwrite
+@_json
+@_quiet
+def _select(data: str, array: str | None, weights: str | None, as_json: bool, **options: Any) -> None:
+    """Fit mixtures with several numbers of components to DATA, and tell which describes it best.
+
+    All of them share every reading of the data.
+    """
+    compute = _taken_compute(options)
+    asked = jobs.Candidates(*(options.pop(name) for name in _ASKED))
+    others = {name: options.pop(name) for name in ("bayesian", "model", "picture", "overwrite", "quiet")}
+    given = {name: value for name, value in options.items() if value is not None}
+    _check_kind(given, bayesian=others["bayesian"])
+    _show(jobs.select(jobs.Rows(data, array, weights), asked, given, compute=compute, **others), as_json)
+
+
 @_command("predict", "daskgmm predict data.zarr --model model.zarr --output classes.zarr --probabilities")
 @_data
 @_model
@@ -221,7 +302,7 @@ def _predict(data: str, array: str | None, model: str, output: str, as_json: boo
 @_json
 @_quiet
 def _score(data: str, array: str | None, model: str, weights: str | None, as_json: bool, **options: Any) -> None:
-    """Mean log-density of the rows of DATA."""
+    """Mean log-density of the rows of DATA, and information criteria."""
     compute = _taken_compute(options)
     _show(jobs.score(jobs.Rows(data, array, weights), model, compute=compute, **options), as_json)
 

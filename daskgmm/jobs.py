@@ -17,6 +17,7 @@ from .data.guards import check_file, product
 from .data.store import local_path, open_zarr, without_secrets
 from .data.write import check_target
 from .diagnostics.progress import ProgressBar
+from .diagnostics.selection import check_picture, save_picture
 from .diagnostics.summary import Record, model_record
 from .engine.cluster import embedded_cluster
 from .engine.events import Listener
@@ -24,6 +25,7 @@ from .errors import StoreNotFoundError
 from .estimators.base import BaseMixture
 from .estimators.bayesian_mixture import BayesianGaussianMixture
 from .estimators.gaussian_mixture import GaussianMixture
+from .estimators.selection import select as daskgmm_select
 from .fitting.plan import FitPlan
 from .persistence import load, save
 from .results import RESULTS, SAMPLES, write_predictions, write_samples
@@ -143,6 +145,72 @@ def plan(
     data, weights = rows.open(), rows.open_weights()
     with compute.start() as scheduler:
         return _unfitted(parameters, bayesian, warm_start).set_params(scheduler=scheduler).plan(data, weights)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Which mixtures are compared, and how: parameters of `daskgmm.select`."""
+
+    n_components: Sequence[int]
+    covariance_types: Sequence[str]
+    criterion: str
+    held_out: float | None = None
+    patience: int | None = None
+
+
+def select(
+    rows: Rows,
+    candidates: Candidates,
+    parameters: Mapping[str, Any],
+    *,
+    bayesian: bool = False,
+    model: str | None = None,
+    picture: str | None = None,
+    overwrite: bool = False,
+    compute: Compute = Compute(),
+    quiet: bool = False,
+) -> Record:
+    """Compare several mixtures, and save the best one and a plot of the criterion.
+
+    Parameters
+    ----------
+    rows : Rows
+    candidates : Candidates
+    parameters : mapping
+        Of the model's class, for all candidates.
+    bayesian : bool
+        Fit a `BayesianGaussianMixture`.
+    model, picture : str, optional
+        Where they are to be written; checked before anything else.
+    overwrite : bool
+    compute : Compute
+    quiet : bool
+        No progress display.
+    """
+    if model is not None:
+        _check_output(model, "model", overwrite, rows.address, rows.weights)
+    if picture is not None:
+        check_picture(picture, overwrite=overwrite)
+    data, weights = rows.open(), rows.open_weights()
+    estimator = _unfitted(parameters, bayesian, None)
+    begin = time.perf_counter()
+    with compute.start() as scheduler, contextlib.redirect_stdout(sys.stderr):
+        selection = daskgmm_select(
+            data,
+            estimator=estimator,
+            sample_weight=weights,
+            scheduler=scheduler,
+            callbacks=_callbacks(quiet),
+            **vars(candidates),
+        )
+    record = {**selection.as_record(), "seconds": round(time.perf_counter() - begin, 3)}
+    if model is not None:
+        save(selection.model, model, overwrite=overwrite)
+        record["model"] = without_secrets(model)
+    if picture is not None:
+        save_picture(record, picture, overwrite=overwrite)
+        record["plot"] = picture
+    return record
 
 
 def _unfitted(parameters: Mapping[str, Any], bayesian: bool, warm_start: str | None) -> BaseMixture[Any]:

@@ -62,7 +62,7 @@ def calls(monkeypatch):
 
         return call
 
-    for name in ("fit", "predict", "score", "sample"):
+    for name in ("fit", "select", "predict", "score", "sample"):
         monkeypatch.setattr(jobs, name, record(name))
     return seen
 
@@ -189,7 +189,7 @@ def test_help_has_an_example_that_parses(run, command, calls, monkeypatch):
 
 
 def test_the_command_list(run):
-    assert COMMANDS == ["demo", "fit", "inspect", "predict", "sample", "score"]
+    assert COMMANDS == ["demo", "fit", "inspect", "predict", "sample", "score", "select"]
     status, out, _ = run("--help")
     assert status == 0
     assert all(f"  {command} " in out for command in COMMANDS)
@@ -348,7 +348,7 @@ def test_given_parameters_and_weights(here, rows, run):
     np.testing.assert_array_equal(daskgmm.load("m.zarr").means_, expected.means_)
     _, out, _ = run("score", "data.zarr", "--model", "m.zarr", "--sample-weight", "weights.npy", "--json", "--quiet")
     assert json.loads(out)["log_likelihood"] == expected.score(rows, sample_weight=weights)
-    assert "bic" not in json.loads(out)
+    assert json.loads(out)["icl"] == expected.criteria(rows, sample_weight=weights)["icl"]
 
 
 def test_warm_start_goes_on_from_a_model(here, run):

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import MissingDependencyError
+from ..data.claims import hidden
+from ..data.write import writing
+from ..errors import MissingDependencyError, OutputExistsError
 
 Record = Mapping[str, Any]
 
+_FORMATS = ("png", "pdf", "svg")
 _WIDTH = 120  # of the table as text
-_NAMES = {
-    "bic": "BIC",
-    "aic": "AIC",
-    "icl": "ICL",
-    "held_out": "mean log-likelihood of the rows held out",
-}
+_NAMES = {"bic": "BIC", "aic": "AIC", "icl": "ICL", "held_out": "log-likelihood of rows held out"}
+
+# Differences up to this look alike: ten of BIC are very strong evidence (Kass & Raftery, J. Am. Stat. Assoc. 90, 1995).
+_LINEAR = {"bic": 10.0, "aic": 10.0, "icl": 10.0, "held_out": 1e-3}
+
 # What is in each column of the table: a field of the record, and its decimals.
 _COLUMNS = {
     "log-likelihood": ("log_likelihood", 5),
@@ -91,41 +96,97 @@ def _number(value: float | None, digits: int) -> str:
 # ---- the picture
 
 
-def draw_criterion(record: Record, ax: Any = None) -> Any:
+def new_axes() -> Any:
+    """Axes of a new figure of pyplot's, which shows in a notebook."""
+    _check_matplotlib()
+    from matplotlib import pyplot
+
+    return pyplot.subplots(layout="constrained")[1]
+
+
+def draw_criterion(record: Record, ax: Any) -> Any:
     """Draw the criterion of each candidate; see `daskgmm.Selection.plot`."""
-    try:
-        from matplotlib import pyplot
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "plot", "A plot of the criterion") from error
-    if ax is None:
-        _, ax = pyplot.subplots(layout="constrained")
-    name = record["criterion"]
-    scored = [row for row in record["candidates"] if row[name] is not None]
+    _check_matplotlib()
+    from matplotlib.ticker import MaxNLocator
+
+    scored = [row for row in record["candidates"] if row[record["criterion"]] is not None]
     for covariance_type in dict.fromkeys(row["covariance_type"] for row in scored):
-        points = sorted(_points(scored, name, covariance_type=covariance_type))
+        points = sorted(_points(record, [row for row in scored if row["covariance_type"] == covariance_type]))
         ax.plot(*zip(*points, strict=True), marker="o", markersize=4, label=covariance_type)
-    _mark(ax, [point for row in scored if row["dropped"] for point in _points([row], name)], "x", "dropped")
-    _mark(ax, [point for row in scored if _is_best(record, row) for point in _points([row], name)], "o", "best")
+    dropped = _points(record, [row for row in scored if row["dropped"]])
+    _mark(ax, dropped, marker="x", color="gray", label="dropped")
+    late = _points(record, [row for row in scored if not (row["converged"] or row["dropped"])])
+    _mark(ax, late, marker="s", facecolors="none", edgecolors="gray", label="not converged")
+    best = _points(record, [row for row in scored if _is_best(record, row)])
+    _mark(ax, best, marker="o", facecolors="none", edgecolors="black", label="best")
     ax.set_xlabel("number of components")
-    ax.set_ylabel(_NAMES[name] + (", nats" if name == "held_out" else ""))
+    name = record["criterion"]
+    ax.set_ylabel(_NAMES[name] + (": nats per row below the best" if name == "held_out" else " above the best"))
+    # A mixture that is much too small is worse by orders of magnitude more than one that is a little too large.
+    ax.set_yscale("symlog", linthresh=_LINEAR[name])
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
     return ax
 
 
-def _points(rows: Any, name: str, **only: Any) -> list[tuple[int, float]]:
-    return [(row["n_components"], row[name]) for row in rows if all(row[key] == value for key, value in only.items())]
+def _points(record: Record, rows: Sequence[Record]) -> list[tuple[int, float]]:
+    """Numbers of components, and by how much each is worse than the best."""
+    name = record["criterion"]
+    (best,) = (row[name] for row in record["candidates"] if _is_best(record, row))
+    return [(row["n_components"], abs(row[name] - best)) for row in rows]
 
 
-def _mark(ax: Any, points: list[tuple[int, float]], marker: str, label: str) -> None:
+def _mark(ax: Any, points: Sequence[tuple[int, float]], **how: Any) -> None:
     if points:
         x, y = zip(*points, strict=True)
-        face = "none" if marker == "o" else "black"
-        ax.scatter(x, y, s=110, marker=marker, facecolors=face, edgecolors="black", zorder=3, label=label)
+        ax.scatter(x, y, s=70, zorder=3, **how)
 
 
-def save_criterion(record: Record, path: str) -> None:
-    """Draw it into a file, of the format that its name ends in."""
-    ax = draw_criterion(record)
-    ax.figure.savefig(path, dpi=150)
+def _check_matplotlib() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingDependencyError("matplotlib", "plot", "A plot of the criterion")
+
+
+def check_picture(path: str, *, overwrite: bool = False) -> None:
+    """Raise unless a picture may be written there; cheap, to be called before any work.
+
+    Raises
+    ------
+    MissingDependencyError
+        Where matplotlib is not installed.
+    OutputExistsError
+        If there is something and it is not to be replaced.
+    ValueError, OSError
+        If there is no such format, or no such directory.
+    """
+    _check_matplotlib()
+    if _format(path) not in _FORMATS:
+        raise ValueError(f"{path!r}: the name of a picture ends in {', '.join('.' + name for name in _FORMATS)}")
+    if os.path.lexists(path) and not (overwrite and os.path.isfile(path)):
+        raise OutputExistsError(f"{path} is there already. Choose another name, or overwrite it.")
+    directory = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(f"There is no directory {directory}.")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write in {directory}")
+
+
+def save_picture(record: Record, path: str, *, overwrite: bool = False) -> None:
+    """Draw the criterion into a file, whole or not at all; its format is what its name ends in."""
+    check_picture(path, overwrite=overwrite)
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    draw_criterion(record, figure.subplots())
+    growing = hidden(os.path.abspath(path), "partial")
+    try:
+        with writing(path):
+            figure.savefig(growing, dpi=150, format=_format(path))
+            os.replace(growing, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(growing)
+
+
+def _format(path: str) -> str:
+    return os.path.splitext(path)[1].lower().removeprefix(".")

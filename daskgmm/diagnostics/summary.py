@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from ..data.guards import product
 from ..data.store import arrays_of, describe, local_path, member, open_node, split_address, without_secrets
@@ -20,6 +21,7 @@ from ..errors import StoreError
 from ..estimators.base import BaseMixture
 from ..persistence import load
 from .progress import rows_per_second
+from .selection import selection_summary, selection_table
 
 Record = dict[str, Any]
 
@@ -117,6 +119,9 @@ def print_record(record: Record, console: Console | None = None) -> None:
 
 def render(record: Record) -> RenderableType:
     """A record as tables."""
+    if record.get("kind") == "selection":
+        more: Record = {name: record[name] for name in ("seconds", "model", "plot") if name in record}
+        return Group(selection_table(record), Text(selection_summary(record)), _fields(more))
     if "means" in record:
         return Group(_components(record), _fields(_model_fields(record)))
     if "path" in record and "arrays" in record:

@@ -11,7 +11,7 @@ import numpy as np
 from ..core.covariance import STRUCTURES
 from ..data.held_out import HeldOut
 from ..data.source import Dataset
-from ..fitting.criteria import Contest
+from ..fitting.criteria import CRITERIA, Contest
 from .base import BaseMixture
 from .gaussian_mixture import GaussianMixture
 
@@ -20,6 +20,9 @@ Key = tuple[int, str]
 
 HELD_OUT = "held_out"
 """The criterion that is computed on rows that no fit has seen."""
+
+CHOICES = (*CRITERIA, HELD_OUT)
+"""What may decide."""
 
 _SHARE = 0.1
 """Of the rows that are held out where nothing else is asked for."""
