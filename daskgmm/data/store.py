@@ -26,6 +26,7 @@ __all__ = [
     "without_secrets",
 ]
 
+_LONGEST_NAME = 1000
 _MOST_NAMES = 20  # of a group, in a message
 
 
@@ -171,9 +172,10 @@ def member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
         If the name leads out of the group, or what is there is damaged.
     """
     parts = name.replace("\\", "/").split("/")
-    if "." in parts or ".." in parts or "\0" in name:
+    if "." in parts or ".." in parts or "\0" in name or len(name) > _LONGEST_NAME:
         raise StoreError(
-            f"{name!r:.80} is no name of an array; expected one without '.' and '..', such as 'a' or 'a/b'"
+            f"{name!r:.80} is no name of an array; expected one of {_LONGEST_NAME} characters at most, without '.' and "
+            "'..', such as 'a' or 'a/b'"
         )
     try:
         if (folder := _folder(group)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,7 +18,7 @@ import zarr
 from ..core.covariance import STRUCTURES
 from ..core.structure import CovarianceStructure
 from ..data.addresses import Secrets, hide_urls, printable, without_secrets
-from ..data.guards import product
+from ..data.guards import check_file, product
 from ..data.store import member, open_node
 from ..data.write import Address, read_record
 from ..errors import DaskGMMError, ModelFormatError, StoreError
@@ -200,7 +201,8 @@ class _Reader:
         for path in (chunk, *folders, os.path.join(folder, "zarr.json")):
             if os.path.islink(path):
                 raise self.error(name, f"is a link ({printable(path)}); what is in a model has to lie in it")
-        return os.path.getsize(chunk) if os.path.isfile(chunk) else 0
+        check_file(chunk, sys.maxsize, "chunks")
+        return os.path.getsize(chunk) if os.path.exists(chunk) else 0
 
     def _state(
         self, model: BaseMixture[Any], structure: CovarianceStructure, n_components: int, n_features: int
