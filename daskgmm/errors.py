@@ -20,6 +20,7 @@
     └── MissingDependencyError      (ImportError)        an extra is not installed; the message says which
 
     InitializationWarning           (UserWarning)        a start was dropped, another one served
+    ReseedingWarning                (UserWarning)        a component collapsed or was empty, and began anew elsewhere
 
 Each also derives from the built-in type in brackets, so code written for scikit-learn (``except ValueError``) goes on
 working.
@@ -173,3 +174,7 @@ class MissingDependencyError(DaskGMMError, ImportError):
 
 class InitializationWarning(UserWarning):
     """One of several starts failed and was dropped."""
+
+
+class ReseedingWarning(UserWarning):
+    """Components collapsed or emptied in the start that was kept, and began anew elsewhere."""

@@ -309,8 +309,8 @@ def drawn():
         depth = len(match["indent"]) // 4 - 1  # the drawing is indented as a whole
         parents[depth] = match["name"]
         nodes[match["name"]] = (parents[depth - 1], tuple((match["bases"] or "").replace(" ", "").split(",")))
-    (warning,) = re.findall(r"^ *(\w+Warning)\s+\((\w+)\)", text, re.MULTILINE)
-    return nodes | {warning[0]: (None, (warning[1],))}
+    warnings = re.findall(r"^ *(\w+Warning)\s+\((\w+)\)", text, re.MULTILINE)
+    return nodes | {name: (None, (base,)) for name, base in warnings}
 
 
 def test_every_exception_stands_in_the_tree():

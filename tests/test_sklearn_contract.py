@@ -366,9 +366,10 @@ def test_starts_share_one_stream_and_the_best_is_kept():
 
 
 def test_a_start_that_fails_is_dropped_with_a_warning():
-    # Item 2: in scikit-learn it ends the whole fit. Without a ridge most starts lose a component to five rows.
+    # Item 2: in scikit-learn it ends the whole fit. Without a ridge most starts lose components to five rows, more often
+    # than these may begin anew.
     x = np.concatenate([np.random.RandomState(0).normal(size=(60, 4)), np.full((1, 4), 3.5)])
-    model = GaussianMixture(6, reg_covar=0, n_init=4, tol=1e-6, max_iter=300)
+    model = GaussianMixture(8, reg_covar=0, n_init=4, tol=1e-6, max_iter=300)
     for seed in range(30):
         model.set_params(random_state=seed)
         with warnings.catch_warnings(record=True) as caught:
@@ -378,9 +379,9 @@ def test_a_start_that_fails_is_dropped_with_a_warning():
             except IllDefinedCovarianceError:
                 continue
         break
-    assert 1 <= len(caught) <= 3
-    for warning in caught:
-        assert warning.category is InitializationWarning
+    dropped = [warning for warning in caught if warning.category is InitializationWarning]
+    assert 1 <= len(dropped) <= 3
+    for warning in dropped:
         assert re.match(r"start \d of 4 was dropped: Fitting the mixture model failed", str(warning.message))
         assert warning.filename == __file__
     assert np.isfinite(model.score(x))

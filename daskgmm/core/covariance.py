@@ -203,6 +203,9 @@ class Tied(CovarianceStructure):
     def marginal_variances(self, covariances: Array, n_components: int, n_features: int) -> Array:
         return np.broadcast_to(np.diagonal(covariances), (n_components, n_features))
 
+    def take(self, covariances: Array, components: Array) -> Array:
+        return covariances
+
     def color(self, covariances: Array, component: int, noise: Array) -> Array:
         return noise @ np.linalg.cholesky(covariances).T
 

@@ -39,6 +39,14 @@ class Estimation(ABC, Generic[State]):
             If a component collapsed.
         """
 
+    def empty(self, statistics: SufficientStatistics) -> tuple[int, ...]:
+        """Components that no row belongs to, where that is a loss."""
+        return ()
+
+    def reseed(self, statistics: SufficientStatistics, lost: tuple[int, ...]) -> State | None:
+        """The M-step with other components in the place of those that collapsed or are empty; None where none help."""
+        return None
+
     @abstractmethod
     def parameters(self, state: State) -> MixtureParameters:
         """What the next E-step is to be computed with."""

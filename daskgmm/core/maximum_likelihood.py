@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..errors import IllDefinedCovarianceError
 from .estimation import Estimation
 from .mixture import MixtureParameters
+from .reseeding import empty_components, reseed
 from .statistics import SufficientStatistics
 from .structure import CovarianceStructure
 
@@ -77,15 +79,32 @@ class MaximumLikelihood(Estimation[MixtureParameters]):
         weights, means, cholesky = self.given.weights, self.given.means, self.given.precisions_cholesky
         if weights is not None and means is not None and cholesky is not None:
             return MixtureParameters.from_precisions_cholesky(self.structure, weights, means, cholesky)
-        found = estimate(self.structure, draw(), self.reg_covar)
-        weights = found[0] if weights is None else weights
-        means = found[1] if means is None else means
-        if cholesky is None:
-            return MixtureParameters.from_covariances(self.structure, weights, means, found[2])
-        return MixtureParameters.from_precisions_cholesky(self.structure, weights, means, cholesky)
+        if cholesky is not None:
+            found = estimate(self.structure, draw(), self.reg_covar)
+            weights, means = _given_or(weights, found[0]), _given_or(means, found[1])
+            return MixtureParameters.from_precisions_cholesky(self.structure, weights, means, cholesky)
+        first = self._first(draw())
+        weights, means = _given_or(weights, first.weights), _given_or(means, first.means)
+        return MixtureParameters(self.structure, weights, means, first.covariances, first.precisions_cholesky)
+
+    def _first(self, statistics: SufficientStatistics) -> MixtureParameters:
+        """M-step of a start: a cluster of too few rows is none, and half of the widest one serves instead."""
+        try:
+            return self.update(statistics)
+        except IllDefinedCovarianceError as error:
+            usable = self.reseed(statistics, error.components) if error.components else None
+            if usable is None:
+                raise
+            return usable
 
     def update(self, statistics: SufficientStatistics) -> MixtureParameters:
         return maximize(self.structure, statistics, self.reg_covar)
+
+    def empty(self, statistics: SufficientStatistics) -> tuple[int, ...]:
+        return empty_components(statistics)
+
+    def reseed(self, statistics: SufficientStatistics, lost: tuple[int, ...]) -> MixtureParameters | None:
+        return reseed(self.structure, statistics, self.reg_covar, lost)
 
     def parameters(self, state: MixtureParameters) -> MixtureParameters:
         return state
@@ -93,3 +112,7 @@ class MaximumLikelihood(Estimation[MixtureParameters]):
     def bound(self, statistics: SufficientStatistics, updated: MixtureParameters) -> float:
         """Mean log-likelihood of the parameters before the M-step."""
         return statistics.mean_log_likelihood
+
+
+def _given_or(given: Array | None, found: Array) -> Array:
+    return found if given is None else given

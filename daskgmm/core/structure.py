@@ -68,6 +68,10 @@ class CovarianceStructure(ABC):
     def marginal_variances(self, covariances: Array, n_components: int, n_features: int) -> Array:
         """Variance of every feature in every component, shape (K, D)."""
 
+    def take(self, covariances: Array, components: Array) -> Array:
+        """Covariances of the mixture of these components, in their order; one may stand there twice."""
+        return covariances[components]
+
     @abstractmethod
     def color(self, covariances: Array, component: int, noise: Array) -> Array:
         """Turn standard normal rows, (n, D), into rows with the component's covariance and mean zero."""

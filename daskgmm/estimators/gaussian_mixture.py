@@ -30,6 +30,12 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     are in this process's memory are always worked on here. The result is the same to the last bit for every chunking,
     scheduler and number of workers (on the same software and kind of processor).
 
+    A component that collapses (its covariance has no Cholesky factor), or that no row belongs to any more, begins anew
+    with half of the widest component, at most three times in a start (`daskgmm.fitting.em.RESEEDINGS`), and a
+    `ReseedingWarning` tells of it. After that, or where it does not help, a collapse is the end of the start, and what
+    is empty stays empty. The likelihood may fall there, and nowhere else. A cluster that k-means finds for the start,
+    and that has too few rows for a covariance, is replaced in the same way.
+
     Parameters
     ----------
     n_components : int, default=1

@@ -18,8 +18,22 @@ from .sweep import Evaluation, Request, Sweep
 if TYPE_CHECKING:
     from ..core.acceleration import Accelerator
 
+#: Times that components of one start may begin anew.
+RESEEDINGS = 3
+
 # Of the bound, relative: a step to the same place may come out so much lower.
 _ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Reseeding:
+    """Components that began anew."""
+
+    n_iter: int
+    """After which E-step of the start, counted from 1."""
+    components: tuple[int, ...]
+    collapsed: bool
+    """False: they were empty."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,9 @@ class Ascent(Generic[State]):
 
     Whoever brings the two together decides how many ascents share a reading of the data.
 
+    A component that collapses or that no row belongs to any more begins anew (`Estimation.reseed`), at most
+    `RESEEDINGS` times. After that, or where it does not help, a collapse is the end, and what is empty stays empty.
+
     Parameters
     ----------
     estimation : Estimation
@@ -51,8 +68,8 @@ class Ascent(Generic[State]):
         Largest number of E-steps, those that were rejected included.
     lower_bound : float
         Of an earlier fit that is continued.
-    accelerator : Accelerator, optional
-        None: plain EM.
+    accelerator : callable, optional
+        Makes an `Accelerator`, anew where the ascent had to start over; None, or where it makes None: plain EM.
 
     Attributes
     ----------
@@ -66,6 +83,7 @@ class Ascent(Generic[State]):
         It was given up.
     failure : IllDefinedCovarianceError or None
         Why it cannot go on.
+    reseedings : list of Reseeding
     """
 
     def __init__(
@@ -76,16 +94,17 @@ class Ascent(Generic[State]):
         tol: float,
         max_iter: int,
         lower_bound: float = -np.inf,
-        accelerator: Accelerator | None = None,
+        accelerator: Callable[[], Accelerator | None] = lambda: None,
     ) -> None:
         self.estimation, self.state = estimation, state
         self.lower_bounds: list[float] = []
         self.n_iter = 0
         self.converged = self.stopped = False
         self.failure: IllDefinedCovarianceError | None = None
+        self.reseedings: list[Reseeding] = []
         self._tol, self._max_iter = tol, max_iter
         self._last = lower_bound
-        self._accelerator = accelerator
+        self._make_accelerator, self._accelerator = accelerator, accelerator()
         self._next = state
         self._proposed = self._precise = False
 
@@ -127,6 +146,9 @@ class Ascent(Generic[State]):
         change = bound - self._last
         if self._proposed and not change >= -_ROUNDING * abs(bound):
             return self._reject(bound, change, evaluation)
+        empty = self.estimation.empty(evaluation.statistics)
+        if empty and (step := self._reseed(empty, evaluation, collapsed=False)):
+            return step
         kind = "accelerated" if self._proposed else "em"
         self._accept(updated, bound, change)
         return _step(kind, bound, change, evaluation)
@@ -154,8 +176,27 @@ class Ascent(Generic[State]):
         self._precise = False
         if self._proposed:
             return self._reject(-np.inf, -np.inf, evaluation)
+        if error.components and (step := self._reseed(error.components, evaluation, collapsed=True)):
+            return step
         self.failure = error
         return _step("em", np.nan, np.nan, evaluation)
+
+    def _reseed(self, lost: tuple[int, ...], evaluation: Evaluation, *, collapsed: bool) -> Step | None:
+        """Go on with other components in the place of the lost ones, if that helps."""
+        if len(self.reseedings) >= RESEEDINGS:
+            return None
+        state = self.estimation.reseed(evaluation.statistics, lost)
+        if state is None:
+            return None
+        self.reseedings.append(Reseeding(self.n_iter, lost, collapsed))
+        bound = self.estimation.bound(evaluation.statistics, state)
+        change = bound - self._last
+        self.lower_bounds.append(bound)
+        self.state = self._next = state
+        self._proposed = False
+        # What comes next has nothing to do with what was: the bound may be lower there, and is not compared.
+        self._last, self._accelerator = -np.inf, self._make_accelerator()
+        return _step("reseeded", bound, change, evaluation)
 
 
 def _step(kind: str, bound: float, change: float, evaluation: Evaluation) -> Step:

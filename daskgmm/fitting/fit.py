@@ -14,9 +14,9 @@ from ..core.statistics import Frame
 from ..data.source import Dataset
 from ..data.survey import Survey
 from ..engine.run import Engine
-from ..errors import IllDefinedCovarianceError, InitializationWarning
+from ..errors import IllDefinedCovarianceError, InitializationWarning, ReseedingWarning
 from .candidate import Candidate, Continuation, Failed, Run
-from .em import Ascent, Step, climb
+from .em import Ascent, Reseeding, Step, climb
 from .events import IterationFinished, StartBegun, StartFinished
 from .history import PassRecord
 from .initialization import Sample
@@ -130,7 +130,7 @@ class _Fit(Generic[State]):
             tol=settings.tol,
             max_iter=settings.max_iter,
             lower_bound=begin.lower_bound,
-            accelerator=settings.accelerator(),
+            accelerator=settings.accelerator,
         )
         self._tell_if_finished(start)
 
@@ -193,6 +193,17 @@ class _Fit(Generic[State]):
             assert self._failure is not None
             return Failed(self._failure, self.history, self.notes)
         best = max(alive, key=lambda ascent: ascent.lower_bound)
+        notes = [*self.notes, *(self._told(reseeding) for reseeding in best.reseedings)]
         return Run(
-            best.state, best.lower_bounds, best.n_iter, best.converged, self.history, self.notes, stopped=best.stopped
+            best.state, best.lower_bounds, best.n_iter, best.converged, self.history, notes, stopped=best.stopped
+        )
+
+    def _told(self, reseeding: Reseeding) -> ReseedingWarning:
+        named = ", ".join(map(str, reseeding.components[:8])) + (", …" if len(reseeding.components) > 8 else "")
+        of = f" of {self._candidate.label}" if self._candidate.label else ""
+        return ReseedingWarning(
+            f"component(s) {named}{of} {'collapsed' if reseeding.collapsed else 'were left without rows'} in iteration "
+            f"{reseeding.n_iter} and began anew, each with half of the widest component. If the data do not have so "
+            "many clusters, decrease the number of components; else try other init_params or a larger n_init"
+            + (", increase reg_covar, or scale the input data." if reseeding.collapsed else ".")
         )

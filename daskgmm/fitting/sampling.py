@@ -181,7 +181,7 @@ class _Runner(Generic[State]):
                 self.states[start],
                 tol=_TOL_FACTOR * settings.tol,
                 max_iter=max_iter,
-                accelerator=settings.accelerator(),
+                accelerator=settings.accelerator,
             )
             for start in starts
         ]

@@ -1,0 +1,252 @@
+"""Fits that lose a component go on."""
+
+import contextlib
+import warnings
+
+import dask.array as da
+import numpy as np
+import pytest
+from sklearn.mixture import GaussianMixture as Reference
+
+from daskgmm import BayesianGaussianMixture, GaussianMixture
+from daskgmm.core import acceleration
+from daskgmm.core.acceleration import Accelerator
+from daskgmm.core.covariance import STRUCTURES
+from daskgmm.errors import IllDefinedCovarianceError, InitializationWarning, ReseedingWarning
+from daskgmm.events import IterationFinished
+from daskgmm.fitting import em
+from daskgmm.fitting.em import RESEEDINGS
+
+
+def with_an_outlier():
+    """Few rows in four dimensions: without a ridge, components collapse on five of them."""
+    return np.concatenate([np.random.RandomState(0).normal(size=(60, 4)), np.full((1, 4), 3.5)])
+
+
+def clusters(n_rows=900):
+    rng = np.random.RandomState(1)
+    return np.concatenate([rng.normal(size=(n_rows // 3, 2)) + shift for shift in (0, 8, [0, 16])])
+
+
+def losing(structure, **parameters):
+    """A start whose last component lies where no row is."""
+    precisions = {
+        "full": np.stack([np.eye(2)] * 3),
+        "tied": np.eye(2),
+        "diag": np.ones((3, 2)),
+        "spherical": np.ones(3),
+    }
+    return GaussianMixture(
+        3,
+        covariance_type=structure,
+        weights_init=[0.6, 0.3, 0.1],
+        means_init=[[0, 0], [8, 8], [1e6, 1e6]],
+        precisions_init=precisions[structure],
+        **parameters,
+    )
+
+
+def fitted(model, *data):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(*data)
+    return [warning for warning in caught if warning.category is ReseedingWarning]
+
+
+def kinds(model):
+    return [record.kind for record in model.history_]
+
+
+# ---- collapse
+
+
+def scikit_learn_fails(**parameters):
+    try:
+        Reference(**parameters).fit(with_an_outlier())
+    except ValueError as error:
+        return "ill-defined" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("seed", [3, 6, 7, 8])
+def test_a_fit_survives_a_collapse_that_ends_scikit_learns(seed):
+    parameters = {"n_components": 6, "reg_covar": 0, "n_init": 4, "tol": 1e-6, "max_iter": 300, "random_state": seed}
+    assert scikit_learn_fails(**parameters)
+    model = GaussianMixture(**parameters)
+    told = fitted(model, with_an_outlier())
+    assert model.converged_
+    np.testing.assert_allclose(model.weights_.sum(), 1)
+    assert np.isfinite(model.score(with_an_outlier()))
+    assert len(told) <= kinds(model).count("reseeded") > 0
+    for warning in told:
+        assert "collapsed in iteration" in str(warning.message)
+        assert "increase reg_covar" in str(warning.message)
+        assert warning.filename == __file__
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2])
+def test_components_of_a_start_begin_anew_only_so_often(limit, monkeypatch):
+    monkeypatch.setattr(em, "RESEEDINGS", limit)
+    often = 0
+    for seed in range(6):
+        model = GaussianMixture(7, reg_covar=0, tol=1e-6, max_iter=300, random_state=seed)
+        heard = []
+        with contextlib.suppress(IllDefinedCovarianceError):
+            fitted(model.set_params(callbacks=[heard.append]), with_an_outlier())
+        times = sum(event.kind == "reseeded" for event in heard if isinstance(event, IterationFinished))
+        often = max(often, times)
+    assert often == limit
+
+
+@pytest.mark.parametrize("structure", ["full", "diag", "spherical"])
+def test_fewer_places_than_components_end_in_the_error_at_once(structure):
+    x = np.repeat(np.random.RandomState(0).normal(size=(4, 2)), 50, axis=0)
+    heard = []
+    model = GaussianMixture(4, covariance_type=structure, reg_covar=0, random_state=0, callbacks=[heard.append])
+    with pytest.raises(IllDefinedCovarianceError):
+        model.fit(x)
+    assert sum(isinstance(event, IterationFinished) for event in heard) == 0
+
+
+def test_one_place_too_few_ends_in_the_error_soon():
+    # There is always a component that could be split, and no split helps.
+    x = np.concatenate([np.repeat(np.eye(4), 50, axis=0), np.random.RandomState(0).normal(size=(20, 4)) + 50])
+    heard = []
+    model = GaussianMixture(6, reg_covar=0, init_params="kmeans", random_state=0, max_iter=10_000, tol=0)
+    with pytest.raises(IllDefinedCovarianceError):
+        model.set_params(callbacks=[heard.append]).fit(x)
+    assert sum(isinstance(event, IterationFinished) for event in heard) < 500
+
+
+def test_a_covariance_that_all_share_is_not_for_one_to_save():
+    with pytest.raises(IllDefinedCovarianceError, match="that all components share"):
+        GaussianMixture(2, covariance_type="tied", reg_covar=0, random_state=0).fit(np.repeat(np.eye(2), 20, axis=0))
+
+
+# ---- emptiness
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_an_empty_component_finds_a_cluster(structure):
+    x = clusters()
+    model = losing(structure, tol=1e-6)
+    (told,) = fitted(model, x)
+    assert str(told.message).startswith("component(s) 2 were left without rows in iteration 1")
+    assert told.filename == __file__
+    assert kinds(model)[1] == "reseeded"
+    assert kinds(model).count("reseeded") == 1
+    np.testing.assert_allclose(model.weights_, 1 / 3, atol=0.02)
+    theirs = Reference(3, covariance_type=structure, random_state=0, n_init=5, tol=1e-6).fit(x)
+    np.testing.assert_allclose(model.lower_bound_, theirs.lower_bound_, rtol=1e-4)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_bound_falls_nowhere_else(structure):
+    model = losing(structure, tol=1e-6)
+    fitted(model, clusters())
+    reseeded = np.flatnonzero([kind == "reseeded" for kind in kinds(model)[1:]])
+    falls = np.flatnonzero(np.diff(model.lower_bounds_) < -1e-12)
+    assert set(falls) <= set(reseeded)
+    assert len(model.lower_bounds_) == model.n_iter_
+
+
+def test_a_step_that_ended_in_new_components_does_not_count_as_the_last():
+    # Without a loss, iteration 2 is the first that has a change, and any change is small enough here.
+    x = clusters()
+    assert GaussianMixture(3, tol=1e9, random_state=0).fit(x).n_iter_ == 2
+    model = losing("full", tol=1e9)
+    fitted(model, x)
+    assert model.converged_
+    assert model.n_iter_ == 3
+    last = losing("full", max_iter=1)
+    with pytest.warns(ReseedingWarning), pytest.warns(UserWarning, match="did not converge"):
+        last.fit(x)
+    assert not last.converged_
+    assert (last.weights_ > 0.1).all()
+
+
+def test_what_stays_empty_is_left_so():
+    # One place: whatever begins anew there is empty again, and the fit ends as scikit-learn's does.
+    x = np.zeros((50, 1))
+    model = GaussianMixture(
+        2,
+        weights_init=[0.5, 0.5],
+        means_init=[[0.0], [1e3]],
+        precisions_init=[[[1.0]], [[1.0]]],
+        max_iter=50,
+    )
+    told = fitted(model, x)
+    assert len(told) <= RESEEDINGS
+    assert model.converged_
+    assert model.score(x) == pytest.approx(-0.5 * np.log(2 * np.pi * 1e-6), rel=1e-6)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_chunks_do_not_matter(structure):
+    x = clusters()
+    whole, chunked = losing(structure, tol=1e-6), losing(structure, tol=1e-6, scheduler="threads")
+    fitted(whole, x)
+    fitted(chunked, da.from_array(x, chunks=(77, 1)))
+    np.testing.assert_array_equal(chunked.means_, whole.means_)
+    assert chunked.lower_bounds_ == whole.lower_bounds_
+
+
+def test_empty_components_of_a_bayesian_mixture_are_what_it_is_for():
+    model = BayesianGaussianMixture(
+        n_components=10, weight_concentration_prior=1e-3, tol=1e-6, max_iter=1000, random_state=0
+    ).fit(clusters())
+    assert (model.weights_ < 0.01).sum() >= 6
+    assert "reseeded" not in kinds(model)
+
+
+def test_dropped_starts_are_told_of_and_their_components_are_not():
+    model = GaussianMixture(8, reg_covar=0, n_init=4, tol=1e-6, max_iter=300, random_state=3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(with_an_outlier())
+    assert {warning.category for warning in caught} == {InitializationWarning}
+
+
+# ---- with an acceleration
+
+
+class Waiting(Accelerator):
+    """Proposes nothing, and remembers what it was told."""
+
+    made = []  # noqa: RUF012
+
+    def __init__(self, *_):
+        self.bounds = []
+        Waiting.made.append(self)
+
+    def propose(self, current, updated, bound):
+        self.bounds.append(bound)
+
+    def reject(self):
+        raise AssertionError("nothing was proposed")
+
+    def settled(self, change, tol):
+        return abs(change) < tol
+
+    def as_arrays(self):
+        return {}
+
+    @classmethod
+    def from_arrays(cls, arrays):
+        return cls()
+
+
+def test_an_accelerator_forgets_what_was_before(monkeypatch):
+    monkeypatch.setattr(Waiting, "made", [])
+    monkeypatch.setitem(acceleration.ACCELERATIONS, "waiting", Waiting)
+    monkeypatch.setitem(
+        GaussianMixture._parameter_constraints,
+        "acceleration",
+        [*GaussianMixture._parameter_constraints["acceleration"], str],
+    )
+    model, plain = losing("full", tol=1e-6, acceleration="waiting"), losing("full", tol=1e-6)
+    fitted(model, clusters())
+    fitted(plain, clusters())
+    first, second = Waiting.made
+    assert first.bounds == []
+    assert second.bounds == model.lower_bounds_[1:] == plain.lower_bounds_[1:]
