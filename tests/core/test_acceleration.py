@@ -270,6 +270,19 @@ def test_an_accepted_proposal_makes_up_for_rejections(accelerate, library):
     assert runs(plan(library, accelerate(RIDGE), [False, False, True, False]))[1:] == [1, 2, 0, 1]
 
 
+def test_a_second_rejection_in_a_row_makes_it_forget(library):
+    known = []
+
+    class Watched(LimitedMemoryBFGS):
+        def reject(self):
+            super().reject()
+            known.append(len(self.as_arrays()["steps"]))
+
+    plan(library, Watched(RIDGE), [True, True, False, False])
+    assert known[0] > 0
+    assert known[1] == 0
+
+
 def test_a_rejection_shortens_the_next_proposals(library):
     structure = STRUCTURES["full"]
     rows, mixture = overlapping(library, structure)
@@ -383,6 +396,26 @@ def test_no_variance_falls_below_what_the_m_step_adds(accelerate, structure, lib
         np.linalg.eigvalsh(library.dense(structure, p.covariances, *p.means.shape)).min() for p in climb.proposals
     ]
     assert min(smallest, default=ridge) >= 0.9 * ridge * (1 - 1e-9)
+
+
+def test_a_step_that_would_be_narrower_than_an_m_step_can_be_is_not_proposed(structure, library):
+    wide = library.make_mixture(structure, 2, 2)
+
+    def narrowed(factor):
+        return MixtureParameters.from_covariances(structure, wide.weights, wide.means, wide.covariances * factor)
+
+    def propose(smallest):
+        accelerator = LimitedMemoryBFGS(smallest)
+        accelerator.propose(wide, narrowed(0.8), 0.0)
+        return accelerator.propose(narrowed(0.8), narrowed(0.66), 0.0)
+
+    def narrowest(mixture):
+        return np.linalg.eigvalsh(library.dense(structure, mixture.covariances, 2, 2)).min()
+
+    free, allowed = propose(0.0), narrowest(narrowed(0.66))
+    assert narrowest(free) < 0.9 * allowed  # where it leads
+    assert propose(allowed) is None
+    assert propose(narrowest(free)) is not None
 
 
 # ---- the recursion
