@@ -97,7 +97,7 @@ def test_every_parameter_of_the_estimator_has_an_option(run, calls):
         "verbose": 2,
         "verbose_interval": 5,
         "init_size": 99,
-        "acceleration": "anderson",
+        "acceleration": "lbfgs",
     }
     assert given.keys() | {"warm_start", "scheduler", "callbacks"} == GaussianMixture().get_params().keys()
     more = ["--array", "x", "--sample-weight", "s.npy", "--warm-start", "old.zarr", "--overwrite", "--quiet"]

@@ -126,14 +126,10 @@ def test_plain_is_the_fit_that_scikit_learn_makes() -> None:
     assert record["log_likelihood"] == pytest.approx(theirs.score(rows), rel=1e-10)
 
 
-# Strict: this mark goes when GaussianMixture knows what these ask for.
-waits = pytest.mark.xfail(strict=True, reason="no acceleration yet")
 OTHERS = [name for name in STRATEGIES if name != REFERENCE]
 
 
-@pytest.mark.parametrize(
-    "strategy", [pytest.param(name, marks=waits) if STRATEGIES[name]["acceleration"] else name for name in OTHERS]
-)
+@pytest.mark.parametrize("strategy", OTHERS)
 def test_records_say_what_fits_took(strategy: str) -> None:
     data = DATA_SETS["full:2x8:30%"].at_most(1500)
     work = Work(data, strategy, 0, (1e-3,), 100)

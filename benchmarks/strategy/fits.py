@@ -26,12 +26,12 @@ SEVERAL = 5
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "plain": {"init_size": None, "acceleration": None, "n_init": 1},
-    "accelerated": {"init_size": None, "acceleration": "anderson", "n_init": 1},
+    "accelerated": {"init_size": None, "acceleration": "lbfgs", "n_init": 1},
     "sample": {"init_size": SAMPLE, "acceleration": None, "n_init": 1},
     "sample-several": {"init_size": SAMPLE, "acceleration": None, "n_init": SEVERAL},
-    "both": {"init_size": SAMPLE, "acceleration": "anderson", "n_init": 1},
-    "both-several": {"init_size": SAMPLE, "acceleration": "anderson", "n_init": SEVERAL},
-    "both-auto": {"init_size": SAMPLE, "acceleration": "anderson", "n_init": "auto"},
+    "both": {"init_size": SAMPLE, "acceleration": "lbfgs", "n_init": 1},
+    "both-several": {"init_size": SAMPLE, "acceleration": "lbfgs", "n_init": SEVERAL},
+    "both-auto": {"init_size": SAMPLE, "acceleration": "lbfgs", "n_init": "auto"},
 }
 """What each gives the constructor of `GaussianMixture`."""
 

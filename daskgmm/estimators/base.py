@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..core.acceleration import Accelerator
 from ..core.covariance import STRUCTURES
 from ..core.estimation import Estimation, State
 from ..core.kernels import Kernel, choose_kernel
@@ -53,8 +54,8 @@ class Preparation(Generic[State]):
     """The M-step, for data of which a survey is known."""
     scatter: bool = False
     """Whether that takes all second moments of the data."""
-    acceleration: str | None = None
-    """How its iterations are accelerated."""
+    accelerator: Callable[[], Accelerator] | None = None
+    """What makes its iterations longer, one for each start."""
 
 
 class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
@@ -385,7 +386,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             max_iter=self.max_iter,
             n_init=None if self.n_init == "auto" else int(self.n_init),
             init_size=self.init_size,
-            acceleration=how.acceleration,
+            accelerator=how.accelerator,
             scatter=how.scatter,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,7 +76,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         memory, tenfold larger ones after smaller ones, and the best goes on to all data: fewer passes over them. None:
         EM sees all data from the first iteration, as in scikit-learn, and starts are made from at most 100 000 rows.
         Samples are uniform and depend on ``random_state`` alone.
-    acceleration : {'anderson'}, default=None
+    acceleration : {'lbfgs'}, default=None
         Take larger steps than EM's, from the course of the last ones, where the likelihood says that they lead up; see
         `daskgmm.core.acceleration`. None: plain EM.
     scheduler : None, str or distributed.Client, default=None
@@ -235,7 +236,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
             self._structure, self.n_components, n_features, self.weights_init, self.means_init, self.precisions_init
         )
         estimation = MaximumLikelihood(self._structure, float(self.reg_covar), given)
-        return Preparation(lambda survey: estimation, acceleration=self.acceleration)
+        kind = ACCELERATIONS.get(self.acceleration or "")
+        return Preparation(
+            lambda survey: estimation, accelerator=None if kind is None else partial(kind, float(self.reg_covar))
+        )
 
     def _store_state(self, state: MixtureParameters, dtype: Any) -> None:
         self.weights_ = state.weights.astype(dtype)

@@ -8,7 +8,7 @@ from typing import Generic
 
 import numpy as np
 
-from ..core.acceleration import ACCELERATIONS, Accelerator
+from ..core.acceleration import Accelerator
 from ..core.estimation import Estimation, State
 from ..core.structure import CovarianceStructure
 from ..data.survey import Survey
@@ -35,8 +35,8 @@ class Settings:
     """None: one where starts see all data, `SAMPLE_STARTS` where they run on a sample."""
     init_size: int | None
     """Rows of the sample that starts run on before they see all data; None: they see all data from the first."""
-    acceleration: str | None = None
-    """A key of `ACCELERATIONS`; None for plain EM."""
+    accelerator: Callable[[], Accelerator] | None = None
+    """Makes one for each start; None for plain EM."""
     scatter: bool = False
     """Whether the survey is to take all second moments of the data."""
 
@@ -57,12 +57,6 @@ class Settings:
     def n_starts(self, n_rows: int) -> int:
         """How many starts there are."""
         return self.n_init or (SAMPLE_STARTS if self.samples(n_rows) else 1)
-
-    def accelerator(self) -> Accelerator | None:
-        """A new one for each start."""
-        if self.acceleration is None:
-            return None
-        return ACCELERATIONS[self.acceleration](self.initialization.structure)
 
 
 @dataclass(frozen=True)

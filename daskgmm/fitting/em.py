@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic
+from typing import Any, Generic
 
 import numpy as np
 
+from ..core.acceleration import Accelerator
 from ..core.estimation import Estimation, State
 from ..errors import IllDefinedCovarianceError
 from .sweep import Evaluation, Request, Sweep
-
-if TYPE_CHECKING:
-    from ..core.acceleration import Accelerator
 
 #: Times that components of one start may begin anew.
 RESEEDINGS = 3
@@ -69,7 +67,7 @@ class Ascent(Generic[State]):
     lower_bound : float
         Of an earlier fit that is continued.
     accelerator : callable, optional
-        Makes an `Accelerator`, anew where the ascent had to start over; None, or where it makes None: plain EM.
+        Makes an `Accelerator`, anew where the ascent had to start over. None: plain EM.
 
     Attributes
     ----------
@@ -94,7 +92,7 @@ class Ascent(Generic[State]):
         tol: float,
         max_iter: int,
         lower_bound: float = -np.inf,
-        accelerator: Callable[[], Accelerator | None] = lambda: None,
+        accelerator: Callable[[], Accelerator] | None = None,
     ) -> None:
         self.estimation, self.state = estimation, state
         self.lower_bounds: list[float] = []
@@ -104,7 +102,8 @@ class Ascent(Generic[State]):
         self.reseedings: list[Reseeding] = []
         self._tol, self._max_iter = tol, max_iter
         self._last = lower_bound
-        self._make_accelerator, self._accelerator = accelerator, accelerator()
+        self._make_accelerator = accelerator
+        self._accelerator = self._new_accelerator()
         self._next = state
         self._proposed = self._precise = False
 
@@ -153,6 +152,9 @@ class Ascent(Generic[State]):
         self._accept(updated, bound, change)
         return _step(kind, bound, change, evaluation)
 
+    def _new_accelerator(self) -> Accelerator | None:
+        return self._make_accelerator() if self._make_accelerator else None
+
     def _accept(self, updated: State, bound: float, change: float) -> None:
         at, self.state, self._last = self._next, updated, bound
         self.lower_bounds.append(bound)
@@ -195,7 +197,7 @@ class Ascent(Generic[State]):
         self.state = self._next = state
         self._proposed = False
         # What comes next has nothing to do with what was: the bound may be lower there, and is not compared.
-        self._last, self._accelerator = -np.inf, self._make_accelerator()
+        self._last, self._accelerator = -np.inf, self._new_accelerator()
         return _step("reseeded", bound, change, evaluation)
 
 
