@@ -100,44 +100,105 @@ DEEP = json.loads("[" * 300 + "]" * 300)
 NO_NUMBER = ["7", None, [7], {"n": 7}, 7.5, True, -1, float("nan"), float("inf"), DEEP]
 
 
-def set_fitted(name, value):
-    return lambda a: a["fitted"].update({name: value})
+NAN, INF = float("nan"), float("inf")
+
+# Values by the field of `fitted` that they are put into, and what is read then.
+FITTED = {
+    "n_iter": (NO_NUMBER, "n_iter"),
+    "n_passes": (NO_NUMBER, "n_passes"),
+    "n_components": ([*NO_NUMBER, 0], "n_components"),
+    "n_features_in": ([*NO_NUMBER, 0], "n_features_in"),
+    "converged": (["yes", 1, 0, None, [], {}], "converged is"),
+    "lower_bound": ([None, "high", "nan", "inf", 5, True, [], NAN, INF], "lower_bound"),
+    "lower_bounds": ([None, 5, "x", {}, [None], [[1.0]], ["nan"], ["inf"], [True], [NAN]], "lower_bounds"),
+    "dtype": (["object", "O", None, 8, "float16", "f8", ["float64"]], "dtype is"),
+    "covariance_type": (["FULL", None, 3, ["full"], {}, "full\0"], "covariance_type"),
+    "feature_names_in": (
+        ["abc", ["a"], ["a"] * 4, [1, 2, 3], [None] * 3, {}, 5, ["a", "b", "\ud800"]],
+        "feature_names_in",
+    ),
+    "history": ([None, 5, "x", [5], [{}], [{"kind": "os.system"}], [[]], DEEP], "history"),
+}
+
+# The same for the attributes themselves.
+ATTRIBUTES = {
+    "format_version": ([0.5, "1", None, [], True, -1, 10**30], "format_version"),
+    "estimator": (["os.system", "__class__", "BaseMixture", None, 5, ["GaussianMixture"], {}], "estimator"),
+    "fitted": ([None, [], "x", 5], "fitted is missing"),
+    "checksums": ([None, [], "x", 5], "checksums is missing"),
+    "parameters": (
+        [
+            *(None, [], "x", 5),
+            {"callbacks": ["os.system"]},
+            {"scheduler": "tcp://evil:1"},
+            {"__class__": "x"},
+            {"self": 1},
+            {"\ud800": 1},
+            {"means_init": [[0]]},
+        ],
+        "parameters",
+    ),
+}
+
+# And for the constructor's parameters.
+PARAMETERS = {
+    "n_components": [0, -1, 1.5, "2", None, DEEP],
+    "tol": [-1, "x", "nan", None],
+    "reg_covar": [-1, "inf", None],
+    "max_iter": [-1, "x"],
+    "random_state": [-1, 2**32, "x", 1.5],
+    "covariance_type": ["round", 5],
+    "init_params": ["os.system"],
+    "warm_start": ["yes", 1],
+    "verbose": [-1, "x"],
+    "verbose_interval": [0],
+}
+
+CHECKSUMS = [5, DEEP, "x", None]
 
 
-FIELDS = {
-    **{f"fitted {n} {i}": (set_fitted(n, v), n) for n in ("n_iter", "n_passes") for i, v in enumerate(NO_NUMBER)},
-    **{f"fitted {n} {i}": (set_fitted(n, v), n) for n in ("n_components", "n_features_in") for i, v in enumerate([*NO_NUMBER, 0])},
-    **{f"converged {i}": (set_fitted("converged", v), "converged is") for i, v in enumerate(["yes", 1, 0, None, [], {}])},
-    **{f"lower_bound {i}": (set_fitted("lower_bound", v), "lower_bound") for i, v in enumerate([None, "high", "nan", "inf", 5, True, [], float("nan"), float("inf")])},
-    **{f"lower_bounds {i}": (set_fitted("lower_bounds", v), "lower_bounds") for i, v in enumerate([None, 5, "x", {}, [None], [[1.0]], ["nan"], ["inf"], [True], [float("nan")]])},
-    **{f"dtype {i}": (set_fitted("dtype", v), "dtype is") for i, v in enumerate(["object", "O", None, 8, "float16", "f8", ["float64"]])},
-    **{f"structure {i}": (set_fitted("covariance_type", v), "covariance_type") for i, v in enumerate(["FULL", None, 3, ["full"], {}, "full\0"])},
-    **{f"names {i}": (set_fitted("feature_names_in", v), "feature_names_in") for i, v in enumerate(["abc", ["a"], ["a"] * 4, [1, 2, 3], [None] * 3, {}, 5, ["a", "b", "\ud800"]])},
-    **{f"history {i}": (set_fitted("history", v), "history") for i, v in enumerate([None, 5, "x", [5], [{}], [{"kind": "os.system"}], [[]]])},
-    **{f"version {i}": (lambda a, v=v: a.update(format_version=v), "format_version") for i, v in enumerate([0.5, "1", None, [], True, -1, 10**30])},
-    **{f"estimator {i}": (lambda a, v=v: a.update(estimator=v), "estimator") for i, v in enumerate(["os.system", "__class__", "BaseMixture", None, 5, ["GaussianMixture"], {}])},
-    **{f"parameters {i}": (lambda a, v=v: a.update(parameters=v), "parameters") for i, v in enumerate([None, [], "x", 5, {"callbacks": ["os.system"]}, {"scheduler": "tcp://evil:1"}, {"__class__": "x"}, {"self": 1}, {"\ud800": 1}, {"means_init": [[0]]}])},
-    **{f"parameter {n} {i}": (lambda a, n=n, v=v: a["parameters"].update({n: v}), f"parameters are not valid: .*{n}") for n, vs in {"n_components": [0, -1, 1.5, "2", None, DEEP], "tol": [-1, "x", "nan", None], "reg_covar": [-1, "inf", None], "max_iter": [-1, "x"], "random_state": [-1, 2**32, "x", 1.5], "covariance_type": ["round", 5], "init_params": ["os.system"], "warm_start": ["yes", 1], "verbose": [-1, "x"], "verbose_interval": [0]}.items() for i, v in enumerate(vs)},
-    "no fitted": (lambda a: a.pop("fitted"), "fitted is missing"),
-    "fitted list": (lambda a: a.update(fitted=[]), "fitted is missing"),
-    "checksums text": (lambda a: a.update(checksums="x"), "checksums is missing"),
-    "checksum number": (lambda a: a["checksums"].update(means=5), "means does not match"),
-    "checksum deep": (lambda a: a["checksums"].update(means=DEEP), "means does not match"),
-    "extra array": (lambda a: a["checksums"].update(weights_init="x"), "weights_init is missing"),
-}  # fmt: skip
+def rows_of(table):
+    return [(name, value, message) for name, (values, message) in table.items() for value in values]
 
 
-@pytest.mark.parametrize("field", FIELDS)
-def test_fields(field, saved):
-    change, message = FIELDS[field]
-    refuse(ModelFormatError, message, daskgmm.load, seal(saved(), change))
+def short(value):
+    return ascii(value)[:30]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), rows_of(FITTED), ids=short)
+def test_what_was_fitted(name, value, message, saved):
+    path = seal(saved(), lambda a: a["fitted"].update({name: value}))
+    refuse(ModelFormatError, message, daskgmm.load, path)
+
+
+@pytest.mark.parametrize(("name", "value", "message"), rows_of(ATTRIBUTES), ids=short)
+def test_attributes(name, value, message, saved):
+    refuse(ModelFormatError, message, daskgmm.load, seal(saved(), lambda a: a.update({name: value})))
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, vs in PARAMETERS.items() for v in vs], ids=short)
+def test_parameters(name, value, saved):
+    path = seal(saved(), lambda a: a["parameters"].update({name: value}))
+    refuse(ModelFormatError, f"parameters are not valid: .*{name}", daskgmm.load, path)
+
+
+@pytest.mark.parametrize("value", CHECKSUMS, ids=short)
+def test_checksums(value, saved):
+    path = seal(saved(), lambda a: a["checksums"].update(means=value))
+    refuse(ModelFormatError, "means does not match its checksum", daskgmm.load, path)
+    path = seal(saved(), lambda a: a["checksums"].update(weights_init=value))
+    refuse(ModelFormatError, "weights_init is missing", daskgmm.load, path)
 
 
 def test_every_reader_refuses_alike(saved):
-    refused(seal(saved(), set_fitted("converged", "yes")), "converged is 'yes'")
+    refused(seal(saved(), lambda a: a["fitted"].update(converged="yes")), "converged is 'yes'")
 
 
-@pytest.mark.parametrize("attributes", [None, [], "x", 5, {"daskgmm": None}, {"daskgmm": []}, {"daskgmm": {"format": "model"}}, {"daskgmm": {"format": ["model"]}}, {"daskgmm": DEEP}], ids=str)  # fmt: skip
+OTHERS = [None, [], "x", 5, {}, {"daskgmm": None}, {"daskgmm": []}, {"daskgmm": DEEP}]
+OTHERS += [{"daskgmm": {"format": name}} for name in ("model", ["model"], None, "results", "\x1b[2J")]
+
+
+@pytest.mark.parametrize("attributes", OTHERS, ids=short)
 def test_attributes_of_another_kind(attributes, saved):
     path = edit_json(saved(), lambda m: m.update(attributes=attributes))
     refuse(ModelFormatError, r"m\.zarr", daskgmm.load, path)
@@ -282,18 +343,33 @@ def elsewhere(target, moved):
     target.symlink_to(moved)
 
 
+def of_means(change):
+    return lambda path: edit_json(path / "means", change)
+
+
+GZIP = {"name": "gzip", "configuration": {"level": 1}}
+
 PLACES = {
     "a terabyte of nothing": (declared(10**11), "weights declares 800000000000 bytes, and this machine has"),
-    "a chunk of a terabyte": (lambda p: os.truncate(p / "weights/c/0", 10**12), "weights declares 16 bytes, and 10{12} are"),
+    "a chunk of a terabyte": (
+        lambda p: os.truncate(p / "weights/c/0", 10**12),
+        "weights declares 16 bytes, and 10{12} are",
+    ),
     "a longer chunk": (lambda p: os.truncate(p / "means/c/0/0", 49), "means declares 48 bytes, and 49 are stored"),
     "a shorter chunk": (lambda p: os.truncate(p / "means/c/0/0", 47), "means declares 48 bytes, and fewer are stored"),
     "no chunk": (lambda p: (p / "means/c/0/0").unlink(), "means does not match its checksum"),
     "a pipe for a chunk": (instead("means/c/0/0", lambda t, m: os.mkfifo(t)), "means cannot be read .*is a pipe"),
     "a folder for a chunk": (instead("means/c/0/0", lambda t, m: t.mkdir()), "means cannot be read .*is a directory"),
     "a pipe for metadata": (instead("means/zarr.json", lambda t, m: os.mkfifo(t)), "means cannot be read .*is a pipe"),
-    "a device for metadata": (instead("means/zarr.json", lambda t, m: t.symlink_to("/dev/zero")), "means cannot be read .*device"),
+    "a device for metadata": (
+        instead("means/zarr.json", lambda t, m: t.symlink_to("/dev/zero")),
+        "means cannot be read .*device",
+    ),
     "a pipe for the group": (instead("zarr.json", lambda t, m: os.mkfifo(t)), "is no model.* is a pipe"),
-    "a device for the group": (instead("zarr.json", lambda t, m: t.symlink_to("/dev/zero")), "is no model.* is a device"),
+    "a device for the group": (
+        instead("zarr.json", lambda t, m: t.symlink_to("/dev/zero")),
+        "is no model.* is a device",
+    ),
     "an array elsewhere": (instead("means", elsewhere), r"means is a link \(.*means\); what is in a model"),
     "metadata elsewhere": (instead("means/zarr.json", elsewhere), "means is a link"),
     "a chunk elsewhere": (instead("means/c/0/0", elsewhere), "means is a link"),
@@ -301,18 +377,18 @@ PLACES = {
     "chunks elsewhere": (instead("means/c", elsewhere), "means is a link"),
     "a file for an array": (instead("means", lambda t, m: t.write_text("x")), "means is missing|means cannot be read"),
     "no array": (lambda p: shutil.rmtree(p / "means"), "means is missing"),
-    "a group for an array": (lambda p: edit_json(p / "means", lambda m: {"zarr_format": 3, "node_type": "group"}), "means is a group"),
-    "compression": (lambda p: edit_json(p / "means", lambda m: m["codecs"].append({"name": "gzip", "configuration": {"level": 1}})), "not stored as one uncompressed"),
-    "an unknown codec": (lambda p: edit_json(p / "means", lambda m: m["codecs"].append({"name": "evil"})), "means cannot be read"),
-    "another chunk": (lambda p: edit_json(p / "means", lambda m: m["chunk_grid"]["configuration"].update(chunk_shape=[1, D])), "not stored as one"),
-    "a dtype of objects": (lambda p: edit_json(p / "means", lambda m: m.update(data_type="object")), "means cannot be read"),
-    "a dtype of text": (lambda p: edit_json(p / "means", lambda m: m.update(data_type="string")), "means (cannot be read|has dtype)"),
-    "a negative shape": (lambda p: edit_json(p / "means", lambda m: m.update(shape=[-2, D])), "means cannot be read"),
-    "a shape of 2**70": (lambda p: edit_json(p / "means", lambda m: m.update(shape=[2**70, D])), "means has shape"),
+    "a group for an array": (of_means(lambda m: {"zarr_format": 3, "node_type": "group"}), "means is a group"),
+    "compression": (of_means(lambda m: m["codecs"].append(GZIP)), "not stored as one uncompressed"),
+    "an unknown codec": (of_means(lambda m: m["codecs"].append({"name": "evil"})), "means cannot be read"),
+    "another chunk": (of_means(lambda m: m["chunk_grid"]["configuration"].update(chunk_shape=[1, D])), "not stored as"),
+    "a dtype of objects": (of_means(lambda m: m.update(data_type="object")), "means cannot be read"),
+    "a dtype of text": (of_means(lambda m: m.update(data_type="string")), "means (cannot be read|has dtype)"),
+    "a negative shape": (of_means(lambda m: m.update(shape=[-2, D])), "means cannot be read"),
+    "a shape of 2**70": (of_means(lambda m: m.update(shape=[2**70, D])), "means has shape"),
     "metadata of nothing": (lambda p: (p / "means/zarr.json").write_text(""), "means cannot be read"),
     "metadata of brackets": (lambda p: (p / "means/zarr.json").write_text("[" * 10**5), "means cannot be read"),
     "metadata in no UTF-8": (lambda p: (p / "means/zarr.json").write_bytes(b"\xff\xfe\x00"), "means cannot be read"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("place", PLACES)
