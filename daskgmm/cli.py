@@ -47,7 +47,7 @@ class _Bytes(click.ParamType[int]):
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         try:
             size = int(parse_bytes(value))
-        except ValueError:
+        except (ValueError, OverflowError):
             size = 0
         if size < 1:
             self.fail(f"{value!r} is not a size such as 500MB, 2GB or 1GiB", param, ctx)

@@ -208,7 +208,7 @@ def dense(block: Any) -> Array:
     Raises
     ------
     UnsupportedDataError
-        If it is sparse, or masked in places.
+        If it is sparse, masked in places, or no array.
     """
     if hasattr(block, "toarray") or type(block).__module__.startswith("sparse"):
         raise UnsupportedDataError(
@@ -216,4 +216,10 @@ def dense(block: Any) -> Array:
             "x.map_blocks(lambda block: block.toarray())."
         )
     check_unmasked(block)
-    return np.asarray(block)
+    array = np.asarray(block)
+    if not array.ndim:
+        raise UnsupportedDataError(
+            f"X: a block of this dask array is a {type(block).__name__}, not an array. Check what makes its blocks, "
+            "for example what is passed to map_blocks."
+        )
+    return array

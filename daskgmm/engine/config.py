@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import dask
@@ -34,7 +35,9 @@ def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return math.nan
     try:
-        return float(value) if isinstance(value, int | float) else float(parse_timedelta(value))
+        if isinstance(value, int | float):
+            return float(value)
+        return float(parse_timedelta(re.sub(r"min\s*$", "minutes", value)))  # Dask knows no such unit
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return math.nan  # that function has no errors of its own
 

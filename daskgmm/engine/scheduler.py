@@ -196,8 +196,8 @@ class _Connection(AbstractContextManager[Scheduler]):
         except (OSError, ValueError, TypeError, ImportError) as error:  # TypeError: a protocol that is not set up
             secrets = Secrets(self.address)
             raise SchedulerError(
-                f"scheduler={without_secrets(self.address)!r} does not answer ({type(error).__name__}: "
-                f"{secrets.hide(str(error))}). Check the address and that `dask scheduler` runs there and can be "
+                f"scheduler={without_secrets(self.address)!r:.200} does not answer ({type(error).__name__}: "
+                f"{secrets.hide(str(error)):.200}). Check the address and that `dask scheduler` runs there and can be "
                 "reached from here."
             ) from secrets.cause(error)
         try:
