@@ -64,11 +64,12 @@ class Survey:
     def __add__(self, other: Survey) -> Survey:
         total = self.weight_sum + other.weight_sum
         share = other.weight_sum / total if total > 0 else 0.0
-        difference = other.mean - self.mean
+        both = self.weight_sum > 0 and other.weight_sum > 0
+        difference = other.mean - self.mean if both else np.zeros_like(self.mean)
         return Survey(
             self.n_rows + other.n_rows,
             total,
-            self.mean + difference * share,
+            self.mean + difference * share if self.weight_sum > 0 else other.mean,
             self.squared_deviations + other.squared_deviations + difference**2 * (self.weight_sum * share),
             np.minimum(self.minimum, other.minimum),
             np.maximum(self.maximum, other.maximum),
@@ -171,8 +172,9 @@ class _Surveyor:
         x = np.ascontiguousarray(rows, dtype=np.float64)
         w = np.ones(len(rows)) if weights is None else weights
         total = float(w.sum())
-        # About the first row, so that neither the mean nor the deviations suffer from a large offset.
-        offsets = x - x[0]
+        # About the first row that counts, so that neither the mean nor the deviations suffer from a large offset.
+        origin = x[int(np.argmax(w > 0))]
+        offsets = x - origin
         shift = w @ offsets / total if total > 0 else np.zeros(x.shape[1])
         offsets -= shift
         structure = self.fold.structure
@@ -183,7 +185,7 @@ class _Surveyor:
         return Survey(
             len(rows),
             total,
-            x[0] + shift,
+            origin + shift,
             w @ (offsets * offsets),
             x.min(axis=0),
             x.max(axis=0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -275,7 +276,9 @@ def _entered(candidate: Candidate[Any], dataset: Dataset, contest: Contest | Non
 
 def _store(model: BaseMixture[Any], run: Run[Any], dataset: Dataset, counting: int) -> None:
     model._store(run, sample_dtype(dataset))
-    model.n_passes_ = counting + sum(record.kind != "sample" for record in run.history)
+    # As it would be alone: its own starts share passes, too.
+    steps = Counter(record.start for record in run.history if record.kind not in ("survey", "sample"))
+    model.n_passes_ = counting + 1 + max(steps.values(), default=0)
 
 
 def _tell(runs: Mapping[Key, Run[Any] | Failed]) -> None:
