@@ -13,7 +13,8 @@ from typing import Any
 import dask
 import numpy as np
 
-from .data.guards import check_file, product
+from .data.accept import in_memory
+from .data.guards import check_file
 from .data.store import local_path, open_zarr, without_secrets
 from .data.write import check_target
 from .diagnostics.progress import ProgressBar
@@ -324,13 +325,7 @@ def open_array(name: str) -> Any:
 def _value(name: str, value: Any) -> Any:
     if not name.endswith("_init"):
         return value
-    array = open_array(value)
-    if (size := product(array.shape)) > _MOST_NUMBERS:
-        raise ValueError(
-            f"{name}: {without_secrets(value)} declares {size} numbers; expected {_MOST_NUMBERS} at most. Its "
-            "shape follows from the number of components and of features."
-        )
-    return np.array(array[...])
+    return in_memory(f"{name}: {without_secrets(value)}", open_array(value), _MOST_NUMBERS)
 
 
 def _check_output(output: str, kind: str, overwrite: bool, *inputs: str | None) -> None:

@@ -19,7 +19,7 @@ import zarr
 from ..errors import InvalidWeightsError, UnsupportedDataError
 from .arrays import ArraySource, check_unmasked, mapped_source
 from .blocks import BlockSource, with_known_chunks
-from .guards import MOST_ROWS, check_extent
+from .guards import MOST_ROWS, check_extent, product
 from .source import Dataset, Source
 from .store import describe, open_zarr, pick_array
 from .stored_rows import StoreSource
@@ -59,6 +59,29 @@ def resolve(data: Any) -> Any:
         )
     check_unmasked(data)
     return data
+
+
+def in_memory(name: str, data: Any, most: int) -> Array:
+    """A small lazy array, loaded.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    data : zarr.Array, numpy.memmap or array-like
+    most : int
+        Largest number of numbers that it may have.
+
+    Raises
+    ------
+    ValueError
+        If it declares more.
+    StoreError
+        If it cannot be read.
+    """
+    if (size := product(data.shape)) > most:
+        raise ValueError(f"{name} declares {size} numbers; expected {most} at most. Check where its shape comes from.")
+    return np.array(StoreSource(data).handle[:] if isinstance(data, zarr.Array) and data.ndim else data[...])
 
 
 def is_lazy(data: Any) -> bool:

@@ -105,6 +105,7 @@ def _of_address(address: str) -> Iterator[str]:
         if user:
             yield user[:-1]
             yield from user[:-1].split(":", 1)
+            yield from re.split(r"[:/@?#\s'\"]", user)  # what somebody who reads it otherwise tells of it
         tail = re.split(r"[?#]", rest[len(user) :], maxsplit=1)[1:]
         for query in tail:
             yield query
