@@ -109,7 +109,7 @@ def measure(structure: str, d: int, k: int, options: argparse.Namespace) -> Meas
 
     ours = asked | {
         "scheduler": "synchronous" if options.threads == 1 else "threads",
-        "init_size": 1000,
+        "init_params": "random_from_data",
         "callbacks": [listen],
     }
     single = rows.astype(np.float32)

@@ -63,7 +63,7 @@ def estep(n_features: int, n_components: int, structure: str, dtype: str, kind: 
             max_iter=5,
             weights_init=np.full(n_components, 1 / n_components),
             means_init=means,
-            init_size=2000,
+            init_params="random_from_data",
             random_state=0,
             scheduler="synchronous" if kind == "one thread" else "threads",
             callbacks=[listen],

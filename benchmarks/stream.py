@@ -6,6 +6,9 @@ A pass that streams perfectly takes (processor time to read + processor time to 
 the same run: the store is read slab by slab without computing, and the same rows are computed on from memory. Passes
 run on the threads of one process and on one-thread worker processes, for each layout of the store, and for each of
 Zarr's codec pipelines and stores that are installed.
+
+With --results it is the writing of labels, probabilities and log-densities instead, whose halves are reading, computing
+and writing. With --alone passes run on one worker process and one thread, too: what a second one brings.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ import json
 import os
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dask
@@ -35,6 +40,7 @@ from zarr.storage import LocalStore
 from daskgmm import GaussianMixture
 from daskgmm.data.accept import as_dataset
 from daskgmm.events import PassFinished
+from daskgmm.results import write_predictions
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -141,23 +147,55 @@ def estep_seconds(model: GaussianMixture, data: Any) -> float:
     return median(passes)
 
 
+#: What `write_predictions` is asked for besides labels.
+RESULTS: dict[str, dict[str, bool]] = {
+    "labels": {},
+    "labels and probabilities": {"probabilities": True},
+    "labels and log-densities": {"log_density": True},
+}
+
+
+def result_seconds(model: GaussianMixture, data: Any, folder: Path, asked: dict[str, bool]) -> float:
+    """Wall time of writing what the model says of all rows."""
+    begin = time.perf_counter()
+    write_predictions(model, data, folder / "results.zarr", overwrite=True, **asked)
+    return time.perf_counter() - begin
+
+
+def halves_of_results(model: GaussianMixture, rows: Array, folder: Path, asked: dict[str, bool]) -> tuple[float, float]:
+    """Processor time of computing results from memory, and of writing them."""
+    begin = time.process_time()
+    results = [model.predict(rows)]
+    results += [model.predict_proba(rows)] if asked.get("probabilities") else []
+    results += [model.score_samples(rows)] if asked.get("log_density") else []
+    computed = time.process_time()
+    for number, values in enumerate(results):
+        chunks = (max(1, (16 * MEBIBYTE) // (values.nbytes // len(values))), *values.shape[1:])
+        zarr.create_array(folder / f"half-{number}.zarr", data=values, chunks=chunks, overwrite=True)
+    return computed - begin, time.process_time() - computed
+
+
 @contextmanager
-def places(cores: int) -> Iterator[dict[str, Any]]:
-    """Schedulers with one thread for each core."""
-    with (
-        dask.config.set(num_workers=cores),
-        LocalCluster(n_workers=cores, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield {f"{cores} threads": "threads", f"{cores} processes": client}
+def places(cores: int, *, alone: bool) -> Iterator[dict[str, Any]]:
+    """Schedulers with one thread for each core; with ``alone`` such of one thread, too."""
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(num_workers=cores))
+        found: dict[str, Any] = {f"{cores} threads": "threads"}
+        for n_workers in {cores, *((1,) if alone else ())}:
+            cluster = LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:0")
+            stack.enter_context(cluster)
+            found[f"{n_workers} processes"] = stack.enter_context(Client(cluster, set_as_default=False))
+        yield found | ({"1 threads": "synchronous"} if alone else {})
 
 
 def measure(arrays: dict[tuple[str, Way], zarr.Array[Any]], rows: Array, options: argparse.Namespace) -> list[Any]:
     """Every way to read every layout, in turns."""
-    model = GaussianMixture(options.components, tol=0, max_iter=options.passes, random_state=0, init_size=20_000)
+    model = GaussianMixture(
+        options.components, tol=0, max_iter=options.passes, random_state=0, init_params="random_from_data"
+    )
     seconds: dict[tuple[str, Way, str], list[float]] = {}
     compute: list[float] = []
-    with places(options.cores) as schedulers:
+    with places(options.cores, alone=options.alone) as schedulers:
         for _ in range(options.rounds):
             compute.append(estep_seconds(model.set_params(scheduler="synchronous"), rows))
             for (layout, way), array in arrays.items():
@@ -166,25 +204,57 @@ def measure(arrays: dict[tuple[str, Way], zarr.Array[Any]], rows: Array, options
                 for place, scheduler in schedulers.items():
                     taken = estep_seconds(model.set_params(scheduler=scheduler), array)
                     seconds.setdefault((layout, way, place), []).append(taken)
+    needed = median(compute)
+    return [
+        record(layout, way, median(seconds[layout, way, "read"]), needed, 0.0, options.cores)
+        | {"pass": {place: median(seconds[layout, way, place]) for place in schedulers}}
+        for layout, way in arrays
+    ]
+
+
+def measure_results(
+    arrays: dict[tuple[str, Way], zarr.Array[Any]], rows: Array, options: argparse.Namespace
+) -> list[Any]:
+    """The same for results, of the first layout and way."""
+    (_, way), array = next(iter(arrays.items()))
+    model = GaussianMixture(options.components, max_iter=3, tol=0, random_state=0, scheduler="synchronous")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(rows[:100_000])
+    found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in RESULTS}
+    with places(options.cores, alone=options.alone) as schedulers, TemporaryDirectory(dir=options.store) as folder:
+        for _ in range(options.rounds):
+            for name, asked in RESULTS.items():
+                with threadpool_limits(1):
+                    found[name]["read"].append(read_seconds(array))
+                    compute, write = halves_of_results(model, rows, Path(folder), asked)
+                found[name]["compute"].append(compute)
+                found[name]["write"].append(write)
+                for place, scheduler in schedulers.items():
+                    model.set_params(scheduler=scheduler)
+                    found[name][place].append(result_seconds(model, array, Path(folder), asked))
     results = []
-    for layout, way in arrays:
-        read, needed = median(seconds[layout, way, "read"]), median(compute)
-        taken = {place: median(seconds[layout, way, place]) for place in schedulers}
-        limit = (read + needed) / options.cores
-        ratios = {place: value / limit for place, value in taken.items()}
-        results.append(
-            {"layout": layout, **asdict(way), "read": read, "compute": needed, "pass": taken, "ratio": ratios}
-        )
+    for name, lists in found.items():
+        medians = {key: median(values) for key, values in lists.items()}
+        halves = (medians.pop(key) for key in ("read", "compute", "write"))
+        results.append(record(name, way, *halves, options.cores) | {"pass": medians})
     return results
+
+
+def record(layout: str, way: Way, read: float, compute: float, write: float, cores: int) -> dict[str, Any]:
+    """The halves, in processor seconds, and the wall time that a perfect stream would take."""
+    limit = (read + compute + write) / cores
+    return {"layout": layout, **asdict(way), "read": read, "compute": compute, "write": write, "limit": limit}
 
 
 def print_results(results: list[Any]) -> None:
     places = list(results[0]["pass"])
-    print(f"{'layout':36} {'pipeline':8} {'store':8} {'read':>6} {'compute':>8}", *(f"{p:>18}" for p in places))
+    print(f"{'':36} {'pipeline':8} {'store':8} {'read':>6} {'compute':>8} {'write':>6}", *(f"{p:>18}" for p in places))
     for r in results:
-        taken = (f"{r['pass'][p]:9.2f} ({r['ratio'][p]:.2f} ×)" for p in places)
-        print(f"{r['layout']:36} {r['pipeline']:8} {r['store']:8} {r['read']:6.2f} {r['compute']:8.2f}", *taken)
-    print("read and compute: processor seconds; passes: wall seconds, and times (read + compute) / cores")
+        passes = (f"{r['pass'][p]:9.2f} ({r['ratio'][p]:.2f} ×)" for p in places)
+        halves = f"{r['read']:6.2f} {r['compute']:8.2f} {r['write']:6.2f}"
+        print(f"{r['layout']:36} {r['pipeline']:8} {r['store']:8} {halves}", *passes)
+    print("read, compute, write: processor seconds; passes: wall seconds, and times the sum of these / cores")
 
 
 def main() -> None:
@@ -199,6 +269,8 @@ def main() -> None:
     parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=list(LAYOUTS))
     parser.add_argument("--pipelines", nargs="+", default=list(pipelines()), choices=list(pipelines()))
     parser.add_argument("--stores", nargs="+", default=list(stores()), choices=list(stores()))
+    parser.add_argument("--results", action="store_true", help="write labels and so on, of the first layout")
+    parser.add_argument("--alone", action="store_true", help="also on one thread, and on one worker process")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
     rows = draw(max(1000, int(options.gb * 1e9 / 8 / options.features)), options.features, options.components)
@@ -212,7 +284,9 @@ def main() -> None:
                 way = Way(pipeline, store)
                 arrays[layout, way] = way.open(path)
     machine = describe_machine()
-    results = measure(arrays, rows, options)
+    results = (measure_results if options.results else measure)(arrays, rows, options)
+    for result in results:
+        result["ratio"] = {place: seconds / result["limit"] for place, seconds in result["pass"].items()}
     if options.json:
         asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
         print(json.dumps({"machine": machine, "options": asked, "results": results}, indent=1))

@@ -110,6 +110,16 @@ def test_stream(tmp_path: Path) -> None:
     assert result["read"] > 0
     assert result["compute"] > 0
     assert result["ratio"].keys() == {"1 threads", "1 processes"}
+    report = json.loads(run(*command, "--layouts", layout, "--pipelines", "default", "--results", "--alone", "--json"))
+    assert [result["layout"] for result in report["results"]] == [
+        "labels",
+        "labels and probabilities",
+        "labels and log-densities",
+    ]
+    for result in report["results"]:
+        assert min(result["read"], result["compute"], result["write"]) > 0
+        assert result["ratio"].keys() == {"1 threads", "1 processes"}
+    assert len(list(tmp_path.iterdir())) == 1  # what was written is gone
 
 
 def test_regression_compares_two_trees() -> None:
