@@ -42,6 +42,8 @@ SHOWN = {
     f"s3://key:a?{SECRET}@bucket/x": "s3://bucket/x",
     f"s3://key:a#{SECRET}@bucket/x": "s3://bucket/x",
     f"s3://key:a {SECRET}'\"@bucket/x": "s3://bucket/x",
+    f"https://me@mail.org:a/{SECRET}@host/x": "https://host/x",
+    f"file://@file://{SECRET}@": "file://",
     f"https://host/x?sig={SECRET}": "https://host/x?…",
     f"https://host/x?a='b c'&sig={SECRET}": "https://host/x?…",
     f"https://host/x#{SECRET}": "https://host/x#…",

@@ -49,10 +49,12 @@ def _shown(link: str) -> str:
 def _user(rest: str) -> str:
     """User and password of what follows ``//``, the ``@`` included.
 
-    A password may hold any character, and S3's do hold slashes: after a colon everything up to the last ``@`` counts.
+    A password may hold any character, and S3's do hold slashes; a user may be an address of mail. Where there is a
+    colon, everything up to the last ``@`` counts.
     """
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    head, at, _ = rest.rpartition("@") if ":" in rest.partition("@")[0] else authority.rpartition("@")
+    head, at, _ = rest.rpartition("@")
+    if ":" not in head:
+        head, at, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
     return head + at
 
 
@@ -106,10 +108,11 @@ def _of_address(address: str) -> Iterator[str]:
             yield user[:-1]
             yield from user[:-1].split(":", 1)
             yield from re.split(r"[:/@?#\s'\"]", user)  # what somebody who reads it otherwise tells of it
-        tail = re.split(r"[?#]", rest[len(user) :], maxsplit=1)[1:]
-        for query in tail:
-            yield query
-            yield from (part.partition("=")[2] for part in re.split(r"[&#]", query))
+        for read in {rest, rest[len(user) :]}:  # what looks like a password may be a query, and the reverse
+            for query in re.split(r"[?#]", read, maxsplit=1)[1:]:
+                yield query
+                yield query.partition("=")[2]
+                yield from (part.partition("=")[2] for part in re.split(r"[&#]", query))
 
 
 def _texts(options: Any) -> Iterator[str]:
