@@ -366,8 +366,8 @@ def test_starts_share_one_stream_and_the_best_is_kept():
 
 
 def test_a_start_that_fails_is_dropped_with_a_warning():
-    # Item 2: in scikit-learn it ends the whole fit. Without a ridge most starts lose components to five rows, more often
-    # than these may begin anew.
+    # Item 2: in scikit-learn it ends the whole fit. Without a ridge most starts lose components to five rows, more
+    # often than these may begin anew.
     x = np.concatenate([np.random.RandomState(0).normal(size=(60, 4)), np.full((1, 4), 3.5)])
     model = GaussianMixture(8, reg_covar=0, n_init=4, tol=1e-6, max_iter=300)
     for seed in range(30):

@@ -19,6 +19,9 @@ class Estimation(ABC, Generic[State]):
     measure: ClassVar[str]
     """What `bound` is called."""
 
+    reg_covar: float
+    """Added to every variance, in squared units of the data."""
+
     def begin(self, draw: Callable[[], SufficientStatistics]) -> State:
         """First state.
 
@@ -38,6 +41,11 @@ class Estimation(ABC, Generic[State]):
         IllDefinedCovarianceError
             If a component collapsed.
         """
+
+    @property
+    def relocates(self) -> bool:
+        """Whether components may be moved to clusters that the start knew nothing of."""
+        return False
 
     def empty(self, statistics: SufficientStatistics) -> tuple[int, ...]:
         """Components that no row belongs to, where that is a loss."""

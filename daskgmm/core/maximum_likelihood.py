@@ -100,6 +100,12 @@ class MaximumLikelihood(Estimation[MixtureParameters]):
     def update(self, statistics: SufficientStatistics) -> MixtureParameters:
         return maximize(self.structure, statistics, self.reg_covar)
 
+    @property
+    def relocates(self) -> bool:
+        """Unless the user gave all first parameters: then it is their optimum that is asked for."""
+        given = self.given
+        return given.weights is None or given.means is None or given.precisions_cholesky is None
+
     def empty(self, statistics: SufficientStatistics) -> tuple[int, ...]:
         return empty_components(statistics)
 

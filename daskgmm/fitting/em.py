@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, Generic, Protocol
 
 import numpy as np
 
 from ..core.acceleration import Accelerator
 from ..core.estimation import Estimation, State
+from ..core.mixture import MixtureParameters
 from ..errors import IllDefinedCovarianceError
 from .sweep import Evaluation, Request, Sweep
+from .worst import Watch
 
 #: Times that components of one start may begin anew.
 RESEEDINGS = 3
@@ -47,6 +49,16 @@ class Step:
     arithmetic: str
 
 
+class Relocator(Protocol[State]):
+    """Looks, once, at the rows that an E-step explained worst, and may know a better place to go on from."""
+
+    def watch(self, parameters: MixtureParameters) -> Watch:
+        """What it wants to see of the rows, if these are the parameters of the E-step."""
+
+    def __call__(self, evaluation: Evaluation, updated: State) -> State | None:
+        """Where to take the next E-step instead of at ``updated``, which the M-step made of ``evaluation``."""
+
+
 class Ascent(Generic[State]):
     """One start on its way up. It says where it wants the next E-step, and takes what was found there.
 
@@ -68,6 +80,8 @@ class Ascent(Generic[State]):
         Of an earlier fit that is continued.
     accelerator : callable, optional
         Makes an `Accelerator`, anew where the ascent had to start over. None: plain EM.
+    relocator : Relocator, optional
+        Asked after the first plain step. Its proposal counts if the bound is higher there.
 
     Attributes
     ----------
@@ -93,6 +107,7 @@ class Ascent(Generic[State]):
         max_iter: int,
         lower_bound: float = -np.inf,
         accelerator: Callable[[], Accelerator] | None = None,
+        relocator: Relocator[State] | None = None,
     ) -> None:
         self.estimation, self.state = estimation, state
         self.lower_bounds: list[float] = []
@@ -104,8 +119,11 @@ class Ascent(Generic[State]):
         self._last = lower_bound
         self._make_accelerator = accelerator
         self._accelerator = self._new_accelerator()
+        self._relocator = relocator
         self._next = state
-        self._proposed = self._precise = False
+        self._proposal: str | None = None
+        """Kind of step that the next one is if it counts, where it is not a plain one."""
+        self._precise = False
 
     @property
     def finished(self) -> bool:
@@ -120,7 +138,9 @@ class Ascent(Generic[State]):
     @property
     def request(self) -> Request:
         """The E-step that it waits for."""
-        return Request(self.estimation.parameters(self._next), self._precise)
+        parameters = self.estimation.parameters(self._next)
+        watch = None if self._relocator is None else self._relocator.watch(parameters)
+        return Request(parameters, self._precise, watch)
 
     def stop(self) -> None:
         """Ask for nothing more."""
@@ -143,13 +163,14 @@ class Ascent(Generic[State]):
         self.n_iter += 1
         bound = self.estimation.bound(evaluation.statistics, updated)
         change = bound - self._last
-        if self._proposed and not change >= -_ROUNDING * abs(bound):
+        if self._proposal and not change >= -_ROUNDING * abs(bound):
             return self._reject(bound, change, evaluation)
         empty = self.estimation.empty(evaluation.statistics)
         if empty and (step := self._reseed(empty, evaluation, collapsed=False)):
             return step
-        kind = "accelerated" if self._proposed else "em"
+        kind = self._proposal or "em"
         self._accept(updated, bound, change)
+        self._relocate(evaluation)
         return _step(kind, bound, change, evaluation)
 
     def _new_accelerator(self) -> Accelerator | None:
@@ -158,25 +179,35 @@ class Ascent(Generic[State]):
     def _accept(self, updated: State, bound: float, change: float) -> None:
         at, self.state, self._last = self._next, updated, bound
         self.lower_bounds.append(bound)
-        self._next, self._proposed = updated, False
+        self._next, self._proposal = updated, None
         if self._accelerator is None:
             self.converged = abs(change) < self._tol
             return
         proposal: Any = self._accelerator.propose(at, updated, bound)  # type: ignore[arg-type]
         self.converged = self._accelerator.settled(change, self._tol)
         if proposal is not None:
-            self._next, self._proposed = proposal, True
+            self._next, self._proposal = proposal, "accelerated"
+
+    def _relocate(self, evaluation: Evaluation) -> None:
+        if self._relocator is None:
+            return
+        relocator, self._relocator = self._relocator, None
+        elsewhere = None if self.finished else relocator(evaluation, self.state)
+        if elsewhere is not None:
+            self._next, self._proposal = elsewhere, "moved"
+            self._accelerator = self._new_accelerator()
 
     def _reject(self, bound: float, change: float, evaluation: Evaluation) -> Step:
-        assert self._accelerator is not None
-        self._accelerator.reject()
-        self._next, self._proposed = self.state, False
+        if self._proposal == "accelerated":
+            assert self._accelerator is not None
+            self._accelerator.reject()
+        self._next, self._proposal = self.state, None
         return _step("rejected", bound, change, evaluation)
 
     def _collapsed(self, error: IllDefinedCovarianceError, evaluation: Evaluation) -> Step:
         self.n_iter += 1
         self._precise = False
-        if self._proposed:
+        if self._proposal:
             return self._reject(-np.inf, -np.inf, evaluation)
         if error.components and (step := self._reseed(error.components, evaluation, collapsed=True)):
             return step
@@ -195,7 +226,7 @@ class Ascent(Generic[State]):
         change = bound - self._last
         self.lower_bounds.append(bound)
         self.state = self._next = state
-        self._proposed = False
+        self._proposal = None
         # What comes next has nothing to do with what was: the bound may be lower there, and is not compared.
         self._last, self._accelerator = -np.inf, self._new_accelerator()
         return _step("reseeded", bound, change, evaluation)

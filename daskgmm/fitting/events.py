@@ -81,7 +81,7 @@ class IterationFinished:
     """What ``lower_bound`` is: ``"log-likelihood"`` or ``"lower bound"``."""
 
     kind: str = "em"
-    """``"em"``, ``"accelerated"``, ``"rejected"`` or ``"reseeded"``, as in the fit's ``history_``."""
+    """``"em"``, ``"accelerated"``, ``"rejected"``, ``"reseeded"`` or ``"moved"``, as in the fit's ``history_``."""
 
     label: str = ""
     """Which mixture it is of, where several are fitted at once."""

@@ -16,13 +16,15 @@ from ..data.survey import Survey
 from ..engine.run import Engine
 from ..errors import IllDefinedCovarianceError, InitializationWarning, ReseedingWarning
 from .candidate import Candidate, Continuation, Failed, Run
-from .em import Ascent, Reseeding, Step, climb
+from .em import Ascent, Relocator, Reseeding, Step, climb
 from .events import IterationFinished, StartBegun, StartFinished
 from .history import PassRecord
 from .initialization import Sample
+from .rare import Relocation
 from .sampling import climb_samples
 from .surveying import loops_for, take_surveys
 from .sweep import Sweep
+from .worst import n_kept
 
 
 def fit_mixtures(engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[State]]) -> list[Run[State] | Failed]:
@@ -78,6 +80,7 @@ class _Fit(Generic[State]):
         self.ascents: dict[int, Ascent[State]] = {}
         """By the number of their start."""
         self.history: list[PassRecord] = []
+        self._after_step: list[PassRecord] = []
         self.notes: list[Warning] = []
 
     def begin(self) -> None:
@@ -120,9 +123,18 @@ class _Fit(Generic[State]):
         self.history += records
         self._n_starts = 1
         self._engine.emit(StartBegun(0, 1, self._candidate.label))
-        self._add(0, Continuation(state, -np.inf))
+        self._add(0, Continuation(state, -np.inf), self._relocation())
 
-    def _add(self, start: int, begin: Continuation[State]) -> None:
+    def _relocation(self) -> Relocation[State] | None:
+        """What is to look for clusters that the sample has too little of."""
+        n_rows = self._dataset.n_rows
+        kept = n_kept(n_rows, self._dataset.n_features, len(self._sample.rows))
+        if not (self._estimation.relocates and kept):
+            return None
+        loops, told = partial(loops_for, self._dataset), self._after_step.append
+        return Relocation(self._engine, self._estimation, self._sample, n_rows, kept, self._settings.tol, loops, told)
+
+    def _add(self, start: int, begin: Continuation[State], relocator: Relocator[State] | None = None) -> None:
         settings = self._settings
         self.ascents[start] = Ascent(
             self._estimation,
@@ -131,6 +143,7 @@ class _Fit(Generic[State]):
             max_iter=settings.max_iter,
             lower_bound=begin.lower_bound,
             accelerator=settings.accelerator,
+            relocator=relocator,
         )
         self._tell_if_finished(start)
 
@@ -145,6 +158,8 @@ class _Fit(Generic[State]):
         ascent = self.ascents[start]
         bound = step.lower_bound if np.isfinite(step.lower_bound) else None
         self.record(step.kind, start, bound, step.seconds, step.arithmetic)
+        self.history += self._after_step
+        self._after_step.clear()
         if ascent.failure is not None:
             self._drop(start, ascent.failure)
         elif step.kind != "refined":

@@ -49,7 +49,9 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class _KernelFold:
+class KernelFold:
+    """What a kernel computes of all rows."""
+
     kernel: Kernel
     cost: Cost = field(init=False)
     """Settled where the pass begins, so that leaves are the same wherever a task runs."""
@@ -86,7 +88,7 @@ class _KernelFold:
 
 
 @dataclass(frozen=True)
-class ExpectationFold(_KernelFold):
+class ExpectationFold(KernelFold):
     """The E-step: `SufficientStatistics` of all rows."""
 
     def start(self) -> _Expectation:
@@ -135,7 +137,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class ScoreFold(_KernelFold):
+class ScoreFold(KernelFold):
     """The log-likelihood of all rows, without statistics."""
 
     entropy: bool = False

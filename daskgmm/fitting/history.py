@@ -26,7 +26,9 @@ class PassRecord:
     ``"refined"``
         an E-step whose arithmetic turned out to be too coarse, and that was repeated;
     ``"reseeded"``
-        an E-step after which a component had collapsed or was empty, and began anew elsewhere.
+        an E-step after which a component had collapsed or was empty, and began anew elsewhere;
+    ``"moved"``
+        an E-step with a component in another place: at a cluster that the sample had too little of.
     """
 
     start: int

@@ -16,7 +16,9 @@ from ..engine.run import Engine
 from ..engine.together import SharedCosts
 from .candidate import Settings
 from .folds import Cost
+from .rare import strata_bytes
 from .surveying import loops_for, sample_dtype, survey_fold
+from .worst import n_kept, watch_cost
 
 # k-means holds the sample, its own copy of it, and distances and labels for each row.
 _COPIES_OF_SAMPLE = 4
@@ -112,11 +114,8 @@ def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:
     loops = loops_for(dataset, how.n_components)
     n_sample = min(dataset.n_rows, settings.sample_size)
     survey = survey_fold(dataset, np.arange(n_sample), loops, settings.scattered)
-    n_starts = 1 if settings.samples(dataset.n_rows) else settings.n_starts(dataset.n_rows)
-    groups = [
-        [SharedCosts((cost,) * length) for length in engine.groups(dataset, [cost] * n_starts)]
-        for cost in _costs(dataset, settings, loops)
-    ]
+    kept = n_kept(dataset.n_rows, dataset.n_features, n_sample) if settings.samples(dataset.n_rows) else 0
+    groups = [_groups(engine, dataset, settings, kept, cost) for cost in _costs(dataset, settings, loops)]
     esteps = [engine.plan(dataset, group[0]) for group in groups]
     row_bytes = dataset.n_features * sample_dtype(dataset).itemsize
     return FitPlan(
@@ -131,8 +130,17 @@ def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:
         estep=max(esteps, key=lambda plan: plan.task.total),
         n_threads=engine.scheduler.n_threads,
         workers=tuple(engine.scheduler.workers()),
-        driver_bytes=n_sample * (_COPIES_OF_SAMPLE * row_bytes + 8 * how.n_components),
+        driver_bytes=n_sample * (_COPIES_OF_SAMPLE * row_bytes + 8 * how.n_components)
+        + strata_bytes(kept, dataset.n_features, how.n_components),
     )
+
+
+def _groups(engine: Engine, dataset: Dataset, settings: Settings, kept: int, cost: Cost) -> list[SharedCosts]:
+    """What the passes of the first iteration cost: that of one start from a sample also keeps rows."""
+    costs = [cost, watch_cost(cost, dataset.n_features, kept)] if kept else [cost] * settings.n_starts(dataset.n_rows)
+    lengths = engine.groups(dataset, costs)
+    ends = np.cumsum(lengths)
+    return [SharedCosts(tuple(costs[end - length : end])) for end, length in zip(ends, lengths, strict=True)]
 
 
 def _costs(dataset: Dataset, settings: Settings, loops: Loops) -> list[Cost]:

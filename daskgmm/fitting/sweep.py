@@ -12,9 +12,12 @@ from ..core.loops import PLAIN, Loops
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, SufficientStatistics
 from ..data.source import Dataset
+from ..engine.memory import CostedFold
 from ..engine.run import Engine
 from ..errors import DataChangedError
 from .folds import ExpectationFold
+from .surveying import sample_dtype
+from .worst import Watch, WorstRows, WorstRowsFold
 
 # Of the sum of the weights, which is added up in another order than the survey did.
 _WEIGHT_TOLERANCE = 1e-9
@@ -27,6 +30,8 @@ class Request:
     parameters: MixtureParameters
     precise: bool = False
     """In the finest arithmetic, whatever the parameters say."""
+    watch: Watch | None = None
+    """Keep rows with the lowest log-densities, too."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Evaluation:
     """What it was computed with."""
     seconds: float
     """Wall time of the pass, which others may have shared."""
+    worst: WorstRows | None = None
+    """Where they were asked for."""
 
     @property
     def finest(self) -> bool:
@@ -82,13 +89,18 @@ class Sweep:
         """
         begin = time.perf_counter()
         kernels = [self._kernel(request) for request in requests]
-        found = self.engine.run_together(self.dataset, [ExpectationFold(kernel) for kernel in kernels], "estep")
+        watches = {number: request.watch for number, request in enumerate(requests) if request.watch is not None}
+        folds: list[CostedFold] = [ExpectationFold(kernel) for kernel in kernels]
+        dtype = sample_dtype(self.dataset)
+        folds += [WorstRowsFold(kernels[number], watch, dtype) for number, watch in watches.items()]
+        values = self.engine.run_together(self.dataset, folds, "estep")
+        found, worst = values[: len(kernels)], dict(zip(watches, values[len(kernels) :], strict=True))
         for statistics in found:
             self._check(statistics)
         seconds = time.perf_counter() - begin
         return [
-            Evaluation(self._complete(kernel, statistics), kernel, seconds)
-            for kernel, statistics in zip(kernels, found, strict=True)
+            Evaluation(self._complete(kernel, statistics), kernel, seconds, worst.get(number))
+            for number, (kernel, statistics) in enumerate(zip(kernels, found, strict=True))
         ]
 
     def _kernel(self, request: Request) -> Kernel:

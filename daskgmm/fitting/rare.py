@@ -1,0 +1,315 @@
+"""Rare clusters: what a sample holds too little of, a component is moved to when all data are seen for the first time.
+
+A start from a sample knows the sample alone: of a cluster of one row in ten thousand it has a row or none, and EM on
+all data does not find what lies far from every component. So the first E-step over all data keeps the rows that are
+explained worst, in the same reading. Together with those of the sample that are explained better, scaled to what all
+such rows weigh, they are a sample of the data in two strata, of which the rare one is complete. On it, in memory,
+components are moved as in split-and-merge EM (Ueda, Nakano, Ghahramani & Hinton, Neural Computation 12, 2000): two
+that overlap become one, and the one that this sets free goes to a cluster of badly explained rows. Such clusters are
+found as in greedy EM (Verbeek, Vlassis & Kröse, Neural Computation 15, 2003), by fitting one more component to what is
+there.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from ..core.estimation import Estimation, State
+from ..core.kernels import Kernel, choose_kernel
+from ..core.loops import Loops
+from ..core.maximum_likelihood import maximize
+from ..core.mixture import MixtureParameters
+from ..core.statistics import statistics_of_responsibilities
+from ..engine.run import Engine
+from ..errors import IllDefinedCovarianceError
+from .em import Ascent, climb
+from .history import PassRecord
+from .initialization import Sample
+from .sampling import sample_sweep
+from .sweep import Evaluation
+from .worst import Watch, WorstRows
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Components that may be moved, at most.
+MOST_MOVES = 3
+
+# Of those of the sample that are explained better, so many for each that is kept: iterations in memory cost a small
+# part of a pass, whatever the size of the sample.
+_BETTER_FOR_EACH = 2
+
+_CANDIDATES = 3  # clusters that are looked at for each move
+_MERGES = 3  # pairs that are tried for each move
+_FITTING_ITERATIONS = 50  # of one more component, which begins with a few rows of a cluster and may have to grow
+_STILL_GROWING = 1.01  # times the gain of the iteration before
+_TRIAL_ITERATIONS = 25  # of all components, for each move that is tried
+_TOL_FACTOR = 0.1
+
+# Responsibilities below this say nothing, and rows without one cost nothing.
+_NEGLIGIBLE = 1e-10
+
+# A move has to gain as many times the error that its gain has because it was judged on a sample.
+_STANDARD_ERRORS = 3.0
+
+
+@dataclass(frozen=True)
+class _Strata:
+    """A sample of the data in two strata: first the rows that are explained worst, then some of the others."""
+
+    sample: Sample
+    n_worst: int
+
+    @property
+    def weights(self) -> Array:
+        """As they stand for all data."""
+        assert self.sample.weights is not None
+        return self.sample.weights
+
+    def mean(self, values: Array) -> float:
+        """Weighted mean of one value for each row."""
+        return float(self.weights @ values / self.weights.sum())
+
+    def standard_error(self, values: Array) -> float:
+        """Of that mean: the first stratum is complete, and has none."""
+        weights, values = self.weights[self.n_worst :], values[self.n_worst :]
+        deviations = weights * (values - weights @ values / weights.sum())
+        return float(math.sqrt(deviations @ deviations) / self.weights.sum())
+
+
+@dataclass
+class Relocation(Generic[State]):
+    """Moves components to rare clusters, after the first E-step over all data."""
+
+    engine: Engine
+    estimation: Estimation[State]
+    sample: Sample
+    """That the start was made on."""
+    n_rows: int
+    """Of the data."""
+    n_kept: int
+    """How many of these are to be kept."""
+    tol: float
+    """A cluster that raises the mean log-likelihood by less is none."""
+    loops: Callable[[int], Loops]
+    tell: Callable[[PassRecord], Any]
+    """Told what it took where moves were tried."""
+    start: int = 0
+    _n_iter: int = field(default=0, init=False)
+    _bound: float = field(default=-np.inf, init=False)
+
+    def watch(self, parameters: MixtureParameters) -> Watch:
+        """The rows that are explained worst, and a density that, by the sample, twice as many of them do not reach."""
+        density = np.sort(self._kernel(parameters, self.sample).log_density(self.sample.rows))
+        expected = 2 * self.n_kept * len(density) / self.n_rows
+        enough = math.ceil(expected + 3 * math.sqrt(expected) + 3)
+        return Watch(self.n_kept, float(density[enough]) if enough < len(density) else np.inf)
+
+    def __call__(self, evaluation: Evaluation, updated: State) -> State | None:
+        """Where the next E-step is worth taking instead of at ``updated``; None: nowhere."""
+        begin = time.perf_counter()
+        strata = None if evaluation.worst is None else _stratify(self.sample, evaluation.kernel, evaluation.worst)
+        if strata is None:
+            return None
+        state = updated
+        with self.engine.in_memory() as local:
+            for _ in range(MOST_MOVES):
+                moved = self._move(local, strata, state)
+                if moved is None:
+                    break
+                state = moved
+        if self._n_iter:
+            seconds, n_rows = time.perf_counter() - begin, len(strata.sample.rows)
+            found = self._bound if np.isfinite(self._bound) else None
+            self.tell(PassRecord("sample", self.start, self._n_iter, found, n_rows, 0, seconds, "float64"))
+        return None if state is updated else state
+
+    def _move(self, local: Engine, strata: _Strata, state: State) -> State | None:
+        """Another state, if moving one component helps."""
+        kernel = self._kernel(self.estimation.parameters(state), strata.sample)
+        cluster = self._cluster(strata, kernel)
+        if cluster is None:
+            return None
+        # A component that has a few rows of the cluster may grow to have all. On all data that takes passes, and small
+        # changes end the fit before: so where nothing moves is a candidate, too.
+        ascents = [
+            Ascent(self.estimation, begin, tol=_TOL_FACTOR * self.tol, max_iter=_TRIAL_ITERATIONS)
+            for begin in (state, *self._moved(strata, kernel, cluster))
+        ]
+        climb(sample_sweep(local, strata.sample, self.loops), ascents)
+        self._n_iter += sum(ascent.n_iter for ascent in ascents)
+        still, best = ascents[0], max(ascents, key=_bound)
+        self._bound = _bound(still)
+        choices = [(still, state)]
+        if _bound(best) > _bound(still) + self.tol:
+            # Beside what was fitted to the same rows a gain is least disturbed by what they are a sample of.
+            choices = [(best, still.state), (still, state), (best, state)]
+        for ascent, before in choices:
+            if ascent.failure is None and self._is_worth(strata, ascent.state, before):
+                self._bound = ascent.lower_bound
+                return ascent.state
+        return None
+
+    def _is_worth(self, strata: _Strata, state: State, before: State) -> bool:
+        """Whether it explains more of the data, and of those that were explained worst, than an accident would."""
+        rows = strata.sample.rows
+        after, earlier = (
+            self._kernel(self.estimation.parameters(s), strata.sample).log_density(rows) for s in (state, before)
+        )
+        gain = after - earlier
+        of_worst = strata.mean(np.where(np.arange(len(rows)) < strata.n_worst, gain, 0.0))
+        return min(strata.mean(gain), of_worst) > max(self.tol, _STANDARD_ERRORS * strata.standard_error(gain))
+
+    def _kernel(self, parameters: MixtureParameters, sample: Sample) -> Kernel:
+        return choose_kernel(parameters, sample.frame, sample.rows.dtype, self.loops(parameters.n_components))
+
+    def _cluster(self, strata: _Strata, kernel: Kernel) -> Array | None:
+        """Responsibilities of one more component for all rows of the strata, (n,); None where it would not gain."""
+        density = kernel.log_density(strata.sample.rows)
+        found: list[tuple[float, Array]] = []
+        taken = np.zeros(strata.n_worst, bool)
+        seeds = _seeds(strata, density)
+        while len(found) < _CANDIDATES and (members := seeds(taken)) is not None:
+            taken[members] = True
+            gain, responsibilities = self._one_more(strata, kernel.parameters, density, members)
+            taken |= responsibilities[: strata.n_worst] > 0.5
+            found.append((gain, responsibilities))
+        gain, responsibilities = max(found, key=lambda cluster: cluster[0], default=(0.0, np.empty(0)))
+        return responsibilities if gain > self.tol else None
+
+    def _one_more(
+        self, strata: _Strata, parameters: MixtureParameters, density: Array, members: Array
+    ) -> tuple[float, Array]:
+        """Fit a component beside a mixture that stays as it is: what it gains, and its responsibilities, (n,)."""
+        structure, rows = parameters.structure, strata.sample.rows
+        exact = rows.astype(np.float64, copy=False)
+        responsibilities = np.zeros(len(rows))
+        responsibilities[members] = 1
+        gain = before = 0.0
+        for _ in range(_FITTING_ITERATIONS):
+            counted = responsibilities * strata.weights
+            share = counted.sum() / strata.weights.sum()
+            if not 0 < share < 1 or _n_effective(counted) < _fewest(rows.shape[1]):
+                return 0.0, np.zeros(len(rows))
+            statistics = statistics_of_responsibilities(structure, exact, counted[:, None], strata.sample.frame)
+            try:
+                one = maximize(structure, statistics, self.estimation.reg_covar)
+            except IllDefinedCovarianceError:
+                return 0.0, np.zeros(len(rows))
+            joint = math.log(share) + self._kernel(one, strata.sample).log_density(rows)
+            both = np.logaddexp(math.log1p(-share) + density, joint)
+            responsibilities = np.exp(joint - both)
+            responsibilities[responsibilities < _NEGLIGIBLE] = 0
+            gain = strata.mean(both - density)
+            if not gain > _STILL_GROWING * max(before, 0.0):
+                break
+            before = gain
+        return gain, responsibilities
+
+    def _moved(self, strata: _Strata, kernel: Kernel, cluster: Array) -> Iterator[State]:
+        """States in which two components are one, and one has the cluster."""
+        rows = strata.sample.rows
+        present = kernel.responsibilities(rows) * (1 - cluster)[:, None]
+        for kept, freed in _cheapest_merges(kernel.parameters)[:_MERGES]:
+            responsibilities = present.copy()
+            responsibilities[:, kept] += responsibilities[:, freed]
+            responsibilities[:, freed] = cluster
+            responsibilities *= strata.weights[:, None]
+            statistics = statistics_of_responsibilities(
+                kernel.parameters.structure, rows.astype(np.float64, copy=False), responsibilities, strata.sample.frame
+            )
+            try:
+                yield self.estimation.update(statistics)
+            except IllDefinedCovarianceError:
+                continue
+
+
+def strata_bytes(n_kept: int, n_features: int, n_components: int) -> int:
+    """What looking for rare clusters takes in this process: rows, neighbours, and responsibilities of what is tried."""
+    n_rows = (1 + _BETTER_FOR_EACH) * n_kept
+    return 8 * n_rows * (4 * n_features + 4 * n_components) + 32 * n_kept * _fewest(n_features)
+
+
+def _bound(ascent: Ascent[Any]) -> float:
+    return -np.inf if ascent.failure is not None else ascent.lower_bound
+
+
+def _stratify(sample: Sample, kernel: Kernel, worst: WorstRows) -> _Strata | None:
+    """Both strata; None where there is nothing in one of them."""
+    if not len(worst.rows) or sample.weight_sum is None:
+        return None
+    better = np.flatnonzero(kernel.log_density(sample.rows) > worst.log_density[-1])
+    weights = np.ones(len(better)) if sample.weights is None else sample.weights[better].astype(np.float64)
+    better, weights = better[weights > 0], weights[weights > 0]
+    step = -(-len(better) // (_BETTER_FOR_EACH * len(worst.rows)))  # as good a sample: it is in the order of the data
+    better, weights = better[:: max(1, step)], weights[:: max(1, step)]
+    rest = sample.weight_sum - worst.weights.sum()
+    if not len(better) or not rest > 0:
+        return None
+    rows = np.concatenate([worst.rows, sample.rows[better]])
+    all_weights = np.concatenate([worst.weights, weights * (rest / weights.sum())])
+    return _Strata(Sample(rows, all_weights, sample.frame, sample.weight_sum), len(worst.rows))
+
+
+def _fewest(n_features: int) -> int:
+    """Rows that a cluster has at least."""
+    return max(5, n_features + 2)
+
+
+def _n_effective(weights: Array) -> float:
+    """Rows of equal weight that would say as much: one that stands for many others is one row."""
+    return float(weights.sum() ** 2 / (weights @ weights))
+
+
+def _seeds(strata: _Strata, density: Array) -> Callable[[Array], Array | None]:
+    """Finds groups of neighbours that lie densest beside what the mixture says, among rows that are not taken yet."""
+    rows, frame = strata.sample.rows[: strata.n_worst], strata.sample.frame
+    n_neighbours = 2 * _fewest(rows.shape[1])
+    if len(rows) <= n_neighbours:
+        return lambda _: None
+    scaled = (rows - frame.center) / frame.scale
+    distances, neighbours = NearestNeighbors(n_neighbors=n_neighbours).fit(scaled).kneighbors(scaled)
+    # Equal rows have no distance; a ball's volume goes with the D-th power of its radius.
+    radius = np.maximum(distances[:, -1], np.finfo(np.float32).eps)
+    excess = -rows.shape[1] * np.log(radius) - density[: strata.n_worst]
+
+    def densest(taken: Array) -> Array | None:
+        if taken.all():
+            return None
+        return np.asarray(neighbours[np.where(taken, -np.inf, excess).argmax()])
+
+    return densest
+
+
+def _cheapest_merges(parameters: MixtureParameters) -> list[tuple[int, int]]:
+    """Pairs of components by what it costs at most to make them one, the cheapest first, no component twice.
+
+    The cost in nats is ½ [(w_i + w_j) log det Σ_ij − w_i log det Σ_i − w_j log det Σ_j], where Σ_ij is the covariance
+    of both together (Runnalls, IEEE Trans. Aerosp. Electron. Syst. 43, 2007).
+    """
+    k, weights, structure = parameters.n_components, parameters.weights, parameters.structure
+    units = np.sqrt(structure.marginal_variances(parameters.covariances, k, parameters.n_features).max(axis=0))
+    roots = np.stack([structure.color(parameters.covariances, i, np.eye(len(units))) / units for i in range(k)])
+    covariances, means = roots.transpose(0, 2, 1) @ roots, parameters.means / units
+    log_det = np.linalg.slogdet(covariances)[1]
+    costs = np.full((k, k), np.inf)
+    for i in range(k - 1):
+        j = np.arange(i + 1, k)
+        both = weights[i] + weights[j]
+        share = np.divide(weights[j], both, out=np.zeros_like(both), where=both > 0)[:, None, None]
+        apart = means[j] - means[i]
+        joint = covariances[i] * (1 - share) + covariances[j] * share
+        joint += share * (1 - share) * apart[:, :, None] * apart[:, None, :]
+        costs[i, j] = 0.5 * (both * np.linalg.slogdet(joint)[1] - weights[i] * log_det[i] - weights[j] * log_det[j])
+    pairs: list[tuple[int, int]] = []
+    for flat in np.argsort(costs, axis=None, kind="stable")[: k * (k - 1) // 2].tolist():
+        one, other = divmod(flat, k)
+        if not any(one in pair or other in pair for pair in pairs):
+            pairs.append((one, other))
+    return pairs

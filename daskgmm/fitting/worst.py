@@ -1,0 +1,115 @@
+"""The rows that a mixture explains worst, found while an E-step reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .folds import Cost, KernelFold
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# Rows that are kept: a share of the data, a number, and their size.
+_KEPT_SHARE, _MOST_KEPT, _MOST_KEPT_BYTES = 0.1, 10_000, 2 << 20
+
+
+@dataclass(frozen=True)
+class WorstRows:
+    """Rows with the lowest log-densities, the lowest first. ``+`` keeps the lowest of both."""
+
+    limit: int
+    """Number of rows that are kept, at most."""
+    rows: Array
+    """Shape (n, D), float32 where the data are, else float64."""
+    weights: Array
+    """Shape (n,)."""
+    log_density: Array
+    """In nats, shape (n,)."""
+    number: Array
+    """Of each row in the data: it settles which of equal ones is kept, so that the order of merging does not."""
+
+    def __add__(self, other: WorstRows) -> WorstRows:
+        return WorstRows.of(
+            self.limit,
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.weights, other.weights]),
+            np.concatenate([self.log_density, other.log_density]),
+            np.concatenate([self.number, other.number]),
+        )
+
+    @classmethod
+    def of(cls, limit: int, rows: Array, weights: Array, log_density: Array, number: Array) -> WorstRows:
+        """The lowest of these rows."""
+        lowest = np.lexsort((number, log_density))[:limit]
+        return cls(limit, rows[lowest], weights[lowest], log_density[lowest], number[lowest])
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Which rows are to be kept."""
+
+    limit: int
+    """Number, at most."""
+    highest: float = np.inf
+    """Log-density above which a row is not wanted, in nats. Lists are shorter where a sample tells about how many rows
+    lie below."""
+
+
+@dataclass(frozen=True)
+class WorstRowsFold(KernelFold):
+    """`WorstRows` of the data, under the parameters of a kernel."""
+
+    watch: Watch
+    dtype: np.dtype[Any]
+    """Of the rows that are kept."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "cost", watch_cost(self.cost, self.kernel.parameters.n_features, self.watch.limit))
+
+    def start(self) -> _Watcher:
+        """Evaluator for the leaves of one task."""
+        return _Watcher(self)
+
+
+class _Watcher:
+    def __init__(self, fold: WorstRowsFold) -> None:
+        self._fold, self._work = fold, fold.kernel.workspace()
+        # Densities of the lowest rows of this task, in no order: what lies higher is none of the lowest of all data.
+        self._lowest, self._highest = np.empty(0), fold.watch.highest
+
+    def __call__(self, start: int, rows: Array, weights: Array | None) -> WorstRows:
+        fold, w = self._fold, np.ones(len(rows)) if weights is None else weights
+        with np.errstate(invalid="ignore", over="ignore"):
+            density = fold.kernel.log_density(rows, self._work)
+        members = np.flatnonzero((density <= self._highest) & (w > 0))
+        self._remember(density[members])
+        members = members[density[members] <= self._highest]
+        kept = np.ascontiguousarray(rows[members], dtype=fold.dtype)
+        return WorstRows.of(fold.watch.limit, kept, w[members], density[members], start + members)
+
+    def _remember(self, density: Array) -> None:
+        lowest, limit = np.concatenate([self._lowest, density]), self._fold.watch.limit
+        if len(lowest) >= limit:
+            lowest = np.partition(lowest, limit - 1)[:limit]
+            self._highest = lowest.max()
+        self._lowest = lowest
+
+
+def watch_cost(estep: Cost, n_features: int, limit: int) -> Cost:
+    """What it costs to keep so many rows, besides an E-step of that cost: as much again, and lists that are joined."""
+    n_bytes = kept_bytes(n_features, limit)
+    return replace(estep, work_bytes=estep.work_bytes + 4 * n_bytes, value_bytes=n_bytes)
+
+
+def kept_bytes(n_features: int, limit: int) -> int:
+    """Size of `WorstRows`."""
+    return limit * (8 * n_features + 24)
+
+
+def n_kept(n_rows: int, n_features: int, init_size: int) -> int:
+    """How many rows of a data set are kept for a start from a sample of ``init_size``."""
+    fitting = _MOST_KEPT_BYTES // kept_bytes(n_features, 1)
+    return min(init_size, int(_KEPT_SHARE * n_rows), _MOST_KEPT, fitting)
