@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
+import re
 from collections import Counter
 
 import dask.array as da
@@ -15,6 +17,7 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from sklearn import mixture
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -26,6 +29,7 @@ from daskgmm import BayesianGaussianMixture, GaussianMixture, ProgressBar, jobs,
 from daskgmm.cli import main
 from daskgmm.data.held_out import HeldOut
 from daskgmm.diagnostics import selection as pictures
+from daskgmm.diagnostics.summary import print_record
 from daskgmm.engine import run as engine_run
 from daskgmm.errors import IllDefinedCovarianceError, InitializationWarning, InvalidWeightsError, MissingDependencyError
 from daskgmm.events import IterationFinished, PassStarted, StartFinished
@@ -544,7 +548,7 @@ def test_a_selection_can_be_read():
     found = select(X, [1, 3], ("full", "diag"), held_out=0.2, estimator=GaussianMixture(random_state=0))
     text = str(found)
     assert repr(found) == text
-    assert "best by bic: 3 components, diag covariance; 3,000 rows read" in text
+    assert "best by bic: 3 components, the most that were tried, diag covariance; 3,000 rows read" in text
     assert text.count("full") == 2
     assert all(line == line.rstrip() for line in text.splitlines())
     assert sum("best" in line for line in text.splitlines()) == 2
@@ -555,6 +559,20 @@ def test_a_selection_can_be_read():
     frame = pd.DataFrame(found.table)
     assert frame.loc[frame.bic.idxmin(), "covariance_type"] == "diag"
     assert frame[["log_likelihood", "bic", "aic", "icl", "held_out"]].dtypes.eq(np.float64).all()
+
+
+def test_a_narrow_terminal_shows_what_decides():
+    found = select(X, [1, 3], criterion="aic", estimator=GaussianMixture(random_state=0))
+    texts = {}
+    for width in (70, 120):
+        console = Console(file=io.StringIO(), width=width)
+        print_record(found.as_record(), console)
+        texts[width] = console.file.getvalue()
+    assert all(name in texts[120] for name in ("bic", "aic", "icl"))
+    assert "aic" in texts[70]
+    assert "icl" not in texts[70]
+    for row in found.table:
+        assert f"{row['aic']:,.1f}" in texts[70]
 
 
 def test_a_plot(tmp_path):
@@ -610,8 +628,9 @@ def test_progress_of_several_candidates(capfd):
     out, err = capfd.readouterr()
     assert out == ""
     lines = err.splitlines()
-    assert any(line.startswith("iteration 1: 5 of 5 candidates running, ") for line in lines)
+    assert any(line.startswith("iteration 1, 5 of 5 running: ") for line in lines)
     assert sum("converged after" in line for line in lines) == 5
+    assert any(re.match(r"iteration 2, \d of 5 running: change \S+ \(\d full\), ", line) for line in lines)
     assert not any(line.startswith("iteration") and "log-likelihood" in line for line in lines)
 
 
@@ -727,3 +746,14 @@ def test_grid_search_finds_the_same():
     )
     theirs = GridSearchCV(mixture.GaussianMixture(random_state=0), grid, scoring=bic_score).fit(X)
     np.testing.assert_allclose(search.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"], rtol=1e-6)
+
+
+def test_what_a_grid_search_makes_of_lazy_data():
+    grid = {"n_components": [1, 3]}
+    lazy = da.from_array(X, chunks=(500, D))
+    search = GridSearchCV(GaussianMixture(random_state=0), grid, scoring=bic_score, cv=2).fit(lazy)
+    expected = GridSearchCV(GaussianMixture(random_state=0), grid, scoring=bic_score, cv=2).fit(X)
+    np.testing.assert_array_equal(search.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"])
+    stored = zarr.create_array(MemoryStore(), data=X, chunks=(500, D))
+    with pytest.raises(ValueError, match="ambiguous"):
+        GridSearchCV(GaussianMixture(random_state=0), grid, scoring=bic_score, cv=2).fit(stored)

@@ -79,9 +79,7 @@ class ProgressBar:
                 if event.label:
                     display.iterated(event.label, "start")
             case PassStarted():
-                if event.label == "estep" and self._changes:
-                    display.iterated(f"iteration {self._iteration - 1}", self._achievements())
-                display.begin(self._working() if event.label == "estep" else event.label, event.n_rows)
+                self._begin(display, event)
             case BatchFinished():
                 display.advance(event.n_rows)
             case PassFinished():
@@ -110,23 +108,29 @@ class ProgressBar:
                 self._n_ended[event.label] += 1
                 display.line(self._of(event) + _outcome(event))
 
+    def _begin(self, display: _Display, event: PassStarted) -> None:
+        if event.label != "estep":
+            display.begin(event.label, event.n_rows, "")
+            return
+        if self._changes:
+            display.iterated(self._working(self._iteration - 1), self._achievements())
+        display.begin(self._working(self._iteration), event.n_rows)
+
     def _running(self) -> list[str]:
         return [label for label, n_starts in self._n_starts.items() if self._n_ended[label] < n_starts]
 
-    def _working(self) -> str:
-        among = f", {len(self._running())} of {len(self._n_starts)}" if len(self._n_starts) > 1 else ""
-        return f"iteration {self._iteration}{among}"
+    def _working(self, iteration: int) -> str:
+        among = f", {len(self._running())} of {len(self._n_starts)} running" if len(self._n_starts) > 1 else ""
+        return f"iteration {iteration}{among}"
 
     def _achievements(self) -> str:
         """Of mixtures that are fitted together, where they were last seen."""
-        running = self._running()
-        changes = {label: abs(self._changes[label]) for label in running if label in self._changes}
-        told = f"{len(running)} of {len(self._n_starts)} candidates running"
+        changes = {label: abs(self._changes[label]) for label in self._running() if label in self._changes}
         label = max(changes, key=lambda label: changes[label], default="")
-        if label and math.isfinite(changes[label]):
-            told += f", change up to {changes[label]:.1e} ({label})"
         assert self._display is not None
-        return f"{told}, {self._display.rate}"
+        if not (label and math.isfinite(changes[label])):
+            return self._display.rate
+        return f"change {changes[label]:.1e} ({label}), {self._display.rate}"
 
     def _of(self, event: IterationFinished | StartFinished) -> str:
         return _start(event, self._n_starts.get(event.label, 1))
@@ -139,8 +143,8 @@ class _Display(ABC):
     """Of the last pass."""
 
     @abstractmethod
-    def begin(self, text: str, n_rows: int) -> None:
-        """A pass over so many rows begins."""
+    def begin(self, text: str, n_rows: int, status: str | None = None) -> None:
+        """A pass over so many rows begins; None leaves what the last one achieved."""
 
     @abstractmethod
     def advance(self, n_rows: int) -> None:
@@ -174,8 +178,10 @@ class _Bar(_Display):
         self._task = self._progress.add_task("", total=None, status="")
         self._progress.start()
 
-    def begin(self, text: str, n_rows: int) -> None:
+    def begin(self, text: str, n_rows: int, status: str | None = None) -> None:
         self._progress.reset(self._task, total=n_rows, description=text)
+        if status is not None:
+            self._progress.update(self._task, status=status)
 
     def advance(self, n_rows: int) -> None:
         self._progress.advance(self._task, n_rows)
@@ -195,7 +201,7 @@ class _Lines(_Display):
         self._interval = interval
         self._last = -math.inf
 
-    def begin(self, text: str, n_rows: int) -> None:
+    def begin(self, text: str, n_rows: int, status: str | None = None) -> None:
         pass
 
     def advance(self, n_rows: int) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 
 from ..data.claims import hidden
@@ -21,6 +21,7 @@ Record = Mapping[str, Any]
 
 _FORMATS = ("png", "pdf", "svg")
 _WIDTH = 120  # of the table as text
+_MOST = 1000  # of a table that need not fit anywhere
 _NAMES = {"bic": "BIC", "aic": "AIC", "icl": "ICL", "held_out": "log-likelihood of rows held out"}
 
 # Differences up to this look alike: ten of BIC are very strong evidence (Kass & Raftery, J. Am. Stat. Assoc. 90, 1995).
@@ -38,30 +39,52 @@ _COLUMNS = {
 }
 
 
-def selection_table(record: Record) -> Table:
-    """The record of a `daskgmm.Selection` as a table of its candidates; columns that say nothing are left out."""
-    rows = record["candidates"]
-    shown = [column for column in _COLUMNS.values() if any(row[column[0]] is not None for row in rows)]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("K", justify="right", no_wrap=True)
-    table.add_column("covariance", no_wrap=True)
-    for name, column in _COLUMNS.items():
-        if column in shown:
+class SelectionTable:
+    """The record of a `daskgmm.Selection` as a table of its candidates.
+
+    Columns that say nothing are left out, and where there is no room, the criteria that do not decide.
+
+    Parameters
+    ----------
+    record : mapping
+    """
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        whole = self._table(_COLUMNS)
+        if console.measure(whole, options=options.update(max_width=_MOST)).maximum <= options.max_width:
+            yield whole
+            return
+        hidden_ones = set(_NAMES) - {self._record["criterion"]}
+        yield self._table({name: column for name, column in _COLUMNS.items() if column[0] not in hidden_ones})
+
+    def _table(self, columns: Mapping[str, tuple[str, int]]) -> Table:
+        rows = self._record["candidates"]
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        table.add_column("K", justify="right", no_wrap=True)
+        table.add_column("covariance", no_wrap=True)
+        shown = {name: of for name, of in columns.items() if any(row[of[0]] is not None for row in rows)}
+        for name in shown:
             table.add_column(name, justify="right", overflow="fold")
-    table.add_column("")
-    for row in rows:
-        numbers = [_number(row[field], digits) for field, digits in shown]
-        style = "bold" if _is_best(record, row) else None
-        table.add_row(str(row["n_components"]), row["covariance_type"], *numbers, _note(record, row), style=style)
-    return table
+        table.add_column("")
+        for row in rows:
+            numbers = [_number(row[field], digits) for field, digits in shown.values()]
+            style = "bold" if _is_best(self._record, row) else None
+            note = _note(self._record, row)
+            table.add_row(str(row["n_components"]), row["covariance_type"], *numbers, note, style=style)
+        return table
 
 
 def selection_summary(record: Record) -> str:
     """The best one, in a sentence."""
     best = record["best"]
     plural = "s" * (best["n_components"] != 1)
+    numbers = {row["n_components"] for row in record["candidates"]}
+    at_the_end = ", the most that were tried" if best["n_components"] == max(numbers) > min(numbers) else ""
     return (
-        f"best by {record['criterion'].replace('_', ' ')}: {best['n_components']} component{plural}, "
+        f"best by {record['criterion'].replace('_', ' ')}: {best['n_components']} component{plural}{at_the_end}, "
         f"{best['covariance_type']} covariance; {record['n_rows']:,} rows read {record['n_passes']} times for "
         f"{len(record['candidates'])} candidates"
     )
@@ -71,7 +94,7 @@ def selection_text(record: Record) -> str:
     """Table and sentence as plain text."""
     written = io.StringIO()
     console = Console(file=written, width=_WIDTH, color_system=None, markup=False, emoji=False, legacy_windows=False)
-    console.print(selection_table(record), selection_summary(record), highlight=False)
+    console.print(SelectionTable(record), selection_summary(record), highlight=False)
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
 
 

@@ -21,7 +21,7 @@ from ..errors import StoreError
 from ..estimators.base import BaseMixture
 from ..persistence import load
 from .progress import rows_per_second
-from .selection import selection_summary, selection_table
+from .selection import SelectionTable, selection_summary
 
 Record = dict[str, Any]
 
@@ -121,7 +121,7 @@ def render(record: Record) -> RenderableType:
     """A record as tables."""
     if record.get("kind") == "selection":
         more: Record = {name: record[name] for name in ("seconds", "model", "plot") if name in record}
-        return Group(selection_table(record), Text(selection_summary(record)), _fields(more))
+        return Group(SelectionTable(record), Text(selection_summary(record)), _fields(more))
     if "means" in record:
         return Group(_components(record), _fields(_model_fields(record)))
     if "path" in record and "arrays" in record:
