@@ -88,5 +88,4 @@ def remaining_gain(bounds: Sequence[float]) -> float:
     before, last = bounds[-2] - bounds[-3], bounds[-1] - bounds[-2]
     if last <= 0:
         return 0.0
-    ratio = last / before if before > 0 else math.inf
-    return last * ratio / (1 - ratio) if ratio < 1 else math.inf
+    return last * last / (before - last) if last < before else math.inf
