@@ -12,7 +12,7 @@ from .folds import Cost, KernelFold
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Rows that are kept: a share of the data, a number, and their size.
-_KEPT_SHARE, _MOST_KEPT, _MOST_KEPT_BYTES = 0.1, 10_000, 2 << 20
+_KEPT_SHARE, _MOST_KEPT, _MOST_KEPT_BYTES = 0.01, 10_000, 2 << 20
 
 
 @dataclass(frozen=True)
