@@ -4,6 +4,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -251,6 +252,18 @@ def test_chunks_and_schedulers_do_not_matter(kind, tmp_path, monkeypatch):
     assert found.lower_bounds_ == expected.lower_bounds_
     for name in ("weights_", "means_", "covariances_"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+@pytest.mark.cluster
+def test_workers_do_not_matter():
+    x, _, model = small()
+    expected = clone(model).fit(x)
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, memory_limit="1GB", dashboard_address="127.0.0.1:0")
+    with cluster, Client(cluster) as client:
+        found = clone(model).set_params(scheduler=client).fit(da.from_array(x, chunks=(3333, 2)))
+    assert "moved" in kinds(found)
+    assert found.lower_bounds_ == expected.lower_bounds_
+    np.testing.assert_array_equal(found.means_, expected.means_)
 
 
 @pytest.fixture(scope="module")

@@ -55,8 +55,9 @@ _TOL_FACTOR = 0.1
 # Responsibilities below this say nothing, and rows without one cost nothing.
 _NEGLIGIBLE = 1e-10
 
-# A move has to gain as many times the error that its gain has because it was judged on a sample.
-_STANDARD_ERRORS = 3.0
+# A move has to gain as many times the error that its gain has because it was judged on a sample. All data have the last
+# word, so it may be wrong now and then: that costs a pass.
+_STANDARD_ERRORS = 1.0
 
 
 @dataclass(frozen=True)
