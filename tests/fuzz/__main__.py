@@ -6,6 +6,7 @@ printed with the smallest example that fails.
 
 import argparse
 import functools
+import importlib
 import itertools
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def with_atheris(name, seconds):
         for module in [m for m in sys.modules if m.partition(".")[0] in ("daskgmm", "tests")]:
             if module not in ("tests", "tests.fuzz", "__main__"):
                 del sys.modules[module]
-        from tests.fuzz import properties
+        properties = importlib.import_module("tests.fuzz.properties")
     function = properties.testable(getattr(properties, name), database=None)
     properties.originals()
     options = [f"-max_total_time={seconds:.0f}", "-max_len=2000", "-rss_limit_mb=4096", "-print_final_stats=1"]
