@@ -1,7 +1,7 @@
 """The properties of `fuzz/properties.py`: a few examples of each in every run, many where there is time."""
 
 import pytest
-from fuzz.properties import PROPERTIES, testable
+from fuzz.properties import PROPERTIES, runnable
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = [function.__name__ for function in PROPERTIES]
@@ -9,11 +9,11 @@ NAMES = [function.__name__ for function in PROPERTIES]
 
 @pytest.mark.parametrize("function", PROPERTIES, ids=NAMES)
 def test_a_few(function):
-    testable(function, max_examples=40, derandomize=True, database=None)()
+    runnable(function, max_examples=40, derandomize=True, database=None)()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("function", PROPERTIES, ids=NAMES)
 def test_many(function):
-    testable(function, max_examples=2000, print_blob=True)()
+    runnable(function, max_examples=2000, print_blob=True)()

@@ -309,7 +309,20 @@ def test_arrays_of_zeros_are_stored(tmp_path):
     means = np.zeros((1, 400))
     x = np.random.RandomState(0).normal(size=(900, 400))
     GaussianMixture(1, covariance_type="diag", means_init=means).fit(x).save(tmp_path / "m.zarr")
+    assert (tmp_path / "m.zarr" / "means_init" / "c" / "0" / "0").stat().st_size == means.nbytes
     np.testing.assert_array_equal(daskgmm.load(tmp_path / "m.zarr").means_init, means)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), IndexError(), AttributeError("x"), RecursionError(), MemoryError()], ids=repr
+)
+def test_what_no_check_foresees_is_an_error_of_the_file(error, saved, monkeypatch):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(layout.Layout, "problem", fail)
+    monkeypatch.setattr(layout, "_matrix_problem", fail)
+    refuse(ModelFormatError, rf"m\.zarr is damaged \({type(error).__name__}", daskgmm.load, saved())
 
 
 # ---- sizes and places

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from itertools import islice
 from numbers import Real
 from typing import Any
 
@@ -89,7 +88,7 @@ def check_callbacks(callbacks: Any) -> tuple[Listener, ...]:
     """
     listeners: list[Listener] = []
     # One by one: an iterable may have no end.
-    for listener in islice(callbacks, _MOST_CALLBACKS + 1) if isinstance(callbacks, Iterable) else (None,):
+    for listener in callbacks if isinstance(callbacks, Iterable) else (None,):
         if not callable(listener) or len(listeners) == _MOST_CALLBACKS:
             raise TypeError(
                 f"callbacks={callbacks!r:.200}; expected an iterable of callables, such as [print], and at most "

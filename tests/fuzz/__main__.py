@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from .properties import PROPERTIES, testable
+from .properties import PROPERTIES, runnable
 
 BY_NAME = {function.__name__: function for function in PROPERTIES}
 
@@ -27,7 +27,7 @@ def with_hypothesis(name, seconds):
         function(*values)
 
     while time.monotonic() - begin < seconds:
-        testable(counted, max_examples=100, database=None)()
+        runnable(counted, max_examples=100, database=None)()
     return next(numbers), time.monotonic() - begin
 
 
@@ -40,7 +40,7 @@ def with_atheris(name, seconds):
             if module not in ("tests", "tests.fuzz", "__main__"):
                 del sys.modules[module]
         properties = importlib.import_module("tests.fuzz.properties")
-    function = properties.testable(getattr(properties, name), database=None)
+    function = properties.runnable(getattr(properties, name), database=None)
     properties.originals()
     options = [f"-max_total_time={seconds:.0f}", "-max_len=2000", "-rss_limit_mb=4096", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *options], function.hypothesis.fuzz_one_input)

@@ -60,7 +60,7 @@ def drawn(*strategies):
     return decorate
 
 
-def testable(function, **options):
+def runnable(function, **options):
     """The property as a function without arguments that runs examples of it."""
 
     def example(values):
