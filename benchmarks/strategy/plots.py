@@ -50,7 +50,7 @@ def draw_passes(evidence: Evidence) -> Figure:
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
     figure = Figure(figsize=(3.4 * columns + 0.6, 3.2 * lines + 0.8), dpi=160, layout="constrained")
-    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
+    panels = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
     everything = [p for c in evidence.comparisons for p in (c.passes, c.reference_passes) if np.isfinite(p)]
     ends = np.array([min(everything) / 1.3, max(everything) * 1.3])
     for name, axes in zip(names, panels, strict=False):
@@ -63,7 +63,7 @@ def draw_passes(evidence: Evidence) -> Figure:
         plain_numbers(axes.xaxis)
         plain_numbers(axes.yaxis)
         tidy(axes)
-    for axes in list(panels)[len(names) :]:
+    for axes in panels[len(names) :]:
         axes.set_axis_off()
     figure.supxlabel("passes of plain EM", fontsize="medium")
     figure.supylabel("passes of the strategy", fontsize="medium")
