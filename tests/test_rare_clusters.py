@@ -311,6 +311,6 @@ def test_the_worst_rows_are_those_of_one_sort(kernel, n, limit, leaf, cut, highe
 def test_how_much_is_kept_is_bounded():
     assert n_kept(10**9, 4, 100_000) == 10_000
     assert n_kept(10**9, 4, 3000) == 3000
-    assert n_kept(5000, 4, 3000) == 500
+    assert n_kept(5000, 4, 3000) == 50
     assert n_kept(10**9, 1000, 100_000) * 8 * 1000 <= 2 << 20
     assert n_kept(3, 2, 2) == 0
