@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 
+import dask
 import dask.array as da
 import distributed
 import numpy as np
@@ -370,7 +371,10 @@ def test_small_workers_take_the_candidates_in_groups():
     """Each candidate fits into the workers, all of them together do not: no WorkerMemoryError."""
     estimator = GaussianMixture(random_state=0, max_iter=2, tol=1e3)
     rows = da.from_array(X, chunks=(700, D))
+    # The worker is a thread of this process, which other tests may have filled: it must not be paused for that.
+    unwatched = {f"distributed.worker.memory.{name}": False for name in ("target", "spill", "pause")}
     with (
+        dask.config.set(unwatched),
         distributed.LocalCluster(
             n_workers=1,
             threads_per_worker=1,
