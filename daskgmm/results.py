@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -75,10 +76,17 @@ def write_predictions(
         Engine(model.scheduler, listeners=callbacks) as engine,
         engine.announced("predict", blocks.shape[0], blocks.numblocks[0]) as on_rows,
     ):
-        write_rows(group, arrays, engine.compute, on_rows)
+        write_rows(group, arrays, partial(engine.compute, place=partial(_place, group, source)), on_rows)
         if isinstance(data, zarr.Array):
             check_unchanged(data)
     return {name: array.values.shape for name, array in arrays.items()}
+
+
+def _place(group: zarr.Group, source: str, block: int) -> str:
+    """What an error calls a block of rows; each is a chunk of the results."""
+    rows = group["labels"]
+    start = block * rows.chunks[0]  # type: ignore[union-attr]
+    return f"rows {start} to {min(start + rows.chunks[0], rows.shape[0])} of {source}"  # type: ignore[union-attr]
 
 
 def _row_arrays(

@@ -86,6 +86,12 @@ class BlockSource(Source):
         needed = {key for block in blocks for key in block.dependencies}
         return BlockPart(blocks, self.cuts[chosen.start : chosen.stop + 1], tuple(sorted(needed, key=str)))
 
+    def place(self, start: int, stop: int) -> str:
+        chosen = blocks_between(self.cuts, start, stop)
+        first, last = chosen.start, chosen.stop - 1
+        blocks = f"block {first}" if first == last else f"blocks {first} to {last}"
+        return f"rows {start} to {stop} of a dask array ({blocks})"
+
     def shared_tasks(self) -> Graph:
         return self._shared
 

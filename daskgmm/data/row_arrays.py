@@ -42,7 +42,7 @@ def write_rows(
     group: zarr.Group,
     arrays: Mapping[str, RowArray],
     compute: Callable[[Any], Any],
-    on_rows: Callable[[int], Any] = lambda n_rows: None,
+    on_rows: Callable[[int, int], Any] | None = None,
 ) -> None:
     """Write results for every row into a group, all in one computation, so that the rows they share are read once.
 
@@ -57,7 +57,8 @@ def write_rows(
     compute : callable
         Computes a dask collection.
     on_rows : callable
-        Called where a task runs, with the number of rows it wrote of the first array; picklable.
+        Called where a task runs, with the first of the rows that it wrote of the first array, and their number;
+        picklable.
     """
     blocks = {name: regular_blocks(array.values) for name, array in arrays.items()}
     first = next(iter(arrays))
@@ -94,7 +95,7 @@ def _create(group: zarr.Group, name: str, values: da.Array, array: RowArray) -> 
     )
 
 
-def _write_blocks(values: da.Array, target: zarr.Array[Any], on_rows: Callable[[int], Any] | None) -> da.Array:
+def _write_blocks(values: da.Array, target: zarr.Array[Any], on_rows: Callable[[int, int], Any] | None) -> da.Array:
     # One node of the graph, so that the handle travels to a worker once and not with every block.
     shared = dask.delayed(target, pure=False, traverse=False)
     return values.map_blocks(
@@ -128,7 +129,7 @@ def _compute_part(part: Part, i: int, *values: Any) -> Array:
 
 
 def _write_block(
-    block: Array, target: zarr.Array[Any], on_rows: Callable[[int], Any] | None, block_info: Any = None
+    block: Array, target: zarr.Array[Any], on_rows: Callable[[int, int], Any] | None, block_info: Any = None
 ) -> Array:
     start, stop = block_info[0]["array-location"][0]
     if len(block) != stop - start:
@@ -143,5 +144,5 @@ def _write_block(
         if root is not None:
             remove_remains(str(root))
     if on_rows is not None:
-        on_rows(len(block))
+        on_rows(start, len(block))
     return np.array([len(block)])

@@ -94,6 +94,10 @@ class Source(ABC):
         """Tasks of a dask graph that more than one part depends on."""
         return {}
 
+    def place(self, start: int, stop: int) -> str:
+        """What an error calls rows ``start`` to ``stop``."""
+        return f"rows {start} to {stop}"
+
     def check_unchanged(self) -> None:  # noqa: B027  # most kinds have nothing to look at
         """Raise `DataChangedError` if what says how to read the rows has changed since it was looked at."""
 

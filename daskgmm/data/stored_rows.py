@@ -312,6 +312,11 @@ class StoreSource(Source):
         at_once = min(n_rows, self.chunk_rows * int(zarr.config.get("async.concurrency") or n_rows))
         return (n_rows + (2 if self._is_encoded else 1) * at_once) * self.row_bytes
 
+    def place(self, start: int, stop: int) -> str:
+        first, last = start // self.chunk_rows, -(-stop // self.chunk_rows) - 1
+        chunks = f"chunk {first}" if first == last else f"chunks {first} to {last}"
+        return f"rows {start} to {stop} of {self.handle} ({chunks} along the rows)"
+
     def check_unchanged(self) -> None:
         check_unchanged(self.handle.array, self.handle.reading.retries)
 

@@ -6,7 +6,11 @@ the result is the same to the last bit for every chunking, batch size, number of
 
 tree       leaves, fragments of leaves, and the canonical tree
 graph      a data set and a fold -> a plain graph of tasks: batches, then merges, then one root
-scheduler  where it runs: the synchronous or threaded scheduler, or a distributed client
+scheduler  where it runs: what every scheduler can do
+remote     a cluster, which may lose workers and its scheduler
+choice     which scheduler a user means
+report     how tasks tell the driver that they have finished
+cluster    worker processes on this machine
 memory     what a task takes, and whether the workers have room for it
 blas       one BLAS thread for each task
 events     what a pass tells while it runs

@@ -29,7 +29,7 @@ from ..data.garbage import no_collection
 from ..data.source import Batch, Dataset, Reader, borders
 from .blas import PROCESS, limit_worker
 from .memory import Costs
-from .report import report
+from .report import Reporter
 from .tree import Accumulator, Fold, Fragment, Node
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -49,8 +49,8 @@ class Context:
     fold: Fold
     reader: Reader
     n_rows: int
-    topic: str | None
-    """Where tasks report that they have finished; None where nobody listens."""
+    on_rows: Reporter | None
+    """Called with the first row of each batch, and their number; None where nobody listens."""
     driver: str = PROCESS
 
 
@@ -107,16 +107,16 @@ def _waves_with_shared_tasks(dataset: Dataset, edges: Array, shared: Mapping[Any
     first, needed = 0, set[Any]()
     for b, (start, stop) in enumerate(pairwise(edges.tolist())):
         dependencies = dataset.batch(start, stop).dependencies
-        more = _upstream(dependencies, shared, needed)
+        more = upstream(dependencies, shared, needed)
         if b > first and b + 1 - first + len(needed) + len(more) > WAVE_TASKS:
             yield Wave(edges[first : b + 1], frozenset(needed))
             first, needed = b, set()
-            more = _upstream(dependencies, shared, needed)
+            more = upstream(dependencies, shared, needed)
         needed |= more
     yield Wave(edges[first:], frozenset(needed))
 
 
-def _upstream(keys: Iterable[Any], graph: Mapping[Any, Any], known: set[Any]) -> set[Any]:
+def upstream(keys: Iterable[Any], graph: Mapping[Any, Any], known: set[Any]) -> set[Any]:
     """Those keys and all that they depend on, as far as the graph holds them and they are not known."""
     found, stack = set[Any](), list(keys)
     while stack:
@@ -171,8 +171,8 @@ def run_batch(context: Context, batch: Batch, *values: Any) -> list[Node | Fragm
     inputs = dict(zip(batch.dependencies, values, strict=True))
     for start, (rows, weights) in _read(context.reader, batch, inputs):
         accumulator.add_rows(start, rows, weights)
-    if context.topic is not None:
-        report(context.topic, batch.n_rows)
+    if context.on_rows is not None:
+        context.on_rows(batch.start, batch.n_rows)
     return accumulator.parts
 
 

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from dataclasses import dataclass
 
 import distributed
 
-_listeners: dict[str, Callable[[int], None]] = {}
+Report = tuple[int, int, int]
+"""Number of the pass, first row of a task, and how many rows it has done."""
+
+_listeners: dict[str, Callable[[Report], None]] = {}
 
 
-def report(topic: str, n_rows: int) -> None:
-    """Tell the driver that listens to ``topic`` that ``n_rows`` more rows are done."""
-    listener = _listeners.get(topic)
-    if listener is not None:
-        listener(n_rows)
-        return
-    # A process of another scheduler has no way to tell; only progress displays miss it.
-    with suppress(ValueError):
-        distributed.get_worker().log_event(topic, n_rows)
+@dataclass(frozen=True)
+class Reporter:
+    """What the tasks of one pass call with the first of the rows that they have done, and their number; picklable."""
+
+    topic: str
+    """Of the driver."""
+    number: int
+    """Of the pass: tasks of an earlier one may still run on a worker that was given up."""
+
+    def __call__(self, start: int, n_rows: int) -> None:
+        listener = _listeners.get(self.topic)
+        if listener is not None:
+            listener((self.number, start, n_rows))
+            return
+        # A process of another scheduler has no way to tell; only progress displays miss it.
+        with suppress(ValueError):
+            distributed.get_worker().log_event(self.topic, (self.number, start, n_rows))
 
 
 @contextmanager
-def listening(topic: str, listener: Callable[[int], None], client: Any = None) -> Iterator[None]:
-    """Call ``listener`` with the rows of every batch that reports to ``topic``, in whatever process it runs."""
+def listening(topic: str, listener: Callable[[Report], None]) -> Iterator[None]:
+    """Call ``listener`` with what tasks in this process report to ``topic``, in their threads."""
     _listeners[topic] = listener
-    if client is not None:
-        client.subscribe_topic(topic, lambda event: listener(event[1]))
     try:
         yield
     finally:
         del _listeners[topic]
-        if client is not None and client.status == "running":
-            client.unsubscribe_topic(topic)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,11 +19,12 @@ from dask.local import get_sync
 from ..data.source import Dataset
 from ..errors import WorkerMemoryError
 from .blas import one_blas_thread
+from .choice import find_scheduler
 from .events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted
 from .graph import ARITY, Context, Graph, Wave, build_graph, join, plan_batches, plan_waves
 from .memory import CostedFold, Costs, PassPlan, check_memory, plan_pass
-from .report import listening, report
-from .scheduler import Scheduler, find_scheduler
+from .report import Report, Reporter
+from .scheduler import Scheduler
 from .together import SharedCosts, Together
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -32,6 +35,32 @@ _TASKS_PER_THREAD = 3
 
 # Folds that share a pass on threads of this process may take so much in each of them.
 _MOST_SHARED_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class _PartOfPass:
+    """A wave of a pass, for a scheduler."""
+
+    context: Context
+    dataset: Dataset
+    wave: Wave
+    label: str
+    whole: bool
+
+    def build(self) -> tuple[Graph, Any]:
+        """Its graph, with new keys, and the key of its value."""
+        return build_graph(self.context, self.dataset, self.wave, self.label, whole=self.whole)
+
+    def place(self, key: Any) -> str:
+        """What an error is to call the data of a task."""
+        if not (isinstance(key, tuple) and key[0].startswith(f"gmm-{self.label}-")):
+            return f"task {key!r}"
+        batch = key[1]
+        return self.dataset.rows.place(*self.wave.borders[batch : batch + 2].tolist())
+
+
+def _block(number: int) -> str:
+    return f"block {number} of a dask array"
 
 
 class Engine(AbstractContextManager["Engine"]):
@@ -59,6 +88,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._topic = f"daskgmm-{uuid.uuid4().hex}" if self._listeners else None
         self._resources = ExitStack()
         self._telling = threading.RLock()
+        self._numbers = itertools.count()
         self.n_passes = 0
 
     def __enter__(self) -> Engine:
@@ -66,7 +96,7 @@ class Engine(AbstractContextManager["Engine"]):
             self.scheduler: Scheduler = stack.enter_context(self._found)
             stack.enter_context(one_blas_thread())
             if self._topic is not None:
-                stack.enter_context(listening(self._topic, self._batch_finished, self.scheduler.client))
+                stack.enter_context(self.scheduler.listening(self._topic, self._batch_finished))
             self._resources = stack.pop_all()
         return self
 
@@ -99,11 +129,11 @@ class Engine(AbstractContextManager["Engine"]):
         """
         edges = self._edges(dataset, fold)
         self._check(plan_pass(dataset, fold, edges, ARITY))
-        context = Context(fold, dataset.reader, dataset.n_rows, self._topic)
-        with self.announced(label, dataset.n_rows, len(edges) - 1):
+        with self.announced(label, dataset.n_rows, len(edges) - 1) as on_rows:
+            context = Context(fold, dataset.reader, dataset.n_rows, on_rows)
             waves = plan_waves(dataset, edges)
             whole = len(waves) == 1
-            values = (self._compute(wave, *build_graph(context, dataset, wave, label, whole=whole)) for wave in waves)
+            values = (self._compute(_PartOfPass(context, dataset, wave, label, whole)) for wave in waves)
             value = next(values) if whole else join(context, values).total()
         dataset.check_unchanged()
         return value
@@ -158,28 +188,41 @@ class Engine(AbstractContextManager["Engine"]):
         return self._check(plan_pass(dataset, costs, self._edges(dataset, costs), ARITY))
 
     @contextmanager
-    def announced(self, label: str, n_rows: int, n_batches: int) -> Iterator[Callable[[int], None]]:
+    def announced(self, label: str, n_rows: int, n_batches: int) -> Iterator[Reporter | None]:
         """Tell the listeners of a pass that the caller makes, and count it.
 
         Yields
         ------
-        callable
-            For the tasks to call with the number of rows they have done; picklable.
+        Reporter or None
+            For the tasks to call; None where nobody listens.
         """
         begin = time.perf_counter()
-        self._label = label
+        with self._telling:
+            self._label, self._number, self._told = label, next(self._numbers), set[int]()
         self.emit(PassStarted(label, n_rows, n_batches))
-        yield _say_nothing if self._topic is None else partial(report, self._topic)
+        yield None if self._topic is None else Reporter(self._topic, self._number)
         self.n_passes += 1
         self.emit(PassFinished(label, n_rows, time.perf_counter() - begin))
 
     def in_memory(self) -> Engine:
         """An engine for data in this process's memory, beside this one: it tells nobody, and counts for itself."""
-        return Engine(None if self.scheduler.client is not None else self._asked, in_process=True)
+        return Engine(None if self.scheduler.is_remote else self._asked, in_process=True)
 
-    def compute(self, collection: Any) -> Any:
-        """Value of a dask collection, on this engine's scheduler."""
-        (value,) = dask.compute(collection, scheduler=self.scheduler.compute)
+    def compute(self, collection: Any, place: Callable[[int], str] = _block) -> Any:
+        """Value of a dask collection, on this engine's scheduler.
+
+        Parameters
+        ----------
+        collection : dask.array.Array
+        place : callable, optional
+            What an error is to call the block with that number.
+        """
+
+        def named(key: Any) -> str:
+            is_block = isinstance(key, tuple) and key[0] == collection.name
+            return place(key[1]) if is_block else f"task {key!r}"
+
+        (value,) = dask.compute(collection, scheduler=partial(self.scheduler.compute, place=named))
         return value
 
     def _check(self, plan: PassPlan) -> PassPlan:
@@ -194,14 +237,15 @@ class Engine(AbstractContextManager["Engine"]):
         fair = -(-dataset.n_rows // (_TASKS_PER_THREAD * self.scheduler.n_threads))
         return int(max(_SHORTEST_TASK / seconds, min(_LONGEST_TASK / seconds, fair)))
 
-    def _compute(self, wave: Wave, graph: Graph, key: Any) -> Any:
-        if wave.n_tasks == 1 and self.scheduler.client is None:
-            return get_sync(graph, key)  # a thread pool would only add its own cost
-        return self.scheduler.compute(graph, key)
+    def _compute(self, part: _PartOfPass) -> Any:
+        if part.wave.n_tasks == 1 and not self.scheduler.is_remote:
+            return get_sync(*part.build())  # a thread pool would only add its own cost
+        return self.scheduler.run(part)
 
-    def _batch_finished(self, n_rows: int) -> None:
-        self.emit(BatchFinished(self._label, n_rows))
-
-
-def _say_nothing(n_rows: int) -> None:
-    """Where nobody listens."""
+    def _batch_finished(self, report: Report) -> None:
+        """Tell of a task, once: those of a worker that is lost run again, on another."""
+        number, start, n_rows = report
+        with self._telling:
+            if number == self._number and start not in self._told:
+                self._told.add(start)
+                self.emit(BatchFinished(self._label, n_rows))

@@ -1,0 +1,422 @@
+"""A distributed scheduler: everything is waited for with a bound, and what is lost with a process is done again.
+
+Dask itself repeats what was lost with a worker, and waits for ever where there is none. With its scheduler everything
+is gone: every client's tasks, and the workers, which end themselves. A pass depends on nothing but the data and the
+parameters, so it is begun anew, through a new client, when a scheduler answers at the same address.
+
+A task that ends the process that it runs in looks, to the scheduler, like the others that were on that worker. Whatever
+Dask gives up for that reason is tried once more alone: what ends a process even then is to blame, and anything else was
+there by chance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import queue
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
+
+import distributed
+from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import Task, TaskRef
+from distributed.scheduler import KilledWorker
+
+from ..data.addresses import Secrets, without_secrets
+from ..errors import SchedulerError
+from .config import patience
+from .graph import upstream
+from .memory import Worker
+from .report import Report, listening
+from .scheduler import Scheduler, Work
+
+# How long a scheduler may take to answer at first, and to come back; how long one that did answer may be silent; and
+# how long a cluster may take to bring a worker (batch systems let them queue).
+_ANSWER, _RETURN, _SILENCE, _FIRST_WORKER = "10s", "60s", "5min", "60s"
+_LOOK = 2.0  # seconds between two looks at the workers of a running pass
+_SHORT = 0.1  # seconds, between two looks at what should not take long
+
+# How often work is begun anew before what interrupts it counts as its own fault, and how many tasks are suspected.
+_REPLAYS = 3
+_MOST_SUSPECTS = 32
+
+_log = logging.getLogger("daskgmm")
+
+
+class _Lost(Exception):
+    """The connection to the scheduler is gone, or it does not answer."""
+
+
+class Remote(Scheduler, AbstractContextManager["Remote"]):
+    """The scheduler of a cluster.
+
+    Parameters
+    ----------
+    address : str, optional
+        Where a client of our own is to connect, which is closed at the end.
+    client : distributed.Client, optional
+        The user's, which stays open. When its scheduler goes away, one of our own with the same security replaces it.
+    """
+
+    is_remote = True
+
+    def __init__(self, address: str = "", client: distributed.Client | None = None) -> None:
+        self._address, self._given = address, client
+        self._own: distributed.Client | None = None
+        self._security = None if client is None else client.security
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._topics: dict[str, Callable[[Report], None]] = {}
+
+    # ---- connecting
+
+    def __enter__(self) -> Remote:
+        """Connect, and wait for a worker.
+
+        Raises
+        ------
+        SchedulerError
+            If the scheduler does not answer within 10 s or has no workers within 60 s; the configuration value
+            ``daskgmm.timeout`` replaces both.
+        """
+        if self._given is None:
+            self._own = self._first_client()
+        else:
+            self._address = _address_of(self._given)
+        try:
+            self._settle()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        own, self._own = self._own, None
+        if own is not None:
+            _close(own)
+
+    @property
+    def _client(self) -> distributed.Client:
+        client = self._own or self._given
+        assert client is not None
+        return client
+
+    def _first_client(self) -> distributed.Client:
+        try:
+            return _connect(self._address, None, patience(_ANSWER))
+        except (OSError, ValueError, TypeError, ImportError) as error:  # TypeError: a protocol that is not set up
+            secrets = Secrets(self._address)
+            raise SchedulerError(
+                f"scheduler={without_secrets(self._address)!r:.200} does not answer ({type(error).__name__}: "
+                f"{secrets.hide(str(error)):.200}). Check the address and that `dask scheduler` runs there and can be "
+                "reached from here."
+            ) from secrets.cause(error)
+
+    def _settle(self) -> None:
+        """Wait for a worker, and for the scheduler if it went away just now."""
+        try:
+            self._await_worker()
+        except _Lost as lost:
+            self._reconnect(lost)
+
+    def _await_worker(self) -> None:
+        limit = patience(_FIRST_WORKER)
+        deadline = time.monotonic() + limit
+        while not any(status == "running" for *_, status in self._look(limit)):
+            if time.monotonic() > deadline:
+                raise SchedulerError(
+                    f"The Dask scheduler {self} has no workers after {limit:g} s. Start some with `dask worker "
+                    f"{self}`, or wait longer for them: dask.config.set({{'daskgmm.timeout': '10min'}})."
+                )
+            time.sleep(_SHORT)
+        self.n_threads = sum(n_threads for _, n_threads, *_ in self._look(limit))
+
+    def _reconnect(self, lost: BaseException) -> None:
+        """Replace the client by a new one, when a scheduler answers at the same address."""
+        limit = patience(_RETURN)
+        deadline = time.monotonic() + limit
+        _log.warning("The Dask scheduler %s went away (%s): it is waited for, %g s at most", self, lost, limit)
+        self.__exit__()
+        while self._own is None:
+            self._check_cluster()
+            try:
+                self._own = _connect(self._address, self._security, max(_SHORT, deadline - time.monotonic()))
+            except (OSError, ValueError, TypeError, ImportError) as error:
+                if time.monotonic() > deadline:
+                    raise self._gone(f"did not come back within {limit:g} s", error) from error
+                time.sleep(_SHORT)
+        try:
+            self._await_worker()
+        except _Lost as error:
+            raise self._gone("went away once more while its workers were waited for", error) from error
+        for topic in self._topics:
+            self._subscribe(topic)
+        _log.warning("The Dask scheduler %s is back, with workers", self)
+
+    def _check_cluster(self) -> None:
+        """Raise if the user's cluster was shut down: nothing will come back."""
+        cluster = getattr(self._given, "cluster", None)
+        if cluster is not None and getattr(cluster.status, "name", "") in ("closing", "closed", "failed"):
+            raise self._gone("was shut down with its cluster", None)
+
+    def _gone(self, what: str, error: BaseException | None) -> SchedulerError:
+        reason = "" if error is None else f" ({type(error).__name__}: {Secrets(self._address).hide(str(error)):.200})"
+        return SchedulerError(
+            f"The Dask scheduler {self} went away, and {what}{reason}. Check that it runs, and fit again; one that "
+            "takes longer to come back is waited for with dask.config.set({'daskgmm.timeout': '10min'})."
+        )
+
+    # ---- asking the scheduler
+
+    def __str__(self) -> str:
+        return without_secrets(self._address)
+
+    def workers(self) -> list[Worker]:
+        try:
+            told = self._look()
+        except _Lost as lost:
+            self._reconnect(lost)
+            told = self._look()
+        return [Worker(address, n_threads, limit) for address, n_threads, limit, _ in told]
+
+    def _look(self, limit: float | None = None) -> list[tuple[str, int, int, str]]:
+        """Address, threads, memory limit and status of each worker."""
+        client = self._client
+        known, workers = self._ask(_tell, client.id, limit=limit)
+        if not known:
+            raise _Lost("it does not know this client any more")
+        return [tuple(worker) for worker in workers]
+
+    def _ask(self, function: Callable[..., Any], *arguments: Any, limit: float | None = None) -> Any:
+        """What a function says in the scheduler's process."""
+        client = self._client
+
+        async def ask() -> Any:
+            return await client.run_on_scheduler(function, *arguments)
+
+        if client.status != "running":
+            raise _Lost(f"the client is {client.status}")
+        limit = patience(_SILENCE) if limit is None else max(limit, _SHORT)
+        try:
+            return client.sync(ask, callback_timeout=limit)
+        except TimeoutError as error:
+            raise _Lost(f"it has not answered for {limit:g} s") from error
+        except Exception as error:
+            if isinstance(error, OSError) or client.status != "running":
+                raise _Lost(f"{type(error).__name__}: {error}") from error
+            raise
+
+    # ---- computing
+
+    def run(self, work: Work, **options: Any) -> Any:
+        interruptions = 0
+        while True:
+            graph, key = work.build()
+            try:
+                return self._attempt(graph, key, options)
+            except (_Lost, KilledWorker) as error:
+                interruption: Exception = error
+            interruptions += 1
+            if interruptions > _REPLAYS:
+                raise self._given_up(interruption, work) from interruption
+            try:
+                if isinstance(interruption, KilledWorker):
+                    self._try_alone(graph, interruption, work)
+                else:
+                    self._reconnect(interruption)
+            except _Lost as lost:
+                self._reconnect(lost)
+
+    def _attempt(self, graph: Any, key: Any, options: Any = {}) -> Any:  # noqa: B006  # nobody changes it
+        if isinstance(graph, dict):
+            # The client names a plain dict after its content: it would hash every task, rows and parameters included,
+            # in each pass, and refuse what cannot be hashed.
+            graph = HighLevelGraph.from_collections(f"gmm-{uuid.uuid4().hex}", graph)
+        client = self._client
+        with _classified(client):
+            if client.status != "running":
+                raise _Lost(f"the client is {client.status}")
+            promised = client.get(graph, key, **{**options, "sync": False})
+        futures = list(distributed.client.futures_of(promised))
+        result = asyncio.run_coroutine_threadsafe(_gathered(client, promised), client.loop.asyncio_loop)
+        try:
+            self._await(result)
+            with _classified(client, futures):
+                return result.result()
+        finally:
+            result.cancel()
+            for future in futures:
+                future.release()  # an error that somebody keeps would hold them, and their tasks
+
+    def _await(self, result: concurrent.futures.Future[Any]) -> None:
+        """Wait for it. Meanwhile reports are handed over, and the workers are looked at."""
+        result.add_done_callback(lambda _: self._inbox.put(_nothing))
+        limit, idle_since, looked = patience(_FIRST_WORKER), None, time.monotonic()
+        while not result.done():
+            self._hand_over(_LOOK)
+            now = time.monotonic()
+            if now - looked < _LOOK:
+                continue
+            idle_since = None if any(status == "running" for *_, status in self._look()) else idle_since or now
+            looked = time.monotonic()
+            if idle_since is not None and now - idle_since > limit:
+                raise self._idle(limit)
+        self._hand_over(0)
+
+    def _idle(self, limit: float) -> SchedulerError:
+        return SchedulerError(
+            f"No worker of {self} has been at work for {limit:g} s: they are gone, or paused because Python and its "
+            "packages alone fill most of their memory limit (about 240 MB, 400 MB with numba). Start workers, or raise "
+            "their memory limit."
+        )
+
+    def _try_alone(self, graph: Any, killed: KilledWorker, work: Work) -> None:
+        """Raise if one of the tasks that workers died with is to blame."""
+        tasks = graph if isinstance(graph, dict) else dict(graph.__dask_graph__())
+        others = Counter(key for keys in self._ask(_tell_deaths) for key in keys)
+        suspects = [killed.task, *(key for key, _ in others.most_common() if key != killed.task)]
+        suspects = [key for key in suspects if key in tasks][:_MOST_SUSPECTS]
+        _log.warning(
+            "%d workers of %s died one after the other with the same task: it is tried alone, and those beside it",
+            killed.allowed_failures + 1, self,
+        )  # fmt: skip
+        for key in suspects:
+            alone = {key: tasks[key] for key in upstream([key], tasks, set())}
+            probe = f"gmm-alone-{uuid.uuid4().hex}"
+            alone[probe] = Task(probe, _nothing, TaskRef(key))  # its value stays with the workers
+            try:
+                self._attempt(alone, probe)
+            except KilledWorker as error:
+                raise self._guilty(work.place(key), error) from error
+
+    def _guilty(self, place: str, killed: KilledWorker) -> SchedulerError:
+        return SchedulerError(
+            f"The workers of {self} die of {place}: {killed.allowed_failures + 1} of them while these were all that "
+            f"they had to do ({killed}). Most often their memory does not suffice: give them more, use fewer threads "
+            "for each worker, or store the data in smaller chunks. Otherwise reading or computing these rows ends the "
+            "process: the workers' logs tell."
+        )
+
+    def _given_up(self, interruption: Exception, work: Work) -> SchedulerError:
+        if isinstance(interruption, KilledWorker):
+            return SchedulerError(
+                f"Workers of {self} go on dying, {interruption.allowed_failures + 1} of them with "
+                f"{work.place(interruption.task)}, though no task ends its worker when it is alone. Their memory may "
+                "not suffice for several at once: give them more, or use fewer threads for each worker. Where workers "
+                "are taken away as a matter of course, start the scheduler with a larger "
+                "distributed.scheduler.allowed-failures."
+            )
+        return SchedulerError(
+            f"The Dask scheduler {self} went away {_REPLAYS + 1} times during one pass ({interruption}). Check its log "
+            "and its memory, and fit again."
+        )
+
+    # ---- reports of tasks
+
+    @contextmanager
+    def listening(self, topic: str, listener: Callable[[Report], None]) -> Iterator[None]:
+        """See `Scheduler`. The listener is called in the thread that waits for the tasks, and may use the client."""
+        self._topics[topic] = lambda report: self._inbox.put(lambda: listener(report))
+        self._subscribe(topic)
+        try:
+            with listening(topic, self._topics[topic]):
+                yield
+        finally:
+            del self._topics[topic]
+            with suppress(Exception):  # a scheduler that is gone
+                if self._client.status == "running":
+                    self._client.unsubscribe_topic(topic)
+
+    def _subscribe(self, topic: str) -> None:
+        put = self._topics[topic]
+        with suppress(Exception):  # a client that was closed just now, which the next pass finds out
+            self._client.subscribe_topic(topic, lambda event: put(event[1]))
+
+    def _hand_over(self, seconds: float) -> None:
+        """Call what lies in the inbox; wait that long for the first of it."""
+        with suppress(queue.Empty):
+            if seconds:
+                self._inbox.get(timeout=seconds)()
+            while True:
+                self._inbox.get_nowait()()
+
+
+@contextmanager
+def _classified(client: distributed.Client, futures: Iterable[distributed.Future] = ()) -> Iterator[None]:
+    """Tell errors of the connection from those of tasks, such as that of a file of the user's that is not there."""
+    try:
+        yield
+    except _Lost:
+        raise
+    except Exception as error:
+        if any(future.status == "error" for future in futures):
+            raise
+        if client.status == "running" and not isinstance(error, OSError):
+            raise
+        raise _Lost(f"{type(error).__name__}: {error}") from error
+
+
+async def _gathered(client: distributed.Client, promised: Any) -> Any:
+    try:
+        return await client.gather(promised, asynchronous=True)
+    except asyncio.CancelledError as error:  # of the futures: it would seem to be that of this coroutine
+        raise _Lost(str(error).replace("\n", " ") or "the tasks were cancelled") from None
+
+
+def _connect(address: str, security: Any, limit: float) -> distributed.Client:
+    _greet(address, security, limit)
+    return distributed.Client(address, security=security, set_as_default=False, timeout=limit)
+
+
+def _greet(address: str, security: Any, limit: float) -> None:
+    """Exchange greetings: a client's own timeout ends with the connection, and it waits for the answer for ever."""
+
+    async def greet() -> None:
+        arguments = (security or distributed.Security()).get_connection_args("client")
+        comm = await asyncio.wait_for(distributed.comm.connect(address, timeout=limit, **arguments), limit)
+        comm.abort()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # in a thread, because this one may have a running loop
+        pool.submit(asyncio.run, greet()).result()
+
+
+def _close(client: distributed.Client) -> None:
+    try:
+        client.close(timeout=patience(_ANSWER))
+    except Exception as error:  # nothing depends on it any more
+        _log.warning("A client of %s could not be closed in time (%s)", client.id, error)
+
+
+def _address_of(client: distributed.Client) -> str:
+    """Of its scheduler, to which it is connected or was a moment ago."""
+    if client.asynchronous:
+        raise TypeError("scheduler is an asynchronous distributed.Client; fits run synchronously: use Client(address)")
+    if client.status not in ("running", "connecting"):
+        raise SchedulerError(f"The distributed.Client in use is {client.status}. Connect a new one.")
+    return str(client.scheduler.address)
+
+
+# ---- what runs in the scheduler's process, or in a task
+
+
+def _tell(client: str, dask_scheduler: Any = None) -> tuple[bool, list[tuple[str, int, int, str]]]:
+    """Whether it knows a client; address, threads, memory limit and status of each worker."""
+    workers = dask_scheduler.workers.values()
+    return client in dask_scheduler.clients, [
+        (worker.address, worker.nthreads, int(worker.memory_limit or 0), worker.status.name) for worker in workers
+    ]
+
+
+def _tell_deaths(dask_scheduler: Any = None) -> list[list[Any]]:
+    """Keys of the tasks that the last workers to die had been given."""
+    events = [event for _, event in dask_scheduler.get_events("all") if isinstance(event, dict)]
+    deaths = [event for event in events if event.get("action") == "remove-worker" and not event.get("expected")]
+    return [list(event.get("processing-tasks", ())) for event in deaths[-_MOST_SUSPECTS:]]
+
+
+def _nothing(*values: Any) -> None:
+    """Whatever it is called with."""
