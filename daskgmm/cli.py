@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -239,18 +239,31 @@ def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: s
     if others["warm_start"] is None:
         _check_kind(given, bayesian=others["bayesian"])
     rows = jobs.Rows(data, array, weights)
-    if model is None or plan:
-        told = jobs.plan(rows, given, bayesian=others["bayesian"], warm_start=others["warm_start"], compute=compute)
-        _show(told.as_record() if as_json else told.told(), as_json)
-        return
-    _show(jobs.fit(rows, model, given, compute=compute, **others), as_json)
+    with _usage_errors():
+        if model is None or plan:
+            told = jobs.plan(rows, given, bayesian=others["bayesian"], warm_start=others["warm_start"], compute=compute)
+            _show(told.as_record() if as_json else told.told(), as_json)
+            return
+        _show(jobs.fit(rows, model, given, compute=compute, **others), as_json)
 
 
 def _check_kind(given: Mapping[str, Any], *, bayesian: bool) -> None:
     foreign = given.keys() - jobs.kind_of_model(bayesian=bayesian)().get_params().keys()
     if foreign:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(foreign))
-        raise click.UsageError(f"{names}: not {'with' if bayesian else 'without'} --bayesian.")
+        raise click.UsageError(f"{_as_options(foreign)}: not {'with' if bayesian else 'without'} --bayesian.")
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Options that do not go together are a wrong command line, also where it takes a file to know."""
+    try:
+        yield
+    except jobs.ForeignParameters as error:
+        raise click.UsageError(f"{_as_options(error.names)}: the model of --warm-start is a {error.kind}.") from error
+
+
+def _as_options(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names))
 
 
 @_command("select", "daskgmm select data.zarr -k 1:20 --covariance-types full,diag --model best.zarr --plot bic.png")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,21 @@ from .persistence import load, save
 from .results import RESULTS, SAMPLES, write_predictions, write_samples
 
 _MOST_NUMBERS = 10**9
+
+
+class ForeignParameters(ValueError):
+    """Parameters that belong to the other kind of mixture than the model that a fit goes on from.
+
+    Attributes
+    ----------
+    names : list of str
+    kind : str
+        Class of that model.
+    """
+
+    def __init__(self, names: Iterable[str], kind: str) -> None:
+        self.names, self.kind = sorted(names), kind
+        super().__init__(f"{', '.join(self.names)}: not for a {kind}, which warm_start names")
 
 
 @dataclass(frozen=True)
@@ -100,13 +115,18 @@ def fit(
     parameters : mapping
         Of the model's class; the ``*_init`` are names of files.
     bayesian : bool
-        Fit a `BayesianGaussianMixture`; without effect where ``warm_start`` names a model.
+        Fit a `BayesianGaussianMixture`; where ``warm_start`` names a model, that has to be one.
     warm_start : str, optional
         Name of a model to go on from; its parameters serve where ``parameters`` have none.
     overwrite : bool
     compute : Compute
     quiet : bool
         No progress display.
+
+    Raises
+    ------
+    ForeignParameters
+        For those of the other kind of mixture than ``warm_start``.
     """
     _check_output(model, "model", overwrite, rows.address, rows.weights)
     data, weights = rows.open(), rows.open_weights()
@@ -216,11 +236,23 @@ def select(
 
 def _unfitted(parameters: Mapping[str, Any], bayesian: bool, warm_start: str | None) -> BaseMixture[Any]:
     """The estimator that a fit begins with."""
-    estimator = kind_of_model(bayesian=bayesian)() if warm_start is None else load(warm_start)
+    if warm_start is None:
+        estimator = kind_of_model(bayesian=bayesian)()
+    else:
+        estimator = load(warm_start)
+        _check_kind(estimator, parameters, bayesian)
     estimator.set_params(**{name: _value(name, value) for name, value in parameters.items()})
     estimator.set_params(warm_start=warm_start is not None)
     estimator._validate_params()
     return estimator
+
+
+def _check_kind(model: BaseMixture[Any], parameters: Mapping[str, Any], bayesian: bool) -> None:
+    foreign = parameters.keys() - model.get_params().keys()
+    if bayesian and not isinstance(model, BayesianGaussianMixture):
+        foreign |= {"bayesian"}
+    if foreign:
+        raise ForeignParameters(foreign, type(model).__name__)
 
 
 def predict(

@@ -142,6 +142,23 @@ def test_options_of_the_other_kind_of_mixture_are_refused(run, calls, options, m
     assert calls == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("", ["--mean-precision-prior", 1], "--mean-precision-prior: the model of --warm-start is a GaussianMixture"),
+        ("", ["--bayesian"], "--bayesian: the model of --warm-start is a GaussianMixture"),
+        ("--bayesian", ["--weights-init", "w.npy"], "--weights-init: the model of --warm-start is a Bayesian"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("goal", [["--model", "n.zarr"], ["--plan"]], ids=str)
+def test_and_so_are_those_of_another_kind_than_the_model_to_go_on_from(here, run, kind, options, message, goal):
+    assert run("fit", "data.zarr", "-k", 2, "--max-iter", 2, "--model", "m.zarr", "--quiet", *kind.split())[0] == 0
+    status, out, err = run("fit", "data.zarr", "--warm-start", "m.zarr", "--quiet", *goal, *options)
+    assert (status, out) == (2, "")
+    assert message in " ".join(err.split())
+
+
 def test_where_it_runs(run, calls):
     base = ["score", "data.zarr", "--model", "m.zarr"]
     run(*base, "--workers", 2, "--threads", 3, "--memory-limit", "1.5GB")

@@ -16,10 +16,18 @@ import pytest
 import zarr
 from hostile import D, N, X, edit_json, fit, good_store, refuse
 
-from daskgmm import GaussianMixture, open_zarr
+from daskgmm import BayesianGaussianMixture, GaussianMixture, open_zarr
+from daskgmm.cli import main
 from daskgmm.data.guards import MOST_METADATA
 from daskgmm.diagnostics.summary import print_record, store_record
-from daskgmm.errors import MissingChunkError, NonFiniteDataError, StoreError, StoreNotFoundError, UnsupportedDataError
+from daskgmm.errors import (
+    ChunkError,
+    MissingChunkError,
+    NonFiniteDataError,
+    StoreError,
+    StoreNotFoundError,
+    UnsupportedDataError,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -101,6 +109,42 @@ def test_a_plan_and_weights_do_not_believe_them_either(size, model, tmp_path):
     path = make(tmp_path)
     refuse(error, message, METHODS["plan"], model, path)
     refuse(ValueError, "one dimension", METHODS["weights"], model, path)
+
+
+def small_store(folder, name, values):
+    zarr.create_array(Path(folder) / f"{name}.zarr", data=values, chunks=(1, *values.shape[1:]))
+    return Path(folder) / f"{name}.zarr"
+
+
+GIVEN = {
+    "weights_init": np.full(2, 0.5),
+    "means_init": np.ones((2, D)),
+    "precisions_init": np.stack([np.eye(D)] * 2),
+    "mean_prior": np.ones(D),
+    "covariance_prior": np.eye(D),
+}
+DAMAGES = {
+    "a missing chunk": (Path.unlink, MissingChunkError, "are missing"),
+    "a damaged chunk": (lambda file: file.write_bytes(b"\x28\xb5\x2f\xfd damaged"), ChunkError, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", GIVEN)
+def test_parameters_in_stores_are_read_as_data_are(name, damage, tmp_path, capsys):
+    spoil, error, message = DAMAGES[damage]
+    path = small_store(tmp_path, name, GIVEN[name])
+    kind = BayesianGaussianMixture if name.endswith("prior") else GaussianMixture
+    model = kind(n_components=2, max_iter=1, random_state=0, **{name: zarr.open_array(path, mode="r")})
+    expected = kind(n_components=2, max_iter=1, random_state=0, **{name: GIVEN[name]}).fit(X)
+    np.testing.assert_array_equal(model.fit(X).means_, expected.means_)
+    spoil(path / "c" / "1" / "/".join("0" * (GIVEN[name].ndim - 1)))
+    refuse(error, message, model.fit, X)
+    if kind is GaussianMixture:
+        words = ["fit", good_store(tmp_path), "-k", 2, "--model", tmp_path / "m.zarr", "--quiet"]
+        assert main([str(word) for word in (*words, f"--{name.replace('_', '-')}", path)]) == 1
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "m.zarr").exists()
 
 
 def test_a_row_wider_than_any_memory(tmp_path, model):

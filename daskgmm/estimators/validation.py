@@ -13,6 +13,7 @@ from sklearn.utils import check_array
 from ..core.maximum_likelihood import GivenParameters
 from ..core.structure import CovarianceStructure
 from ..core.variational import GivenPriors
+from ..data.accept import in_memory, is_lazy
 from ..engine.events import Listener
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -113,6 +114,8 @@ def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     declared = getattr(value, "shape", None)
     if isinstance(declared, tuple) and declared != shape:  # told before a lazy or a broadcast array is filled
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {declared}")
+    if is_lazy(value):  # Zarr itself would read a chunk that is missing as zeros
+        value = in_memory(name, value, math.prod(shape))
     try:
         array = check_array(value, dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=True, input_name=name)
     except (TypeError, ValueError, OverflowError) as error:
