@@ -137,6 +137,10 @@ _compute = _together(
     click.option("--threads", type=_positive, help="Threads of each worker, or of this process."),
     click.option("--memory-limit", type=_Bytes(), metavar="SIZE", help="Memory of each worker process, such as 2GB."),
 )
+_keeping = _together(
+    click.option("--checkpoint", metavar="PATH", help="Keep there, after every pass, what it takes to go on."),
+    click.option("--resume", is_flag=True, help="Go on from --checkpoint, or begin where there is none yet."),
+)
 _climb = _together(
     _parameter("tol", click.FloatRange(min=0), "Stop when the mean log-likelihood changes by less, in nats per row."),
     _parameter("reg_covar", click.FloatRange(min=0), "Added to every variance, in squared units of the data."),
@@ -223,6 +227,7 @@ def _cli() -> None:
 @_estimator
 @_priors
 @_weights
+@_keeping
 @_compute
 @_overwrite
 @_json
@@ -231,7 +236,7 @@ def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: s
     """Fit a mixture to DATA, a Zarr array of rows × features, and save it."""
     if model is None and not plan:
         raise click.UsageError("Missing option '--model'.")
-    as_json, compute = options.pop("as_json"), _taken_compute(options)
+    as_json, compute, keeping = options.pop("as_json"), _taken_compute(options), _taken_keeping(options)
     others = {name: options.pop(name) for name in ("bayesian", "warm_start", "overwrite", "quiet")}
     given = {name: value for name, value in options.items() if value is not None}
     if "n_components" not in given and others["warm_start"] is None:
@@ -244,7 +249,7 @@ def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: s
             told = jobs.plan(rows, given, bayesian=others["bayesian"], warm_start=others["warm_start"], compute=compute)
             _show(told.as_record() if as_json else told.told(), as_json)
             return
-        _show(jobs.fit(rows, model, given, compute=compute, **others), as_json)
+        _show(jobs.fit(rows, model, given, keeping=keeping, compute=compute, **others), as_json)
 
 
 def _check_kind(given: Mapping[str, Any], *, bayesian: bool) -> None:
@@ -274,6 +279,7 @@ def _as_options(names: Iterable[str]) -> str:
 @_climb
 @_priors
 @_weights
+@_keeping
 @_compute
 @_overwrite
 @_json
@@ -283,12 +289,13 @@ def _select(data: str, array: str | None, weights: str | None, as_json: bool, **
 
     All of them share every reading of the data.
     """
-    compute = _taken_compute(options)
+    compute, keeping = _taken_compute(options), _taken_keeping(options)
     asked = jobs.Candidates(*(options.pop(name) for name in _ASKED))
     others = {name: options.pop(name) for name in ("bayesian", "model", "picture", "overwrite", "quiet")}
     given = {name: value for name, value in options.items() if value is not None}
     _check_kind(given, bayesian=others["bayesian"])
-    _show(jobs.select(jobs.Rows(data, array, weights), asked, given, compute=compute, **others), as_json)
+    rows = jobs.Rows(data, array, weights)
+    _show(jobs.select(rows, asked, given, keeping=keeping, compute=compute, **others), as_json)
 
 
 @_command("predict", "daskgmm predict data.zarr --model model.zarr --output classes.zarr --probabilities")
@@ -349,6 +356,13 @@ def _demo(output: str, as_json: bool, quiet: bool) -> None:
     _show(run_demo(output, quiet=quiet), as_json)
 
 
+def _taken_keeping(options: dict[str, Any]) -> jobs.Keeping:
+    keeping = jobs.Keeping(options.pop("checkpoint"), options.pop("resume"))
+    if keeping.resume and keeping.checkpoint is None:
+        raise click.UsageError("--resume needs --checkpoint PATH.")
+    return keeping
+
+
 def _taken_compute(options: dict[str, Any]) -> jobs.Compute:
     compute = jobs.Compute(*(options.pop(name) for name in ("scheduler", "workers", "threads", "memory_limit")))
     if compute.scheduler and (compute.workers or compute.threads or compute.memory_limit):
@@ -389,8 +403,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _plain_messages(arguments):
             _cli.main(args=arguments, prog_name="daskgmm", standalone_mode=False)
-    except click.Abort:
+    except click.Abort as error:
         click.echo("interrupted", err=True)
+        _show_notes(error.__cause__ or error.__context__, arguments)
         return 130
     except click.ClickException as error:
         text = io.StringIO()
@@ -400,8 +415,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (DaskGMMError, ValueError, TypeError, OSError, MemoryError, OverflowError, RecursionError) as error:
         click.echo(f"error: {_for_people(str(error), arguments) or type(error).__name__}", err=True)
+        _show_notes(error, arguments)
         return 1
     return 0
+
+
+def _show_notes(error: BaseException | None, arguments: Sequence[str] | None) -> None:
+    for note in getattr(error, "__notes__", ()):
+        click.echo(_for_people(note, arguments), err=True)
 
 
 def _for_people(message: str, arguments: Sequence[str] | None) -> str:

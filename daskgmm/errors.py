@@ -15,12 +15,15 @@
     ├── OutputExistsError           (FileExistsError)    the output is there already and was not to be replaced
     ├── OutputError                 (OSError)            the output cannot be written: a full disk, for instance
     ├── ModelFormatError            (ValueError)         a model file that is damaged, foreign or too new
+    ├── CheckpointError             (ValueError)         a checkpoint that is damaged, or of another fit
     ├── SchedulerError              (ConnectionError, ValueError)  a Dask scheduler that does not answer or went away
     ├── WorkerMemoryError           (MemoryError, ValueError)  a pass does not fit into the workers' memory
     └── MissingDependencyError      (ImportError)        an extra is not installed; the message says which
 
     InitializationWarning           (UserWarning)        a start was dropped, another one served
     ReseedingWarning                (UserWarning)        a component collapsed or was empty, and began anew elsewhere
+    CheckpointWarning               (UserWarning)        a checkpoint serves, but not the last one, or elsewhere
+    InterruptedWarning              (UserWarning)        a fit was stopped; the estimator has the best parameters so far
 
 Each also derives from the built-in type in brackets, so code written for scikit-learn (``except ValueError``) goes on
 working.
@@ -147,6 +150,10 @@ class ModelFormatError(DaskGMMError, ValueError):
     """A model file that is damaged, foreign, or written by a newer version."""
 
 
+class CheckpointError(DaskGMMError, ValueError):
+    """A checkpoint that is damaged, or that another fit, or a fit of other data, has left."""
+
+
 class SchedulerError(DaskGMMError, ConnectionError, ValueError):
     """A Dask scheduler that does not answer, has no workers, or went away."""
 
@@ -178,3 +185,11 @@ class InitializationWarning(UserWarning):
 
 class ReseedingWarning(UserWarning):
     """Components collapsed or emptied in the start that was kept, and began anew elsewhere."""
+
+
+class CheckpointWarning(UserWarning):
+    """A fit goes on from a checkpoint, but not from the last one, or not where it was."""
+
+
+class InterruptedWarning(UserWarning):
+    """A fit was stopped before its end, and the estimator has the best parameters so far."""

@@ -1,11 +1,12 @@
 """Everything that a fit tells its callbacks while it runs."""
 
 from .engine.events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted
-from .fitting.events import IterationFinished, SampleFitted, SampleStepped, StartBegun, StartFinished
+from .fitting.events import FitResumed, IterationFinished, SampleFitted, SampleStepped, StartBegun, StartFinished
 
 __all__ = [
     "BatchFinished",
     "EngineClosed",
+    "FitResumed",
     "IterationFinished",
     "Listener",
     "PassFinished",

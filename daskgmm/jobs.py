@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from .diagnostics.selection import check_picture, save_picture
 from .diagnostics.summary import Record, model_record
 from .engine.cluster import embedded_cluster
 from .engine.events import Listener
-from .errors import StoreNotFoundError
+from .errors import InterruptedWarning, StoreNotFoundError
 from .estimators.base import BaseMixture
 from .estimators.bayesian_mixture import BayesianGaussianMixture
 from .estimators.gaussian_mixture import GaussianMixture
@@ -73,6 +74,14 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """Where a fit is to keep what it takes to go on, and whether it is to go on from there."""
+
+    checkpoint: str | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True)
 class Rows:
     """Names of the data: an array of rows and, optionally, of weights."""
 
@@ -102,6 +111,7 @@ def fit(
     bayesian: bool = False,
     warm_start: str | None = None,
     overwrite: bool = False,
+    keeping: Keeping = Keeping(),
     compute: Compute = Compute(),
     quiet: bool = False,
 ) -> Record:
@@ -119,6 +129,7 @@ def fit(
     warm_start : str, optional
         Name of a model to go on from; its parameters serve where ``parameters`` have none.
     overwrite : bool
+    keeping : Keeping
     compute : Compute
     quiet : bool
         No progress display.
@@ -128,13 +139,14 @@ def fit(
     ForeignParameters
         For those of the other kind of mixture than ``warm_start``.
     """
-    _check_output(model, "model", overwrite, rows.address, rows.weights)
+    _check_output(model, "model", overwrite, rows.address, rows.weights, keeping.checkpoint)
     data, weights = rows.open(), rows.open_weights()
     estimator = _unfitted(parameters, bayesian, warm_start).set_params(callbacks=_callbacks(quiet))
     begin = time.perf_counter()
     # `verbose` prints on standard output, which belongs to the result here.
-    with compute.start() as scheduler, contextlib.redirect_stdout(sys.stderr):
-        estimator.set_params(scheduler=scheduler).fit(data, sample_weight=weights)
+    with compute.start() as scheduler, contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore", InterruptedWarning)  # what it is told to go on from ends with this process
+        estimator.set_params(scheduler=scheduler).fit(data, sample_weight=weights, **vars(keeping))
     seconds = round(time.perf_counter() - begin, 3)
     save(estimator.set_params(warm_start=False), model, overwrite=overwrite)
     return {
@@ -188,6 +200,7 @@ def select(
     model: str | None = None,
     picture: str | None = None,
     overwrite: bool = False,
+    keeping: Keeping = Keeping(),
     compute: Compute = Compute(),
     quiet: bool = False,
 ) -> Record:
@@ -204,12 +217,13 @@ def select(
     model, picture : str, optional
         Where they are to be written; checked before anything else.
     overwrite : bool
+    keeping : Keeping
     compute : Compute
     quiet : bool
         No progress display.
     """
     if model is not None:
-        _check_output(model, "model", overwrite, rows.address, rows.weights)
+        _check_output(model, "model", overwrite, rows.address, rows.weights, keeping.checkpoint)
     if picture is not None:
         check_picture(picture, overwrite=overwrite)
     data, weights = rows.open(), rows.open_weights()
@@ -223,6 +237,7 @@ def select(
             scheduler=scheduler,
             callbacks=_callbacks(quiet),
             **vars(candidates),
+            **vars(keeping),
         )
     record = {**selection.as_record(), "seconds": round(time.perf_counter() - begin, 3)}
     if model is not None:

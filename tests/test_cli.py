@@ -76,7 +76,14 @@ def test_fit_passes_on_what_was_given_and_nothing_else(run, calls):
         (
             "fit",
             (jobs.Rows("data.zarr"), "m.zarr", {"n_components": 16}),
-            {"compute": jobs.Compute(), "bayesian": False, "warm_start": None, "overwrite": False, "quiet": False},
+            {
+                "keeping": jobs.Keeping(),
+                "compute": jobs.Compute(),
+                "bayesian": False,
+                "warm_start": None,
+                "overwrite": False,
+                "quiet": False,
+            },
         )
     ]
 
@@ -101,11 +108,12 @@ def test_every_parameter_of_the_estimator_has_an_option(run, calls):
     }
     assert given.keys() | {"warm_start", "scheduler", "callbacks"} == GaussianMixture().get_params().keys()
     more = ["--array", "x", "--sample-weight", "s.npy", "--warm-start", "old.zarr", "--overwrite", "--quiet"]
+    more += ["--checkpoint", "run.checkpoint", "--resume"]
     assert run("fit", "data.zarr", "--model", "m.zarr", *as_options(given), *more)[0] == 0
     ((_, args, kwargs),) = calls
     assert args == (jobs.Rows("data.zarr", "x", "s.npy"), "m.zarr", given)
     expected = {"bayesian": False, "warm_start": "old.zarr", "overwrite": True, "quiet": True}
-    assert kwargs == {"compute": jobs.Compute(), **expected}
+    assert kwargs == {"keeping": jobs.Keeping("run.checkpoint", True), "compute": jobs.Compute(), **expected}
 
 
 def as_options(given):

@@ -664,15 +664,19 @@ def test_the_exact_call(run, monkeypatch):
     assert run("select", "d.zarr")[0] == 0
     more = ["--covariance-types", "full,diag", "--criterion", "aic", "--held-out", 0.2, "--patience", 3, "--tol", 0.5]
     more += ["--model", "m.zarr", "--plot", "p.png", "--overwrite", "--quiet", "--sample-weight", "w.npy"]
+    more += ["--checkpoint", "run.checkpoint", "--resume"]
     assert run("select", "d.zarr", "-k", "1:4,8", *more, "--workers", 2)[0] == 0
     nothing = {"bayesian": False, "model": None, "picture": None, "overwrite": False, "quiet": False}
     asked = jobs.Candidates(list(range(1, 21)), ["full"], "bic", None, None)
-    assert calls[0] == ((jobs.Rows("d.zarr"), asked, {}), {"compute": jobs.Compute(), **nothing})
+    assert calls[0] == (
+        (jobs.Rows("d.zarr"), asked, {}),
+        {"keeping": jobs.Keeping(), "compute": jobs.Compute(), **nothing},
+    )
     asked = jobs.Candidates([1, 2, 3, 4, 8], ["full", "diag"], "aic", 0.2, 3)
     everything = {"bayesian": False, "model": "m.zarr", "picture": "p.png", "overwrite": True, "quiet": True}
     assert calls[1] == (
         (jobs.Rows("d.zarr", None, "w.npy"), asked, {"tol": 0.5}),
-        {"compute": jobs.Compute(None, 2), **everything},
+        {"keeping": jobs.Keeping("run.checkpoint", True), "compute": jobs.Compute(None, 2), **everything},
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture
+from daskgmm.core.statistics import Frame
 from daskgmm.data.accept import as_dataset
 from daskgmm.engine import run, tree
 from daskgmm.engine.run import Engine
@@ -19,6 +20,8 @@ from daskgmm.errors import DataChangedError
 from daskgmm.events import PassStarted, SampleFitted, SampleStepped, StartBegun, StartFinished
 from daskgmm.fitting import sampling
 from daskgmm.fitting.sampling import rungs
+from daskgmm.fitting.surveying import take_surveys
+from daskgmm.fitting.sweep import Request, Sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -267,8 +270,19 @@ def test_weights_that_change_during_a_fit_are_noticed():
 
     rows = da.from_array(X, chunks=(1000, D))
     weights = rows.map_blocks(weights_of, drop_axis=1, dtype=float, meta=np.empty(0))
-    with pytest.raises(DataChangedError, match="sample_weight added up to"):
+    with pytest.raises(DataChangedError, match="sample_weight: a pass saw other values"):
         GaussianMixture(2, random_state=0, scheduler="synchronous").fit(rows, sample_weight=weights)
+
+
+def test_statistics_of_other_weights_or_rows_than_the_survey_saw_are_noticed():
+    with Engine("synchronous") as engine:
+        dataset, _ = as_dataset(X, WEIGHTS, compute)
+        survey = take_surveys(engine, dataset, [GaussianMixture(2)._candidate(D)])[0]
+        frame = Frame.of(survey.mean, survey.deviation)
+        parameters = GaussianMixture(2, random_state=0).fit(X)._parameters()
+        Sweep(engine, dataset, frame, weight_sum=survey.weight_sum)([Request(parameters)])
+        with pytest.raises(DataChangedError, match="sample_weight added up to"):
+            Sweep(engine, dataset, frame, weight_sum=survey.weight_sum + 1e-3)([Request(parameters)])
 
 
 def test_leaves_of_folds_are_powers_of_two_of_each_other():

@@ -17,7 +17,7 @@ tolerance, the more the smaller it was.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -86,7 +86,13 @@ class Accelerator(ABC):
     @classmethod
     @abstractmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Self:
-        """Inverse of `as_arrays`."""
+        """Inverse of `as_arrays`.
+
+        Raises
+        ------
+        ValueError
+            If they cannot be what it made.
+        """
 
 
 def _nothing() -> Array:
@@ -197,8 +203,21 @@ class LimitedMemoryBFGS(Accelerator):
         made = cls()
         for name, value in vars(made._state).items():
             given = np.array(arrays[name])
-            setattr(made._state, name, given if isinstance(value, np.ndarray) else given.item())
+            setattr(made._state, name, given if isinstance(value, np.ndarray) else type(value)(given.item()))
+        made._check_shapes()
         return made
+
+    def _check_shapes(self) -> None:
+        state = self._state
+        steps, n = state.steps, state.em_step.size
+        if not (steps.shape == state.falls.shape and steps.shape in ((0,), (len(steps), n))):
+            raise ValueError(
+                f"steps of shape {steps.shape} and falls of shape {state.falls.shape} beside {n} parameters"
+            )
+        if state.em_step.shape != state.planned.shape or state.em_step.ndim != 1:
+            raise ValueError(f"steps of EM of shape {state.em_step.shape}, planned ones of shape {state.planned.shape}")
+        if not all(np.isfinite(array).all() for array in (steps, state.falls, state.em_step, state.planned)):
+            raise ValueError("steps that are not finite")
 
     def _learn(self, em_step: Array) -> None:
         """What the step since the last E-step says."""
@@ -242,5 +261,5 @@ class LimitedMemoryBFGS(Accelerator):
         return bool(np.isfinite(proposal.means).all() and np.isfinite(proposal.weights).all())
 
 
-ACCELERATIONS: dict[str, Callable[[float], Accelerator]] = {"lbfgs": LimitedMemoryBFGS}
+ACCELERATIONS: dict[str, type[LimitedMemoryBFGS]] = {"lbfgs": LimitedMemoryBFGS}
 """Accelerations by name; each makes a new one for the smallest variance that its proposals may have."""

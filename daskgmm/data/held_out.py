@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .source import Dataset, Part, Source
+from .tally import Ledger
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,7 +36,8 @@ class HeldOut:
 
     def training(self, dataset: Dataset) -> Dataset:
         """The same rows, with weight zero for those that are held out."""
-        return replace(dataset, weights=_TrainingWeights(self, dataset.n_rows, dataset.weights))
+        weights = _TrainingWeights(self, dataset.n_rows, dataset.weights)
+        return replace(dataset, weights=weights, ledger=Ledger())
 
 
 class _TrainingWeights(Source):

@@ -12,13 +12,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataChangedError
+from .tally import Ledger, Tally
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -191,6 +192,8 @@ class Dataset:
 
     rows: Source
     weights: Source | None = None
+    ledger: Ledger = field(default_factory=Ledger, compare=False)
+    """What passes over it have seen."""
 
     @property
     def n_rows(self) -> int:
@@ -247,8 +250,13 @@ class Dataset:
             start, stop, self.rows.part(start, stop), None if self.weights is None else self.weights.part(start, stop)
         )
 
-    def check_unchanged(self) -> None:
-        """Raise unless stores still say of themselves what they said at first; cheap, for the end of every pass.
+    def check_unchanged(self, tally: Tally) -> None:
+        """Raise unless a pass that is over saw what the passes before it did, and stores still say the same; cheap.
+
+        Parameters
+        ----------
+        tally : Tally
+            What the pass saw.
 
         Raises
         ------
@@ -256,6 +264,7 @@ class Dataset:
         """
         for source in self.sources:
             source.check_unchanged()
+        self.ledger.check(tally)
 
     def shared_tasks(self) -> dict[Any, Any]:
         """Tasks of a dask graph that several parts depend on."""

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Column
 
 from ..engine.events import BatchFinished, EngineClosed, PassFinished, PassStarted
-from ..fitting.events import IterationFinished, SampleFitted, SampleStepped, StartBegun, StartFinished
+from ..fitting.events import FitResumed, IterationFinished, SampleFitted, SampleStepped, StartBegun, StartFinished
 
 
 class ProgressBar:
@@ -78,6 +78,8 @@ class ProgressBar:
                 self._iteration = 1
                 if event.label:
                     display.iterated(event.label, "start")
+            case FitResumed():
+                display.line(f"goes on after {event.n_passes} passes over the data")
             case PassStarted():
                 self._begin(display, event)
             case BatchFinished():

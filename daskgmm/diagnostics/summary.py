@@ -20,6 +20,7 @@ from ..data.write import read_record
 from ..errors import StoreError
 from ..estimators.base import BaseMixture
 from ..persistence import load
+from ..persistence.checkpoint import KIND, checkpoint_record
 from .progress import rows_per_second
 from .selection import SelectionTable, selection_summary
 
@@ -66,6 +67,8 @@ def store_record(address: str) -> Record:
     ours = read_record(node)
     if ours.get("format") == "model" and inside is None:
         return {**model_record(load(path)), "path": shown, "daskgmm_version": _told(ours.get("daskgmm_version"))}
+    if ours.get("format") == KIND and inside is None:
+        return checkpoint_record(path)
     if inside is not None:
         node = _member(node, inside)
     if isinstance(node, zarr.Array):
@@ -122,6 +125,8 @@ def render(record: Record) -> RenderableType:
     if record.get("kind") == "selection":
         more: Record = {name: record[name] for name in ("seconds", "model", "plot") if name in record}
         return Group(SelectionTable(record), Text(selection_summary(record)), _fields(more))
+    if record.get("kind") == KIND:
+        return _fields(_checkpoint_fields(record))
     if "means" in record:
         return Group(_components(record), _fields(_model_fields(record)))
     if "path" in record and "arrays" in record:
@@ -151,6 +156,28 @@ def _model_fields(record: Record) -> Record:
     }
     hidden |= {"n_passes", "history", "log_likelihood", "lower_bound", "weights", "means", "standard_deviations"}
     return shown | {key: value for key, value in record.items() if key not in hidden}
+
+
+def _checkpoint_fields(record: Record) -> Record:
+    settings, data = record["settings"], record["data"]
+    running = record["n_running"]
+    return {
+        "checkpoint": record["path"],
+        "written": f"{_age(record['age_seconds'])} ago, after {record['n_passes']} passes",
+        "finished": "yes" if record["finished"] else f"no, {running} start{'s' * (running != 1)} running",
+        "iterations": record["n_iter"],
+        "mixture": f"{settings['estimator']}, {_word(settings['n_components'])} components, "
+        f"{_word(settings['covariance_type'])} covariance",
+        "data": f"{data['n_rows']:,} rows × {data['n_features']} features, {data['dtype']}"
+        + (", weighted" if data["sample_weight"] else ""),
+    }
+
+
+def _age(seconds: float) -> str:
+    for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit or (name == "min" and seconds >= unit):
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def _cost(n_passes: int, history: Sequence[Record]) -> str:

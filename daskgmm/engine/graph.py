@@ -27,6 +27,7 @@ from dask.task_spec import DataNode, Task, TaskRef
 
 from ..data.garbage import no_collection
 from ..data.source import Batch, Dataset, Reader, borders
+from ..data.tally import Tally
 from .blas import PROCESS, limit_worker
 from .memory import Costs
 from .report import Reporter
@@ -52,6 +53,14 @@ class Context:
     on_rows: Reporter | None
     """Called with the first row of each batch, and their number; None where nobody listens."""
     driver: str = PROCESS
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What tasks hand on: what they made of some consecutive rows."""
+
+    parts: list[Node | Fragment]
+    tally: Tally
 
 
 @dataclass(frozen=True)
@@ -164,36 +173,45 @@ def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, w
 # ---- what the tasks do
 
 
-def run_batch(context: Context, batch: Batch, *values: Any) -> list[Node | Fragment]:
+def run_batch(context: Context, batch: Batch, *values: Any) -> Seen:
     """Read a batch and evaluate it: nodes for complete leaves, fragments at its ends."""
     limit_worker(context.driver)
-    accumulator = Accumulator(context.fold, context.n_rows)
+    accumulator, tally = Accumulator(context.fold, context.n_rows), Tally()
     inputs = dict(zip(batch.dependencies, values, strict=True))
     for start, (rows, weights) in _read(context.reader, batch, inputs):
+        tally += Tally.of(rows, weights)
         accumulator.add_rows(start, rows, weights)
     if context.on_rows is not None:
         context.on_rows(batch.start, batch.n_rows)
-    return accumulator.parts
+    return Seen(accumulator.parts, tally)
 
 
-def merge(context: Context, *neighbours: list[Node | Fragment]) -> list[Node | Fragment]:
+def merge(context: Context, *neighbours: Seen) -> Seen:
     """Join the parts of neighbouring tasks."""
-    return join(context, neighbours).parts
+    accumulator, tally = _join(context, neighbours)
+    return Seen(accumulator.parts, tally)
 
 
-def finish(context: Context, *neighbours: list[Node | Fragment]) -> Any:
-    """Join the last parts and return the sum of all leaves."""
-    return join(context, neighbours).total()
+def finish(context: Context, *neighbours: Seen) -> tuple[Any, Tally]:
+    """Join the last parts; return the sum of all leaves, and what was seen."""
+    return join(context, neighbours)
 
 
-def join(context: Context, neighbours: Iterable[list[Node | Fragment]]) -> Accumulator:
+def join(context: Context, neighbours: Iterable[Seen]) -> tuple[Any, Tally]:
+    """The same, of neighbours that come one at a time."""
+    accumulator, tally = _join(context, neighbours)
+    return accumulator.total(), tally
+
+
+def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Tally]:
     """What neighbours hold, one after the other."""
     limit_worker(context.driver)
-    accumulator = Accumulator(context.fold, context.n_rows)
-    for parts in neighbours:
-        for part in parts:
+    accumulator, tally = Accumulator(context.fold, context.n_rows), Tally()
+    for seen in neighbours:
+        tally += seen.tally
+        for part in seen.parts:
             accumulator.add(part)
-    return accumulator
+    return accumulator, tally
 
 
 def _read(reader: Reader, batch: Batch, inputs: Mapping[Any, Any]) -> Iterator[tuple[int, tuple[Array, Array | None]]]:

@@ -363,7 +363,11 @@ def _classified(client: distributed.Client, futures: Iterable[distributed.Future
 async def _gathered(client: distributed.Client, promised: Any) -> Any:
     try:
         return await client.gather(promised, asynchronous=True)
-    except asyncio.CancelledError as error:  # of the futures: it would seem to be that of this coroutine
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # nobody waits any more
+        # Of the futures: it would seem to be that of this coroutine.
         raise _Lost(str(error).replace("\n", " ") or "the tasks were cancelled") from None
 
 

@@ -126,6 +126,8 @@ class Engine(AbstractContextManager["Engine"]):
         ------
         WorkerMemoryError
             If it would not fit into the workers.
+        DataChangedError
+            If it saw other rows than the passes before it.
         """
         edges = self._edges(dataset, fold)
         self._check(plan_pass(dataset, fold, edges, ARITY))
@@ -134,8 +136,8 @@ class Engine(AbstractContextManager["Engine"]):
             waves = plan_waves(dataset, edges)
             whole = len(waves) == 1
             values = (self._compute(_PartOfPass(context, dataset, wave, label, whole)) for wave in waves)
-            value = next(values) if whole else join(context, values).total()
-        dataset.check_unchanged()
+            value, tally = next(values) if whole else join(context, values)
+        dataset.check_unchanged(tally)
         return value
 
     def run_together(self, dataset: Dataset, folds: Sequence[CostedFold], label: str) -> list[Any]:

@@ -34,12 +34,14 @@ from ..engine.blas import one_blas_thread
 from ..engine.config import compiled
 from ..engine.events import Listener
 from ..engine.run import Engine
+from ..errors import InterruptedWarning, OutputError, SchedulerError
 from ..fitting.candidate import Candidate, Continuation, Failed, Run, Settings
-from ..fitting.fit import fit_mixtures
+from ..fitting.fit import MixtureFits
 from ..fitting.folds import Score, ScoreFold
 from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS, Initialization
 from ..fitting.plan import FitPlan, plan_fit
+from .checkpointing import Checkpointing, check_checkpoint
 from .rows import Densities, Labels, Probabilities, RowResult
 from .validation import check_callbacks
 
@@ -142,7 +144,15 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     # ---- fitting
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+    ) -> Self:
         """Estimate the parameters.
 
         Parameters
@@ -153,6 +163,12 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             Ignored.
         sample_weight : array-like of shape (n,), optional
             How much each row counts; a row of weight 2 counts as two equal rows.
+        checkpoint : str or path, optional
+            Where to keep, after every pass over the data, what it takes to go on: a directory on a local or mounted
+            file system.
+        resume : bool, default=False
+            Go on from what is in ``checkpoint``, and begin where there is nothing yet. The result has the bits of a fit
+            that was never interrupted. Data and settings have to be those of the fit that began.
 
         Returns
         -------
@@ -160,15 +176,29 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
         Raises
         ------
+        OutputExistsError
+            If there is a checkpoint already and ``resume`` is false, or another run is at work with it.
+        CheckpointError
+            If the checkpoint is damaged, or of other data or settings: the message names what differs.
         ValueError
             For data of the wrong shape or not finite (`NonFiniteDataError` names the row), for parameters out of range,
             and where components collapse (`IllDefinedCovarianceError`).
         TypeError
             For data that are not real numbers.
         SchedulerError
-            If the scheduler does not answer.
+            If the scheduler does not answer, or goes away for good.
+
+        Warns
+        -----
+        InterruptedWarning
+            When Ctrl-C, a scheduler that went away or a full disk ends a fit: the estimator has the best parameters so
+            far, if there are any, as after a fit that did not converge. The exception goes on.
         """
         self._validate_params()
+        with check_checkpoint(checkpoint, resume) as keeping:
+            return self._fit(X, sample_weight, keeping)
+
+    def _fit(self, X: Any, sample_weight: Any, keeping: Checkpointing | None) -> Self:
         data = self._accept(X, reset=True)
         if data.shape[0] < 2:  # false for the unknown length of a dask array, which is counted first
             raise ValueError(
@@ -184,9 +214,17 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                     f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
                     f"n_samples = {dataset.n_rows}"
                 )
-            (run,) = fit_mixtures(engine, dataset, [self._candidate(dataset.n_features)])
+            keeper = None if keeping is None else keeping.keeper(dataset, [self])
+            fits = MixtureFits(engine, dataset, [self._candidate(dataset.n_features)], keeper)
+            dtype = np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64
+            try:
+                fits.run()
+            except (KeyboardInterrupt, SchedulerError, OutputError) as error:
+                self._keep_best(fits, n_passes + engine.n_passes, dtype, error)
+                raise
+            (run,) = fits.outcomes()
             for note in run.notes:
-                warnings.warn(note, stacklevel=2)
+                warnings.warn(note, stacklevel=3)
             if isinstance(run, Failed):
                 raise run.error
             self.n_passes_ = n_passes + engine.n_passes
@@ -195,10 +233,24 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                 "Best performing initialization did not converge. Try different init parameters, or increase "
                 "max_iter, tol, or check for degenerate data.",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        self._store(run, np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)
+        self._store(run, dtype)
         return self
+
+    def _keep_best(self, fits: MixtureFits[State], n_passes: int, dtype: Any, error: BaseException) -> None:
+        """Leave what a fit had found when it was stopped."""
+        run = next(iter(fits.outcomes()), None)
+        if not isinstance(run, Run) or run.n_iter == 0:
+            return
+        self._store(run, dtype)
+        self.n_passes_ = n_passes
+        warnings.warn(
+            f"the fit was stopped ({type(error).__name__}) after {run.n_iter} iterations, before it had converged. The "
+            "estimator has the best parameters so far; with warm_start=True a fit goes on from them.",
+            InterruptedWarning,
+            stacklevel=4,
+        )
 
     def plan(self, X: Any, sample_weight: Any = None) -> FitPlan:
         """What `fit` would do with these data and how much memory it would take; the rows are not read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,8 +29,10 @@ from ..fitting.candidate import Candidate, Failed, Run
 from ..fitting.criteria import Contest
 from ..fitting.fit import fit_mixtures
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
+from ..fitting.snapshot import Keeper
 from ..fitting.surveying import sample_dtype
 from .base import BaseMixture
+from .checkpointing import Checkpointing, check_checkpoint
 from .grid import HELD_OUT, Key, check_criterion, check_estimator, check_keys, check_rows
 from .validation import check_callbacks
 
@@ -129,6 +132,8 @@ def select(
     patience: int | None = None,
     scheduler: Any = None,
     callbacks: Iterable[Listener] = (),
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
 ) -> Selection:
     """Fit mixtures with several numbers of components and covariance types, and tell which describes the data best.
 
@@ -175,6 +180,8 @@ def select(
         candidates run to their ends.
     scheduler, callbacks
         As in `GaussianMixture`; those of ``estimator`` where they are not given.
+    checkpoint, resume
+        As for `GaussianMixture.fit`: one checkpoint for all candidates.
 
     Returns
     -------
@@ -200,7 +207,35 @@ def select(
     base = check_estimator(estimator)
     keys = check_keys(n_components, covariance_types)
     share = check_criterion(base, criterion, held_out, patience)
-    base = _settled(base, scheduler)
+    with check_checkpoint(checkpoint, resume) as keeping:
+        base = _settled(base, scheduler, None if keeping is None else keeping.setting("random_state"))
+        asked = _Asked(keys, criterion, share, patience, keeping)
+        return _select(X, base, asked, sample_weight, callbacks)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `select` was asked for, checked."""
+
+    keys: Sequence[Key]
+    criterion: str
+    share: float | None
+    """Of the rows that are held out."""
+    patience: int | None
+    keeping: Checkpointing | None
+
+    def keeper(self, dataset: Dataset, models: Sequence[BaseMixture[Any]]) -> Keeper | None:
+        """What the fits keep their state with."""
+        if self.keeping is None:
+            return None
+        told = {"function": "select", "criterion": self.criterion, "held_out": self.share, "patience": self.patience}
+        return self.keeping.keeper(dataset, models, told)
+
+
+def _select(
+    X: Any, base: BaseMixture[Any], asked: _Asked, sample_weight: Any, callbacks: Iterable[Listener]
+) -> Selection:
+    keys, criterion, share, patience = asked.keys, asked.criterion, asked.share, asked.patience
     models = {key: clone(base).set_params(n_components=key[0], covariance_type=key[1]) for key in keys}
     for model in models.values():
         model._validate_params()
@@ -212,7 +247,9 @@ def select(
     with Engine(base.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
         dataset, counting = as_dataset(data, sample_weight, engine.compute)
         check_rows(dataset, keys, rule)
-        runs = _fit(engine, dataset, models, rule, None if patience is None else Contest(criterion, patience))
+        training = dataset if rule is None else rule.training(dataset)
+        keeper = asked.keeper(training, list(models.values()))
+        runs = _fit(engine, training, models, None if patience is None else Contest(criterion, patience), keeper)
         for key, run in runs.items():
             if isinstance(run, Run):
                 _store(models[key], run, dataset, counting)
@@ -227,14 +264,15 @@ def select(
 # ---- what is done
 
 
-def _settled(base: BaseMixture[Any], scheduler: Any) -> BaseMixture[Any]:
-    """A copy whose random state is an int, which all candidates then share."""
+def _settled(base: BaseMixture[Any], scheduler: Any, drawn: Any) -> BaseMixture[Any]:
+    """A copy whose random state is an int, which all candidates then share; one that was drawn before, if there is."""
     base = clone(base)
     if scheduler is not None:
         base.set_params(scheduler=scheduler)
     base._validate_params()
     if not isinstance(base.random_state, Integral):
-        base.random_state = int(check_random_state(base.random_state).randint(np.iinfo(np.int32).max))
+        random_state = check_random_state(base.random_state)
+        base.random_state = drawn if isinstance(drawn, int) else int(random_state.randint(np.iinfo(np.int32).max))
     return base
 
 
@@ -257,21 +295,20 @@ def _fit(
     engine: Engine,
     dataset: Dataset,
     models: Mapping[Key, BaseMixture[Any]],
-    rule: HeldOut | None,
     contest: Contest | None,
+    keeper: Keeper | None,
 ) -> dict[Key, Run[Any] | Failed]:
     candidates = [
         _entered(model._candidate(dataset.n_features, _label(key)), dataset, contest) for key, model in models.items()
     ]
-    training = dataset if rule is None else rule.training(dataset)
-    return dict(zip(models, fit_mixtures(engine, training, candidates), strict=True))
+    return dict(zip(models, fit_mixtures(engine, dataset, candidates, keeper), strict=True))
 
 
 def _entered(candidate: Candidate[Any], dataset: Dataset, contest: Contest | None) -> Candidate[Any]:
     if contest is None:
         return candidate
     how, d = candidate.settings.initialization, dataset.n_features
-    return replace(candidate, hopeless=contest.entrant(free_parameters(how.structure, how.n_components, d)))
+    return replace(candidate, judge=contest.entrant(free_parameters(how.structure, how.n_components, d)))
 
 
 def _store(model: BaseMixture[Any], run: Run[Any], dataset: Dataset, counting: int) -> None:
@@ -288,15 +325,15 @@ def _tell(runs: Mapping[Key, Run[Any] | Failed]) -> None:
         raise next(iter(failures.values()))
     for run in runs.values():
         for note in run.notes:
-            warnings.warn(note, stacklevel=3)
+            warnings.warn(note, stacklevel=4)
     for key, error in failures.items():
-        warnings.warn(InitializationWarning(f"the candidate {_label(key)} failed: {error}"), stacklevel=3)
+        warnings.warn(InitializationWarning(f"the candidate {_label(key)} failed: {error}"), stacklevel=4)
     late = [_label(key) for key, run in runs.items() if _is_late(run)]
     if late:
         warnings.warn(
             f"{len(late)} of {len(runs)} candidates did not converge: {', '.join(late)}. Increase max_iter, or tol.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic, Protocol
 
 import numpy as np
 
@@ -67,6 +67,19 @@ class Continuation(Generic[State]):
     lower_bound: float
 
 
+class Judge(Protocol):
+    """Gives up starts that are not worth more passes."""
+
+    def __call__(self, start: int, bounds: Sequence[float], weight_sum: float) -> bool:
+        """Whether to give up a start with these bounds so far."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """What it remembers, for `restore`; what JSON can say."""
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Remember what another one did."""
+
+
 @dataclass(frozen=True)
 class Candidate(Generic[State]):
     """A mixture that is to be fitted."""
@@ -79,8 +92,8 @@ class Candidate(Generic[State]):
     """Go on from there instead of making starts."""
     label: str = ""
     """Names it in events, beside others."""
-    hopeless: Callable[[int, Sequence[float], float], bool] | None = None
-    """Whether to give up a start, asked after each iteration: its number, its bounds so far, the sum of the weights."""
+    judge: Judge | None = None
+    """Asked after each iteration whether to give up a start."""
 
 
 @dataclass(frozen=True)

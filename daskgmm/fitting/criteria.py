@@ -14,7 +14,8 @@ row of weight 2 counts as two equal rows. Lower is better.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from .folds import Score
 
@@ -59,26 +60,52 @@ class Contest:
     allowed = ("bic", "aic")
 
     def __init__(self, criterion: str, patience: int) -> None:
-        self._criterion, self._patience = CRITERIA[criterion], patience
+        self._criterion, self.patience = CRITERIA[criterion], patience
         self._lowest = math.inf
 
-    def entrant(self, n_free: int) -> Callable[[int, Sequence[float], float], bool]:
+    def entrant(self, n_free: int) -> Entrant:
         """What a `Candidate` with so many free parameters asks whether a start is hopeless."""
-        seen: dict[int, int] = {}
-        behind: dict[int, int] = {}
+        return Entrant(self, n_free)
 
-        def hopeless(start: int, bounds: Sequence[float], weight_sum: float) -> bool:
-            if len(bounds) > seen.get(start, 0):  # a step that was rejected tells nothing new
-                seen[start] = len(bounds)
-                self._lowest = min(self._lowest, self._value(bounds[-1], weight_sum, n_free))
-                reach = self._value(bounds[-1] + 2 * remaining_gain(bounds), weight_sum, n_free)
-                behind[start] = behind.get(start, 0) + 1 if reach > self._lowest else 0
-            return behind[start] >= self._patience
+    def lowest(self, value: float = math.inf) -> float:
+        """The lowest criterion so far, ``value`` included."""
+        self._lowest = min(self._lowest, value)
+        return self._lowest
 
-        return hopeless
-
-    def _value(self, bound: float, weight_sum: float, n_free: int) -> float:
+    def value(self, bound: float, weight_sum: float, n_free: int) -> float:
+        """Criterion of a mixture with that mean log-likelihood."""
         return self._criterion(Score(bound * weight_sum, weight_sum, 0), n_free)
+
+
+class Entrant:
+    """Judges the starts of one mixture in a `Contest`."""
+
+    def __init__(self, contest: Contest, n_free: int) -> None:
+        self._contest, self._n_free = contest, n_free
+        self._seen: dict[int, int] = {}
+        self._behind: dict[int, int] = {}
+
+    def __call__(self, start: int, bounds: Sequence[float], weight_sum: float) -> bool:
+        """Whether to give up a start."""
+        if len(bounds) > self._seen.get(start, 0):  # a step that was rejected tells nothing new
+            self._seen[start] = len(bounds)
+            lowest = self._contest.lowest(self._contest.value(bounds[-1], weight_sum, self._n_free))
+            reach = self._contest.value(bounds[-1] + 2 * remaining_gain(bounds), weight_sum, self._n_free)
+            self._behind[start] = self._behind.get(start, 0) + 1 if reach > lowest else 0
+        return self._behind[start] >= self._contest.patience
+
+    def snapshot(self) -> dict[str, Any]:
+        """What it remembers, for `restore`; what JSON can say."""
+        return {
+            "lowest": self._contest.lowest(),
+            "starts": [[start, seen, self._behind[start]] for start, seen in self._seen.items()],
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Remember what another one did."""
+        self._contest.lowest(float(snapshot["lowest"]))
+        self._seen = {int(start): int(seen) for start, seen, _ in snapshot["starts"]}
+        self._behind = {int(start): int(behind) for start, _, behind in snapshot["starts"]}
 
 
 def remaining_gain(bounds: Sequence[float]) -> float:

@@ -5,7 +5,7 @@ What is maximised is an `Estimation`: maximum likelihood, or the bound of variat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol
 
@@ -17,6 +17,8 @@ from ..core.mixture import MixtureParameters
 from ..errors import IllDefinedCovarianceError
 from .sweep import Evaluation, Request, Sweep
 from .worst import Watch
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Times that components of one start may begin anew.
 RESEEDINGS = 3
@@ -47,6 +49,30 @@ class Step:
     """To the bound before; infinite for the first, NaN where there is none."""
     seconds: float
     arithmetic: str
+
+
+@dataclass(frozen=True)
+class AscentSnapshot(Generic[State]):
+    """All that an ascent needs to go on from between two E-steps, with the same bits."""
+
+    state: State
+    next_state: State
+    """Where it wants the next E-step; the same object as ``state`` where that is there."""
+    lower_bounds: tuple[float, ...]
+    last_bound: float
+    """That the next one is compared with."""
+    n_iter: int
+    converged: bool
+    stopped: bool
+    failure: tuple[int, ...] | None
+    """Components that collapsed."""
+    reseedings: tuple[Reseeding, ...]
+    proposal: str | None
+    precise: bool
+    relocates: bool
+    """Whether the relocator is still to be asked."""
+    accelerator: Mapping[str, Array] | None
+    """What it has learnt."""
 
 
 class Relocator(Protocol[State]):
@@ -146,6 +172,45 @@ class Ascent(Generic[State]):
         """Ask for nothing more."""
         self.stopped = True
 
+    def snapshot(self) -> AscentSnapshot[State]:
+        """Where it is now."""
+        return AscentSnapshot(
+            self.state,
+            self._next,
+            tuple(self.lower_bounds),
+            self._last,
+            self.n_iter,
+            self.converged,
+            self.stopped,
+            None if self.failure is None else self.failure.components,
+            tuple(self.reseedings),
+            self._proposal,
+            self._precise,
+            self._relocator is not None,
+            None if self._accelerator is None else self._accelerator.as_arrays(),
+        )
+
+    def restore(self, snapshot: AscentSnapshot[State]) -> None:
+        """Go on from where another one was that was made with the same arguments.
+
+        Raises
+        ------
+        ValueError
+            If it cannot have been.
+        """
+        self.state, self._next = snapshot.state, snapshot.next_state
+        self.lower_bounds, self._last = list(snapshot.lower_bounds), snapshot.last_bound
+        self.n_iter, self.converged, self.stopped = snapshot.n_iter, snapshot.converged, snapshot.stopped
+        self.failure = None if snapshot.failure is None else IllDefinedCovarianceError(snapshot.failure)
+        self.reseedings = list(snapshot.reseedings)
+        self._proposal, self._precise = snapshot.proposal, snapshot.precise
+        if not snapshot.relocates:
+            self._relocator = None
+        if (self._accelerator is None) != (snapshot.accelerator is None):
+            raise ValueError("an acceleration where there was none, or none where there was one")
+        if self._accelerator is not None and snapshot.accelerator is not None:
+            self._accelerator = self._accelerator.from_arrays(snapshot.accelerator)
+
     def take(self, evaluation: Evaluation) -> Step:
         """Make the M-step, and settle where to go from there."""
         try:
@@ -240,6 +305,7 @@ def climb(
     sweep: Sweep,
     ascents: Sequence[Ascent[Any]],
     on_step: Callable[[int, Step], Any] = lambda *_: None,
+    on_sweep: Callable[[], Any] = lambda: None,
 ) -> None:
     """Take ascents to their ends; those that are still running share every reading of the data.
 
@@ -249,8 +315,11 @@ def climb(
     ascents : sequence of Ascent
     on_step : callable
         Called with the number of an ascent and each of its steps.
+    on_sweep : callable
+        Called when all have taken what a reading of the data brought them.
     """
     while running := [number for number, ascent in enumerate(ascents) if not ascent.finished]:
         evaluations = sweep([ascents[number].request for number in running])
         for number, evaluation in zip(running, evaluations, strict=True):
             on_step(number, ascents[number].take(evaluation))
+        on_sweep()

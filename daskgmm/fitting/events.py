@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class FitResumed:
+    """A fit goes on from a checkpoint."""
+
+    n_passes: int
+    """That it had made."""
+
+
+@dataclass(frozen=True)
 class StartBegun:
     """One of the fit's starts begins."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Generic
+from typing import Any, Generic
 
 import numpy as np
 
@@ -13,53 +14,146 @@ from ..core.estimation import State
 from ..core.statistics import Frame
 from ..data.source import Dataset
 from ..data.survey import Survey
+from ..engine.probe import probe
 from ..engine.run import Engine
 from ..errors import IllDefinedCovarianceError, InitializationWarning, ReseedingWarning
 from .candidate import Candidate, Continuation, Failed, Run
-from .em import Ascent, Relocator, Reseeding, Step, climb
-from .events import IterationFinished, StartBegun, StartFinished
+from .em import Ascent, AscentSnapshot, Relocator, Reseeding, Step, climb
+from .events import FitResumed, IterationFinished, StartBegun, StartFinished
 from .history import PassRecord
 from .initialization import Sample
 from .rare import Relocation
 from .sampling import climb_samples
+from .snapshot import Beginning, FitSnapshot, Keeper, Snapshot
 from .surveying import loops_for, take_surveys
 from .sweep import Sweep
 from .worst import n_kept
 
 
-def fit_mixtures(engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[State]]) -> list[Run[State] | Failed]:
-    """Fit several mixtures; those that are still running share every reading of the data.
+class MixtureFits(Generic[State]):
+    """Several mixtures on their way; those that are still running share every reading of the data.
+
+    Each becomes, to the last bit, what it becomes alone, and what it becomes when it was interrupted between two passes
+    and went on from what a `Keeper` has.
 
     Parameters
     ----------
     engine : Engine
     dataset : Dataset
     candidates : sequence of Candidate
+    keeper : Keeper, optional
+        Is given what a later run needs, after each pass, and has what an earlier one left.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        dataset: Dataset,
+        candidates: Sequence[Candidate[State]],
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._engine, self._dataset, self._candidates, self._keeper = engine, dataset, candidates, keeper
+        self._fits: list[_Fit[State]] = []
+
+    def run(self) -> None:
+        """Take all of them to their ends.
+
+        Raises
+        ------
+        NonFiniteDataError, InvalidWeightsError, DataChangedError, ChunkError
+            Whatever the passes find.
+        SchedulerError
+            If the scheduler does not answer.
+        """
+        found, is_new = self._beginning()
+        surveys = found.surveys
+        frame = Frame.of(surveys[0].mean, surveys[0].deviation)
+        fits = [
+            _Fit(self._engine, self._dataset, candidate, survey, frame)
+            for candidate, survey in zip(self._candidates, surveys, strict=True)
+        ]
+        sweep = Sweep(self._engine, self._dataset, frame, partial(loops_for, self._dataset), surveys[0].weight_sum)
+        kept = None if is_new or self._keeper is None else self._keeper.latest(found)
+        if kept is None:
+            self._begin(fits, found)
+        else:
+            self._resume(fits, sweep, kept)
+        self._fits = fits
+        climbing = [(fit, start) for fit in fits for start in fit.ascents]
+
+        def on_step(number: int, step: Step) -> None:
+            fit, start = climbing[number]
+            fit.stepped(start, step)
+
+        if kept is None:
+            self._keep(sweep)
+        climb(sweep, [fit.ascents[start] for fit, start in climbing], on_step, lambda: self._keep(sweep))
+
+    def outcomes(self) -> list[Run[State] | Failed]:
+        """What each of them has come to, its best start so far; nothing before the starts have been made."""
+        return [fit.outcome() for fit in self._fits]
+
+    def _beginning(self) -> tuple[Beginning, bool]:
+        """What the first pass finds, or found in an earlier run; and whether it is new."""
+        keeper, dataset = self._keeper, self._dataset
+        probes = () if keeper is None else probe(self._engine, dataset)
+        kept = None if keeper is None else keeper.beginning()
+        if keeper is not None and kept is not None:
+            keeper.check_probes(kept.probes, probes)
+            dataset.ledger.check(kept.tally)
+            self._engine.n_passes += kept.n_passes
+            self._candidates = [
+                replace(candidate, random_state=_random_state(state))
+                for candidate, state in zip(self._candidates, kept.random_states, strict=True)
+            ]
+            return kept, False
+        begin = time.perf_counter()
+        surveys = tuple(take_surveys(self._engine, dataset, self._candidates))
+        seconds = time.perf_counter() - begin
+        states = tuple(candidate.random_state.get_state(legacy=False) for candidate in self._candidates)
+        assert dataset.ledger.tally is not None
+        found = Beginning(surveys, states, dataset.ledger.tally, probes, self._engine.n_passes, seconds)
+        if keeper is not None:
+            keeper.keep_beginning(found)
+        return found, True
+
+    def _begin(self, fits: Sequence[_Fit[State]], found: Beginning) -> None:
+        for fit in fits:
+            fit.record("survey", 0, None, found.seconds, "")
+            fit.begin()
+
+    def _resume(self, fits: Sequence[_Fit[State]], sweep: Sweep, kept: Snapshot) -> None:
+        sweep.common.update(kept.common)
+        self._engine.n_passes = kept.n_passes
+        for fit, snapshot in zip(fits, kept.fits, strict=True):
+            fit.restore(snapshot)
+        self._engine.emit(FitResumed(kept.n_passes))
+
+    def _keep(self, sweep: Sweep) -> None:
+        if self._keeper is not None:
+            fits = tuple(fit.snapshot() for fit in self._fits)
+            self._keeper.keep(Snapshot(self._engine.n_passes, dict(sweep.common), fits))
+
+
+def fit_mixtures(
+    engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[State]], keeper: Keeper | None = None
+) -> list[Run[State] | Failed]:
+    """Fit several mixtures: `MixtureFits`, from its beginning to its end.
 
     Returns
     -------
     list of Run or Failed
-        One for each candidate, to the last bit what it gives alone: the best of its starts.
+        One for each candidate.
     """
-    begin = time.perf_counter()
-    surveys = take_surveys(engine, dataset, candidates)
-    seconds = time.perf_counter() - begin
-    frame = Frame.of(surveys[0].mean, surveys[0].deviation)
-    fits = [
-        _Fit(engine, dataset, candidate, survey, frame) for candidate, survey in zip(candidates, surveys, strict=True)
-    ]
-    for fit in fits:
-        fit.record("survey", 0, None, seconds, "")
-        fit.begin()
-    sweep = Sweep(engine, dataset, frame, partial(loops_for, dataset), surveys[0].weight_sum)
-    climbing = [(fit, start) for fit in fits for start in fit.ascents]
+    fits = MixtureFits(engine, dataset, candidates, keeper)
+    fits.run()
+    return fits.outcomes()
 
-    def on_step(number: int, step: Step) -> None:
-        fit, start = climbing[number]
-        fit.stepped(start, step)
 
-    climb(sweep, [fit.ascents[start] for fit, start in climbing], on_step)
-    return [fit.outcome() for fit in fits]
+def _random_state(state: Mapping[str, Any]) -> np.random.RandomState:
+    made = np.random.RandomState()
+    made.set_state(dict(state))
+    return made
 
 
 class _Fit(Generic[State]):
@@ -92,6 +186,35 @@ class _Fit(Generic[State]):
         else:
             for start in range(self._n_starts):
                 self._begin_on_data(start)
+
+    def snapshot(self) -> FitSnapshot[State]:
+        """Where it is now."""
+        judge = self._candidate.judge
+        return FitSnapshot(
+            self._n_starts,
+            tuple(self.history),
+            tuple(self.notes),
+            None if self._failure is None else self._failure.components,
+            {start: ascent.snapshot() for start, ascent in self.ascents.items()},
+            None if judge is None else judge.snapshot(),
+        )
+
+    def restore(self, snapshot: FitSnapshot[State]) -> None:
+        """Go on from where another one was, instead of `begin`."""
+        self._n_starts = snapshot.n_starts
+        self.history, self.notes = list(snapshot.history), list(snapshot.notes)
+        self._failure = None if snapshot.failure is None else IllDefinedCovarianceError(snapshot.failure)
+        for start, ascent in snapshot.ascents.items():
+            self._engine.emit(StartBegun(start, self._n_starts, self._candidate.label))
+            self._restore_ascent(start, ascent)
+        if self._candidate.judge is not None and snapshot.prospects is not None:
+            self._candidate.judge.restore(snapshot.prospects)
+
+    def _restore_ascent(self, start: int, snapshot: AscentSnapshot[State]) -> None:
+        ascent = self._ascent(Continuation(snapshot.state, -np.inf), self._relocation() if snapshot.relocates else None)
+        ascent.restore(snapshot)
+        self.ascents[start] = ascent
+        self._tell_if_finished(start)
 
     def _begin_on_data(self, start: int) -> None:
         self._engine.emit(StartBegun(start, self._n_starts, self._candidate.label))
@@ -135,8 +258,12 @@ class _Fit(Generic[State]):
         return Relocation(self._engine, self._estimation, self._sample, n_rows, kept, self._settings.tol, loops, told)
 
     def _add(self, start: int, begin: Continuation[State], relocator: Relocator[State] | None = None) -> None:
+        self.ascents[start] = self._ascent(begin, relocator)
+        self._tell_if_finished(start)
+
+    def _ascent(self, begin: Continuation[State], relocator: Relocator[State] | None) -> Ascent[State]:
         settings = self._settings
-        self.ascents[start] = Ascent(
+        return Ascent(
             self._estimation,
             begin.state,
             tol=settings.tol,
@@ -145,7 +272,6 @@ class _Fit(Generic[State]):
             accelerator=settings.accelerator,
             relocator=relocator,
         )
-        self._tell_if_finished(start)
 
     def _drop(self, start: int, error: IllDefinedCovarianceError) -> None:
         self._failure = error
@@ -180,10 +306,10 @@ class _Fit(Generic[State]):
         self._tell_if_finished(start)
 
     def _stop_if_hopeless(self, start: int) -> None:
-        ascent, hopeless = self.ascents[start], self._candidate.hopeless
-        if hopeless is None or not ascent.lower_bounds:
+        ascent, judge = self.ascents[start], self._candidate.judge
+        if judge is None or not ascent.lower_bounds:
             return
-        if hopeless(start, ascent.lower_bounds, self._weight_sum) and not ascent.finished:
+        if judge(start, ascent.lower_bounds, self._weight_sum) and not ascent.finished:
             ascent.stop()
 
     def _tell_if_finished(self, start: int) -> None:

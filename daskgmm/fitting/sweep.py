@@ -6,6 +6,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from ..core.kernels import Kernel, QuadraticKernel, ResidualKernel, choose_kernel
 from ..core.loops import PLAIN, Loops
@@ -18,6 +21,8 @@ from ..errors import DataChangedError
 from .folds import ExpectationFold
 from .surveying import sample_dtype
 from .worst import Watch, WorstRows, WorstRowsFold
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 # Of the sum of the weights, which is added up in another order than the survey did.
 _WEIGHT_TOLERANCE = 1e-9
@@ -77,7 +82,8 @@ class Sweep:
     ) -> None:
         self.engine, self.dataset, self.frame, self.loops = engine, dataset, frame, loops
         self._weight_sum = weight_sum
-        self._common: dict[str, dict[str, SufficientStatistics]] = {}
+        self.common: dict[tuple[str, str], Array] = {}
+        """Second moments that do not depend on the parameters, by structure and arithmetic."""
 
     def __call__(self, requests: Sequence[Request]) -> list[Evaluation]:
         """One pass for all of them.
@@ -107,7 +113,8 @@ class Sweep:
         loops = self.loops(request.parameters.n_components)
         if request.precise:
             return ResidualKernel(request.parameters, self.frame, loops)
-        known = self._common.get(request.parameters.structure.name, {})
+        structure = request.parameters.structure.name
+        known = {arithmetic for name, arithmetic in self.common if name == structure}
         return choose_kernel(request.parameters, self.frame, self.dataset.dtype, loops, known)
 
     def _check(self, statistics: SufficientStatistics) -> None:
@@ -127,8 +134,8 @@ class Sweep:
         """Add what does not depend on the parameters, which only the first pass computes."""
         if not isinstance(kernel, QuadraticKernel) or kernel.n_quadratic:
             return statistics
-        known = self._common.setdefault(kernel.parameters.structure.name, {})
+        key = kernel.parameters.structure.name, kernel.arithmetic
         if kernel.common_known:
-            return kernel.complete(statistics, known[kernel.arithmetic].second)
-        known.setdefault(kernel.arithmetic, statistics)
+            return kernel.complete(statistics, self.common[key])
+        self.common.setdefault(key, statistics.second)
         return statistics

@@ -1,0 +1,78 @@
+"""What a pass saw, in a few numbers: whether two passes saw the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataChangedError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Number and checksums of some rows. ``+`` joins those of several ranges of rows, in any order.
+
+    A checksum is the sum of all values, taken as unsigned integers of their size, modulo 2⁶⁴. It does not depend on how
+    the rows were divided, costs as much as one reading of the memory, and no single value can change without it.
+    """
+
+    n_rows: int = 0
+    rows: int = 0
+    """Checksum of the rows."""
+    weights: int = 0
+    """Checksum of the sample weights; 0 where there are none."""
+
+    @classmethod
+    def of(cls, rows: Array, weights: Array | None) -> Tally:
+        """Of rows, (n, D), and their weights, (n,)."""
+        return cls(len(rows), _checksum(rows), 0 if weights is None else _checksum(weights))
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.n_rows + other.n_rows, (self.rows + other.rows) & _MASK, (self.weights + other.weights) & _MASK
+        )
+
+
+def _checksum(values: Array) -> int:
+    size = values.dtype.itemsize
+    words = values.view(f"u{size}") if size <= 8 else np.ascontiguousarray(values).view(np.uint64)
+    return int(np.add.reduce(words, axis=None, dtype=np.uint64))
+
+
+class Ledger:
+    """Remembers what the first pass over a data set saw, and holds the later ones to it."""
+
+    def __init__(self) -> None:
+        self.tally: Tally | None = None
+
+    def check(self, tally: Tally) -> None:
+        """Compare what a pass saw with what was seen before; remember it if it is the first.
+
+        Raises
+        ------
+        DataChangedError
+            If it is not the same.
+        """
+        if self.tally is None:
+            self.tally = tally
+        expected = self.tally
+        if tally.n_rows != expected.n_rows:
+            raise DataChangedError(
+                f"a pass saw {tally.n_rows} rows where {expected.n_rows} were expected: the data changed during the fit"
+            )
+        for what, found, before in (
+            ("X", tally.rows, expected.rows),
+            ("sample_weight", tally.weights, expected.weights),
+        ):
+            if found != before:
+                raise DataChangedError(
+                    f"{what}: a pass saw other values than the passes before it (checksum {found:016x}, before "
+                    f"{before:016x}): the data were written to during the fit, or a dask array does not give the same "
+                    "values each time it is computed. Pass data that hold still."
+                )

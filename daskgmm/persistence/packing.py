@@ -1,0 +1,298 @@
+"""What a fit keeps in order to go on, as values that JSON can say and arrays; and back, believing nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.acceleration import ACCELERATIONS
+from ..core.covariance import STRUCTURES
+from ..core.structure import CovarianceStructure
+from ..data.survey import Scatter, Survey
+from ..data.tally import Tally
+from ..errors import InitializationWarning, ReseedingWarning
+from ..estimators.base import BaseMixture
+from ..fitting.em import AscentSnapshot, Reseeding
+from ..fitting.history import PassRecord
+from ..fitting.snapshot import Beginning, FitSnapshot, Snapshot
+from .layout import Layout, decode, encode
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class StoredKind:
+    """One of the mixtures, and how its state lies in a file."""
+
+    layout: Layout
+    estimator: BaseMixture[Any]
+
+    @property
+    def structure(self) -> CovarianceStructure:
+        return self.estimator._structure
+
+    def arrays(self, state: Any) -> dict[str, Array]:
+        """Of a state."""
+        return self.layout.arrays(state)
+
+    def state(self, arrays: Mapping[str, Array]) -> Any:
+        """Inverse of `arrays`; ValueError for what is no state."""
+        model, structure = self.estimator, self.structure
+        parameters = model.get_params(deep=False)
+        shapes = self.layout.shapes(structure, model.n_components, model.n_features_in_, parameters)
+        for name, shape in shapes.items():
+            found = arrays[name]
+            if found.shape != shape or found.dtype != np.float64:
+                raise ValueError(f"{name} has shape {found.shape} and dtype {found.dtype}; expected {shape}, float64")
+        if problem := self.layout.problem(structure, arrays):
+            raise ValueError(" ".join(problem))
+        return self.layout.state(structure, arrays, parameters)
+
+    def accelerator(self, arrays: Mapping[str, Array] | None) -> Mapping[str, Array] | None:
+        """What an acceleration has learnt, if it can be what this one learns; ValueError for what cannot."""
+        kind = ACCELERATIONS.get(getattr(self.estimator, "acceleration", None) or "")
+        if (kind is None) != (arrays is None):
+            raise ValueError("an acceleration where there was none, or none where there was one")
+        if kind is not None and arrays is not None:
+            kind.from_arrays(arrays)
+        return arrays
+
+
+_WARNINGS = {kind.__name__: kind for kind in (InitializationWarning, ReseedingWarning)}
+
+_SURVEY_ARRAYS = ("mean", "squared_deviations", "minimum", "maximum", "sample", "sample_weight")
+_ASCENT_VALUES = ("n_iter", "converged", "stopped", "proposal", "precise", "relocates")
+
+
+class Packing:
+    """Makes values that JSON can say, and arrays, of what a fit keeps."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, Array] = {}
+
+    def beginning(self, beginning: Beginning) -> dict[str, Any]:
+        kept: list[Survey] = []
+        for survey in beginning.surveys:
+            if not any(survey is one for one in kept):
+                kept.append(survey)
+        return {
+            "surveys": [self._survey(f"survey/{i}", survey) for i, survey in enumerate(kept)],
+            "candidates": [
+                {"survey": next(i for i, one in enumerate(kept) if one is survey), **self._random_state(j, state)}
+                for j, (survey, state) in enumerate(zip(beginning.surveys, beginning.random_states, strict=True))
+            ],
+            "tally": _tally(beginning.tally),
+            "probes": [_tally(probe) for probe in beginning.probes],
+            "n_passes": beginning.n_passes,
+            "seconds": beginning.seconds,
+        }
+
+    def snapshot(self, snapshot: Snapshot, models: Sequence[StoredKind]) -> dict[str, Any]:
+        for i, moments in enumerate(snapshot.common.values()):
+            self.arrays[f"common/{i}"] = moments
+        return {
+            "n_passes": snapshot.n_passes,
+            "common": [list(key) for key in snapshot.common],
+            "fits": [
+                self._fit(f"fit/{i}", fit, model)
+                for i, (fit, model) in enumerate(zip(snapshot.fits, models, strict=True))
+            ],
+        }
+
+    def _survey(self, prefix: str, survey: Survey) -> dict[str, Any]:
+        for name in _SURVEY_ARRAYS:
+            self.arrays[f"{prefix}/{name}"] = getattr(survey, name)
+        if survey.scatter is not None:
+            self.arrays[f"{prefix}/scatter"] = survey.scatter.second
+        return {
+            "n_rows": survey.n_rows,
+            "weight_sum": float(survey.weight_sum),
+            "scatter": None if survey.scatter is None else survey.scatter.structure.name,
+        }
+
+    def _random_state(self, number: int, state: Mapping[str, Any]) -> dict[str, Any]:
+        self.arrays[f"random/{number}"] = state["state"]["key"]
+        return {
+            "bit_generator": state["bit_generator"],
+            "pos": int(state["state"]["pos"]),
+            "has_gauss": int(state["has_gauss"]),
+            "gauss": float(state["gauss"]),
+        }
+
+    def _fit(self, prefix: str, fit: FitSnapshot[Any], model: StoredKind) -> dict[str, Any]:
+        return {
+            "n_starts": fit.n_starts,
+            "history": [{key: encode(key, value) for key, value in asdict(told).items()} for told in fit.history],
+            "notes": [[type(note).__name__, str(note)] for note in fit.notes],
+            "failure": None if fit.failure is None else list(fit.failure),
+            "prospects": None if fit.prospects is None else _encoded(fit.prospects),
+            "ascents": [
+                [start, self._ascent(f"{prefix}/{start}", ascent, model)] for start, ascent in fit.ascents.items()
+            ],
+        }
+
+    def _ascent(self, prefix: str, ascent: AscentSnapshot[Any], model: StoredKind) -> dict[str, Any]:
+        elsewhere = ascent.next_state is not ascent.state
+        self._state(f"{prefix}/state", ascent.state, model)
+        if elsewhere:
+            self._state(f"{prefix}/next", ascent.next_state, model)
+        for name, array in (ascent.accelerator or {}).items():
+            self.arrays[f"{prefix}/accelerator/{name}"] = array
+        self.arrays[f"{prefix}/lower_bounds"] = np.array(ascent.lower_bounds, np.float64)
+        return {
+            **{name: getattr(ascent, name) for name in _ASCENT_VALUES},
+            "last_bound": encode("last_bound", ascent.last_bound),
+            "failure": None if ascent.failure is None else list(ascent.failure),
+            "reseedings": [[r.n_iter, list(r.components), r.collapsed] for r in ascent.reseedings],
+            "elsewhere": elsewhere,
+            "accelerated": ascent.accelerator is not None,
+        }
+
+    def _state(self, prefix: str, state: Any, model: StoredKind) -> None:
+        for name, array in model.arrays(state).items():
+            self.arrays[f"{prefix}/{name}"] = array
+
+
+class Unpacking:
+    """Inverse of `Packing`. Whatever does not fit ends in some exception, which its caller makes sense of."""
+
+    def __init__(self, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        self._values, self._arrays = values, arrays
+
+    def beginning(self) -> Beginning:
+        values = self._values
+        surveys = [self._survey(f"survey/{i}", told) for i, told in enumerate(values["surveys"])]
+        return Beginning(
+            tuple(surveys[_count(told["survey"])] for told in values["candidates"]),
+            tuple(self._random_state(i, told) for i, told in enumerate(values["candidates"])),
+            _as_tally(values["tally"]),
+            tuple(map(_as_tally, values["probes"])),
+            _count(values["n_passes"]),
+            float(values["seconds"]),
+        )
+
+    def snapshot(self, models: Sequence[StoredKind]) -> Snapshot:
+        values = self._values
+        fits = [
+            self._fit(f"fit/{i}", told, model)
+            for i, (told, model) in enumerate(zip(values["fits"], models, strict=True))
+        ]
+        common = {
+            (str(structure), str(how)): self._finite(f"common/{i}")
+            for i, (structure, how) in enumerate(values["common"])
+        }
+        return Snapshot(_count(values["n_passes"]), common, tuple(fits))
+
+    def _finite(self, name: str) -> Array:
+        found = self._arrays[name]
+        if not np.isfinite(found).all():
+            raise ValueError(f"{name} contains NaN or infinity")
+        return found
+
+    def _survey(self, prefix: str, told: Mapping[str, Any]) -> Survey:
+        arrays = {name: self._finite(f"{prefix}/{name}") for name in _SURVEY_ARRAYS}
+        d = self._values["data"]["n_features"]
+        n = len(arrays["sample"])
+        for name, array in arrays.items():
+            expected = {"sample": (n, d), "sample_weight": (n,)}.get(name, (d,))
+            if array.shape != expected:
+                raise ValueError(f"{prefix}/{name} has shape {array.shape}; expected {expected}")
+        scatter = None
+        if told["scatter"] is not None:
+            structure = STRUCTURES[told["scatter"]]
+            scatter = Scatter(structure, self._finite(f"{prefix}/scatter"))
+            if scatter.second.shape != structure.second_shape(1, d):
+                raise ValueError(f"{prefix}/scatter has shape {scatter.second.shape}")
+        n_rows, weight_sum = _count(told["n_rows"]), float(told["weight_sum"])
+        if n_rows != self._values["data"]["n_rows"] or not 0 < weight_sum < np.inf:
+            raise ValueError(f"{prefix} is of {n_rows} rows of weight {weight_sum}")
+        return Survey(n_rows, weight_sum, **arrays, scatter=scatter)
+
+    def _random_state(self, number: int, told: Mapping[str, Any]) -> dict[str, Any]:
+        state = {
+            "bit_generator": told["bit_generator"],
+            "state": {"key": self._arrays[f"random/{number}"], "pos": _count(told["pos"])},
+            "has_gauss": _count(told["has_gauss"]),
+            "gauss": float(told["gauss"]),
+        }
+        np.random.RandomState().set_state(state)  # raises for what is none
+        return state
+
+    def _fit(self, prefix: str, told: Mapping[str, Any], model: StoredKind) -> FitSnapshot[Any]:
+        ascents = {_count(start): self._ascent(f"{prefix}/{start}", ascent, model) for start, ascent in told["ascents"]}
+        return FitSnapshot(
+            _count(told["n_starts"]),
+            tuple(PassRecord(**{key: decode(value) for key, value in record.items()}) for record in told["history"]),
+            tuple(_WARNINGS[kind](str(text)) for kind, text in told["notes"]),
+            _components(told["failure"]),
+            ascents,
+            told["prospects"],
+        )
+
+    def _ascent(self, prefix: str, told: Mapping[str, Any], model: StoredKind) -> AscentSnapshot[Any]:
+        state = self._state(f"{prefix}/state", model)
+        learnt = f"{prefix}/accelerator/"
+        bounds = self._arrays[f"{prefix}/lower_bounds"]
+        if bounds.ndim != 1 or bounds.dtype != np.float64 or not (bounds < np.inf).all():
+            raise ValueError(f"{prefix}/lower_bounds are no bounds")
+        flags = {name: _flag(told[name]) for name in ("converged", "stopped", "precise", "relocates")}
+        if told["proposal"] not in (None, "accelerated", "moved"):
+            raise ValueError(f"proposal is {told['proposal']!r:.40}")
+        return AscentSnapshot(
+            state=state,
+            next_state=self._state(f"{prefix}/next", model) if _flag(told["elsewhere"]) else state,
+            lower_bounds=tuple(bounds.tolist()),
+            last_bound=float(told["last_bound"]),
+            n_iter=_count(told["n_iter"]),
+            failure=_components(told["failure"]),
+            reseedings=tuple(
+                Reseeding(_count(n_iter), _components(components) or (), _flag(collapsed))
+                for n_iter, components, collapsed in told["reseedings"]
+            ),
+            proposal=told["proposal"],
+            accelerator=model.accelerator(self._below(learnt) if _flag(told["accelerated"]) else None),
+            **flags,
+        )
+
+    def _state(self, prefix: str, model: StoredKind) -> Any:
+        return model.state(self._below(f"{prefix}/"))
+
+    def _below(self, prefix: str) -> dict[str, Array]:
+        return {name.removeprefix(prefix): array for name, array in self._arrays.items() if name.startswith(prefix)}
+
+
+def _tally(tally: Tally) -> list[Any]:
+    return [tally.n_rows, f"{tally.rows:016x}", f"{tally.weights:016x}"]  # JSON has no integers of 64 bits everywhere
+
+
+def _as_tally(told: Sequence[Any]) -> Tally:
+    n_rows, rows, weights = told
+    return Tally(_count(n_rows), int(rows, 16), int(weights, 16))
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r:.40} is no number of anything")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r:.40} is neither true nor false")
+    return value
+
+
+def _components(value: Any) -> tuple[int, ...] | None:
+    return None if value is None else tuple(map(_count, value))
+
+
+def _encoded(value: Any) -> Any:
+    """The same, with infinities by their names."""
+    if isinstance(value, Mapping):
+        return {key: _encoded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encoded(item) for item in value]
+    return encode("", value)

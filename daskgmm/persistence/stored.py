@@ -1,0 +1,171 @@
+"""A Zarr group that claims to be something that daskgmm wrote: nothing in it is believed."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import zarr
+
+from ..data.addresses import hide_urls, printable, without_secrets
+from ..data.guards import check_file, product
+from ..data.store import member, open_node
+from ..data.write import read_record
+from ..errors import DaskGMMError, ModelFormatError, StoreError
+from .layout import FORMAT_VERSION, checksum, digest
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_MOST_BESIDE = 1 << 20  # bytes of metadata beside a chunk, where they cannot be told from it
+
+
+@dataclass(frozen=True)
+class StoredGroup:
+    """Such a group; every method raises `failure` where it is not what it should be."""
+
+    path: str
+    """Without credentials, for messages."""
+    group: zarr.Group
+    attributes: Mapping[str, Any]
+
+    kind: ClassVar[str]
+    """What its attributes have to call it."""
+    origin: ClassVar[str]
+    """Where such groups come from."""
+    failure: ClassVar[type[DaskGMMError]] = ModelFormatError
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """The group at a path or URL, whose attributes match their checksum."""
+        shown = printable(without_secrets(path))
+        try:
+            node = open_node(path)
+        except StoreError as error:
+            raise cls.failure(f"{shown} is no {cls.kind}: {error}") from error.__cause__
+        attributes = read_record(node)
+        if isinstance(node, zarr.Group) and attributes.get("format") == cls.kind:
+            found = cls(shown, node, attributes)
+            found._check_format()
+            return found
+        what = "array" if isinstance(node, zarr.Array) else "group"
+        kind = f" ({attributes['format']!r:.40})" if "format" in attributes else ""
+        raise cls.failure(
+            f"{shown} is a Zarr {what}{kind}, and no {cls.kind} that daskgmm wrote. {cls.kind.capitalize()}s come from "
+            f"{cls.origin}."
+        )
+
+    def error(self, field: str, text: str) -> DaskGMMError:
+        """What to raise of a field."""
+        return self.failure(f"{self.path}: {field} {text}")
+
+    def _check_format(self) -> None:
+        version = self.count(self.attributes, "format_version")
+        if version > FORMAT_VERSION:
+            writer = str(self.attributes.get("daskgmm_version"))
+            wanted = f"daskgmm>={writer}" if re.fullmatch(r"[0-9A-Za-z.+]{1,32}", writer) else "--upgrade daskgmm"
+            raise self.error(
+                "format_version",
+                f"is {version}, and this version of daskgmm reads up to {FORMAT_VERSION}: pip install '{wanted}'",
+            )
+        if self.expected_checksum("attributes") != digest(self.attributes):
+            raise self.error("attributes", "do not match their checksum: the file is damaged, or was edited by hand")
+
+    # ---- attributes
+
+    def mapping(self, field: str) -> Mapping[str, Any]:
+        """An attribute that holds others."""
+        value = self.attributes.get(field)
+        if not isinstance(value, dict):
+            raise self.error(field, "is missing or damaged")
+        return value
+
+    def expected_checksum(self, name: str) -> Any:
+        """What the checksum of an array has to be."""
+        return self.mapping("checksums").get(name)
+
+    def count(self, values: Mapping[str, Any], name: str, least: int = 0) -> int:
+        """An attribute that is a number of something."""
+        value = values.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self.error(name, f"is {value!r:.40}; expected an integer of at least {least}")
+        return value
+
+    def flag(self, values: Mapping[str, Any], name: str) -> bool:
+        """An attribute that is true or false."""
+        value = values.get(name)
+        if not isinstance(value, bool):
+            raise self.error(name, f"is {value!r:.40}; expected true or false")
+        return value
+
+    # ---- arrays
+
+    def array(self, name: str, shape: tuple[int, ...] | None, dtypes: tuple[type, ...]) -> Array:
+        """One array, of the given shape where it is known; allocated only when its file can hold what it declares."""
+        try:
+            stored = member(self.group, name)
+            if stored is None:
+                raise self.error(name, "is missing")
+            self._check_declared(name, stored, shape, dtypes)
+            values = np.asarray(stored[...])  # type: ignore[index]  # not a group, that was checked
+        except self.failure:
+            raise
+        except Exception as error:
+            # Damaged metadata and chunks end in whatever the libraries below raise for them.
+            told = printable(hide_urls(f"{type(error).__name__}: {error}"), 400)
+            raise self.error(name, f"cannot be read ({told})") from None
+        if checksum(values) != self.expected_checksum(name):
+            raise self.error(name, "does not match its checksum: the file is damaged")
+        return values
+
+    def _check_declared(self, name: str, stored: Any, shape: tuple[int, ...] | None, dtypes: tuple[type, ...]) -> None:
+        if not isinstance(stored, zarr.Array):
+            raise self.error(name, "is a group; expected an array")
+        if shape is not None and stored.shape != shape:
+            raise self.error(name, f"has shape {stored.shape}; expected {shape}")
+        if stored.dtype not in dtypes:
+            raise self.error(name, f"has dtype {stored.dtype}; expected {np.dtype(dtypes[0])}")
+        plain = stored.metadata.zarr_format == 3 and not (stored.filters or stored.compressors or stored.shards)
+        if not plain or stored.chunks != tuple(max(1, n) for n in stored.shape):
+            raise self.error(name, "is not stored as one uncompressed chunk of Zarr format 3")
+        self._check_stored(name, stored, product(stored.shape) * stored.dtype.itemsize)
+
+    def _check_stored(self, name: str, stored: zarr.Array[Any], n_bytes: int) -> None:
+        """Raise unless exactly so many bytes are there and can be held."""
+        root = getattr(stored.store, "root", None)
+        if isinstance(root, Path):
+            found = most = self._file_bytes(name, root, stored.metadata.encode_chunk_key((0,) * stored.ndim))
+        else:
+            found = stored.nbytes_stored()
+            most = found - _MOST_BESIDE
+        if found < n_bytes and (found or n_bytes > _MOST_BESIDE):  # a small chunk of zeros may have been left out
+            raise self.error(name, f"declares {n_bytes} bytes, and fewer are stored: its chunk is missing or cut")
+        if most > n_bytes:
+            raise self.error(name, f"declares {n_bytes} bytes, and {found} are stored: it is damaged")
+        if n_bytes > (memory := _memory()):
+            raise self.error(name, f"declares {n_bytes} bytes, and this machine has {memory} of memory: it is damaged")
+
+    def _file_bytes(self, name: str, root: Path, key: str) -> int:
+        """Size of a chunk's file, which lies in the group itself: a link could lead anywhere."""
+        folder = os.path.join(root, self.group.path, name)
+        chunk, *folders = list(accumulate((folder, *key.split("/")), os.path.join))[::-1]
+        for path in (chunk, *folders, os.path.join(folder, "zarr.json")):
+            if os.path.islink(path):
+                raise self.error(name, f"is a link ({printable(path)}); what is in a {self.kind} has to lie in it")
+        check_file(chunk, sys.maxsize, "chunks")
+        return os.path.getsize(chunk) if os.path.exists(chunk) else 0
+
+
+def _memory() -> float:
+    """Bytes of this machine's memory; infinity where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
