@@ -16,13 +16,14 @@ import pytest
 import zarr
 from hostile import D, N, X, edit_json, fit, good_store, refuse
 
-from daskgmm import BayesianGaussianMixture, GaussianMixture, open_zarr
+from daskgmm import BayesianGaussianMixture, GaussianMixture, load, open_zarr
 from daskgmm.cli import main
 from daskgmm.data.guards import MOST_METADATA
 from daskgmm.diagnostics.summary import print_record, store_record
 from daskgmm.errors import (
     ChunkError,
     MissingChunkError,
+    ModelFormatError,
     NonFiniteDataError,
     StoreError,
     StoreNotFoundError,
@@ -524,3 +525,22 @@ def test_records_of_others_are_shown_and_not_believed(content, tmp_path, capsys)
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert (record["path"], record["arrays"]) == (str(tmp_path / "r.zarr"), {})
+
+
+@pytest.mark.parametrize("attributes", [[], [1], "daskgmm", 5, True, [["daskgmm", {"format": "results"}]]], ids=str)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_attributes_that_are_no_object(zarr_format, attributes, model, tmp_path, capsys):
+    path = good_store(tmp_path, zarr_format=zarr_format)
+    if zarr_format == 2:
+        (path / ".zattrs").write_text(json.dumps(attributes))
+    else:
+        edit_json(path, lambda metadata: metadata.update(attributes=attributes))
+    record = store_record(str(path))
+    print_record(record)
+    assert (record["kind"], record["shape"]) == ("array", list(X.shape))
+    assert model.score(path) == model.score(X)
+    (tmp_path / "g.zarr").mkdir()
+    (tmp_path / "g.zarr" / "zarr.json").write_text(
+        json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+    )
+    refuse(ModelFormatError, "is a Zarr group, and no model|is no model", load, tmp_path / "g.zarr")

@@ -52,7 +52,8 @@ def record(kind: str, **more: Any) -> dict[str, Any]:
 
 def read_record(node: zarr.Array[Any] | zarr.Group) -> Mapping[str, Any]:
     """The attributes that `record` made; empty for a store that is not one of ours."""
-    found = node.attrs.get(ATTRIBUTE)
+    attributes: Any = node.metadata.attributes  # whatever the document says, also where Zarr expects a mapping
+    found = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
     return found if isinstance(found, dict) else {}
 
 

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
 import distributed
@@ -32,7 +32,7 @@ from ..errors import SchedulerError
 from .config import patience
 from .graph import upstream
 from .memory import Worker
-from .report import Report, listening
+from .report import Report, hearing, listening
 from .scheduler import Scheduler, Work
 
 # How long a scheduler may take to answer at first, and to come back; how long one that did answer may be silent; and
@@ -70,7 +70,8 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         self._own: distributed.Client | None = None
         self._security = None if client is None else client.security
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._topics: dict[str, Callable[[Report], None]] = {}
+        self._hearing = ExitStack()
+        self._is_listening = False
 
     # ---- connecting
 
@@ -153,8 +154,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             self._await_worker()
         except _Lost as error:
             raise self._gone("went away once more while its workers were waited for", error) from error
-        for topic in self._topics:
-            self._subscribe(topic)
+        self._hear()
         _log.warning("The Dask scheduler %s is back, with workers", self)
 
     def _check_cluster(self) -> None:
@@ -318,23 +318,23 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
     # ---- reports of tasks
 
     @contextmanager
-    def listening(self, topic: str, listener: Callable[[Report], None]) -> Iterator[None]:
+    def listening(self, name: str, listener: Callable[[Report], None]) -> Iterator[None]:
         """See `Scheduler`. The listener is called in the thread that waits for the tasks, and may use the client."""
-        self._topics[topic] = lambda report: self._inbox.put(lambda: listener(report))
-        self._subscribe(topic)
+        self._is_listening = True
+        self._hear()
         try:
-            with listening(topic, self._topics[topic]):
+            with listening(name, lambda report: self._inbox.put(lambda: listener(report))):
                 yield
         finally:
-            del self._topics[topic]
-            with suppress(Exception):  # a scheduler that is gone
-                if self._client.status == "running":
-                    self._client.unsubscribe_topic(topic)
+            self._is_listening = False
+            self._hearing.close()
 
-    def _subscribe(self, topic: str) -> None:
-        put = self._topics[topic]
-        with suppress(Exception):  # a client that was closed just now, which the next pass finds out
-            self._client.subscribe_topic(topic, lambda event: put(event[1]))
+    def _hear(self) -> None:
+        """Hear reports by way of the present client, and no longer by way of an earlier one."""
+        self._hearing.close()
+        if self._is_listening:
+            with suppress(Exception):  # a client that was closed just now, which the next pass finds out
+                self._hearing.enter_context(hearing(self._client))
 
     def _hand_over(self, seconds: float) -> None:
         """Call what lies in the inbox; wait that long for the first of it."""

@@ -85,7 +85,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._asked = scheduler
         self._found = find_scheduler(scheduler, in_process=in_process)
         self._listeners = tuple(listeners)
-        self._topic = f"daskgmm-{uuid.uuid4().hex}" if self._listeners else None
+        self._name = uuid.uuid4().hex if self._listeners else None
         self._resources = ExitStack()
         self._telling = threading.RLock()
         self._numbers = itertools.count()
@@ -95,8 +95,8 @@ class Engine(AbstractContextManager["Engine"]):
         with ExitStack() as stack:
             self.scheduler: Scheduler = stack.enter_context(self._found)
             stack.enter_context(one_blas_thread())
-            if self._topic is not None:
-                stack.enter_context(self.scheduler.listening(self._topic, self._batch_finished))
+            if self._name is not None:
+                stack.enter_context(self.scheduler.listening(self._name, self._batch_finished))
             self._resources = stack.pop_all()
         return self
 
@@ -202,7 +202,7 @@ class Engine(AbstractContextManager["Engine"]):
         with self._telling:
             self._label, self._number, self._told = label, next(self._numbers), set[int]()
         self.emit(PassStarted(label, n_rows, n_batches))
-        yield None if self._topic is None else Reporter(self._topic, self._number)
+        yield None if self._name is None else Reporter(self._name, self._number)
         self.n_passes += 1
         self.emit(PassFinished(label, n_rows, time.perf_counter() - begin))
 

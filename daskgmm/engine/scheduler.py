@@ -52,9 +52,9 @@ class Scheduler(ABC):
         """Worker processes of the cluster; none where the work is done in this process."""
         return []
 
-    def listening(self, topic: str, listener: Callable[[Report], None]) -> AbstractContextManager[None]:
-        """Call ``listener`` with everything that tasks report to ``topic``, in threads of this scheduler's choice."""
-        return listening(topic, listener)
+    def listening(self, name: str, listener: Callable[[Report], None]) -> AbstractContextManager[None]:
+        """Call ``listener`` with everything that tasks report to that name, in threads of this scheduler's choice."""
+        return listening(name, listener)
 
     @abstractmethod
     def run(self, work: Work, **options: Any) -> Any:

@@ -11,6 +11,7 @@ import itertools
 import subprocess
 import sys
 import time
+import traceback
 
 from .properties import PROPERTIES, runnable
 
@@ -59,17 +60,27 @@ def main():
     if options.atheris and len(options.properties) == 1:
         with_atheris(options.properties[0], options.seconds)
         return
-    for name in options.properties or BY_NAME:
-        if options.atheris:  # one process for each: it never returns
-            command = [sys.executable, "-m", "tests.fuzz", "--atheris", "--seconds", str(options.seconds), name]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            lines = [line for line in done.stderr.splitlines() if "stat::number_of_executed_units" in line]
-            print(f"{name}: {lines[-1].split()[-1] if lines else '?'} inputs, status {done.returncode}", flush=True)
-            if done.returncode:
-                sys.exit(done.stderr[-4000:])
-        else:
-            n, seconds = with_hypothesis(name, options.seconds)
-            print(f"{name}: {n} inputs in {seconds:.0f} s", flush=True)
+    failed = [name for name in options.properties or BY_NAME if not holds(name, options)]
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+def holds(name, options):
+    """Whether a property holds as far as that was tried; what fails is printed."""
+    if options.atheris:  # in a process of its own: it never returns
+        command = [sys.executable, "-m", "tests.fuzz", "--atheris", "--seconds", str(options.seconds), name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = [line for line in done.stderr.splitlines() if "stat::number_of_executed_units" in line]
+        print(f"{name}: {lines[-1].split()[-1] if lines else '?'} inputs, status {done.returncode}", flush=True)
+        if done.returncode:
+            print(done.stderr[-4000:], flush=True)
+        return done.returncode == 0
+    try:
+        n, seconds = with_hypothesis(name, options.seconds)
+    except Exception:  # what it found, with the example as a note
+        print(f"{name}: failed\n{traceback.format_exc()}", flush=True)
+        return False
+    print(f"{name}: {n} inputs in {seconds:.0f} s", flush=True)
+    return True
 
 
 if __name__ == "__main__":
