@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
+import dask
 import distributed
 
+from ..data.claims import locked
+
 _LOOPBACK = "127.0.0.1"  # nobody else on the network can reach it: whoever reaches a scheduler can run code
+_SCRATCH = "daskgmm-cluster-"
 
 
 @contextmanager
@@ -43,19 +50,65 @@ def embedded_cluster(
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = n_workers or max(1, processors // (threads_per_worker or 1))
     with (
+        _scratch() as scratch,
         distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=threads_per_worker or max(1, processors // workers),
             memory_limit=memory_limit,
             host=_LOOPBACK,
             dashboard_address=f"{_LOOPBACK}:0",  # any free port: a fixed one may be taken
-            scheduler_kwargs={"dashboard": dashboard},
+            scheduler_kwargs={"dashboard": dashboard, "local_directory": scratch},
+            local_directory=scratch,
             silence_logs=logging.ERROR,  # workers with little memory tell of every pause
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
         client.register_plugin(_IgnoreInterrupts())
         yield client
+
+
+@contextmanager
+def _scratch() -> Iterator[str]:
+    """A new directory that nobody else can enter, for what workers spill; gone with the block.
+
+    Dask's own is ``dask-scratch-space`` below the temporary directory. Whoever makes that first owns it: he can put
+    files in the place of those that workers spilled and will unpickle, and modules, because Dask's servers, which are
+    in this process too, put it before everything else on ``sys.path``.
+    """
+    parent = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
+    _remove_left(parent)
+    with ExitStack() as stack:
+        yield _held(parent, stack)
+
+
+def _held(parent: str, stack: ExitStack) -> str:
+    while True:
+        # An interrupt may leave a worker that still writes for a moment: what stays then, the next cluster removes.
+        made = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=parent, ignore_cleanup_errors=True)
+        directory = stack.enter_context(made)
+        try:
+            stack.enter_context(locked(directory))
+        except (FileNotFoundError, BlockingIOError):
+            continue  # taken for one that was left, before it was held
+        except OSError:
+            return directory  # no locks on this file system, so nobody removes what others left
+        if os.path.exists(directory):
+            return directory
+
+
+def _remove_left(parent: str) -> None:
+    """Remove what processes left that were killed: such directories of ours that nobody holds."""
+    with suppress(OSError), os.scandir(parent) as entries:
+        for entry in entries:
+            if re.fullmatch(_SCRATCH + r"\w{8}", entry.name) and _is_ours(entry):
+                with suppress(OSError), locked(entry.path):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    with suppress(OSError):
+        return hasattr(os, "geteuid") and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+    return False
 
 
 class _IgnoreInterrupts(distributed.WorkerPlugin):  # type: ignore[misc]
