@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
 INSTALLS = re.compile(r"^python3 -m venv ")
+TLS = "cluster_configs/tls/README.md"  # its commands are run by tests/test_tls.py
 
 
 def code(document: str, language: str) -> list[str]:
@@ -36,7 +37,7 @@ def test_python_and_commands(document: str, tmp_path: Path) -> None:
     # Other tests of this machine may have a cluster of their own, and Dask's dashboards all want one port.
     run([sys.executable, "-W", "error", "-W", "ignore:Port 8787:UserWarning", str(script)], tmp_path)
     for command in commands(document):
-        if not INSTALLS.match(command):
+        if not INSTALLS.match(command) and command not in commands(TLS):
             program, *arguments = shlex.split(command)
             assert program == "daskgmm", command
             run([sys.executable, "-m", "daskgmm", *arguments], tmp_path)
@@ -78,3 +79,12 @@ def test_links_lead_somewhere(document: str) -> None:
     targets = [t for t in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in t]
     missing = [target for target in targets if not ((ROOT / document).parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_tests_that_are_named_exist(document: str) -> None:
+    """``tests/test_file.py::test_name``, and ``::another`` of the same file."""
+    file = ""
+    for path, name in re.findall(r"`(tests/\w+\.py)?::(\w+)`", (ROOT / document).read_text()):
+        file = path or file
+        assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"

@@ -30,6 +30,7 @@ from distributed.scheduler import KilledWorker
 from ..data.addresses import Secrets, without_secrets
 from ..errors import SchedulerError
 from .config import patience
+from .encryption import advice
 from .graph import upstream
 from .memory import Worker
 from .report import Report, hearing, listening
@@ -109,12 +110,11 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
     def _first_client(self) -> distributed.Client:
         try:
             return _connect(self._address, None, patience(_ANSWER))
-        except (OSError, ValueError, TypeError, ImportError) as error:  # TypeError: a protocol that is not set up
+        except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:  # not set up, or barred
             secrets = Secrets(self._address)
             raise SchedulerError(
                 f"scheduler={without_secrets(self._address)!r:.200} does not answer ({type(error).__name__}: "
-                f"{secrets.hide(str(error)):.200}). Check the address and that `dask scheduler` runs there and can be "
-                "reached from here."
+                f"{secrets.hide(str(error)):.200}). {secrets.hide(advice(self._address, error))}"
             ) from secrets.cause(error)
 
     def _settle(self) -> None:
