@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 import zarr
@@ -54,12 +55,21 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PATH": programs, **variables}
 
 
+def listening(processes: list[subprocess.Popen[bytes]]) -> set[str]:
+    """Where they, and the processes that they started, accept connections."""
+    first = [psutil.Process(process.pid) for process in processes]
+    every = [*first, *(child for process in first for child in process.children(recursive=True))]
+    return {c.laddr.ip for process in every for c in process.net_connections("inet") if c.status == "LISTEN"}
+
+
 @contextmanager
 def running(text: str, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A command of a README in the background; its messages go to a file, which no full pipe can stop."""
     program = shlex.split(text)
+    (directory / "scratch").mkdir(exist_ok=True)
+    private = environment(DASK_TEMPORARY_DIRECTORY=str(directory / "scratch"))
     with (directory / f"{program[1]}.log").open("wb") as log:
-        process = subprocess.Popen(program, cwd=directory, env=environment(), stdout=log, stderr=log)
+        process = subprocess.Popen(program, cwd=directory, env=private, stdout=log, stderr=log)
         try:
             yield process
         finally:
@@ -73,18 +83,21 @@ def running(text: str, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.cluster
 def test_processes(tmp_path: Path, data: np.ndarray[Any, Any]) -> None:
     """The commands as they stand, except that the port is a free one."""
-    scheduler = command("processes", "dask scheduler").replace("--port 8786", "--port 0")
+    scheduler = command("processes", "dask scheduler").replace("--port 8786", "--port 0").replace(":8787", ":0")
     found = tmp_path / "scheduler.json"
     with (
-        running(f"{scheduler} --dashboard-address 127.0.0.1:0 --scheduler-file {found}", tmp_path) as first,
+        running(f"{scheduler} --scheduler-file {found}", tmp_path) as first,
         Client(scheduler_file=str(found), set_as_default=False) as client,  # waits until the file is there
     ):
         address = json.loads(found.read_text())["address"]
         assert address.startswith("tcp://127.0.0.1:")
         workers = command("processes", "dask worker").replace("tcp://127.0.0.1:8786", address)
-        with running(f"{workers} --no-dashboard --local-directory {tmp_path}", tmp_path) as others:
+        with running(workers, tmp_path) as others:
             client.wait_for_workers(2, timeout=PATIENCE)
             assert sorted(client.nthreads().values()) == [1, 1]
+            assert listening([first, others]) == {"127.0.0.1"}
+            written = client.run(lambda dask_worker: dask_worker.local_directory).values()
+            assert all(tmp_path / "scratch" in Path(directory).parents for directory in written)
             fit_from_python(address, str(tmp_path / "data.zarr"))
 
             fit = command("processes", "daskgmm fit").replace("tcp://127.0.0.1:8786", address)
@@ -152,6 +165,7 @@ def test_slurm_job_script() -> None:
         script = slurm_module.SLURMJob("tcp://127.0.0.1:8786", name="worker").job_script()
     for line in ("-p compute", "-n 1", "--cpus-per-task=8", "--mem=32G", "-t 02:00:00"):
         assert f"#SBATCH {line}\n" in script
+    assert script.index('DASK_TEMPORARY_DIRECTORY="$(mktemp -d)"\n') < script.index("distributed.cli.dask_worker")
     (launch,) = [line for line in script.splitlines() if "distributed.cli.dask_worker" in line]
     assert f"--nworkers {slurm['processes']}" in launch
     assert f"--nthreads {slurm['cores'] // slurm['processes']}" in launch
@@ -181,22 +195,36 @@ def test_slurm_python(tmp_path: Path, data: np.ndarray[Any, Any]) -> None:
     for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
+    home, scratch = tmp_path / "home", tmp_path / "scratch"
+    home.mkdir()
+    scratch.mkdir()
+    (setup,) = [block for block in code("slurm", "sh") if "jobqueue.yaml" in block]
+    subprocess.run(["sh", "-euc", setup], cwd=ROOT, env=environment(HOME=str(home)), check=True, capture_output=True)
+    assert {path.name for path in (home / ".config" / "dask").iterdir()} == {"jobqueue.yaml", "tls.yaml"}
+
     (python,) = code("slurm", "python")
     script = tmp_path / "program.py"
-    script.write_text(python.replace("jobs=4", "jobs=1").replace("GaussianMixture(16)", "GaussianMixture(4)"))
-    run(
+    script.write_text(
+        python.replace("jobs=4", "jobs=1").replace("GaussianMixture(16)", "GaussianMixture(4)")
+        + "    print(cluster.scheduler_address, *cluster.scheduler_info['workers'])\n"
+        "    print(*{c.laddr.ip for c in __import__('psutil').Process().net_connections() if not c.raddr})\n"
+    )
+    told = run(
         f"{sys.executable} {script}",
         tmp_path,
         PATH=f"{programs}{os.pathsep}{environment()['PATH']}",
         SLURM_DIRECTORY=str(tmp_path),
-        DASK_CONFIG=str(CONFIGS / "slurm"),
+        HOME=str(home),
+        TMPDIR=str(scratch),
         # One small job on the loopback interface; everything else as configured.
         DASK_JOBQUEUE__SLURM__CORES="1",
         DASK_JOBQUEUE__SLURM__PROCESSES="1",
         DASK_JOBQUEUE__SLURM__MEMORY="1GiB",
         DASK_JOBQUEUE__SLURM__INTERFACE="lo",
-        DASK_JOBQUEUE__SLURM__SCHEDULER_OPTIONS="{'dashboard_address': '127.0.0.1:0'}",
     )
+    addresses, listens = told.splitlines()
+    assert re.fullmatch(r"(tls://127\.0\.0\.1:\d+ ?){2}", addresses), "the scheduler and its worker"
+    assert listens == "127.0.0.1"
     assert (tmp_path / "mixture.zarr" / "zarr.json").exists()
     assert (tmp_path / "cancelled").exists()
 
@@ -235,19 +263,40 @@ def test_kubernetes_manifest(manifest: dict[str, Any]) -> None:
     assert scheduler["readinessProbe"]["httpGet"]["port"] in ports
 
 
-def test_kubernetes_commands_are_dasks(manifest: dict[str, Any]) -> None:
-    """Parsed by the programs themselves, which are not started."""
+def test_kubernetes_commands_are_dasks(manifest: dict[str, Any], tmp_path: Path) -> None:
+    """Parsed by the programs themselves, which are not started, where the secrets are mounted."""
     scheduler, worker = container(manifest, "scheduler"), container(manifest, "worker")
+    for role in (scheduler, worker):
+        for file in secret(manifest, role["name"]):
+            (tmp_path / file).touch()
+        role["args"] = [str(word).replace("/tls/", f"{tmp_path}/") for word in role["args"]]
     assert scheduler["args"][:2] == ["dask", "scheduler"]
     listens = dask_scheduler.make_context("dask scheduler", list(scheduler["args"][2:])).params
     assert int(listens["port"]) == 8786
     assert listens["dashboard_address"] == ":8787"
+    assert listens["host"].startswith("tls://")
     assert worker["args"][:2] == ["dask", "worker"]
     works = dask_worker.make_context("dask worker", list(worker["args"][2:])).params
+    assert works["scheduler"] == f"tls://{manifest['metadata']['name']}-scheduler:8786"
     assert works["name"] == "$(DASK_WORKER_NAME)"
+    assert works["dashboard_address"] == "127.0.0.1:0"
     limit = parse_bytes(worker["resources"]["limits"]["memory"] + "B")
     assert 0.75 * limit < parse_bytes(works["memory_limit"]) < limit
     assert int(works["nthreads"]) == int(worker["resources"]["requests"]["cpu"])
+    for role, options in (("scheduler", listens), ("worker", works)):
+        files = [options["tls_ca_file"], options["tls_cert"], options["tls_key"]]
+        assert [Path(file).name for file in files] == ["ca.pem", f"{role}.pem", f"{role}-key.pem"]
+
+
+def secret(manifest: dict[str, Any], component: str) -> list[str]:
+    """Files of the secret that is mounted, which the README's command makes."""
+    (mount,) = container(manifest, component)["volumeMounts"]
+    (volume,) = manifest["spec"][component]["spec"]["volumes"]
+    assert (mount["name"], mount["mountPath"], mount["readOnly"]) == (volume["name"], "/tls", True)
+    assert volume["secret"]["defaultMode"] == 0o400
+    made = command("kubernetes", f"kubectl create secret generic {volume['secret']['secretName']} ")
+    assert volume["secret"]["secretName"] in command("kubernetes", "kubectl delete secret")
+    return re.findall(r"--from-file=(\S+)", made)
 
 
 def test_kubernetes_readme_and_image(manifest: dict[str, Any]) -> None:
@@ -256,7 +305,7 @@ def test_kubernetes_readme_and_image(manifest: dict[str, Any]) -> None:
     assert image in command("kubernetes", "docker build")
     assert image in command("kubernetes", "docker push")
     for verb in ("apply", "delete"):
-        path = command("kubernetes", f"kubectl {verb}").split()[-1]
+        path = command("kubernetes", f"kubectl {verb} -f").split()[-1]
         assert (ROOT / path).samefile(CONFIGS / "kubernetes" / "cluster.yaml")
     dockerfile = (CONFIGS / "kubernetes" / "Dockerfile").read_text()
     copied = [line.split()[1:-1] for line in dockerfile.splitlines() if line.startswith("COPY")]
@@ -272,7 +321,7 @@ def test_links_lead_somewhere(readme: Path) -> None:
     assert not [target for target in targets if not (readme.parent / target).exists()]
 
 
-@pytest.mark.parametrize("folder", ["processes", "slurm", "kubernetes"])
+@pytest.mark.parametrize("folder", ["processes", "slurm", "kubernetes", "tls"])
 def test_readme_has_its_four_parts(folder: str) -> None:
     text = (CONFIGS / folder / "README.md").read_text()
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Needs", "Set up", "Run", "Clean up"]
