@@ -134,6 +134,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tols", nargs="+", type=float, default=[1e-3, 1e-5, 1e-7], metavar="TOL")
     parser.add_argument("--max-iter", type=int, default=5000, help="of every fit (default 5000)")
     parser.add_argument("--rows", type=int, help="at most so many of every data set, to try things")
+    parser.add_argument("--drawn-rows", type=int, help="so many of those that are drawn (default: as in the list)")
     parser.add_argument("--processes", type=int, default=1, help="fits at the same time, one thread each (default 1)")
     parser.add_argument(
         "--against-sklearn",
@@ -148,7 +149,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = make_parser().parse_args()
-    options.data = list(dict.fromkeys(data.at_most(options.rows) for found in options.data for data in found))
+    options.data = list(dict.fromkeys(data.drawn_with(options.drawn_rows).at_most(options.rows) for found in options.data for data in found))
     file = RecordFile(options.output or options.report, must_exist=options.report is not None)
     if options.output:
         run(options, file)

@@ -417,10 +417,6 @@ def test_a_command_goes_on(tmp_path, monkeypatch, capsys):
 # ---- select
 
 
-def rows_of(selection):
-    return selection.table
-
-
 @pytest.mark.parametrize(
     "asked",
     [

@@ -64,6 +64,10 @@ class DataSet:
         there = all(importlib.util.find_spec(module) for module in self.rows.modules)
         return None if there else "missing: pip install 'daskgmm[bench]'"
 
+    def drawn_with(self, n_rows: int | None) -> DataSet:
+        """With so many rows, if they are drawn."""
+        return replace(self, n_rows=n_rows) if n_rows and isinstance(self.rows.take, Drawing) else self
+
     def at_most(self, n_rows: int | None) -> DataSet:
         return self if n_rows is None else replace(self, n_rows=min(self.n_rows, n_rows))
 
