@@ -149,7 +149,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = make_parser().parse_args()
-    options.data = list(dict.fromkeys(data.drawn_with(options.drawn_rows).at_most(options.rows) for found in options.data for data in found))
+    options.data = list(
+        dict.fromkeys(
+            data.drawn_with(options.drawn_rows).at_most(options.rows) for found in options.data for data in found
+        )
+    )
     file = RecordFile(options.output or options.report, must_exist=options.report is not None)
     if options.output:
         run(options, file)

@@ -467,6 +467,17 @@ def test_another_selection_is_told(tmp_path):
         GaussianMixture(2, random_state=0).fit(X, checkpoint=tmp_path / "c", resume=True)
 
 
+class Own(GaussianMixture):
+    """A user's own class, which a file could not bring back."""
+
+
+def test_classes_that_a_file_cannot_bring_back_are_refused(tmp_path):
+    seen = Passes()
+    with pytest.raises(TypeError, match="model is a Own; expected one of GaussianMixture"):
+        Own(2, random_state=0, callbacks=[seen]).fit(X, checkpoint=tmp_path / "c")
+    assert seen.labels == []
+
+
 # ---- other settings, other data
 
 

@@ -34,7 +34,7 @@ from ..engine.blas import one_blas_thread
 from ..engine.config import compiled
 from ..engine.events import Listener
 from ..engine.run import Engine
-from ..errors import InterruptedWarning, OutputError, SchedulerError
+from ..errors import InterruptedWarning, OutputError, SchedulerError, StoreError
 from ..fitting.candidate import Candidate, Continuation, Failed, Run, Settings
 from ..fitting.fit import MixtureFits
 from ..fitting.folds import Score, ScoreFold
@@ -191,8 +191,8 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         Warns
         -----
         InterruptedWarning
-            When Ctrl-C, a scheduler that went away or a full disk ends a fit: the estimator has the best parameters so
-            far, if there are any, as after a fit that did not converge. The exception goes on.
+            When Ctrl-C, a scheduler that went away, or storage that fails or is full ends a fit: the estimator has the
+            best parameters so far, if there are any, as after a fit that did not converge. The exception goes on.
         """
         self._validate_params()
         with check_checkpoint(checkpoint, resume) as keeping:
@@ -219,7 +219,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             dtype = np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64
             try:
                 fits.run()
-            except (KeyboardInterrupt, SchedulerError, OutputError) as error:
+            except (KeyboardInterrupt, SchedulerError, StoreError, OutputError) as error:
                 self._keep_best(fits, n_passes + engine.n_passes, dtype, error)
                 raise
             (run,) = fits.outcomes()

@@ -39,7 +39,7 @@ from ..errors import (
 )
 from ..estimators.base import BaseMixture
 from ..fitting.snapshot import Beginning, Snapshot
-from .layout import LAYOUTS, checksum, encode
+from .layout import checksum, encode, layout_of
 from .packed import PACKED, PackedGroup, write_packed
 from .packing import Packing, StoredKind, Unpacking
 
@@ -138,7 +138,8 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
 
     def setting(self, name: str) -> Any:
         """What the fit that is to go on was asked for; None where there is none."""
-        return None if self.stored is None else self.stored.values.get("settings", {}).get(name)
+        settings = None if self.stored is None else self.stored.values.get("settings")
+        return settings.get(name) if isinstance(settings, dict) else None
 
     def keeper(
         self, dataset: Dataset, models: Sequence[BaseMixture[Any]], more: Mapping[str, Any] | None = None
@@ -157,6 +158,8 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         ------
         CheckpointError
             If what is there comes of other settings, or of other data.
+        TypeError
+            For estimators whose state a file could not bring back, such as those of a class of your own.
         """
         settings = {**(more or {}), **_settings(models)}
         data = {
@@ -201,7 +204,7 @@ def _setting(name: str, value: Any) -> Any:
 
 
 def _digest(state: Any, model: BaseMixture[Any]) -> Any:
-    arrays = LAYOUTS[type(model).__name__].arrays(state)
+    arrays = layout_of(model).arrays(state)
     return _setting("", np.concatenate([np.ravel(array) for array in arrays.values()]))
 
 
@@ -247,7 +250,7 @@ class StoreKeeper:
         lock: Callable[[], Any],
     ) -> None:
         self._path, self._stored, self._told, self._lock = path, stored, told, lock
-        self._models = [StoredKind(LAYOUTS[type(model).__name__], model) for model in models]
+        self._models = [StoredKind(layout_of(model), model) for model in models]
 
     def beginning(self) -> Beginning | None:
         """What an earlier run kept."""

@@ -213,3 +213,18 @@ class _Posterior(Layout):
 
 LAYOUTS: dict[str, Layout] = {layout.estimator.__name__: layout for layout in (_Likelihood(), _Posterior())}
 """Everything that a file may name, by the name of its class."""
+
+
+def layout_of(model: BaseMixture[Any]) -> Layout:
+    """How a model lies in a file.
+
+    Raises
+    ------
+    TypeError
+        For other classes, whose state a file could not bring back.
+    """
+    name = type(model).__name__
+    layout = LAYOUTS.get(name)
+    if layout is None or layout.estimator is not type(model):
+        raise TypeError(f"model is a {name}; expected one of {', '.join(LAYOUTS)}")
+    return layout

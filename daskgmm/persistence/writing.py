@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..core.mixture import MixtureParameters
 from ..data.write import Address, new_store, record
 from ..estimators.base import BaseMixture
-from .layout import KIND, LAYOUTS, NOT_STORED, Layout, checksum, digest, encode
+from .layout import KIND, NOT_STORED, Layout, checksum, digest, encode, layout_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -50,10 +50,7 @@ def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> 
     UserWarning
         If ``random_state`` is a RandomState.
     """
-    name = type(model).__name__
-    layout = LAYOUTS.get(name)
-    if layout is None or layout.estimator is not type(model):
-        raise TypeError(f"model is a {name}; expected one of {', '.join(LAYOUTS)}")
+    name, layout = type(model).__name__, layout_of(model)
     check_is_fitted(model)
     parameters, fitted = model._parameters(), layout.arrays(model._state())
     if found := layout.problem(parameters.structure, fitted):
