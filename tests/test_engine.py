@@ -1,9 +1,12 @@
 """One pass: its canonical tree, on every scheduler, and what happens when something goes wrong in it."""
 
 import itertools
+import os
 import pickle
+import platform
 import random
 import re
+import resource
 import socket
 import threading
 import time
@@ -386,6 +389,29 @@ def test_results_are_computed_by_processes(files, expected, processes):
     np.testing.assert_array_equal(processes.compute(labels).result(), expected.predict(X))
     proba = expected.predict_proba(da.from_array(X, chunks=(9000, 2)))
     np.testing.assert_allclose(processes.compute(proba).result(), expected.predict_proba(X), rtol=1e-12)
+
+
+def page_faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this is about glibc's malloc")
+def test_worker_processes_use_memory_again(processes, tmp_path):
+    """Under Dask's setting of malloc every array of rows would be mapped anew: two page faults a page in each pass."""
+    rows = np.random.default_rng(0).normal(size=(500_000, 8))
+    zarr.create_array(tmp_path / "x.zarr", data=rows, chunks=(100_000, 8))
+    faults = []
+
+    def count(event):
+        if isinstance(event, events.PassFinished):
+            faults.append(sum(processes.run(page_faults).values()))
+
+    GaussianMixture(
+        2, tol=0, max_iter=6, init_params="random_from_data", random_state=0, scheduler=processes, callbacks=[count]
+    ).fit(tmp_path / "x.zarr")
+    of_a_pass = np.median(np.diff(faults))
+    assert of_a_pass < 0.25 * rows.nbytes / os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.cluster
@@ -787,9 +813,9 @@ def test_blas_has_one_thread_within_fits_and_its_own_number_after():
 
 def test_a_worker_process_holds_blas_at_one_thread_and_its_driver_does_not():
     with threadpoolctl.threadpool_limits(2):
-        blas.limit_worker(blas.PROCESS)
+        blas.prepare_worker(blas.PROCESS)
         assert blas_threads() == {2}
-        blas.limit_worker("the driver, elsewhere")
+        blas.prepare_worker("the driver, elsewhere")
         try:
             assert blas_threads() == {1}
         finally:

@@ -15,6 +15,8 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from .malloc import reuse_memory
+
 #: Names this process, so that a task can tell whether it runs in its driver's.
 PROCESS = uuid.uuid4().hex
 
@@ -33,10 +35,14 @@ def one_blas_thread() -> Iterator[None]:
         _release()
 
 
-def limit_worker(driver: str) -> None:
-    """Hold them at one thread from now on, unless this is the driver's own process, which holds them itself."""
+def prepare_worker(driver: str) -> None:
+    """Hold them at one thread from now on, unless this is the driver's own process, which holds them itself.
+
+    What else is a property of a worker process is settled at the same time.
+    """
     if driver != PROCESS and _holders == 0:
         _acquire()
+        reuse_memory()
 
 
 def _acquire() -> None:

@@ -28,7 +28,7 @@ from dask.task_spec import DataNode, Task, TaskRef
 from ..data.garbage import no_collection
 from ..data.source import Batch, Dataset, Reader, borders
 from ..data.tally import Tally
-from .blas import PROCESS, limit_worker
+from .blas import PROCESS, prepare_worker
 from .memory import Costs
 from .report import Reporter
 from .tree import Accumulator, Fold, Fragment, Node
@@ -175,7 +175,7 @@ def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, w
 
 def run_batch(context: Context, batch: Batch, *values: Any) -> Seen:
     """Read a batch and evaluate it: nodes for complete leaves, fragments at its ends."""
-    limit_worker(context.driver)
+    prepare_worker(context.driver)
     accumulator, tally = Accumulator(context.fold, context.n_rows), Tally()
     inputs = dict(zip(batch.dependencies, values, strict=True))
     for start, (rows, weights) in _read(context.reader, batch, inputs):
@@ -205,7 +205,7 @@ def join(context: Context, neighbours: Iterable[Seen]) -> tuple[Any, Tally]:
 
 def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Tally]:
     """What neighbours hold, one after the other."""
-    limit_worker(context.driver)
+    prepare_worker(context.driver)
     accumulator, tally = Accumulator(context.fold, context.n_rows), Tally()
     for seen in neighbours:
         tally += seen.tally
