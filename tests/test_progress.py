@@ -45,6 +45,14 @@ def whole_fit(n_starts=1):
     yield EngineClosed(failed=False)
 
 
+def test_a_mixture_that_was_given_up_is_not_said_to_have_stopped_by_itself(capfd):
+    bar = ProgressBar(interval=0)
+    for event in (StartBegun(0, 1, "3 full"), StartFinished(0, 7, -3.5, False, label="3 full", stopped=True)):
+        bar(event)
+    bar(EngineClosed(failed=False))
+    assert "3 full: given up after 7 iterations" in capfd.readouterr().err
+
+
 def test_plain_lines_where_there_is_no_terminal(capfd):
     bar = ProgressBar(interval=0)
     for event in whole_fit():

@@ -165,6 +165,14 @@ def test_a_step_that_ended_in_new_components_does_not_count_as_the_last():
     assert (last.weights_ > 0.1).all()
 
 
+def test_what_began_anew_on_a_sample_is_told_too():
+    model = losing("full", random_state=0, init_size=300)
+    (told,) = fitted(model, clusters(9000))
+    assert "component(s) 2 were left without rows in iteration 1 on a sample of 300 rows" in str(told.message)
+    assert kinds(model)[:2] == ["survey", "sample"]
+    assert model.weights_.min() > 0.3
+
+
 def test_what_stays_empty_is_left_so():
     # One place: whatever begins anew there is empty again, and the fit ends as scikit-learn's does.
     x = np.zeros((50, 1))

@@ -245,6 +245,8 @@ def _achievement(event: IterationFinished | SampleStepped) -> str:
 
 def _outcome(event: StartFinished | SampleFitted) -> str:
     how = "converged" if event.converged else "stopped without convergence"
+    if isinstance(event, StartFinished) and event.stopped:
+        how = "given up"
     return f"{how} after {event.n_iter} iterations, {event.measure} {event.lower_bound:.6f}"
 
 

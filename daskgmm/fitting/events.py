@@ -108,3 +108,6 @@ class StartFinished:
 
     label: str = ""
     """Which mixture it is of, where several are fitted at once."""
+
+    stopped: bool = False
+    """It was given up, because its mixture could no longer win (`select`)."""

@@ -229,7 +229,7 @@ class _Fit(Generic[State]):
 
     def _begin_on_sample(self) -> None:
         try:
-            state, records = climb_samples(
+            state, records, reseedings = climb_samples(
                 self._engine,
                 self._settings,
                 self._estimation,
@@ -244,6 +244,7 @@ class _Fit(Generic[State]):
             self._failure = error
             return
         self.history += records
+        self.notes += [self._told(reseeding, n_rows) for n_rows, reseeding in reseedings]
         self._n_starts = 1
         self._engine.emit(StartBegun(0, 1, self._candidate.label))
         self._add(0, Continuation(state, -np.inf), self._relocation())
@@ -315,11 +316,11 @@ class _Fit(Generic[State]):
     def _tell_if_finished(self, start: int) -> None:
         ascent = self.ascents[start]
         if ascent.finished:
-            self._tell_end(start, ascent.n_iter, ascent.lower_bound, converged=ascent.converged)
+            self._tell_end(start, ascent.n_iter, ascent.lower_bound, converged=ascent.converged, stopped=ascent.stopped)
 
-    def _tell_end(self, start: int, n_iter: int, lower_bound: float, *, converged: bool) -> None:
+    def _tell_end(self, start: int, n_iter: int, lower_bound: float, *, converged: bool, stopped: bool = False) -> None:
         measure, label = self._estimation.measure, self._candidate.label
-        self._engine.emit(StartFinished(start, n_iter, lower_bound, converged, measure, label))
+        self._engine.emit(StartFinished(start, n_iter, lower_bound, converged, measure, label, stopped))
 
     def record(self, kind: str, start: int, lower_bound: float | None, seconds: float, arithmetic: str) -> None:
         """Take note of a pass over the data."""
@@ -339,12 +340,13 @@ class _Fit(Generic[State]):
             best.state, best.lower_bounds, best.n_iter, best.converged, self.history, notes, stopped=best.stopped
         )
 
-    def _told(self, reseeding: Reseeding) -> ReseedingWarning:
+    def _told(self, reseeding: Reseeding, n_sampled: int | None = None) -> ReseedingWarning:
         named = ", ".join(map(str, reseeding.components[:8])) + (", …" if len(reseeding.components) > 8 else "")
         of = f" of {self._candidate.label}" if self._candidate.label else ""
+        where = "" if n_sampled is None else f" on a sample of {n_sampled:,} rows"
         return ReseedingWarning(
             f"component(s) {named}{of} {'collapsed' if reseeding.collapsed else 'were left without rows'} in iteration "
-            f"{reseeding.n_iter} and began anew, each with half of the widest component. If the data do not have so "
+            f"{reseeding.n_iter}{where} and began anew, each with half of the widest component. If the data do not have so "
             "many clusters, decrease the number of components; else try other init_params or a larger n_init"
             + (", increase reg_covar, or scale the input data." if reseeding.collapsed else ".")
         )

@@ -6,6 +6,7 @@ Samples grow tenfold from one rung to the next. All starts run to their ends on 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from ..data.accept import as_dataset
 from ..engine.run import Engine
 from ..errors import IllDefinedCovarianceError
 from .candidate import Settings
-from .em import Ascent, Step, climb
+from .em import Ascent, Reseeding, Step, climb
 from .events import SampleFitted, SampleStepped
 from .history import PassRecord
 from .initialization import Sample
@@ -56,8 +57,8 @@ def climb_samples(
     loops: Callable[[int], Loops],
     dropped: Callable[[int, IllDefinedCovarianceError], Any],
     label: str = "",
-) -> tuple[State, list[PassRecord]]:
-    """The best of the starts on the sample, and what it took.
+) -> tuple[State, list[PassRecord], list[tuple[int, Reseeding]]]:
+    """The best of the starts on the sample, what all of them took, and the components of it that began anew.
 
     Parameters
     ----------
@@ -75,6 +76,13 @@ def climb_samples(
     label : str
         Of the candidate.
 
+    Returns
+    -------
+    state : State
+    records : list of PassRecord
+    reseedings : list of (int, Reseeding)
+        With the number of rows of the sample.
+
     Raises
     ------
     IllDefinedCovarianceError
@@ -91,7 +99,8 @@ def climb_samples(
             if rung is not ladder[0]:
                 runner.keep_best(sweep)  # of rows most of which none of them has seen: no start is paid for overfitting
             runner.climb(sweep)
-    return runner.states[runner.best()], runner.records
+    best = runner.best()
+    return runner.states[best], runner.records, runner.reseedings[best]
 
 
 def _ladder(settings: Settings, sample: Sample, random_state: np.random.RandomState) -> list[Sample]:
@@ -127,6 +136,8 @@ class _Runner(Generic[State]):
         self._bounds: dict[int, float] = {}
         self.states: dict[int, State] = {}
         self.records: list[PassRecord] = []
+        self.reseedings: dict[int, list[tuple[int, Reseeding]]] = defaultdict(list)
+        """By start, with the number of rows of the sample."""
 
     @contextmanager
     def dropping(self, start: int) -> Iterator[None]:
@@ -204,6 +215,7 @@ class _Runner(Generic[State]):
         climb(sweep, ascents, on_step)
         for start, ascent in zip(starts, ascents, strict=True):
             self.states[start], self._bounds[start] = ascent.state, ascent.lower_bound
+            self.reseedings[start] += [(sweep.dataset.n_rows, reseeding) for reseeding in ascent.reseedings]
             if ascent.failure is not None:
                 self._drop(start, ascent.failure)
         return dict(zip(starts, zip(ascents, arithmetic, strict=True), strict=True))
