@@ -24,6 +24,7 @@
     ReseedingWarning                (UserWarning)        a component collapsed or was empty, and began anew elsewhere
     CheckpointWarning               (UserWarning)        a checkpoint serves, but not the last one, or elsewhere
     InterruptedWarning              (UserWarning)        a fit was stopped; the estimator has the best parameters so far
+    ReproducibilityWarning          (UserWarning)        workers differ: the last bits depend on who did what
 
 Each also derives from the built-in type in brackets, so code written for scikit-learn (``except ValueError``) goes on
 working.
@@ -193,3 +194,7 @@ class CheckpointWarning(UserWarning):
 
 class InterruptedWarning(UserWarning):
     """A fit was stopped before its end, and the estimator has the best parameters so far."""
+
+
+class ReproducibilityWarning(UserWarning):
+    """The workers of a cluster compute with different software or kinds of processors."""

@@ -1,5 +1,6 @@
 """The model file: what comes back is what went in, and everything else is refused by name."""
 
+import io
 import json
 import os
 import pickle
@@ -8,12 +9,15 @@ import shutil
 import numpy as np
 import pytest
 import zarr
+from rich.console import Console
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.data.write import check_target, new_store, record
+from daskgmm.diagnostics.summary import print_record, store_record
+from daskgmm.engine.environment import environment
 from daskgmm.errors import ModelFormatError, OutputExistsError, StoreNotFoundError
 from daskgmm.persistence import layout, writing
 
@@ -93,7 +97,7 @@ def test_a_loaded_posterior_is_the_one_that_was_saved(rows, tmp_path, covariance
     assert type(loaded) is BayesianGaussianMixture
     assert loaded.get_params() == model.get_params()
     names = [name for name in vars(model) if name.endswith("_")]
-    assert len(names) == 20
+    assert len(names) == 21
     for name in names:
         ours, theirs = getattr(model, name), getattr(loaded, name)
         assert type(theirs) is type(ours), name
@@ -178,6 +182,50 @@ def test_warm_start_goes_on_where_the_saved_fit_stopped(rows, tmp_path):
         loaded.fit(rows)
     np.testing.assert_array_equal(loaded.means_, whole.means_)
     assert loaded.lower_bounds_ == whole.lower_bounds_[3:]
+
+
+def test_what_a_fit_was_computed_with_is_kept_whoever_saves_it(rows, model, saved, tmp_path):
+    assert model.environment_ == environment() | {"loops": "numpy"}
+    loaded = daskgmm.load(saved)
+    loaded.environment_ = loaded.environment_ | {"blas": "of another machine"}
+    loaded.save(tmp_path / "again.zarr")
+    again = daskgmm.load(tmp_path / "again.zarr")
+    assert again.environment_ == model.environment_ | {"blas": "of another machine"}
+    assert again.fit(rows).environment_ == model.environment_
+
+
+def test_files_that_do_not_tell_what_a_fit_was_computed_with(saved):
+    edit(saved, lambda a: a.pop("environment"))
+    loaded = daskgmm.load(saved)
+    assert loaded.environment_ == {}
+    loaded.save(saved, overwrite=True)
+    assert daskgmm.load(saved).environment_ == {}
+    assert "fitted with" not in shown(saved)
+
+
+def shown(path):
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_record(store_record(str(path)), console)
+    return console.export_text()
+
+
+def test_a_summary_tells_what_a_fit_was_computed_with(saved):
+    told = environment()
+    (line,) = [line for line in shown(saved).splitlines() if line.startswith("fitted with")]
+    assert told["blas"] in line
+    assert f"numpy {told['numpy']}, loops by numpy" in line
+    assert store_record(str(saved))["environment"] == told | {"loops": "numpy"}
+    edit(saved, lambda a: a["environment"].update(workers="1 of 2 with blas \x1b[31m"))
+    assert "; workers: 1 of 2 with blas ?[31m" in shown(saved)
+
+
+@pytest.mark.parametrize("wrong", [{"blas": 3}, None, {"blas": "x" * 5000}])
+def test_what_is_no_record_of_a_fit_is_not_saved(rows, model, tmp_path, wrong):
+    changed = clone(model).fit(rows)
+    changed.environment_ = wrong
+    with pytest.raises(ValueError, match="cannot be saved: its environment_ (has to|holds)"):
+        changed.save(tmp_path / "m.zarr")
+    assert os.listdir(tmp_path) == []
 
 
 def test_given_parameters_and_odd_values_are_kept(rows, tmp_path):
@@ -463,6 +511,14 @@ def test_a_newer_format_says_what_to_install(saved):
         (lambda a: a["parameters"].update(tol=-1), "parameters are not valid.*tol"),
         (lambda a: a["parameters"].update(n_components={}), "parameters are not valid.*n_components"),
         (lambda a: a.pop("fitted"), "fitted is missing"),
+        (lambda a: a.update(environment=None), "environment has to be at most 64 texts by name"),
+        (lambda a: a.update(environment=[["blas", "x"]]), "environment has to be at most 64 texts by name"),
+        (lambda a: a.update(environment={str(i): "x" for i in range(65)}), "environment has to be at most 64 texts"),
+        (lambda a: a["environment"].update(blas=5), "environment holds 5; expected a text of at most 4096 characters"),
+        (lambda a: a["environment"].update(blas={"x": "y"}), r"environment holds \{'x': 'y'\}; expected a text"),
+        (lambda a: a["environment"].update(blas="x" * 5000), "environment holds 'xxx"),
+        (lambda a: a["environment"].update({"y" * 5000: "x"}), "environment holds 'yyy"),
+        (lambda a: a["environment"].update(blas="\ud800"), r"environment holds '\\ud800'"),
         (lambda a: a["fitted"].update(covariance_type="round"), "covariance_type is 'round'"),
         (lambda a: a["fitted"].update(covariance_type="diag"), r"covariances has shape \(3, 3, 3\); expected \(3, 3\)"),
         (lambda a: a["fitted"].update(n_components=4), r"weights has shape \(3,\); expected \(4,\)"),

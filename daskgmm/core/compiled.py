@@ -13,6 +13,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.registry import cpu_target
 from numba.extending import overload
 
 from .blocks import block_step
@@ -51,6 +52,11 @@ class CompiledLoops(Loops):
     name = "compiled"
     block_bytes = 512 << 10  # half of a core's own cache
     process_bytes = 170 << 20  # numba and LLVM, while they compile; 110 where the code is cached
+
+    @property
+    def made_by(self) -> str:
+        _, processor, _ = cpu_target.target_context.codegen().magic_tuple()  # what numba's cache goes by
+        return f"numba {numba.__version__} for {processor}"
 
     def warm_up(self, dtype: np.dtype[Any]) -> None:
         _warm_up_once(np.dtype(dtype).name)

@@ -63,6 +63,11 @@ class Loops(ABC):
     process_bytes: int
     """Memory that they take in a process before any data."""
 
+    @property
+    @abstractmethod
+    def made_by(self) -> str:
+        """What made the machine code that runs, on which the last bits of results depend."""
+
     @abstractmethod
     def warm_up(self, dtype: np.dtype[Any]) -> None:
         """Begin, in the background, to load what the first E-step of rows of that dtype would have to wait for."""
@@ -132,6 +137,10 @@ class PlainLoops(Loops):
     name = "numpy"
     block_bytes = 2 << 20  # fewer calls outweigh the cache
     process_bytes = 0
+
+    @property
+    def made_by(self) -> str:
+        return "numpy"
 
     def warm_up(self, dtype: np.dtype[Any]) -> None:
         """There is nothing to load."""

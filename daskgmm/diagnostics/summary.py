@@ -47,6 +47,7 @@ def model_record(model: BaseMixture[Any]) -> Record:
         **model._told(),
         "n_passes": int(model.n_passes_),
         "history": [passed.as_record() for passed in model.history_],
+        "environment": dict(model.environment_),
         "weights": p.weights.tolist(),
         "means": p.means.tolist(),
         "standard_deviations": deviations.tolist(),
@@ -142,6 +143,8 @@ def _model_fields(record: Record) -> Record:
         "converged": f"{_word(record['converged'])}, {record['n_iter']} iterations",
         "cost": _cost(record["n_passes"], record["history"]),
     }
+    if record["environment"]:
+        shown["fitted with"] = _software(record["environment"])
     for name in {"log_likelihood", "lower_bound"} & record.keys():
         shown[name.replace("_", "-")] = f"{record[name]:.6f} nats per row"
     hidden = {
@@ -154,7 +157,16 @@ def _model_fields(record: Record) -> Record:
         "converged",
         "n_iter",
     }
-    hidden |= {"n_passes", "history", "log_likelihood", "lower_bound", "weights", "means", "standard_deviations"}
+    hidden |= {
+        "n_passes",
+        "history",
+        "environment",
+        "log_likelihood",
+        "lower_bound",
+        "weights",
+        "means",
+        "standard_deviations",
+    }
     return shown | {key: value for key, value in record.items() if key not in hidden}
 
 
@@ -178,6 +190,13 @@ def _age(seconds: float) -> str:
         if seconds >= 2 * unit or (name == "min" and seconds >= unit):
             return f"{seconds / unit:.0f} {name}"
     return f"{seconds:.0f} s"
+
+
+def _software(environment: Mapping[str, str]) -> str:
+    """What the last bits of a fit depend on, as far as a line has room."""
+    words = {"daskgmm": "daskgmm {}", "numpy": "numpy {}", "loops": "loops by {}", "blas": "{}", "cpu": "{}"}
+    told = ", ".join(word.format(environment[name]) for name, word in words.items() if name in environment)
+    return f"{told}; workers: {environment['workers']}" if "workers" in environment else told
 
 
 def _cost(n_passes: int, history: Sequence[Record]) -> str:

@@ -2,7 +2,8 @@
 
 Several tasks share a processor already, and a product's last bits depend on the number of threads it is split among.
 The limit is a property of the process: setting it in every task would race, so it is set around a whole fit in the
-driver, and once for good in a worker process, where only tasks run.
+driver, and once for good in a worker process, where only tasks run. That of OpenMP, which scikit-learn's k-means uses,
+belongs to a thread: it is set in each that fits.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ def one_blas_thread() -> Iterator[None]:
     """Hold BLAS and OpenMP at one thread in this process; nested and concurrent uses share one limit."""
     _acquire()
     try:
-        yield
+        with threadpool_limits(1, user_api="openmp"):
+            yield
     finally:
         _release()
 
 
 def prepare_worker(driver: str) -> None:
-    """Hold them at one thread from now on, unless this is the driver's own process, which holds them itself.
+    """Hold BLAS at one thread from now on, unless this is the driver's own process, which holds it itself.
 
     What else is a property of a worker process is settled at the same time.
     """
@@ -49,7 +51,7 @@ def _acquire() -> None:
     global _holders, _limits
     with _lock:
         if _holders == 0:
-            _limits = threadpool_limits(1)
+            _limits = threadpool_limits(1, user_api="blas")
         _holders += 1
 
 

@@ -29,6 +29,7 @@ from ..data.garbage import no_collection
 from ..data.source import Batch, Dataset, Reader, borders
 from ..data.tally import Tally
 from .blas import PROCESS, prepare_worker
+from .environment import Witness
 from .memory import Costs
 from .report import Reporter
 from .tree import Accumulator, Fold, Fragment, Node
@@ -53,6 +54,8 @@ class Context:
     on_rows: Reporter | None
     """Called with the first row of each batch, and their number; None where nobody listens."""
     driver: str = PROCESS
+    witness: Witness | None = None
+    """Told of every process that works on it."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, w
 
 def run_batch(context: Context, batch: Batch, *values: Any) -> Seen:
     """Read a batch and evaluate it: nodes for complete leaves, fragments at its ends."""
-    prepare_worker(context.driver)
+    _enter(context)
     accumulator, tally = Accumulator(context.fold, context.n_rows), Tally()
     inputs = dict(zip(batch.dependencies, values, strict=True))
     for start, (rows, weights) in _read(context.reader, batch, inputs):
@@ -205,13 +208,20 @@ def join(context: Context, neighbours: Iterable[Seen]) -> tuple[Any, Tally]:
 
 def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Tally]:
     """What neighbours hold, one after the other."""
-    prepare_worker(context.driver)
+    _enter(context)
     accumulator, tally = Accumulator(context.fold, context.n_rows), Tally()
     for seen in neighbours:
         tally += seen.tally
         for part in seen.parts:
             accumulator.add(part)
     return accumulator, tally
+
+
+def _enter(context: Context) -> None:
+    """What a process has to do before it computes."""
+    prepare_worker(context.driver)
+    if context.witness is not None:
+        context.witness.look()
 
 
 def _read(reader: Reader, batch: Batch, inputs: Mapping[Any, Any]) -> Iterator[tuple[int, tuple[Array, Array | None]]]:

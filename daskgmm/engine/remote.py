@@ -210,6 +210,11 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
                 raise _Lost(f"{type(error).__name__}: {error}") from error
             raise
 
+    def events(self, topic: str, witness: str) -> list[Any]:
+        with suppress(_Lost):  # what it knew is gone with it, and no result depends on it
+            return list(self._ask(_tell_events, topic, witness, limit=patience(_ANSWER)))
+        return []
+
     # ---- computing
 
     def run(self, work: Work, **options: Any) -> Any:
@@ -420,6 +425,11 @@ def _tell_deaths(dask_scheduler: Any = None) -> list[list[Any]]:
     events = [event for _, event in dask_scheduler.get_events("all") if isinstance(event, dict)]
     deaths = [event for event in events if event.get("action") == "remove-worker" and not event.get("expected")]
     return [list(event.get("processing-tasks", ())) for event in deaths[-_MOST_SUSPECTS:]]
+
+
+def _tell_events(topic: str, witness: str, dask_scheduler: Any = None) -> list[Any]:
+    """What was logged for this witness."""
+    return [event for _, event in dask_scheduler.get_events(topic) if event["witness"] == witness]
 
 
 def _nothing(*values: Any) -> None:

@@ -20,6 +20,7 @@ from ..data.source import Dataset
 from ..errors import WorkerMemoryError
 from .blas import one_blas_thread
 from .choice import find_scheduler
+from .environment import TOPIC, Kinds, Witness, environment, found, summary, warn_of_different
 from .events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted
 from .graph import ARITY, Context, Graph, Wave, build_graph, join, plan_batches, plan_waves
 from .memory import CostedFold, Costs, PassPlan, check_memory, plan_pass
@@ -86,6 +87,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._found = find_scheduler(scheduler, in_process=in_process)
         self._listeners = tuple(listeners)
         self._name = uuid.uuid4().hex if self._listeners else None
+        self._witness = Witness(uuid.uuid4().hex)
         self._resources = ExitStack()
         self._telling = threading.RLock()
         self._numbers = itertools.count()
@@ -103,6 +105,8 @@ class Engine(AbstractContextManager["Engine"]):
     def __exit__(self, *exception: object) -> None:
         try:
             self.emit(EngineClosed(failed=exception[0] is not None))
+            if exception[0] is None and self.n_passes:
+                warn_of_different(self._witnessed(), stacklevel=3)
         finally:
             self._resources.close()
 
@@ -132,7 +136,7 @@ class Engine(AbstractContextManager["Engine"]):
         edges = self._edges(dataset, fold)
         self._check(plan_pass(dataset, fold, edges, ARITY))
         with self.announced(label, dataset.n_rows, len(edges) - 1) as on_rows:
-            context = Context(fold, dataset.reader, dataset.n_rows, on_rows)
+            context = Context(fold, dataset.reader, dataset.n_rows, on_rows, witness=self._witness)
             waves = plan_waves(dataset, edges)
             whole = len(waves) == 1
             values = (self._compute(_PartOfPass(context, dataset, wave, label, whole)) for wave in waves)
@@ -226,6 +230,14 @@ class Engine(AbstractContextManager["Engine"]):
 
         (value,) = dask.compute(collection, scheduler=partial(self.scheduler.compute, place=named))
         return value
+
+    def environment(self) -> dict[str, str]:
+        """What this process computes with, and under ``"workers"`` in what others that did the work differ from it."""
+        told = summary(self._witnessed())
+        return environment() | ({"workers": told} if told else {})
+
+    def _witnessed(self) -> Kinds:
+        return found(self.scheduler.events(TOPIC, self._witness.name))
 
     def _check(self, plan: PassPlan) -> PassPlan:
         check_memory(self.scheduler.workers(), plan)

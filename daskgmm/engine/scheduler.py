@@ -56,6 +56,10 @@ class Scheduler(ABC):
         """Call ``listener`` with everything that tasks report to that name, in threads of this scheduler's choice."""
         return listening(name, listener)
 
+    def events(self, topic: str, witness: str) -> list[Any]:
+        """What workers have logged under ``topic`` for this witness; of a topic Dask keeps the last 1000 events."""
+        return []
+
     @abstractmethod
     def run(self, work: Work, **options: Any) -> Any:
         """Value of what is to be computed.

@@ -109,6 +109,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
     n_features_in_: int
     lower_bound_: float
     history_: list[PassRecord]
+    environment_: dict[str, str]
 
     # ---- what tells one kind of mixture from another
 
@@ -467,6 +468,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         self.lower_bound_ = run.lower_bound
         self.lower_bounds_ = run.lower_bounds
         self.history_ = run.history
+        self.environment_ = dict(run.environment)
 
     def _kernel(self, data: Any) -> Kernel:
         """Kernel for data that lie where the mixture does."""

@@ -112,6 +112,9 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         What each pass was for, what it found and what it took: ``kind``, ``start``, ``n_iter``, ``lower_bound``,
         ``n_rows``, ``bytes_read``, ``seconds``, ``rows_per_second``, ``arithmetic``; and the same of samples. Starts
         that share a pass have a record each.
+    environment_ : dict of str to str
+        What the last bits depend on besides data, parameters and seed: versions, BLAS, kind of processor, compiled
+        loops, and workers that differ from this process. Loaded models keep it.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only for data frames whose column names are all strings.

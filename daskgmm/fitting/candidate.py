@@ -110,6 +110,8 @@ class Run(Generic[State]):
     """Of all starts."""
     notes: list[Warning]
     """What the user should be told."""
+    environment: Mapping[str, str]
+    """What the last bits depend on besides, by name."""
     stopped: bool = False
     """It was given up before it had converged."""
 

@@ -11,6 +11,7 @@ from typing import Any, Generic
 import numpy as np
 
 from ..core.estimation import State
+from ..core.loops import Loops
 from ..core.statistics import Frame
 from ..data.source import Dataset
 from ..data.survey import Survey
@@ -336,9 +337,21 @@ class _Fit(Generic[State]):
             return Failed(self._failure, self.history, self.notes)
         best = max(alive, key=lambda ascent: ascent.lower_bound)
         notes = [*self.notes, *(self._told(reseeding) for reseeding in best.reseedings)]
+        environment = self._engine.environment() | {"loops": self._loops.made_by}
         return Run(
-            best.state, best.lower_bounds, best.n_iter, best.converged, self.history, notes, stopped=best.stopped
+            best.state,
+            best.lower_bounds,
+            best.n_iter,
+            best.converged,
+            self.history,
+            notes,
+            environment,
+            stopped=best.stopped,
         )
+
+    @property
+    def _loops(self) -> Loops:
+        return loops_for(self._dataset, self._settings.initialization.n_components)
 
     def _told(self, reseeding: Reseeding, n_sampled: int | None = None) -> ReseedingWarning:
         named = ", ".join(map(str, reseeding.components[:8])) + (", …" if len(reseeding.components) > 8 else "")

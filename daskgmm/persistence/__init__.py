@@ -3,7 +3,8 @@
 ::
 
     model.zarr/
-      attributes["daskgmm"]   format, format_version, daskgmm_version, library_versions, estimator,
+      attributes["daskgmm"]   format, format_version, daskgmm_version, library_versions (of who wrote it),
+                              environment (of who fitted it), estimator,
                               parameters (the constructor's), fitted (what is no array),
                               checksums (SHA-256 of every array, and of the rest of these attributes)
       weights, means, covariances, precisions_cholesky     float64, each one uncompressed chunk

@@ -29,6 +29,7 @@ FORMAT_VERSION = 1
 NOT_STORED = ("scheduler", "callbacks")
 _ASYMMETRY = 1e-8  # relative
 _DIFFERENCE = 1e-6
+_MOST_FIELDS, _LONGEST_TEXT = 64, 4096  # of what a fit was computed with
 _WEIGHT_TOLERANCE = 1e-5  # of their sum: single precision, and thousands of them
 
 
@@ -48,6 +49,21 @@ def encode(name: str, value: Any) -> Any:
 def decode(value: Any) -> Any:
     """Inverse of `encode`."""
     return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+def environment_problem(value: Any) -> str | None:
+    """Why it is no record of what a fit was computed with; None if it is one."""
+    if not isinstance(value, Mapping) or len(value) > _MOST_FIELDS:
+        return f"has to be at most {_MOST_FIELDS} texts by name"
+    for text in (*value, *value.values()):
+        if not is_text(text) or len(text) > _LONGEST_TEXT:
+            return f"holds {text!a:.40}; expected a text of at most {_LONGEST_TEXT} characters"
+    return None
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a text that can be written, which half a surrogate pair is not."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def checksum(array: Array) -> str:

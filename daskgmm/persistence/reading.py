@@ -17,7 +17,7 @@ from ..errors import DaskGMMError, ModelFormatError
 from ..estimators.base import BaseMixture
 from ..fitting.candidate import Run
 from ..fitting.history import PassRecord
-from .layout import KIND, LAYOUTS, NOT_STORED, Layout, decode
+from .layout import KIND, LAYOUTS, NOT_STORED, Layout, decode, environment_problem, is_text
 from .stored import StoredGroup
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -102,7 +102,8 @@ class _Reader(StoredGroup):
         if dtype is None:
             raise self.error("dtype", f"is {fitted.get('dtype')!r:.40}; expected 'float32' or 'float64'")
         n_iter, history = self.count(fitted, "n_iter"), self._history(fitted)
-        model._store(Run(state, bounds[:-1], n_iter, self.flag(fitted, "converged"), history, []), dtype)
+        converged = self.flag(fitted, "converged")
+        model._store(Run(state, bounds[:-1], n_iter, converged, history, [], self._environment()), dtype)
         model.lower_bound_ = bounds[-1]
         model.n_passes_ = self.count(fitted, "n_passes")
         model.n_features_in_ = n_features
@@ -138,12 +139,13 @@ class _Reader(StoredGroup):
         except (TypeError, ValueError, AttributeError) as error:
             raise self.error("history", f"is not one of passes ({error!s:.200})") from error
 
+    def _environment(self) -> Mapping[str, str]:
+        value = self.attributes.get("environment", {})  # the first files did not have it
+        if problem := environment_problem(value):
+            raise self.error("environment", problem)
+        return value
+
     def _feature_names(self, names: Any, n_features: int) -> Array:
-        if not isinstance(names, list) or len(names) != n_features or not all(map(_is_text, names)):
+        if not isinstance(names, list) or len(names) != n_features or not all(map(is_text, names)):
             raise self.error("feature_names_in", f"has to hold {n_features} names")
         return np.asarray(names, dtype=object)
-
-
-def _is_text(value: Any) -> bool:
-    """Whether it is a text that can be written, which half a surrogate pair is not."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..core.mixture import MixtureParameters
 from ..data.write import Address, new_store, record
 from ..estimators.base import BaseMixture
-from .layout import KIND, NOT_STORED, Layout, checksum, digest, encode, layout_of
+from .layout import KIND, NOT_STORED, Layout, checksum, digest, encode, environment_problem, layout_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -60,6 +60,7 @@ def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> 
         KIND,
         library_versions={library: importlib.metadata.version(library) for library in _LIBRARIES}
         | {"python": platform.python_version()},
+        environment=_environment(model),
         estimator=name,
         parameters={key: encode(key, value) for key, value in _plain_parameters(model, layout).items()},
         fitted=_fitted_values(model, parameters),
@@ -79,6 +80,12 @@ def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> 
                 config={"write_empty_chunks": True},  # zeros, too: what is not there is missing
             )
             stored[...] = array
+
+
+def _environment(model: BaseMixture[Any]) -> dict[str, str]:
+    if problem := environment_problem(model.environment_):
+        raise ValueError(f"{type(model).__name__} cannot be saved: its environment_ {problem}")
+    return dict(model.environment_)
 
 
 def _plain_parameters(model: BaseMixture[Any], layout: Layout) -> dict[str, Any]:
