@@ -41,7 +41,9 @@ class Tally:
 
 def _checksum(values: Array) -> int:
     size = values.dtype.itemsize
-    words = values.view(f"u{size}") if size <= 8 else np.ascontiguousarray(values).view(np.uint64)
+    if size > 8:  # of a long double's bytes some mean nothing; double precision is what is computed with
+        values, size = values.astype(np.float64), 8
+    words = values.view(f"u{size}")
     return int(np.add.reduce(words, axis=None, dtype=np.uint64))
 
 
