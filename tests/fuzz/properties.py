@@ -8,6 +8,7 @@ import contextlib
 import copy
 import functools
 import io
+import itertools
 import json
 import os
 import shutil
@@ -31,7 +32,16 @@ from daskgmm.data.store import open_node, open_zarr
 from daskgmm.data.stored_rows import StoreSource
 from daskgmm.diagnostics.summary import print_record, store_record
 from daskgmm.engine.config import compiled, patience
-from daskgmm.errors import DaskGMMError, ModelFormatError, StoreError, StoreNotFoundError
+from daskgmm.errors import (
+    CheckpointError,
+    DaskGMMError,
+    DataChangedError,
+    IllDefinedCovarianceError,
+    ModelFormatError,
+    StoreError,
+    StoreNotFoundError,
+)
+from daskgmm.events import PassFinished
 from daskgmm.persistence import layout
 
 N, D = 60, 3
@@ -88,7 +98,38 @@ def originals():
         GaussianMixture(2, random_state=0, max_iter=3).fit(X).save(folder / "full.zarr")
         GaussianMixture(2, random_state=0, max_iter=3, covariance_type="diag").fit(X).save(folder / "diag.zarr")
         BayesianGaussianMixture(n_components=2, random_state=0, max_iter=3).fit(X).save(folder / "bayesian.zarr")
+        for name in FITS:
+            stop_early(name, folder / name)
     return folder
+
+
+# Fits that keep checkpoints: how they are called, with what is given to estimators and to the call.
+FITS = {
+    "accelerated.checkpoint": lambda callbacks, **more: GaussianMixture(
+        2, random_state=0, n_init=2, max_iter=8, tol=0, acceleration="lbfgs", callbacks=callbacks
+    ).fit(X, **more),
+    "bayesian.checkpoint": lambda callbacks, **more: BayesianGaussianMixture(
+        n_components=2, random_state=0, max_iter=8, tol=0, covariance_type="diag", callbacks=callbacks
+    ).fit(X, **more),
+    "select.checkpoint": lambda callbacks, **more: (
+        daskgmm.select(
+            X, (1, 2), estimator=GaussianMixture(random_state=0, max_iter=8, tol=0), callbacks=callbacks, **more
+        ).model
+    ),
+}
+
+
+def stop_early(name, path):
+    """Leave the checkpoint of a fit that was interrupted on its way."""
+    done = itertools.count(1)
+
+    def interrupt(event):
+        if isinstance(event, PassFinished) and next(done) == 5:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        FITS[name]([interrupt], checkpoint=path)
+    assert path.exists()
 
 
 @contextlib.contextmanager
@@ -215,6 +256,71 @@ def model_numbers(data):
         attributes["checksums"]["attributes"] = layout.digest(attributes)
         file.write_text(json.dumps(metadata))
         loads_or_refuses(name)
+
+
+@drawn(st.data())
+def checkpoints(data):
+    """A checkpoint that is damaged, or that somebody has edited so that checksums fit, is gone on from or refused."""
+    name = data.draw(st.sampled_from(sorted(FITS)))
+    with copied(name) as folder:
+        groups = [folder / name, *sorted((folder / name).glob("pass-*"))]
+        group = data.draw(st.sampled_from(groups))
+        match data.draw(st.sampled_from(["attributes", "numbers", "bytes"])):
+            case "attributes":
+                edit_checkpoint(data, group, in_attributes)
+            case "numbers":
+                edit_checkpoint(data, group, in_numbers)
+            case _:
+                file = data.draw(st.sampled_from(files_of(folder / name)))
+                file.write_bytes(data.draw(spoiled_bytes(file.read_bytes())))
+        shown_or_refused(name)
+        goes_on_or_refuses(name)
+
+
+def edit_checkpoint(data, group, change):
+    metadata = json.loads((group / "zarr.json").read_text())
+    attributes = metadata["attributes"]["daskgmm"]
+    packed = bytearray((group / "packed" / "c" / "0").read_bytes())
+    change(data, attributes, packed)
+    if isinstance(attributes.get("checksums"), dict):
+        attributes["checksums"]["packed"] = layout.checksum(np.frombuffer(bytes(packed), np.uint8))
+        attributes["checksums"]["attributes"] = layout.digest(attributes)
+    (group / "packed" / "c" / "0").write_bytes(packed)
+    (group / "zarr.json").write_bytes(dumped(metadata))
+
+
+def in_attributes(data, attributes, packed):
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from([p for p in places(attributes) if p and p[0] != "checksums"]))
+        holder = functools.reduce(lambda value, key: value[key], path[:-1], attributes)
+        holder[path[-1]] = data.draw(json_values)
+
+
+def in_numbers(data, attributes, packed):
+    """Of the arrays of doubles, which are most of them; one value or all of one array."""
+    offset, doubles = 0, []
+    for name, dtype, shape, _ in attributes["arrays"]:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if dtype == "float64" and size:
+            doubles.append((name, offset, size))
+        offset += size
+    for _ in range(data.draw(st.integers(1, 3))):
+        _, start, size = data.draw(st.sampled_from(doubles))
+        values = np.frombuffer(bytes(packed[start : start + size])).copy()
+        value = data.draw(st.floats() | st.sampled_from([0.0, -1.0, 1e300, -1e300, 1e-300, 1e16]))
+        values[data.draw(st.just(slice(None)) | st.integers(0, len(values) - 1))] = value
+        packed[start : start + size] = values.tobytes()
+
+
+def goes_on_or_refuses(name):
+    try:
+        model = FITS[name]([], checkpoint=name, resume=True)
+    except (CheckpointError, DataChangedError, IllDefinedCovarianceError, StoreNotFoundError) as error:
+        check_message(error)  # the third: it may be a mixture that EM cannot go on from
+        return
+    assert np.isfinite(model.means_).all()
+    np.testing.assert_allclose(model.weights_.sum(), 1)
+    assert ((model.predict(X) >= 0) & (model.predict(X) < len(model.weights_))).all()
 
 
 def loads_or_refuses(name):
@@ -385,6 +491,7 @@ PROPERTIES = [
     model_attributes,
     model_files,
     model_numbers,
+    checkpoints,
     store_metadata,
     store_chunks,
     any_address,
