@@ -51,6 +51,10 @@ _KEPT = 2
 _TO_GO_ON_AFTER = (KeyboardInterrupt, SchedulerError, StoreError, OSError, MemoryError)
 """What ends a fit that may go on later."""
 
+# What a summary shows of them, and of what types that has to be.
+_SHOWN_SETTINGS = {"estimator": (str,), "n_components": (int, list), "covariance_type": (str, list), "max_iter": (int,)}
+_SHOWN_DATA = {"n_rows": (int,), "n_features": (int,), "dtype": (str,), "sample_weight": (bool,)}
+
 _PASS = re.compile(r"pass-(\d{8,})")
 
 
@@ -339,7 +343,7 @@ def checkpoint_record(path: Address) -> dict[str, Any]:
 
 def _told(beginning: Mapping[str, Any], values: Mapping[str, Any], latest: PackedGroup) -> dict[str, Any]:
     starts = [start for fit in values.get("fits", ()) for _, start in fit["ascents"]]
-    settings, data = beginning["settings"], beginning["data"]
+    settings, data = _typed(beginning["settings"], _SHOWN_SETTINGS), _typed(beginning["data"], _SHOWN_DATA)
     running = sum(not _is_over(start, settings["max_iter"]) for start in starts)
     return {
         "age_seconds": round(latest.age, 3),
@@ -347,9 +351,16 @@ def _told(beginning: Mapping[str, Any], values: Mapping[str, Any], latest: Packe
         "n_iter": max((start["n_iter"] for start in starts), default=0),
         "finished": bool(starts) and not running,
         "n_running": running,
-        "settings": dict(settings),
-        "data": dict(data),
+        "settings": settings,
+        "data": data,
     }
+
+
+def _typed(found: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    for name, allowed in types.items():
+        if type(found[name]) not in allowed:  # True is no number
+            raise TypeError(f"{name} is {found[name]!r:.40}")
+    return dict(found)
 
 
 def _is_over(start: Mapping[str, Any], max_iter: int) -> bool:
