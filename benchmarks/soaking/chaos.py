@@ -31,5 +31,7 @@ class SomeDie(KillWorker):  # type: ignore[misc]
         if worker.name == self.spared:
             return
         self.mode = random.choice(MODES)  # every process has a seed of its own
-        doom = super().setup(worker)
-        worker.loop.asyncio_loop.call_later(CHILDHOOD, asyncio.ensure_future, doom)
+        worker.loop.asyncio_loop.call_later(CHILDHOOD, self._grow_up, worker)
+
+    def _grow_up(self, worker: Any) -> None:
+        self.fate = asyncio.ensure_future(super().setup(worker))
