@@ -87,8 +87,10 @@ class Watch:
             if not counts["tasks"] and counts["workers"] == self.n_workers:
                 return
             time.sleep(SAMPLING / 5)
+        nannies = {name: nanny.status.name for name, nanny in self.cluster.workers.items()}
         raise SystemExit(
-            f"after {SETTLING:g} s the scheduler still has {counts}, and {self.n_workers} workers belong to it"
+            f"after {SETTLING:g} s the scheduler still has {counts}; there should be {self.n_workers} workers and no "
+            f"tasks. Nannies: {nannies}"
         )
 
     def census(self) -> Counts:
