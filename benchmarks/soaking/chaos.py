@@ -15,7 +15,7 @@ class SomeDie(KillWorker):  # type: ignore[misc]
     """Each worker but one lives for a random time, whose mean is given, and crashes in the midst of what it does.
 
     One is spared, because a leak in workers shows only in one that lives as long as the run. After the gentler deaths
-    that Dask has, the process of a busy worker stays, or its nanny goes, and the cluster would become smaller.
+    that Dask has, the process of a busy worker stays, or its nanny goes with it.
     """
 
     name = "daskgmm-soak"

@@ -16,7 +16,7 @@ import psutil
 from distributed import Client, LocalCluster
 
 SAMPLING = 1.0  # seconds
-SETTLING = 60.0  # seconds, for a worker to be started again and for tasks to be forgotten
+SETTLING = 120.0  # seconds, for a worker to be started again and for tasks to be forgotten
 
 Counts = dict[str, int]
 
@@ -86,6 +86,7 @@ class Watch:
             counts = self.client.run_on_scheduler(_scheduler_state)
             if not counts["tasks"] and counts["workers"] == self.n_workers:
                 return
+            self.cluster.scale(self.n_workers)  # a nanny that is lost with its worker is replaced here
             time.sleep(SAMPLING / 5)
         nannies = {name: nanny.status.name for name, nanny in self.cluster.workers.items()}
         raise SystemExit(
