@@ -34,6 +34,9 @@ from .results import RESULTS, SAMPLES, write_predictions, write_samples
 
 _MOST_NUMBERS = 10**9
 
+_FILES = ("weights_init", "means_init", "precisions_init")
+"""Parameters that are named by a file."""
+
 
 class ForeignParameters(ValueError):
     """Parameters that belong to the other kind of mixture than the model that a fit goes on from.
@@ -370,7 +373,7 @@ def open_array(name: str) -> Any:
 
 
 def _value(name: str, value: Any) -> Any:
-    if not name.endswith("_init"):
+    if name not in _FILES:
         return value
     return in_memory(f"{name}: {without_secrets(value)}", open_array(value), _MOST_NUMBERS)
 

@@ -376,6 +376,15 @@ def test_given_parameters_and_weights(here, rows, run):
     assert json.loads(out)["icl"] == expected.criteria(rows, sample_weight=weights)["icl"]
 
 
+@pytest.mark.parametrize("n_init", [2, "auto"])
+def test_several_starts(n_init, here, rows, run):
+    options = ["--n-init", n_init, "--init-size", 2000, "--max-iter", 3, "--random-state", 0]
+    assert run("fit", "data.zarr", "-k", 3, "--model", "m.zarr", "--quiet", *options)[0] == 0
+    model = GaussianMixture(3, n_init=n_init, init_size=2000, max_iter=3, random_state=0)
+    assert daskgmm.load("m.zarr").n_init == n_init
+    np.testing.assert_array_equal(daskgmm.load("m.zarr").means_, model.fit(rows).means_)
+
+
 def test_warm_start_goes_on_from_a_model(here, run):
     base = ["fit", "data.zarr", "--quiet", "--tol", 0]
     assert run(*base, "-k", 3, "--model", "three.zarr", "--max-iter", 3, "--random-state", 0)[0] == 0

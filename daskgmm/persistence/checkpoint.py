@@ -70,6 +70,10 @@ class StoredPass(PackedGroup):
     kind, origin, failure = PASS_KIND, StoredBeginning.origin, CheckpointError
 
 
+def _pass_name(number: int) -> str:
+    return f"pass-{number:08d}"
+
+
 def passes(path: str) -> list[str]:
     """Folders of the passes in a checkpoint, the newest first."""
     found = [match for match in map(_PASS.fullmatch, os.listdir(path)) if match]
@@ -260,18 +264,22 @@ class StoreKeeper:
         """What an earlier run kept."""
         if self._stored is None:
             return None
-        return _reading(self._stored, lambda values, arrays: Unpacking(values, arrays).beginning())
+        return _reading(self._stored, lambda values, arrays: Unpacking(values, arrays).beginning(self._models))
 
     def latest(self, beginning: Beginning) -> Snapshot | None:
         """The last snapshot that is whole."""
-        failures: list[DaskGMMError] = []
+        failures: list[CheckpointError] = []
         for folder in passes(self._path):
             try:
-                snapshot = _reading(
-                    StoredPass.open(folder), lambda values, arrays: Unpacking(values, arrays).snapshot(self._models)
-                )
-            except (CheckpointError, StoreNotFoundError) as error:
+                stored = StoredPass.open(folder)
+                snapshot = _reading(stored, lambda values, arrays: Unpacking(values, arrays).snapshot(self._models))
+                if os.path.basename(folder) != _pass_name(snapshot.n_passes):
+                    raise stored.error("n_passes", f"is {snapshot.n_passes}, which is not what the pass is named after")
+            except CheckpointError as error:
                 failures.append(error)
+                continue
+            except StoreNotFoundError as error:  # there is a name, which leads nowhere
+                failures.append(CheckpointError(str(error)))
                 continue
             if failures:
                 warnings.warn(CheckpointWarning(f"{failures[0]}; the pass before it serves"), stacklevel=2)
@@ -293,7 +301,7 @@ class StoreKeeper:
         """Keep where the fit is now, and forget where it was before the last time."""
         packing = Packing()
         values = packing.snapshot(snapshot, self._models)
-        target = os.path.join(self._path, f"pass-{snapshot.n_passes:08d}")
+        target = os.path.join(self._path, _pass_name(snapshot.n_passes))
         write_packed(target, PASS_KIND, values, packing.arrays)
         for old in passes(self._path)[_KEPT:]:
             with suppress(OSError):

@@ -34,6 +34,11 @@ class StoredKind:
     def structure(self) -> CovarianceStructure:
         return self.estimator._structure
 
+    @property
+    def scattered(self) -> CovarianceStructure | None:
+        """Structure of the second moments that it wants of a survey, if it wants any."""
+        return self.structure if self.estimator._prepare(self.estimator.n_features_in_).scatter else None
+
     def arrays(self, state: Any) -> dict[str, Array]:
         """Of a state."""
         return self.layout.arrays(state)
@@ -162,11 +167,16 @@ class Unpacking:
     def __init__(self, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
         self._values, self._arrays = values, arrays
 
-    def beginning(self) -> Beginning:
+    def beginning(self, models: Sequence[StoredKind]) -> Beginning:
         values = self._values
         surveys = [self._survey(f"survey/{i}", told) for i, told in enumerate(values["surveys"])]
+        used = [surveys[_count(told["survey"])] for told in values["candidates"]]
+        for survey, model in zip(used, models, strict=True):
+            found = None if survey.scatter is None else survey.scatter.structure
+            if found is not model.scattered:
+                raise ValueError("second moments that no mixture asks for, or none where one does")
         return Beginning(
-            tuple(surveys[_count(told["survey"])] for told in values["candidates"]),
+            tuple(used),
             tuple(self._random_state(i, told) for i, told in enumerate(values["candidates"])),
             _as_tally(values["tally"]),
             tuple(map(_as_tally, values["probes"])),
@@ -207,7 +217,8 @@ class Unpacking:
             if scatter.second.shape != structure.second_shape(1, d):
                 raise ValueError(f"{prefix}/scatter has shape {scatter.second.shape}")
         n_rows, weight_sum = _count(told["n_rows"]), float(told["weight_sum"])
-        if n_rows != self._values["data"]["n_rows"] or not 0 < weight_sum < np.inf:
+        known = self._values["data"]["sample_weight"] or weight_sum == n_rows
+        if n_rows != self._values["data"]["n_rows"] or not (known and 0 < weight_sum < np.inf):
             raise ValueError(f"{prefix} is of {n_rows} rows of weight {weight_sum}")
         return Survey(n_rows, weight_sum, **arrays, scatter=scatter)
 
@@ -223,6 +234,8 @@ class Unpacking:
 
     def _fit(self, prefix: str, told: Mapping[str, Any], model: StoredKind) -> FitSnapshot[Any]:
         ascents = {_count(start): self._ascent(f"{prefix}/{start}", ascent, model) for start, ascent in told["ascents"]}
+        if not ascents and told["failure"] is None:
+            raise ValueError("neither a start nor a failure")
         return FitSnapshot(
             _count(told["n_starts"]),
             tuple(PassRecord(**{key: decode(value) for key, value in record.items()}) for record in told["history"]),
@@ -286,7 +299,11 @@ def _flag(value: Any) -> bool:
 
 
 def _components(value: Any) -> tuple[int, ...] | None:
-    return None if value is None else tuple(map(_count, value))
+    if value is None:
+        return None
+    if not value:
+        raise ValueError("no components where there are some")
+    return tuple(map(_count, value))
 
 
 def _encoded(value: Any) -> Any:
