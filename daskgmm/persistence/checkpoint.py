@@ -80,6 +80,13 @@ def passes(path: str) -> list[str]:
     return [os.path.join(path, match[0]) for match in sorted(found, key=lambda match: -int(match[1]))]
 
 
+def _open_pass(folder: str) -> StoredPass:
+    try:
+        return StoredPass.open(folder)
+    except StoreNotFoundError as error:  # there is a name, which leads nowhere
+        raise CheckpointError(str(error)) from None
+
+
 class Checkpoint(AbstractContextManager["Checkpoint"]):
     """One fit's checkpoint, while it runs: nobody else may write to it.
 
@@ -271,15 +278,12 @@ class StoreKeeper:
         failures: list[CheckpointError] = []
         for folder in passes(self._path):
             try:
-                stored = StoredPass.open(folder)
+                stored = _open_pass(folder)
                 snapshot = _reading(stored, lambda values, arrays: Unpacking(values, arrays).snapshot(self._models))
                 if os.path.basename(folder) != _pass_name(snapshot.n_passes):
                     raise stored.error("n_passes", f"is {snapshot.n_passes}, which is not what the pass is named after")
             except CheckpointError as error:
                 failures.append(error)
-                continue
-            except StoreNotFoundError as error:  # there is a name, which leads nowhere
-                failures.append(CheckpointError(str(error)))
                 continue
             if failures:
                 warnings.warn(CheckpointWarning(f"{failures[0]}; the pass before it serves"), stacklevel=2)
@@ -341,7 +345,7 @@ def checkpoint_record(path: Address) -> dict[str, Any]:
         raise CheckpointError(f"{without_secrets(os.fspath(path))}: checkpoints are on local or mounted file systems")
     stored = StoredBeginning.open(local)
     folders = passes(local)
-    latest = StoredPass.open(folders[0]) if folders else stored
+    latest = _open_pass(folders[0]) if folders else stored
     return {
         "kind": KIND,
         "path": stored.path,
