@@ -28,6 +28,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _PATIENCE, _LOOK = 10.0, 0.02  # seconds: for others who are making or removing names in the same directory
+_UNNAMED = re.compile(r"\.[0-9a-f]{32}\.partial$")  # what Zarr writes before it gives a file its name
 _LOOKS = 10  # for what comes late to a directory that is discarded
 
 
@@ -89,6 +90,14 @@ def remove_remains(directory: str) -> None:
     """Remove a store that was discarded while a task wrote to it: of a group that has no document only that is left."""
     if directory.endswith(".partial") and not os.path.exists(os.path.join(directory, "zarr.json")):
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def remove_unnamed(directory: str) -> None:
+    """Remove the files of a complete store that never got their names, because their writers were killed."""
+    for folder, _, names in os.walk(directory):
+        for name in filter(_UNNAMED.search, names):
+            with suppress(OSError):
+                os.unlink(os.path.join(folder, name))
 
 
 @contextmanager

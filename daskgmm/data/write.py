@@ -19,7 +19,7 @@ import zarr
 
 from ..errors import DaskGMMError, OutputError, OutputExistsError, StoreError
 from .addresses import Secrets
-from .claims import claimed, hidden, locked, remove
+from .claims import claimed, hidden, locked, remove, remove_unnamed
 from .retry import told
 from .store import local_path, open_node, without_secrets
 
@@ -155,6 +155,7 @@ def _local(path: str, kind: str, overwrite: bool) -> Iterator[str]:
             growing = stack.enter_context(claimed(path))
         check_target(path, kind, overwrite=overwrite)  # now that nobody else writes there
         yield growing
+        remove_unnamed(growing)
         _give_name(growing, path, overwrite)
 
 

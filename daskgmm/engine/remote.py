@@ -18,7 +18,7 @@ import queue
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -53,6 +53,13 @@ class _Lost(Exception):
     """The connection to the scheduler is gone, or it does not answer."""
 
 
+class _Idle(Exception):
+    """No worker has been at work for as long as one may wait for the first."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+
 class Remote(Scheduler, AbstractContextManager["Remote"]):
     """The scheduler of a cluster.
 
@@ -68,7 +75,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
 
     def __init__(self, address: str = "", client: distributed.Client | None = None) -> None:
         self._address, self._given = address, client
-        self._own: distributed.Client | None = None
+        self._own: list[distributed.Client] = []  # the last one is in use
         self._security = None if client is None else client.security
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._hearing = ExitStack()
@@ -86,7 +93,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             ``daskgmm.timeout`` replaces both.
         """
         if self._given is None:
-            self._own = self._first_client()
+            self._own.append(self._first_client())
         else:
             self._address = _address_of(self._given)
         try:
@@ -97,15 +104,13 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        own, self._own = self._own, None
-        if own is not None:
-            _close(own)
+        # Not before: one that lost its scheduler looks for it by itself, and would complain in the log.
+        while self._own:
+            _close(self._own.pop())
 
     @property
     def _client(self) -> distributed.Client:
-        client = self._own or self._given
-        assert client is not None
-        return client
+        return self._own[-1] if self._own else self._given
 
     def _first_client(self) -> distributed.Client:
         try:
@@ -141,11 +146,11 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         limit = patience(_RETURN)
         deadline = time.monotonic() + limit
         _log.warning("The Dask scheduler %s went away (%s): it is waited for, %g s at most", self, lost, limit)
-        self.__exit__()
-        while self._own is None:
+        lost_clients = len(self._own)
+        while len(self._own) == lost_clients:
             self._check_cluster()
             try:
-                self._own = _connect(self._address, self._security, max(_SHORT, deadline - time.monotonic()))
+                self._own.append(_connect(self._address, self._security, max(_SHORT, deadline - time.monotonic())))
             except (OSError, ValueError, TypeError, ImportError) as error:
                 if time.monotonic() > deadline:
                     raise self._gone(f"did not come back within {limit:g} s", error) from error
@@ -225,6 +230,8 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
                 return self._attempt(graph, key, options)
             except (_Lost, KilledWorker) as error:
                 interruption: Exception = error
+            except _Idle as idle:
+                raise self._no_worker(idle, graph, work) from None
             interruptions += 1
             if interruptions > _REPLAYS:
                 raise self._given_up(interruption, work) from interruption
@@ -269,22 +276,22 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             idle_since = None if any(status == "running" for *_, status in self._look()) else idle_since or now
             looked = time.monotonic()
             if idle_since is not None and now - idle_since > limit:
-                raise self._idle(limit)
+                raise _Idle(limit)
         self._hand_over(0)
 
-    def _idle(self, limit: float) -> SchedulerError:
+    def _no_worker(self, idle: _Idle, graph: Any, work: Work) -> SchedulerError:
+        suspects = self._suspects(_tasks(graph))
+        died = f" The last to die had been given {work.place(suspects[0])}." if suspects else ""
         return SchedulerError(
-            f"No worker of {self} has been at work for {limit:g} s: they are gone, or paused because Python and its "
-            "packages alone fill most of their memory limit (about 240 MB, 400 MB with numba). Start workers, or raise "
-            "their memory limit."
+            f"No worker of {self} has been at work for {idle.limit:g} s: they are gone, or paused because Python and "
+            f"its packages alone fill most of their memory limit (about 240 MB, 400 MB with numba).{died} Start "
+            "workers, or raise their memory limit."
         )
 
     def _try_alone(self, graph: Any, killed: KilledWorker, work: Work) -> None:
         """Raise if one of the tasks that workers died with is to blame."""
-        tasks = graph if isinstance(graph, dict) else dict(graph.__dask_graph__())
-        others = Counter(key for keys in self._ask(_tell_deaths) for key in keys)
-        suspects = [killed.task, *(key for key, _ in others.most_common() if key != killed.task)]
-        suspects = [key for key in suspects if key in tasks][:_MOST_SUSPECTS]
+        tasks = _tasks(graph)
+        suspects = self._suspects(tasks)
         _log.warning(
             "%d workers of %s died one after the other with the same task: it is tried alone, and those beside it",
             killed.allowed_failures + 1, self,
@@ -297,6 +304,11 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
                 self._attempt(alone, probe)
             except KilledWorker as error:
                 raise self._guilty(work.place(key), error) from error
+
+    def _suspects(self, tasks: Mapping[Any, Any]) -> list[Any]:
+        """Keys of those that workers died with, the one with the most deaths first."""
+        deaths = Counter(key for keys in self._ask(_tell_deaths) for key in keys if key in tasks)
+        return [key for key, _ in deaths.most_common(_MOST_SUSPECTS)]
 
     def _guilty(self, place: str, killed: KilledWorker) -> SchedulerError:
         return SchedulerError(
@@ -355,7 +367,7 @@ def _classified(client: distributed.Client, futures: Iterable[distributed.Future
     """Tell errors of the connection from those of tasks, such as that of a file of the user's that is not there."""
     try:
         yield
-    except _Lost:
+    except (_Lost, SchedulerError):
         raise
     except Exception as error:
         if any(future.status == "error" for future in futures):
@@ -365,15 +377,24 @@ def _classified(client: distributed.Client, futures: Iterable[distributed.Future
         raise _Lost(f"{type(error).__name__}: {error}") from error
 
 
+def _tasks(graph: Any) -> Mapping[Any, Any]:
+    return graph if isinstance(graph, dict) else dict(graph.__dask_graph__())
+
+
 async def _gathered(client: distributed.Client, promised: Any) -> Any:
     try:
         return await client.gather(promised, asynchronous=True)
-    except asyncio.CancelledError as error:
+    except (asyncio.CancelledError, concurrent.futures.CancelledError) as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise  # nobody waits any more
-        # Of the futures: it would seem to be that of this coroutine.
-        raise _Lost(str(error).replace("\n", " ") or "the tasks were cancelled") from None
+        if getattr(error, "reason", "") == "lost dependencies":
+            raise SchedulerError(
+                "Data that were persisted or scattered on the cluster are gone, with the scheduler or the workers that "
+                "held them. Persist them again, or pass the dask array as it was before."
+            ) from error
+        # Of the futures: some of its kinds would seem to be that of this coroutine.
+        raise _Lost(str(error).replace("\n", " ") or "its tasks were cancelled") from None
 
 
 def _connect(address: str, security: Any, limit: float) -> distributed.Client:

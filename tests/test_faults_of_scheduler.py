@@ -1,0 +1,297 @@
+"""Schedulers that are killed, stopped, replaced or gone for good: the same bits, or an error in good time."""
+
+import os
+import signal
+import threading
+import time
+
+import dask
+import dask.array as da
+import distributed
+import pytest
+from clusters import (
+    ROWS,
+    Strike,
+    X,
+    assert_same_bits,
+    check_events,
+    check_results,
+    gated,
+    model,
+    processes,
+    settle,
+    wait_until,
+)
+
+from daskgmm import select
+from daskgmm.data import row_arrays
+from daskgmm.engine import graph, remote, run, tree
+from daskgmm.errors import SchedulerError
+from daskgmm.events import BatchFinished, EngineClosed, IterationFinished, PassStarted
+from daskgmm.results import write_predictions
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.timeout(240),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_tasks():
+    """Several tasks a pass, and several levels of merges; nothing to compile in new processes."""
+    with pytest.MonkeyPatch.context() as patch, dask.config.set({"daskgmm.compiled": False}):
+        patch.setattr(run, "_SHORTEST_TASK", 0.0)
+        patch.setattr(run, "_LONGEST_TASK", 1e-9)
+        patch.setattr(graph, "ARITY", 2)
+        patch.setattr(tree, "_LONGEST_LEAF", 4096)
+        patch.setattr(row_arrays, "_FEWEST_ROWS", 1)
+        patch.setattr(remote, "_LOOK", 0.2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return model().fit(X)
+
+
+@pytest.fixture
+def cluster(tmp_path_factory):
+    with processes(tmp_path_factory.mktemp("cluster"), 2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def gate(tmp_path):
+    return tmp_path / "closed"
+
+
+def rows():
+    return da.from_array(X, chunks=(ROWS, 3))
+
+
+def replace_scheduler(cluster):
+    cluster.kill_scheduler()
+    cluster.restart(1)
+
+
+# ---- it comes back
+
+
+MOMENTS = {
+    "before the survey": (PassStarted, "survey", 1),
+    "in the survey": (BatchFinished, "survey", 3),
+    "in an E-step": (BatchFinished, "estep", 3),
+    "between E-steps": (IterationFinished, "", 1),
+    "in the last E-step": (BatchFinished, "estep", 20),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_scheduler_that_is_replaced_changes_no_bit(moment, cluster, gate, expected, caplog):
+    strike = Strike(MOMENTS[moment], lambda: replace_scheduler(cluster), gate)
+    fitted = model(scheduler=cluster.address, callbacks=[strike]).fit(gated(gate))
+    assert strike.done
+    assert_same_bits(fitted, expected)
+    assert check_events(strike.heard) == fitted.n_passes_ == 3
+    assert f"The Dask scheduler {cluster.address} went away" in caplog.text
+    assert f"{cluster.address} is back" in caplog.text
+
+
+def test_a_users_client_that_reconnects_stays_in_use(cluster, gate, expected):
+    with cluster.connect(2) as client:
+        strike = Strike((BatchFinished, "estep", 3), lambda: replace_scheduler(cluster), gate)
+        assert_same_bits(model(scheduler=client, callbacks=[strike]).fit(gated(gate)), expected)
+        assert check_events(strike.heard) == 3
+        wait_until(lambda: client.status == "running")
+        assert_same_bits(model(scheduler=client).fit(rows()), expected)
+        assert client.submit(sum, [1, 2]).result(60) == 3
+
+
+def test_a_users_client_that_closes_is_replaced(cluster, gate, expected):
+    """As distributed's do when the scheduler stays away for longer than their timeout."""
+    client = cluster.connect(2, timeout="500ms")
+
+    def replace_late():
+        cluster.kill_scheduler()
+        wait_until(lambda: client.status == "closed")
+        cluster.restart(1)
+
+    strike = Strike((BatchFinished, "estep", 3), replace_late, gate)
+    fitted = model(scheduler=client, callbacks=[strike]).fit(gated(gate))
+    assert strike.done
+    assert_same_bits(fitted, expected)
+    assert check_events(strike.heard) == 3
+    with pytest.raises(SchedulerError, match="in use is closed"):
+        fitted.fit(rows())
+
+
+def test_a_scheduler_that_comes_back_late_is_waited_for(cluster, gate, expected):
+    def come_back():
+        wait_until(lambda: not cluster.scheduler.is_alive())
+        time.sleep(1.5)  # longer than one attempt to connect takes to be refused
+        cluster.restart(1)
+
+    late = threading.Thread(target=come_back)
+    strike = Strike((BatchFinished, "estep", 3), lambda: (late.start(), cluster.kill_scheduler()), gate)
+    fitted = model(scheduler=cluster.address, callbacks=[strike]).fit(gated(gate))
+    late.join()
+    assert_same_bits(fitted, expected)
+
+
+def test_encrypted_schedulers_are_found_again_with_the_same_security(tmp_path, gate, expected):
+    pytest.importorskip("cryptography")
+    security = distributed.Security.temporary()
+    with processes(tmp_path, 1, security=security) as cluster, cluster.connect(1) as client:
+        strike = Strike((BatchFinished, "estep", 3), lambda: replace_scheduler(cluster), gate)
+        assert_same_bits(model(scheduler=client, callbacks=[strike]).fit(gated(gate)), expected)
+        assert strike.done
+
+
+def test_scores_results_counts_and_selections_survive_their_scheduler(cluster, gate, tmp_path, expected):
+    strikes = []
+
+    def during(label):
+        strikes.append(Strike((BatchFinished, label, 2), lambda: replace_scheduler(cluster), gate))
+        return [strikes[-1]]
+
+    x = gated(gate)
+    fitted = model(scheduler=cluster.address).fit(rows())
+    assert fitted.set_params(callbacks=during("score")).score(x) == expected.score(X)
+    fitted.set_params(callbacks=None)
+    write_predictions(fitted, x, tmp_path / "out.zarr", probabilities=True, callbacks=during("predict"))
+    check_results(tmp_path / "out.zarr", expected, tmp_path)
+    estimator = model()
+    found = select(x, [1, 3], estimator=estimator, scheduler=cluster.address, callbacks=during("estep"))
+    assert_same_bits(found.models[3, "full"], expected)
+    assert all(strike.done for strike in strikes)
+
+
+# ---- it does not
+
+
+@pytest.fixture
+def impatient():
+    with dask.config.set({"daskgmm.timeout": "2s"}):
+        yield
+
+
+def ends_within(seconds, call):
+    """What a call raises. It runs in a thread, so that a test of hanging does not hang."""
+    raised = []
+
+    def run_it():
+        try:
+            call()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run_it, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), "it hangs"
+    (error,) = raised
+    return error
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_scheduler_that_is_gone_for_good_is_told(own, cluster, gate, impatient):
+    with cluster.connect(2, timeout="1s") as client:
+        strike = Strike((BatchFinished, "estep", 3), cluster.kill_scheduler, gate)
+        estimator = model(scheduler=cluster.address if own else client, callbacks=[strike])
+        error = ends_within(60, lambda: estimator.fit(gated(gate)))
+    assert isinstance(error, SchedulerError)
+    assert f"{cluster.address} went away, and did not come back within 2 s" in str(error)
+    assert strike.heard[-1] == EngineClosed(failed=True)
+
+
+def test_a_scheduler_that_comes_back_without_workers_is_told(cluster, gate, impatient):
+    def replace_without_workers():
+        cluster.kill_scheduler()
+        cluster.restart(0)
+
+    strike = Strike((BatchFinished, "estep", 3), replace_without_workers, gate)
+    error = ends_within(60, lambda: model(scheduler=cluster.address, callbacks=[strike]).fit(gated(gate)))
+    assert isinstance(error, SchedulerError)
+    assert "has no workers after 2 s" in str(error)
+
+
+@pytest.mark.parametrize("moment", ["before the survey", "in an E-step"])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_scheduler_that_is_stopped_is_told(own, moment, cluster, gate, impatient):
+    """It holds its connections and answers nothing, as a machine does that swaps or whose network is gone."""
+    with cluster.connect(2, timeout="1s") as client:
+        strike = Strike(MOMENTS[moment], lambda: os.kill(cluster.scheduler.pid, signal.SIGSTOP), gate)
+        estimator = model(scheduler=cluster.address if own else client, callbacks=[strike])
+        error = ends_within(60, lambda: estimator.fit(gated(gate)))
+        os.kill(cluster.scheduler.pid, signal.SIGCONT)
+    assert isinstance(error, SchedulerError)
+    assert "did not come back within 2 s" in str(error)
+
+
+def test_a_scheduler_that_goes_away_again_and_again_is_told(cluster, gate, expected):
+    def strike(event):
+        if isinstance(event, PassStarted) and event.label == "estep":
+            gate.touch()
+            replacing.append(threading.Thread(target=replace_always))
+            replacing[-1].start()
+
+    def replace_always():
+        while not ended.is_set():
+            replace_scheduler(cluster)
+            with cluster.connect(1):
+                pass
+            ended.wait(0.3)
+
+    replacing, ended = [], threading.Event()
+    error = ends_within(200, lambda: model(scheduler=cluster.address, callbacks=[strike]).fit(gated(gate)))
+    ended.set()
+    for thread in replacing:
+        thread.join()
+    assert isinstance(error, SchedulerError)
+    assert "went away 4 times during one pass" in str(error)
+
+
+def test_a_cluster_that_is_shut_down_is_told_at_once(gate):
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", memory_limit=0
+    ) as local, distributed.Client(local, set_as_default=False) as client:  # fmt: skip
+        strike = Strike((BatchFinished, "estep", 3), local.close, gate)
+        error = ends_within(30, lambda: model(scheduler=client, callbacks=[strike]).fit(gated(gate)))
+    assert isinstance(error, SchedulerError)
+    assert "was shut down with its cluster" in str(error)
+
+
+def test_persisted_rows_that_went_with_the_scheduler_are_told(cluster, gate, impatient):
+    with cluster.connect(2) as client:
+        persisted = client.persist(gated(gate))
+        settle(persisted)
+        strike = Strike((IterationFinished, "", 1), lambda: replace_scheduler(cluster), gate)
+        error = ends_within(120, lambda: model(scheduler=client, callbacks=[strike]).fit(persisted))
+    assert isinstance(error, SchedulerError), error
+    assert "Data that were persisted or scattered on the cluster are gone" in str(error)
+
+
+def test_the_client_is_of_use_in_callbacks(cluster, expected):
+    """Reports of tasks are handed over where the fit waits, not in the thread that the client needs to answer."""
+    with cluster.connect(2) as client:
+        answers = []
+
+        def ask(event):
+            if isinstance(event, BatchFinished):
+                answers.append(client.submit(sum, [1, len(answers)], pure=False).result(60))
+
+        assert_same_bits(model(scheduler=client, callbacks=[ask]).fit(rows()), expected)
+        assert len(answers) == 3 * 16
+
+
+def test_errors_of_callbacks_stay_what_they_are(cluster):
+    with cluster.connect(2) as client:
+
+        def fail(event):
+            if isinstance(event, BatchFinished):
+                raise BrokenPipeError("the terminal was closed")
+
+        with pytest.raises(BrokenPipeError, match="terminal"):
+            model(scheduler=client, callbacks=[fail]).fit(rows())
+        assert client.status == "running"
