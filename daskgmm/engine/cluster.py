@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import re
 import shutil
@@ -14,11 +15,17 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import dask
 import distributed
+from distributed.worker_memory import parse_memory_limit
 
 from ..data.claims import locked
+from ..errors import SchedulerError
+from .config import patience
 
 _LOOPBACK = "127.0.0.1"  # nobody else on the network can reach it: whoever reaches a scheduler can run code
 _SCRATCH = "daskgmm-cluster-"
+_START, _STOP = "5min", "60s"  # what workers may take to start, their imports included, and to end
+
+_log = logging.getLogger("daskgmm")
 
 
 @contextmanager
@@ -46,25 +53,72 @@ def embedded_cluster(
     ------
     distributed.Client
         Not the default of this process: pass it on.
+
+    Raises
+    ------
+    SchedulerError
+        If the workers do not start within 5 minutes; the configuration value ``daskgmm.timeout`` replaces them.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = n_workers or max(1, processors // (threads_per_worker or 1))
     with (
+        _children_end_with_it(),
         _scratch() as scratch,
         distributed.LocalCluster(
-            n_workers=workers,
+            n_workers=0,  # what is started here is waited for without a bound
             threads_per_worker=threads_per_worker or max(1, processors // workers),
-            memory_limit=memory_limit,
+            memory_limit=parse_memory_limit(memory_limit, 1, workers, logger=_log) if memory_limit else None,
             host=_LOOPBACK,
             dashboard_address=f"{_LOOPBACK}:0",  # any free port: a fixed one may be taken
             scheduler_kwargs={"dashboard": dashboard, "local_directory": scratch},
             local_directory=scratch,
             silence_logs=logging.ERROR,  # workers with little memory tell of every pause
         ) as cluster,
+        _ended(cluster),
         distributed.Client(cluster, set_as_default=False) as client,
     ):
         client.register_plugin(_IgnoreInterrupts())
+        cluster.scale(workers)
+        _await(client, workers)
         yield client
+
+
+def _await(client: distributed.Client, n_workers: int) -> None:
+    limit = patience(_START)
+    try:
+        client.wait_for_workers(n_workers, timeout=limit)
+    except TimeoutError as error:
+        raise SchedulerError(
+            f"{n_workers} worker processes were to start on this machine, and did not within {limit:g} s ({error}). "
+            "Start fewer, or wait longer for them: dask.config.set({'daskgmm.timeout': '10min'}), in a terminal "
+            "DASK_DASKGMM__TIMEOUT=10min."
+        ) from error
+
+
+@contextmanager
+def _ended(cluster: distributed.LocalCluster) -> Iterator[None]:
+    """Close it in good time: Dask waits for ever for a worker process that is starting and never comes up."""
+    try:
+        yield
+    finally:
+        try:
+            cluster.close(timeout=patience(_STOP))
+        except TimeoutError:
+            _log.warning("The worker processes on this machine did not end, and are killed")
+            cluster.status = distributed.core.Status.closed  # nothing of it is left that could be waited for
+
+
+@contextmanager
+def _children_end_with_it() -> Iterator[None]:
+    """Kill worker processes that are still there when the block has ended."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        for process in set(multiprocessing.active_children()) - before:
+            if process.name.startswith("Dask Worker process"):
+                process.kill()
+                process.join(10)
 
 
 @contextmanager
