@@ -188,6 +188,8 @@ def kill(pid):
 class DieOfRows(distributed.WorkerPlugin):
     """Ends the worker's process whenever it reads that row of a store."""
 
+    name = "die-of-rows"
+
     def __init__(self, row):
         self.row = row
 

@@ -1,5 +1,8 @@
 """The embedded cluster: on this machine alone, and gone with its block."""
 
+import os
+import signal
+
 import dask
 import dask.array as da
 import distributed
@@ -62,3 +65,28 @@ def test_workers_that_stay_paused_end_in_an_error():
             model.fit(data)
         with pytest.raises(SchedulerError, match="has no workers after 3 s"):
             model.fit(data)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_workers_that_do_not_start_are_told():
+    """Dask waits for ever for them, and for ever to end them."""
+    hang = {"distributed.worker.preload": ["import time; time.sleep(3600)"], "daskgmm.timeout": "3s"}
+    before = set(psutil.Process().children(recursive=True))
+    with (
+        dask.config.set(hang),
+        pytest.raises(SchedulerError, match=r"2 worker processes were to start .* within 3 s"),
+        embedded_cluster(2, 1, None),
+    ):
+        pass
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not [p for p in left if "resource_tracker" not in " ".join(p.cmdline())]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_stopped_worker_does_not_outlive_its_cluster():
+    with embedded_cluster(2, 1, None) as client:
+        pid, _ = client.run(os.getpid).values()
+        os.kill(pid, signal.SIGSTOP)
+    assert not psutil.pid_exists(pid)

@@ -44,6 +44,7 @@ from daskgmm.results import write_predictions
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore::daskgmm.errors.InterruptedWarning"),
     pytest.mark.timeout(240),
 ]
 
@@ -105,6 +106,7 @@ MOMENTS = {
     "between E-steps": (IterationFinished, "", 1),
     "in the last E-step": (BatchFinished, "estep", 20),
 }
+OFTEN = {"in the survey", "in an E-step", "in its merges"}
 
 
 def kill_one(cluster):
@@ -122,8 +124,10 @@ def replace_all(cluster):
     cluster.start_worker()
 
 
-@pytest.mark.parametrize("act", [kill_one, kill_all_but_one, replace_all])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("act", [pytest.param(kill_one, marks=pytest.mark.slow), kill_all_but_one, replace_all])
+@pytest.mark.parametrize(
+    "moment", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in MOMENTS]
+)
 def test_killed_workers_change_no_bit(moment, act, cluster, gate, expected):
     strike = Strike(MOMENTS[moment], lambda: act(cluster), gate)
     fitted = model(scheduler=cluster.address, callbacks=[strike]).fit(gated(gate))
@@ -132,7 +136,7 @@ def test_killed_workers_change_no_bit(moment, act, cluster, gate, expected):
     assert check_events(strike.heard) == fitted.n_passes_ == 3
 
 
-@pytest.mark.parametrize("act", [kill_one, replace_all])
+@pytest.mark.parametrize("act", [pytest.param(kill_one, marks=pytest.mark.slow), replace_all])
 def test_killed_workers_that_read_a_store(act, cluster, gate, files, expected):
     strike = Strike((BatchFinished, "estep", 1), lambda: act(cluster), gate)
     fitted = model(scheduler=cluster.address, callbacks=[strike]).fit(files)
@@ -141,6 +145,7 @@ def test_killed_workers_that_read_a_store(act, cluster, gate, files, expected):
     assert check_events(strike.heard) == 3
 
 
+@pytest.mark.slow
 def test_workers_that_nannies_replace(gate, expected):
     with (
         distributed.LocalCluster(
@@ -179,7 +184,7 @@ def test_workers_killed_at_any_moments(strikes, three, expected):
     assert check_events(events) == 3
 
 
-@pytest.mark.parametrize("work", ["score", "bic"])
+@pytest.mark.parametrize("work", ["score", pytest.param("bic", marks=pytest.mark.slow)])
 def test_killed_workers_change_no_score(work, cluster, gate, expected):
     score = getattr(expected, work)(X)
     strike = Strike((BatchFinished, "score", 2), lambda: kill_all_but_one(cluster), gate)
@@ -229,7 +234,7 @@ def test_killed_workers_change_no_selection(cluster, gate):
 # ---- results
 
 
-@pytest.mark.parametrize("act", [kill_all_but_one, replace_all])
+@pytest.mark.parametrize("act", [kill_all_but_one, pytest.param(replace_all, marks=pytest.mark.slow)])
 def test_killed_workers_change_no_results(act, cluster, gate, tmp_path, expected):
     strike = Strike((BatchFinished, "predict", 1), lambda: act(cluster), gate)
     fitted = model(scheduler=cluster.address).fit(da.from_array(X, chunks=(ROWS, 3)))
@@ -282,14 +287,16 @@ def is_named(error, row, text):
     return first <= row < last <= first + 2 * ROWS and text in str(error) and "fewer threads" in str(error)
 
 
-@pytest.mark.parametrize("row", [0, 23_456, N - 1])
+@pytest.mark.parametrize(
+    "row", [pytest.param(0, marks=pytest.mark.slow), 23_456, pytest.param(N - 1, marks=pytest.mark.slow)]
+)
 def test_rows_that_end_every_worker_are_named(row, impatient):
     with pytest.raises(SchedulerError, match=r"The workers of .* die of rows") as caught:
         model(scheduler=impatient.address).fit(deadly(row))
     assert is_named(caught.value, row, "of a dask array (block")
 
 
-@pytest.mark.parametrize("row", [0, 23_456])
+@pytest.mark.parametrize("row", [pytest.param(0, marks=pytest.mark.slow), 23_456])
 def test_chunks_of_a_store_that_end_every_worker_are_named(row, impatient, files):
     with impatient.connect() as client:
         client.register_plugin(DieOfRows(row))
@@ -312,12 +319,13 @@ def test_rows_that_end_every_worker_are_named_in_predictions_and_counts(impatien
         fitted.fit(x)
 
 
+@pytest.mark.slow
 def test_rows_that_ended_all_workers_there_were_are_named(tmp_path):
     with (
         processes(tmp_path, 2) as cluster,
-        dask.config.set({"daskgmm.timeout": "2s"}),
+        dask.config.set({"daskgmm.timeout": "5s"}),
         pytest.raises(
-            SchedulerError, match=r"has been at work for 2 s.* The last to die had been given rows"
+            SchedulerError, match=r"has been at work for 5 s.* The last to die had been given rows"
         ) as caught,
     ):
         model(scheduler=cluster.address).fit(deadly(23_456))

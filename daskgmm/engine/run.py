@@ -225,7 +225,8 @@ class Engine(AbstractContextManager["Engine"]):
         """
 
         def named(key: Any) -> str:
-            is_block = isinstance(key, tuple) and key[0] == collection.name
+            # Where Dask fused tasks, the name of the last one comes after those of the others.
+            is_block = isinstance(key, tuple) and key[0].endswith(collection.name)
             return place(key[1]) if is_block else f"task {key!r}"
 
         (value,) = dask.compute(collection, scheduler=partial(self.scheduler.compute, place=named))
