@@ -173,6 +173,22 @@ def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, w
     return graph, root
 
 
+def rows_of(key: Any, wave: Wave, label: str) -> tuple[int, int] | None:
+    """First row that a batch, or a merge of batches, of `build_graph` is made of, and the one after the last.
+
+    None for any other task.
+    """
+    match key:
+        case (str(name), int(number)) if name.startswith(f"gmm-{label}-"):
+            span = 1
+        case (str(name), int(number)) if name.startswith("gmm-reduce-"):
+            span = ARITY ** (int(name.rpartition("-")[2]) + 1)
+        case _:
+            return None
+    first, last = number * span, min((number + 1) * span, wave.n_batches)
+    return int(wave.borders[first]), int(wave.borders[last])
+
+
 # ---- what the tasks do
 
 

@@ -42,9 +42,10 @@ _ANSWER, _RETURN, _SILENCE, _FIRST_WORKER = "10s", "60s", "5min", "60s"
 _LOOK = 2.0  # seconds between two looks at the workers of a running pass
 _SHORT = 0.1  # seconds, between two looks at what should not take long
 
-# How often work is begun anew before what interrupts it counts as its own fault, and how many tasks are suspected.
+# How often work is begun anew before what interrupts it counts as its own fault, and how many tasks are suspected, and
+# named.
 _REPLAYS = 3
-_MOST_SUSPECTS = 32
+_MOST_SUSPECTS, _MOST_NAMED = 32, 3
 
 _log = logging.getLogger("daskgmm")
 
@@ -280,8 +281,8 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         self._hand_over(0)
 
     def _no_worker(self, idle: _Idle, graph: Any, work: Work) -> SchedulerError:
-        suspects = self._suspects(_tasks(graph))
-        died = f" The last to die had been given {work.place(suspects[0])}." if suspects else ""
+        places = [work.place(key) for key in self._suspects(_tasks(graph))[:_MOST_NAMED]]
+        died = f" The last to die had been given {', and '.join(places)}." if places else ""
         return SchedulerError(
             f"No worker of {self} has been at work for {idle.limit:g} s: they are gone, or paused because Python and "
             f"its packages alone fill most of their memory limit (about 240 MB, 400 MB with numba).{died} Start "

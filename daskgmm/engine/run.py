@@ -22,7 +22,7 @@ from .blas import one_blas_thread
 from .choice import find_scheduler
 from .environment import TOPIC, Kinds, Witness, environment, found, summary, warn_of_different
 from .events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted
-from .graph import ARITY, Context, Graph, Wave, build_graph, join, plan_batches, plan_waves
+from .graph import ARITY, Context, Graph, Wave, build_graph, join, plan_batches, plan_waves, rows_of
 from .memory import CostedFold, Costs, PassPlan, check_memory, plan_pass
 from .report import Report, Reporter
 from .scheduler import Scheduler
@@ -54,10 +54,8 @@ class _PartOfPass:
 
     def place(self, key: Any) -> str:
         """What an error is to call the data of a task."""
-        if not (isinstance(key, tuple) and key[0].startswith(f"gmm-{self.label}-")):
-            return f"task {key!r}"
-        batch = key[1]
-        return self.dataset.rows.place(*self.wave.borders[batch : batch + 2].tolist())
+        rows = rows_of(key, self.wave, self.label)
+        return f"task {key!r}" if rows is None else self.dataset.rows.place(*rows)
 
 
 def _block(number: int) -> str:
