@@ -17,7 +17,7 @@ from daskgmm.core.statistics import Frame
 from daskgmm.data.accept import as_dataset
 from daskgmm.engine import run, tree
 from daskgmm.engine.run import Engine
-from daskgmm.fitting import rare, sweep
+from daskgmm.fitting import rare, sweep, worst
 from daskgmm.fitting.rare import Relocation
 from daskgmm.fitting.worst import Watch, WorstRowsFold, n_kept
 
@@ -228,8 +228,42 @@ def test_a_plan_counts_what_is_kept():
     watched, plain = model.plan(x), clone(model).set_params(init_size=None, n_init=1).plan(x)
     kept = n_kept(10_000_000, 8, 100_000)
     assert kept == 10_000
-    assert watched.estep.task.values > plain.estep.task.values + 5 * 8 * 8 * kept
+    assert watched.estep.task.values > plain.estep.task.values + 8 * 8 * kept
     assert watched.estep.task.work > plain.estep.task.work + 4 * 8 * 8 * kept
+
+
+def test_a_plan_does_not_count_every_list_as_full():
+    # Nodes of a deep tree are many, and what all of them hold together is not more.
+    x = da.zeros((30_000_000, 16), chunks=(50_000, 16))
+    watched, plain = (GaussianMixture(5, init_size=size).plan(x).estep.task.total for size in (20_000, None))
+    assert watched < plain + 60e6
+
+
+def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(monkeypatch):
+    """What `watch_cost` relies on."""
+    sizes = []
+    evaluate = worst._Watcher.__call__
+
+    def counting(self, *args):
+        found = evaluate(self, *args)
+        sizes.append(len(found.rows))
+        return found
+
+    monkeypatch.setattr(worst._Watcher, "__call__", counting)
+    monkeypatch.setattr(tree, "_LONGEST_LEAF", 256)
+    x = np.random.default_rng(0).standard_t(4, size=(100_000, 2))
+    GaussianMixture(3, init_size=5000, max_iter=2, random_state=0).fit(x)
+    kept = n_kept(len(x), 2, 5000)
+    assert kept == 1000
+    assert len(sizes) == len(x) // 256 + 1
+    assert kept <= sum(sizes) < 3 * kept
+
+
+def test_a_plan_counts_the_strata_in_the_driver():
+    x = da.zeros((10_000_000, 8), chunks=(250_000, 8))
+    model = GaussianMixture(16, init_size=100_000, n_init="auto")
+    watched, plain = model.plan(x), clone(model).set_params(init_size=None, n_init=1).plan(x)
+    kept = n_kept(10_000_000, 8, 100_000)
     assert watched.driver_bytes > plain.driver_bytes + 3 * kept * 8 * 32
 
 

@@ -14,6 +14,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # Rows that are kept: a share of the data, a number, and their size.
 _KEPT_SHARE, _MOST_KEPT, _MOST_KEPT_BYTES = 0.01, 10_000, 2 << 20
 
+# A merge joins more lists than this, so that their sizes are counted once at least.
+_LISTS_FOR_EACH = 16
+
 
 @dataclass(frozen=True)
 class WorstRows:
@@ -99,9 +102,13 @@ class _Watcher:
 
 
 def watch_cost(estep: Cost, n_features: int, limit: int) -> Cost:
-    """What it costs to keep so many rows, besides an E-step of that cost: as much again, and lists that are joined."""
+    """What it costs to keep so many rows, besides an E-step of that cost: as much again, and lists that are joined.
+
+    Lists of all data together hold about twice as many rows, because `Watch.highest` lets no more of them through. So
+    what a task holds does not grow with the number of its lists.
+    """
     n_bytes = kept_bytes(n_features, limit)
-    return replace(estep, work_bytes=estep.work_bytes + 4 * n_bytes, value_bytes=n_bytes)
+    return replace(estep, work_bytes=estep.work_bytes + 4 * n_bytes, value_bytes=n_bytes // _LISTS_FOR_EACH)
 
 
 def kept_bytes(n_features: int, limit: int) -> int:
