@@ -17,6 +17,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from clusters import Processes
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, load, select
 from daskgmm.cli import main
@@ -301,6 +302,34 @@ def test_a_process_that_is_killed_in_a_pass_goes_on_with_that_pass(tmp_path):
     same_fit(model, GaussianMixture(4, max_iter=9, random_state=0).fit(X))
     assert seen.resumed == 3
     assert len(seen.labels) == model.n_passes_ - 3
+
+
+@pytest.mark.cluster
+def test_a_fit_whose_scheduler_is_gone_for_good_goes_on_elsewhere(tmp_path):
+    path = tmp_path / "x.zarr"
+    zarr.create_array(path, data=X, chunks=(500, D))
+    cluster = Processes(tmp_path).start(1)
+    begun = []
+
+    def strike(event):
+        if isinstance(event, PassStarted):
+            begun.append(event.label)
+            if len(begun) == 4:
+                cluster.kill_scheduler()
+
+    try:
+        cluster.connect(1).close()
+        model = GaussianMixture(4, max_iter=9, random_state=0, scheduler=cluster.address, callbacks=[strike])
+        with dask.config.set({"daskgmm.timeout": "2s"}), pytest.raises(SchedulerError) as caught:
+            model.fit(path, checkpoint=tmp_path / "c")
+    finally:
+        cluster.end()
+    assert "goes on from it" in caught.value.__notes__[-1]
+    assert model.n_iter_ == 2  # the best so far
+    model = GaussianMixture(4, max_iter=9, random_state=0)
+    same_fit(
+        model.fit(path, checkpoint=tmp_path / "c", resume=True), GaussianMixture(4, max_iter=9, random_state=0).fit(X)
+    )
 
 
 # ---- Ctrl-C

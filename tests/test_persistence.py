@@ -223,7 +223,7 @@ def test_a_summary_tells_what_a_fit_was_computed_with(saved):
 def test_what_is_no_record_of_a_fit_is_not_saved(rows, model, tmp_path, wrong):
     changed = clone(model).fit(rows)
     changed.environment_ = wrong
-    with pytest.raises(ValueError, match="cannot be saved: its environment_ (has to|holds)"):
+    with pytest.raises(ValueError, match=r"cannot be saved: its environment_ (has to|holds)"):
         changed.save(tmp_path / "m.zarr")
     assert os.listdir(tmp_path) == []
 
