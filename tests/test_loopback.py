@@ -1,5 +1,6 @@
 """The embedded cluster is this process's alone: it listens on loopback, and its files are in a directory of its own."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -7,7 +8,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import dask
@@ -24,7 +24,7 @@ from daskgmm.engine.cluster import embedded_cluster
 LOOPBACK = "127.0.0.1"
 
 
-@contextmanager
+@contextlib.contextmanager
 def temporary_directory(folder):
     """The temporary directory of this process, and of those that it starts."""
     with pytest.MonkeyPatch.context() as patch:
@@ -208,14 +208,16 @@ def test_links_are_not_followed(tmp_path):
     assert (mine / "daskgmm-cluster-abcdefgh" / "inside").exists()
 
 
-def test_one_that_is_taken_for_a_left_one_is_made_anew(temporary, monkeypatch):
-    """Between the two system calls that make and hold it another process may look for what was left."""
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked"])
+def test_one_that_is_taken_for_a_left_one_is_made_anew(temporary, monkeypatch, moment):
+    """Between the system calls that make and hold it another process may look for what was left."""
     hold = cluster.locked
 
     def meanwhile(directory):
         monkeypatch.setattr(cluster, "locked", hold)
         cluster._remove_left(str(temporary))
-        return hold(directory)
+        # Once opened, a directory that is gone can be locked all the same.
+        return hold(directory) if moment == "before it is opened" else contextlib.nullcontext()
 
     monkeypatch.setattr(cluster, "locked", meanwhile)
     with cluster._scratch() as directory:
