@@ -144,3 +144,17 @@ def test_regression_can_fail() -> None:
         [sys.executable, str(BENCHMARKS / command[0]), *command[1:]], capture_output=True, timeout=240
     )
     assert done.returncode == 1
+
+
+def test_rare_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    command = ("rare.py", "--output", str(tmp_path / "rare.jsonl"), "--rows", "20000", "--sizes", "400", "--seeds", "1")
+    run(*command, "--methods", "moves")
+    first = (tmp_path / "rare.jsonl").read_text()
+    table = run(*command, "--methods", "moves,sample").splitlines()
+    records = [json.loads(line) for line in (tmp_path / "rare.jsonl").read_text().splitlines()]
+    assert (tmp_path / "rare.jsonl").read_text().startswith(first)
+    assert len(records) == len({tuple(record["key"]) for record in records}) == 6
+    found = [record for record in records if record["key"][4] == "moves"]
+    assert table[-1].endswith(
+        f"| {sum(r['found'] for r in found)} of 3 ({sum(r['n_passes'] for r in found) / 3:.1f} passes) |"
+    )

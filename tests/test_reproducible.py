@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from daskgmm import BayesianGaussianMixture, GaussianMixture, Selection, select
 from daskgmm.data import source
 from daskgmm.engine import blas, graph, run, tree
+from daskgmm.engine import environment as engine_environment
 from daskgmm.engine.environment import TOPIC, Witness, differences, environment, found
 from daskgmm.errors import ReproducibilityWarning
 
@@ -387,6 +388,21 @@ def test_other_kernels_of_blas_change_the_last_bits_and_no_more():
     for name in ("means_", "weights_", "lower_bounds_"):
         one, other = (np.frombuffer(bytes.fromhex(found["bits"][0][name])) for found in (ours, theirs))
         np.testing.assert_allclose(one, other, rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("path", "used"),
+    [
+        ("/env/lib/python3.11/site-packages/numpy.libs/libscipy_openblas64_.so", True),
+        ("/env/lib/python3.11/site-packages/scipy/.dylibs/libscipy_openblas.dylib", True),
+        ("/env/lib/libopenblas.so.0", True),
+        ("/env/lib/python3.11/site-packages/torch/lib/libopenblas.so", False),
+    ],
+)
+def test_libraries_of_other_packages_do_not_count(path, used, monkeypatch):
+    pool = {"user_api": "blas", "internal_api": "openblas", "version": "9.9", "architecture": "VAX", "filepath": path}
+    monkeypatch.setattr(engine_environment, "threadpool_info", lambda: [pool])
+    assert (engine_environment._blas() == ["openblas 9.9 VAX"]) is used
 
 
 def test_the_name_of_a_processor_alone_changes_nothing():
