@@ -83,17 +83,7 @@ def test_links_lead_somewhere(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_tests_that_are_named_exist(document: str) -> None:
-    """``tests/test_file.py::test_name``, and ``::another`` of the same file."""
-    file = ""
-    for path, name in re.findall(r"`(tests/\w+\.py)?::(\w+)`", (ROOT / document).read_text()):
-        file = path or file
-        assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_tests_that_are_named_without_their_file_exist(document: str) -> None:
-    """As in tables that name the file once, above."""
-    defined = {
-        name for path in (ROOT / "tests").rglob("*.py") for name in re.findall(r"^def (\w+)", path.read_text(), re.M)
-    }
-    assert set(re.findall(r"`(test_\w+)`", (ROOT / document).read_text())) <= defined
+    """``tests/test_file.py::test_name``; ``::test_name`` of a file that the text names."""
+    every = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)?::(\w+)`", (ROOT / document).read_text()):
+        assert f"def {name}(" in ((ROOT / path).read_text() if path else every), f"{path}::{name}"
