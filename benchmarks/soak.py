@@ -34,6 +34,15 @@ from soaking.watch import Counts, Sample, Watch, files_below, processes_below
 from soaking.work import JOBS, OUTPUTS, Ground, digest, prepare
 
 SPARED = 0
+
+#: What Dask remembers of the past, and of a worker for an hour after its death: full at once instead of after a hundred
+#: passes, of which each may hold its graph. It has a bound, so it is no leak, but it looks like one while it fills.
+SHORT_HISTORIES = {
+    "distributed.scheduler.events-cleanup-delay": "10s",
+    "distributed.diagnostics.computations.max-history": 5,
+    "distributed.diagnostics.erred-tasks.max-history": 5,
+    "distributed.admin.low-level-log-length": 100,
+}
 PATIENCE = 600  # seconds for one job; longer is a hang, which ends the run with the stacks of all threads
 
 
@@ -109,9 +118,10 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     options = parser.parse_args()
     machine = describe_machine()
-    # Dask keeps what it has noted of a worker for an hour after its death.
-    short = {"distributed.scheduler.events-cleanup-delay": "10s"}
-    with temporary(options.folder) as folder, dask.config.set(short, temporary_directory=str(folder / "scratch")):
+    with (
+        temporary(options.folder) as folder,
+        dask.config.set(SHORT_HISTORIES, temporary_directory=str(folder / "scratch")),
+    ):
         result, samples, censuses = soak(options, folder)
     found = judge(result, samples, censuses, options.limit)
     if options.plot:

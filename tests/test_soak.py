@@ -139,14 +139,14 @@ def test_growth_is_that_after_the_warm_up():
     """Half of all memory is taken in the first minutes; a peak of a few samples is no growth."""
     sampled = [
         Sample(
-            s.seconds, s.driver // (2 if s.seconds < 190 else 1), s.spared * (2 if 400 < s.seconds < 420 else 1), [], 1
+            s.seconds, s.driver // (2 if s.seconds < 290 else 1), s.spared * (2 if 400 < s.seconds < 420 else 1), [], 1
         )
         for s in samples(30)
     ]
     for of in ("driver", "spared"):
         grown = growth(sampled, of)
         assert abs(grown.slope - 30) < 8
-        assert abs(grown.stop - grown.start - grown.slope * 400 / 3600) < 0.1
+        assert abs(grown.stop - grown.start - grown.slope * 300 / 3600) < 0.1
 
 
 def test_a_short_run_is_judged_by_its_last_rounds():

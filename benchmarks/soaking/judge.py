@@ -12,7 +12,7 @@ from scipy.stats import theilslopes
 from soaking.watch import Counts, Sample
 
 #: Share of the run in which caches fill and pools start.
-WARM_UP = 1 / 3
+WARM_UP = 1 / 2
 
 MIB = 1 << 20
 
