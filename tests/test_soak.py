@@ -150,7 +150,7 @@ def test_growth_is_that_after_the_warm_up():
 
 
 def test_a_short_run_is_judged_by_its_last_rounds():
-    assert low_water([{"x": 9}, {"x": 3}])["x"] == (9, 3)
+    assert low_water([{"x": 9}, {"x": 9}, {"x": 5}, {"x": 3}])["x"] == (5, 3)
     assert low_water([{"x": 9}])["x"] == (9, 9)
 
 
