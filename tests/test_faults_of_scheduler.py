@@ -281,6 +281,19 @@ def test_a_cluster_that_is_shut_down_is_told_at_once(gate):
     assert "was shut down with its cluster" in str(error)
 
 
+def forget(client, dask_scheduler):
+    dask_scheduler.remove_client(client, stimulus_id="a test")
+
+
+def test_a_client_that_the_scheduler_has_forgotten_is_replaced(cluster, gate, expected):
+    """It goes on to be "running", and never hears of its tasks."""
+    with cluster.connect(2) as client:
+        strike = Strike(MOMENTS["in an E-step"], lambda: client.run_on_scheduler(forget, client.id), gate)
+        assert_same_bits(model(scheduler=client, callbacks=[strike]).fit(gated(gate)), expected)
+        assert strike.done
+        assert check_events(strike.heard) == 3
+
+
 def test_persisted_rows_that_went_with_the_scheduler_are_told(cluster, gate, impatient):
     with cluster.connect(2) as client:
         persisted = client.persist(gated(gate))

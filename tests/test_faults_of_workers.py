@@ -308,6 +308,7 @@ def test_chunks_of_a_store_that_end_every_worker_are_named(row, impatient, files
     assert is_named(caught.value, row, f"(chunk {row // ROWS} along the rows)")
 
 
+@pytest.mark.slow
 def test_rows_that_end_every_worker_are_named_in_predictions_and_counts(impatient, tmp_path, expected):
     fitted = model(scheduler=impatient.address).fit(da.from_array(X, chunks=(ROWS, 3)))
     with pytest.raises(SchedulerError, match="die of rows 22500 to 25000 of a dask array"):

@@ -261,7 +261,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             with _classified(client, futures):
                 return result.result()
         finally:
-            result.cancel()
+            # That ends the coroutine, too: cancelled, it would leave errors that nobody asks for.
             for future in futures:
                 future.release()  # an error that somebody keeps would hold them, and their tasks
 
