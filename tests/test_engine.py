@@ -8,6 +8,8 @@ import random
 import re
 import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -412,6 +414,35 @@ def test_worker_processes_use_memory_again(processes, tmp_path):
     ).fit(tmp_path / "x.zarr")
     of_a_pass = np.median(np.diff(faults))
     assert of_a_pass < 0.25 * rows.nbytes / os.sysconf("SC_PAGE_SIZE")
+
+
+KEPT = """
+import numpy as np
+from daskgmm.engine import malloc
+
+malloc.reuse_memory()
+before = malloc._resident()
+arrays = [np.ones(1 << 20) for _ in range(7)]
+del arrays[:]
+kept = malloc._resident() - before
+malloc._limit = lambda: 100 * before
+malloc.give_back_memory()
+roomy = malloc._resident() - before
+malloc._limit = lambda: before
+malloc.give_back_memory()
+print(kept, roomy, malloc._resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this is about glibc's malloc")
+def test_a_worker_with_little_room_gives_memory_back():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC", "GLIBC"))}
+    environment["MALLOC_TRIM_THRESHOLD_"] = "65536"
+    run = subprocess.run([sys.executable, "-c", KEPT], env=environment, capture_output=True, text=True, check=True)
+    kept, roomy, given_back = map(int, run.stdout.split())
+    assert kept > 40e6
+    assert roomy > 40e6
+    assert given_back < 10e6
 
 
 @pytest.mark.cluster

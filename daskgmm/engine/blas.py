@@ -16,7 +16,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from .malloc import reuse_memory
+from .malloc import give_back_memory, reuse_memory
 
 #: Names this process, so that a task can tell whether it runs in its driver's.
 PROCESS = uuid.uuid4().hex
@@ -45,6 +45,12 @@ def prepare_worker(driver: str) -> None:
     if driver != PROCESS and _holders == 0:
         _acquire()
         reuse_memory()
+
+
+def finish_task(driver: str) -> None:
+    """What a worker process does when a task has read and evaluated its rows."""
+    if driver != PROCESS:
+        give_back_memory()
 
 
 def _acquire() -> None:

@@ -28,7 +28,7 @@ from dask.task_spec import DataNode, Task, TaskRef
 from ..data.garbage import no_collection
 from ..data.source import Batch, Dataset, Reader, borders
 from ..data.tally import Tally
-from .blas import PROCESS, prepare_worker
+from .blas import PROCESS, finish_task, prepare_worker
 from .environment import Witness
 from .memory import Costs
 from .report import Reporter
@@ -202,6 +202,7 @@ def run_batch(context: Context, batch: Batch, *values: Any) -> Seen:
         accumulator.add_rows(start, rows, weights)
     if context.on_rows is not None:
         context.on_rows(batch.start, batch.n_rows)
+    finish_task(context.driver)
     return Seen(accumulator.parts, tally)
 
 
