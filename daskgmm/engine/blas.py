@@ -16,8 +16,6 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from .malloc import give_back_memory, reuse_memory
-
 #: Names this process, so that a task can tell whether it runs in its driver's.
 PROCESS = uuid.uuid4().hex
 
@@ -37,20 +35,10 @@ def one_blas_thread() -> Iterator[None]:
         _release()
 
 
-def prepare_worker(driver: str) -> None:
-    """Hold BLAS at one thread from now on, unless this is the driver's own process, which holds it itself.
-
-    What else is a property of a worker process is settled at the same time.
-    """
+def limit_worker(driver: str) -> None:
+    """Hold BLAS at one thread from now on, unless this is the driver's own process, which holds it itself."""
     if driver != PROCESS and _holders == 0:
         _acquire()
-        reuse_memory()
-
-
-def finish_task(driver: str) -> None:
-    """What a worker process does when a task has read and evaluated its rows."""
-    if driver != PROCESS:
-        give_back_memory()
 
 
 def _acquire() -> None:

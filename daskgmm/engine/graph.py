@@ -28,8 +28,9 @@ from dask.task_spec import DataNode, Task, TaskRef
 from ..data.garbage import no_collection
 from ..data.source import Batch, Dataset, Reader, borders
 from ..data.tally import Tally
-from .blas import PROCESS, finish_task, prepare_worker
+from .blas import PROCESS, limit_worker
 from .environment import Witness
+from .malloc import reusing_memory
 from .memory import Costs
 from .report import Reporter
 from .tree import Accumulator, Fold, Fragment, Node
@@ -197,12 +198,13 @@ def run_batch(context: Context, batch: Batch, *values: Any) -> Seen:
     _enter(context)
     accumulator, tally = Accumulator(context.fold, context.n_rows), Tally()
     inputs = dict(zip(batch.dependencies, values, strict=True))
-    for start, (rows, weights) in _read(context.reader, batch, inputs):
-        tally += Tally.of(rows, weights)
-        accumulator.add_rows(start, rows, weights)
+    with reusing_memory():
+        for start, (rows, weights) in _read(context.reader, batch, inputs):
+            tally += Tally.of(rows, weights)
+            accumulator.add_rows(start, rows, weights)
+            del rows, weights  # none of them outlives the block
     if context.on_rows is not None:
         context.on_rows(batch.start, batch.n_rows)
-    finish_task(context.driver)
     return Seen(accumulator.parts, tally)
 
 
@@ -236,7 +238,7 @@ def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Ta
 
 def _enter(context: Context) -> None:
     """What a process has to do before it computes."""
-    prepare_worker(context.driver)
+    limit_worker(context.driver)
     if context.witness is not None:
         context.witness.look()
 

@@ -4,9 +4,9 @@ Rows come and go in arrays of megabytes. glibc's malloc learns to keep such memo
 a block that had been mapped it raises the size from which it maps blocks, up to 32 MiB, and keeps twice as much at the
 top of its heap. It stops learning where one of the two sizes was set. Dask's nannies set the second, to 64 kB, in the
 environment of every worker, so that idle workers give memory back. Then every array is mapped anew, page by page, which
-on a virtual machine took a third of the processor time of a pass. So in workers that compute for us malloc is told what
-it would have learnt; and where a worker has little room left of its memory limit, memory is given back after each task,
-so that Dask does not pause it for memory that nobody uses.
+on a virtual machine took a third of the processor time of a pass. So while tasks of ours run malloc is told what it
+would have learnt. Then Dask's setting is in force again; and where a worker has little room left of its memory limit,
+memory is given back after each task, because Dask would pause it for memory that nobody uses, and wait.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -27,29 +30,62 @@ _SET_BY_DASK = "MALLOC_TRIM_THRESHOLD_"
 _SET_BY_OTHERS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
-def reuse_memory() -> None:
-    """Have malloc keep, in this process, what it would have learnt to keep if nobody had set anything."""
-    library = _glibc()
-    if library is not None:
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
-        library.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)
+_lock = threading.Lock()
+_running = 0
+"""Tasks of ours in this process."""
 
 
-def give_back_memory() -> None:
-    """At the end of a task: return to the system what malloc has kept, where the worker has little room."""
+@contextmanager
+def reusing_memory() -> Iterator[None]:
+    """Have malloc keep, meanwhile, what it would have learnt to keep if nobody had set anything."""
     library = _glibc()
-    if library is not None and (limit := _limit()) and _resident() > _full() * limit:
-        library.malloc_trim(0)
+    if library is None:
+        yield
+        return
+    _count(library, 1)
+    try:
+        yield
+    finally:
+        _count(library, -1)
+        if (limit := _limit()) and _resident() > _full() * limit:
+            library.malloc_trim(0)
+
+
+def _count(library: Any, change: int) -> None:
+    """One task of ours more, or less; the first of them and the last one set malloc."""
+    global _running
+    with _lock:
+        before, _running = _running > 0, _running + change
+        if before != (_running > 0):
+            mmap, trim = (_LARGEST_MMAP_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD) if _running else _dasks()
+            library.mallopt(_M_MMAP_THRESHOLD, mmap)
+            library.mallopt(_M_TRIM_THRESHOLD, trim)
+
+
+def _dasks() -> tuple[int, int]:
+    """What was in force before: glibc's own size of blocks to be mapped, and Dask's setting."""
+    return 128 << 10, int(_environment()[_SET_BY_DASK])
 
 
 @cache
 def _glibc() -> Any:
     """The C library, if Dask's setting is in force in this process, and no other; else None."""
-    if _SET_BY_DASK not in os.environ or any(name in os.environ for name in _SET_BY_OTHERS):
+    given = _environment()
+    if not given.get(_SET_BY_DASK, "").isdecimal() or any(name in given for name in _SET_BY_OTHERS):
         return None
     if platform.libc_ver()[0] != "glibc" or ctypes.sizeof(ctypes.c_void_p) < 8:
         return None
     return ctypes.CDLL(None)
+
+
+@cache
+def _environment() -> dict[str, str]:
+    """What this process was started with, which is what malloc has read; nannies also change their own."""
+    try:
+        with open("/proc/self/environ", encoding="utf-8", errors="replace") as file:
+            return dict(entry.split("=", 1) for entry in file.read().split("\0") if "=" in entry)
+    except OSError:
+        return {}
 
 
 def _limit() -> int:
