@@ -3,13 +3,16 @@
 import gc
 import os
 import signal
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import dask
 import dask.array as da
 import distributed
 import pytest
+import yaml
 from clusters import (
     ROWS,
     Strike,
@@ -156,8 +159,11 @@ def test_a_scheduler_that_comes_back_late_is_waited_for(cluster, gate, expected)
 
 
 def test_encrypted_schedulers_are_found_again_with_the_same_security(tmp_path, gate, expected):
-    pytest.importorskip("cryptography")
-    security = distributed.Security.temporary()
+    script = Path(__file__).parents[1] / "cluster_configs" / "tls" / "make_certificates.sh"
+    subprocess.run(["sh", script, tmp_path / "tls", "localhost"], check=True, capture_output=True)
+    made = yaml.safe_load((tmp_path / "tls" / "tls.yaml").read_text())["distributed"]
+    with dask.config.set({"distributed": dask.config.merge(dask.config.get("distributed"), made)}):
+        security = distributed.Security()
     with processes(tmp_path, 1, security=security) as cluster, cluster.connect(1) as client:
         strike = Strike((BatchFinished, "estep", 3), lambda: replace_scheduler(cluster), gate)
         assert_same_bits(model(scheduler=client, callbacks=[strike]).fit(gated(gate)), expected)
