@@ -4,6 +4,7 @@ Hypothesis draws the examples; `__main__` runs them for as long as one likes, wi
 by the code that they reach.
 """
 
+import atexit
 import contextlib
 import copy
 import functools
@@ -88,6 +89,7 @@ def runnable(function, **options):
 def originals():
     """A folder with a store of rows, a group, and saved models."""
     folder = Path(tempfile.mkdtemp(prefix="daskgmm-fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, options in {
         "rows.zarr": {},
         "sharded.zarr": {"chunks": (10, D), "shards": (20, D)},
