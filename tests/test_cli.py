@@ -563,6 +563,11 @@ def test_worker_processes_of_its_own(here, run):
     np.testing.assert_array_equal(daskgmm.load("m.zarr").means_, expected.means_)
 
 
+def heed_interrupts():
+    """As in a terminal, whatever started these tests: background jobs of a shell ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.cluster
 def test_as_a_program_and_interrupted(here, rows):
     """``python -m daskgmm``, on two worker processes, until Ctrl-C; the terminal sends it to all of them."""
@@ -573,6 +578,7 @@ def test_as_a_program_and_interrupted(here, rows):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     ) as process:
         for line in process.stderr:
             if line.startswith("iteration"):

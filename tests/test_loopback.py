@@ -137,6 +137,7 @@ def started(tmp_path, temporary):
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
     )
     try:
         while not (line := process.stderr.readline()).startswith("iteration"):

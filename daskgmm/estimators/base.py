@@ -6,6 +6,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Generic, Self
@@ -246,12 +247,12 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             return
         self._store(run, dtype)
         self.n_passes_ = n_passes
-        warnings.warn(
+        told = (
             f"the fit was stopped ({type(error).__name__}) after {run.n_iter} iterations, before it had converged. The "
-            "estimator has the best parameters so far; with warm_start=True a fit goes on from them.",
-            InterruptedWarning,
-            stacklevel=4,
+            "estimator has the best parameters so far; with warm_start=True a fit goes on from them."
         )
+        with suppress(InterruptedWarning):  # where warnings are errors, what ended the fit is the one to raise
+            warnings.warn(told, InterruptedWarning, stacklevel=4)
 
     def plan(self, X: Any, sample_weight: Any = None) -> FitPlan:
         """What `fit` would do with these data and how much memory it would take; the rows are not read.
