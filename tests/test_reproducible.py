@@ -177,13 +177,14 @@ def blas_threads():
 
 @pytest.mark.cluster
 def test_worker_processes(stores, expected, monkeypatch):
-    threads = {f"distributed.nanny.pre-spawn-environ.{name}_NUM_THREADS": 4 for name in ("OMP", "OPENBLAS", "MKL")}
-    with dask.config.set(threads), worker_processes(1, threads_per_worker=2) as (cluster, client):
+    for name in ("OMP", "OPENBLAS", "MKL"):
+        monkeypatch.setenv(f"{name}_NUM_THREADS", "4")  # nannies heed it before Dask's configuration
+    with worker_processes(1, threads_per_worker=2) as (cluster, client):
         if os.cpu_count() > 1:
             assert max(client.run(blas_threads).values()) > 1
-        monkeypatch.setattr(tree, "_LONGEST_LEAF", 65_536)  # so long that BLAS would divide sums over it
-        assert bits(weighted(client)) == bits(weighted("synchronous"))
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(tree, "_LONGEST_LEAF", 65_536)  # so long that BLAS would divide sums over it
+            assert bits(weighted(client)) == bits(weighted("synchronous"))
         cluster.scale(2)
         client.wait_for_workers(2)
         check_on_workers(client, ("samples, L-BFGS",), ("Zarr",), stores, expected)
