@@ -860,6 +860,35 @@ def test_a_worker_process_holds_blas_at_one_thread_and_its_driver_does_not():
             blas._release()
 
 
+def test_blas_is_held_whatever_thread_set_it_before():
+    """threadpoolctl lets one thread set it, as long as that one lives, and ignores the others."""
+
+    def held_here():
+        with blas.one_blas_thread():
+            return blas_threads()
+
+    def held_in_a_worker():
+        blas.limit_worker("the driver, elsewhere")
+        try:
+            return blas_threads()
+        finally:
+            blas._release()
+
+    for held in (held_here, held_in_a_worker):
+        with ThreadPoolExecutor(1) as pool, threadpoolctl.threadpool_limits(2, user_api="blas"):  # in control from here
+            assert pool.submit(held).result() == {1}
+            assert blas_threads() == {2}
+
+
+def test_fits_that_end_in_another_order_leave_blas_as_it_was():
+    with ThreadPoolExecutor(1) as pool, threadpoolctl.threadpool_limits(2, user_api="blas"):
+        pool.submit(blas._acquire).result()
+        with blas.one_blas_thread():
+            pool.submit(blas._release).result()
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
+
+
 def test_an_engine_counts_its_passes():
     dataset = Dataset(ArraySource(wild(200)))
     with Engine("synchronous") as engine:

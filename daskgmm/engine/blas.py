@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import OpenBLASController, threadpool_limits
 
 #: Names this process, so that a task can tell whether it runs in its driver's.
 PROCESS = uuid.uuid4().hex
@@ -45,6 +45,7 @@ def _acquire() -> None:
     global _holders, _limits
     with _lock:
         if _holders == 0:
+            _take_control()
             _limits = threadpool_limits(1, user_api="blas")
         _holders += 1
 
@@ -54,5 +55,18 @@ def _release() -> None:
     with _lock:
         _holders -= 1
         if _holders == 0:
+            _take_control()
             _limits.restore_original_limits()
             _limits = None
+            _take_control()
+
+
+def _take_control() -> None:
+    """Let this thread set OpenBLAS's number of threads, or whoever comes next.
+
+    From threadpoolctl 3.8 on only the thread that did so first can, as long as it lives; others are ignored without a
+    word, and their sums would be divided.
+    """
+    clear = getattr(OpenBLASController, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
