@@ -115,8 +115,8 @@ class SurveyFold:
 
     leaf_rows: int
     n_features: int
-    sampled: Array
-    """Row numbers of the sample, ascending."""
+    sampled: Array | range
+    """Row numbers of the sample, ascending; a range from 0 takes next to nothing where it is sent."""
     dtype: np.dtype[Any]
     """Of the sample."""
     loops: Loops = PLAIN
@@ -179,8 +179,7 @@ class _Surveyor:
         offsets -= shift
         structure = self.fold.structure
         scatter = None if structure is None else Scatter.of(structure, offsets, w)
-        lo, hi = np.searchsorted(self.fold.sampled, [start, start + len(rows)])
-        chosen = self.fold.sampled[lo:hi] - start
+        chosen = _between(self.fold.sampled, start, start + len(rows)) - start
         chosen = chosen[w[chosen] > 0]  # a row that does not count must not move k-means' tolerance
         return Survey(
             len(rows),
@@ -195,7 +194,13 @@ class _Surveyor:
         )
 
 
-def draw_rows(n_rows: int, size: int, seed: Any) -> Array:
+def _between(sampled: Array | range, start: int, stop: int) -> Array:
+    """Those of the row numbers that lie there."""
+    lo, hi = (start, stop) if isinstance(sampled, range) else np.searchsorted(sampled, [start, stop])
+    return np.asarray(sampled[lo:hi], dtype=np.intp)
+
+
+def draw_rows(n_rows: int, size: int, seed: Any) -> Array | range:
     """Row numbers of a uniform sample without replacement, ascending; all rows where there are at most ``size``.
 
     Parameters
@@ -204,7 +209,7 @@ def draw_rows(n_rows: int, size: int, seed: Any) -> Array:
     seed : int or numpy.random.SeedSequence
     """
     if n_rows <= size:
-        return np.arange(n_rows)
+        return range(n_rows)
     return np.sort(np.random.default_rng(seed).choice(n_rows, size, replace=False, shuffle=False))
 
 

@@ -113,7 +113,7 @@ def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:
     how = settings.initialization
     loops = loops_for(dataset, how.n_components)
     n_sample = min(dataset.n_rows, settings.sample_size)
-    survey = survey_fold(dataset, np.arange(n_sample), loops, settings.scattered)
+    survey = survey_fold(dataset, range(n_sample), loops, settings.scattered)
     kept = n_kept(dataset.n_rows, dataset.n_features, n_sample) if settings.samples(dataset.n_rows) else 0
     groups = [_groups(engine, dataset, settings, kept, cost) for cost in _costs(dataset, settings, loops)]
     esteps = [engine.plan(dataset, group[0]) for group in groups]

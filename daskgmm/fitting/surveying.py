@@ -47,14 +47,14 @@ def _key(dataset: Dataset, candidate: Candidate[Any]) -> tuple[int, int, Covaria
 
 
 def survey_fold(
-    dataset: Dataset, sampled: Array, loops: Loops, structure: CovarianceStructure | None = None
+    dataset: Dataset, sampled: Array | range, loops: Loops, structure: CovarianceStructure | None = None
 ) -> SurveyFold:
     """What the survey pass computes.
 
     Parameters
     ----------
     dataset : Dataset
-    sampled : array
+    sampled : array or range
         Numbers of the rows that it is to sample.
     loops : Loops
     structure : CovarianceStructure, optional
