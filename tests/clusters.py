@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from unittest import mock
 
 import dask
 import dask.array as da
@@ -17,6 +18,8 @@ import psutil
 import zarr
 
 from daskgmm import GaussianMixture
+from daskgmm.data import row_arrays
+from daskgmm.engine import graph, run, tree
 from daskgmm.events import BatchFinished, PassFinished, PassStarted
 
 N, ROWS = 40_000, 2500
@@ -28,6 +31,19 @@ def overlapping(n=N, seed=0):
 
 
 X = overlapping()
+
+
+@contextlib.contextmanager
+def small_tasks():
+    """Several tasks a pass, and several levels of merges; nothing to compile in new processes."""
+    with (
+        dask.config.set({"daskgmm.compiled": False}),
+        mock.patch.multiple(run, _SHORTEST_TASK=0.0, _LONGEST_TASK=1e-9),
+        mock.patch.object(graph, "ARITY", 2),
+        mock.patch.object(tree, "_LONGEST_LEAF", 4096),
+        mock.patch.object(row_arrays, "_FEWEST_ROWS", 1),
+    ):
+        yield
 
 
 def model(**parameters):

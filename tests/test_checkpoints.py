@@ -2,14 +2,12 @@
 
 import json
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import dask
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 import zarr
 from clusters import Processes
+from programs import read_until, small_files, terminal
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, load, select
 from daskgmm.cli import main
@@ -380,32 +379,12 @@ def test_an_interrupted_fit_says_where_it_goes_on_from(tmp_path):
     assert not hasattr(caught.value, "__notes__")  # there is nothing yet
 
 
-@contextmanager
-def command(folder, *arguments):
-    """A command in a process of its own, that is gone afterwards."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "daskgmm", *map(str, arguments)],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_in_a_terminal(how, tmp_path, capsys):
     zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(500, D))
     options = ["-k", "4", "--tol", "0", "--max-iter", "100000", "--random-state", "0", "--checkpoint", "c"]
-    with command(tmp_path, "fit", "x.zarr", "--model", "m.zarr", *options, "--verbose", "1") as process:
-        for line in process.stderr:  # standard error has the iterations, so it is at work
-            if "Iteration 10" in line:
-                break
+    with terminal(tmp_path, "fit", "x.zarr", "--model", "m.zarr", *options, "--verbose", "1") as process:
+        read_until(process.stderr, "Iteration 10")
         process.send_signal(how)
         _, err = process.communicate(timeout=100)
     assert not (tmp_path / "m.zarr").exists()
@@ -828,17 +807,6 @@ def test_two_fits_do_not_share_a_checkpoint(stopped):
         go.set()
         thread.join()
     same_fit(go_on(stopped), mixture("full").fit(X))
-
-
-@contextmanager
-def small_files(most):
-    """No file may grow beyond so many bytes, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_is_told_and_the_last_pass_is_still_there(stopped):

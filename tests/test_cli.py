@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import zarr
+from programs import read_until, terminal
 
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture, jobs
@@ -563,26 +562,13 @@ def test_worker_processes_of_its_own(here, run):
     np.testing.assert_array_equal(daskgmm.load("m.zarr").means_, expected.means_)
 
 
-def heed_interrupts():
-    """As in a terminal, whatever started these tests: background jobs of a shell ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.cluster
 def test_as_a_program_and_interrupted(here, rows):
     """``python -m daskgmm``, on two worker processes, until Ctrl-C; the terminal sends it to all of them."""
-    program = [sys.executable, "-m", "daskgmm", "fit", "data.zarr", "-k", "3", "--model", "m.zarr", "--workers", "1"]
-    with subprocess.Popen(
-        [*program, "--tol", "0", "--max-iter", "1000000000", "--random-state", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=heed_interrupts,
-    ) as process:
-        for line in process.stderr:
-            if line.startswith("iteration"):
-                break
+    asked = ["fit", "data.zarr", "-k", "3", "--model", "m.zarr", "--workers", "1"]
+    endless = ["--tol", "0", "--max-iter", "1000000000", "--random-state", "0"]
+    with terminal(here, *asked, *endless, start_new_session=True) as process:
+        read_until(process.stderr, "iteration")
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err

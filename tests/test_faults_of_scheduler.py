@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import dask
 import dask.array as da
@@ -24,12 +25,12 @@ from clusters import (
     model,
     processes,
     settle,
+    small_tasks,
     wait_until,
 )
 
 from daskgmm import select
-from daskgmm.data import row_arrays
-from daskgmm.engine import graph, remote, run, tree
+from daskgmm.engine import remote
 from daskgmm.errors import SchedulerError
 from daskgmm.events import BatchFinished, EngineClosed, IterationFinished, PassStarted
 from daskgmm.results import write_predictions
@@ -52,15 +53,8 @@ def forgotten_sockets():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_tasks():
-    """Several tasks a pass, and several levels of merges; nothing to compile in new processes."""
-    with pytest.MonkeyPatch.context() as patch, dask.config.set({"daskgmm.compiled": False}):
-        patch.setattr(run, "_SHORTEST_TASK", 0.0)
-        patch.setattr(run, "_LONGEST_TASK", 1e-9)
-        patch.setattr(graph, "ARITY", 2)
-        patch.setattr(tree, "_LONGEST_LEAF", 4096)
-        patch.setattr(row_arrays, "_FEWEST_ROWS", 1)
-        patch.setattr(remote, "_LOOK", 0.2)
+def several_tasks():
+    with small_tasks(), mock.patch.object(remote, "_LOOK", 0.2):
         yield
 
 

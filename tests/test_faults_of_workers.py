@@ -29,14 +29,13 @@ from clusters import (
     pids,
     processes,
     settle,
+    small_tasks,
     wait_until,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daskgmm import GaussianMixture, select
-from daskgmm.data import row_arrays
-from daskgmm.engine import graph, run, tree
 from daskgmm.errors import SchedulerError
 from daskgmm.events import BatchFinished, IterationFinished, PassStarted
 from daskgmm.results import write_predictions
@@ -50,14 +49,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_tasks():
-    """Several tasks a pass, and several levels of merges; nothing to compile in new processes."""
-    with pytest.MonkeyPatch.context() as patch, dask.config.set({"daskgmm.compiled": False}):
-        patch.setattr(run, "_SHORTEST_TASK", 0.0)
-        patch.setattr(run, "_LONGEST_TASK", 1e-9)
-        patch.setattr(graph, "ARITY", 2)
-        patch.setattr(tree, "_LONGEST_LEAF", 4096)
-        patch.setattr(row_arrays, "_FEWEST_ROWS", 1)
+def several_tasks():
+    with small_tasks():
         yield
 
 

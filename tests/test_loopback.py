@@ -5,7 +5,6 @@ import importlib.util
 import os
 import signal
 import stat
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import zarr
+from programs import read_until, terminal
 
 from daskgmm import GaussianMixture
 from daskgmm.engine import cluster
@@ -131,21 +131,9 @@ FIT = "fit data.zarr -k 2 --model model.zarr --tol 0 --max-iter 1000000000 --wor
 def started(tmp_path, temporary):
     """A fit in the terminal that goes on for ever, and has begun to."""
     zarr.create_array(tmp_path / "data.zarr", data=np.random.default_rng(0).normal(size=(4000, 2)), chunks=(1000, 2))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "daskgmm", *FIT.split()],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell ignore it
-    )
-    try:
-        while not (line := process.stderr.readline()).startswith("iteration"):
-            assert line, "it ended"
+    with terminal(tmp_path, *FIT.split()) as process:
+        read_until(process.stderr, "iteration")
         yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.cluster

@@ -6,7 +6,6 @@ import http.server
 import logging
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from programs import small_files
 from zarr.storage import LocalStore
 
 from daskgmm import GaussianMixture, load, open_zarr
@@ -592,17 +592,6 @@ def test_errors_keep_secrets(server, tmp_path, caplog):
 
 
 # ---- outputs: a full disk
-
-
-@contextmanager
-def small_files(most):
-    """No file may grow beyond so many bytes: writing more fails as on a full disk (EFBIG in place of ENOSPC)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 LONG = np.random.default_rng(1).normal(size=(40_000, D))  # whose probabilities are longer than their metadata
