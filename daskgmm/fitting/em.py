@@ -191,13 +191,7 @@ class Ascent(Generic[State]):
         )
 
     def restore(self, snapshot: AscentSnapshot[State]) -> None:
-        """Go on from where another one was that was made with the same arguments.
-
-        Raises
-        ------
-        ValueError
-            If it cannot have been.
-        """
+        """Go on from where another one was that was made with the same arguments."""
         self.state, self._next = snapshot.state, snapshot.next_state
         self.lower_bounds, self._last = list(snapshot.lower_bounds), snapshot.last_bound
         self.n_iter, self.converged, self.stopped = snapshot.n_iter, snapshot.converged, snapshot.stopped
@@ -206,9 +200,8 @@ class Ascent(Generic[State]):
         self._proposal, self._precise = snapshot.proposal, snapshot.precise
         if not snapshot.relocates:
             self._relocator = None
-        if (self._accelerator is None) != (snapshot.accelerator is None):
-            raise ValueError("an acceleration where there was none, or none where there was one")
-        if self._accelerator is not None and snapshot.accelerator is not None:
+        if snapshot.accelerator is not None:
+            assert self._accelerator is not None
             self._accelerator = self._accelerator.from_arrays(snapshot.accelerator)
 
     def take(self, evaluation: Evaluation) -> Step:

@@ -74,7 +74,7 @@ class MixtureFits(Generic[State]):
             for candidate, survey in zip(self._candidates, surveys, strict=True)
         ]
         sweep = Sweep(self._engine, self._dataset, frame, partial(loops_for, self._dataset), surveys[0].weight_sum)
-        kept = None if is_new or self._keeper is None else self._keeper.latest(found)
+        kept = None if is_new or self._keeper is None else self._keeper.latest()
         if kept is None:
             self._begin(fits, found)
         else:

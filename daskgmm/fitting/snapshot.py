@@ -67,7 +67,7 @@ class Keeper(Protocol):
     def beginning(self) -> Beginning | None:
         """What an earlier run kept; None where this is the first."""
 
-    def latest(self, beginning: Beginning) -> Snapshot | None:
+    def latest(self) -> Snapshot | None:
         """The last snapshot that an earlier run kept."""
 
     def keep_beginning(self, beginning: Beginning) -> None:

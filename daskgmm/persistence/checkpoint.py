@@ -273,7 +273,7 @@ class StoreKeeper:
             return None
         return _reading(self._stored, lambda values, arrays: Unpacking(values, arrays).beginning(self._models))
 
-    def latest(self, beginning: Beginning) -> Snapshot | None:
+    def latest(self) -> Snapshot | None:
         """The last snapshot that is whole."""
         failures: list[CheckpointError] = []
         for folder in passes(self._path):
