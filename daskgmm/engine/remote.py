@@ -27,20 +27,15 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 from distributed.scheduler import KilledWorker
 
-from ..data.addresses import Secrets, without_secrets
 from ..errors import SchedulerError
 from .config import patience
-from .encryption import advice
+from .connection import ANSWER, FIRST_WORKER, Connection, Lost
 from .graph import upstream
 from .memory import Worker
 from .report import Report, hearing, listening
 from .scheduler import Scheduler, Work
 
-# How long a scheduler may take to answer at first, and to come back; how long one that did answer may be silent; and
-# how long a cluster may take to bring a worker (batch systems let them queue).
-_ANSWER, _RETURN, _SILENCE, _FIRST_WORKER = "10s", "60s", "5min", "60s"
 _LOOK = 2.0  # seconds between two looks at the workers of a running pass
-_SHORT = 0.1  # seconds, between two looks at what should not take long
 
 # How often work is begun anew before what interrupts it counts as its own fault, and how many tasks are suspected, and
 # named.
@@ -48,10 +43,6 @@ _REPLAYS = 3
 _MOST_SUSPECTS, _MOST_NAMED = 32, 3
 
 _log = logging.getLogger("daskgmm")
-
-
-class _Lost(Exception):
-    """The connection to the scheduler is gone, or it does not answer."""
 
 
 class _Idle(Exception):
@@ -75,14 +66,10 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
     is_remote = True
 
     def __init__(self, address: str = "", client: distributed.Client | None = None) -> None:
-        self._address, self._given = address, client
-        self._own: list[distributed.Client] = []  # the last one is in use
-        self._security = None if client is None else client.security
+        self._connection = Connection(address, client)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._hearing = ExitStack()
         self._is_listening = False
-
-    # ---- connecting
 
     def __enter__(self) -> Remote:
         """Connect, and wait for a worker.
@@ -93,132 +80,32 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             If the scheduler does not answer within 10 s or has no workers within 60 s; the configuration value
             ``daskgmm.timeout`` replaces both.
         """
-        if self._given is None:
-            self._own.append(self._first_client())
-        else:
-            self._address = _address_of(self._given)
-        try:
-            self._settle()
-        except BaseException:
-            self.__exit__()
-            raise
+        self._connection.open()
+        self.n_threads = self._connection.n_threads
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # Not before: one that lost its scheduler looks for it by itself, and would complain in the log.
-        while self._own:
-            _close(self._own.pop())
-
-    @property
-    def _client(self) -> distributed.Client:
-        return self._own[-1] if self._own else self._given
-
-    def _first_client(self) -> distributed.Client:
-        try:
-            return _connect(self._address, None, patience(_ANSWER))
-        except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:  # not set up, or barred
-            secrets = Secrets(self._address)
-            raise SchedulerError(
-                f"scheduler={without_secrets(self._address)!r:.200} does not answer ({type(error).__name__}: "
-                f"{secrets.hide(str(error)):.200}). {secrets.hide(advice(self._address, error))}"
-            ) from secrets.cause(error)
-
-    def _settle(self) -> None:
-        """Wait for a worker, and for the scheduler if it went away just now."""
-        try:
-            self._await_worker()
-        except _Lost as lost:
-            self._reconnect(lost)
-
-    def _await_worker(self) -> None:
-        limit = patience(_FIRST_WORKER)
-        deadline = time.monotonic() + limit
-        while not any(status == "running" for *_, status in self._look(limit)):
-            if time.monotonic() > deadline:
-                raise SchedulerError(
-                    f"The Dask scheduler {self} has no workers after {limit:g} s. Start some with `dask worker "
-                    f"{self}`, or wait longer for them: dask.config.set({{'daskgmm.timeout': '10min'}})."
-                )
-            time.sleep(_SHORT)
-        self.n_threads = sum(n_threads for _, n_threads, *_ in self._look(limit))
+        self._connection.close()
 
     def _reconnect(self, lost: BaseException) -> None:
-        """Replace the client by a new one, when a scheduler answers at the same address."""
-        limit = patience(_RETURN)
-        deadline = time.monotonic() + limit
-        _log.warning("The Dask scheduler %s went away (%s): it is waited for, %g s at most", self, lost, limit)
-        lost_clients = len(self._own)
-        while len(self._own) == lost_clients:
-            self._check_cluster()
-            try:
-                self._own.append(_connect(self._address, self._security, max(_SHORT, deadline - time.monotonic())))
-            except (OSError, ValueError, TypeError, ImportError) as error:
-                if time.monotonic() > deadline:
-                    raise self._gone(f"did not come back within {limit:g} s", error) from error
-                time.sleep(_SHORT)
-        try:
-            self._await_worker()
-        except _Lost as error:
-            raise self._gone("went away once more while its workers were waited for", error) from error
+        self._connection.reconnect(lost)
+        self.n_threads = self._connection.n_threads
         self._hear()
-        _log.warning("The Dask scheduler %s is back, with workers", self)
-
-    def _check_cluster(self) -> None:
-        """Raise if the user's cluster was shut down: nothing will come back."""
-        cluster = getattr(self._given, "cluster", None)
-        if cluster is not None and getattr(cluster.status, "name", "") in ("closing", "closed", "failed"):
-            raise self._gone("was shut down with its cluster", None)
-
-    def _gone(self, what: str, error: BaseException | None) -> SchedulerError:
-        reason = "" if error is None else f" ({type(error).__name__}: {Secrets(self._address).hide(str(error)):.200})"
-        return SchedulerError(
-            f"The Dask scheduler {self} went away, and {what}{reason}. Check that it runs, and fit again; one that "
-            "takes longer to come back is waited for with dask.config.set({'daskgmm.timeout': '10min'})."
-        )
-
-    # ---- asking the scheduler
 
     def __str__(self) -> str:
-        return without_secrets(self._address)
+        return str(self._connection)
 
     def workers(self) -> list[Worker]:
         try:
-            told = self._look()
-        except _Lost as lost:
+            told = self._connection.look()
+        except Lost as lost:
             self._reconnect(lost)
-            told = self._look()
+            told = self._connection.look()
         return [Worker(address, n_threads, limit) for address, n_threads, limit, _ in told]
 
-    def _look(self, limit: float | None = None) -> list[tuple[str, int, int, str]]:
-        """Address, threads, memory limit and status of each worker."""
-        client = self._client
-        known, workers = self._ask(_tell, client.id, limit=limit)
-        if not known:
-            raise _Lost("it does not know this client any more")
-        return [tuple(worker) for worker in workers]
-
-    def _ask(self, function: Callable[..., Any], *arguments: Any, limit: float | None = None) -> Any:
-        """What a function says in the scheduler's process."""
-        client = self._client
-
-        async def ask() -> Any:
-            return await client.run_on_scheduler(function, *arguments)
-
-        if client.status != "running":
-            raise _Lost(f"the client is {client.status}")
-        limit = patience(_SILENCE) if limit is None else max(limit, _SHORT)
-        try:
-            return client.sync(ask, callback_timeout=limit)
-        except TimeoutError as error:
-            raise _Lost(f"it has not answered for {limit:g} s") from error
-        except Exception as error:
-            if isinstance(error, OSError) or client.status != "running":
-                raise _Lost(f"{type(error).__name__}: {error}") from error
-            raise
-
     def events(self, topic: str, witness: str) -> list[Any]:
-        with suppress(_Lost):  # what it knew is gone with it, and no result depends on it
-            return list(self._ask(_tell_events, topic, witness, limit=patience(_ANSWER)))
+        with suppress(Lost):  # what it knew is gone with it, and no result depends on it
+            return list(self._connection.ask(_tell_events, topic, witness, limit=patience(ANSWER)))
         return []
 
     # ---- computing
@@ -229,7 +116,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             graph, key = work.build()
             try:
                 return self._attempt(graph, key, options)
-            except (_Lost, KilledWorker) as error:
+            except (Lost, KilledWorker) as error:
                 interruption: Exception = error
             except _Idle as idle:
                 raise self._no_worker(idle, graph, work) from None
@@ -241,7 +128,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
                     self._try_alone(graph, interruption, work)
                 else:
                     self._reconnect(interruption)
-            except _Lost as lost:
+            except Lost as lost:
                 self._reconnect(lost)
 
     def _attempt(self, graph: Any, key: Any, options: Any = {}) -> Any:  # noqa: B006  # nobody changes it
@@ -249,10 +136,10 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             # The client names a plain dict after its content: it would hash every task, rows and parameters included,
             # in each pass, and refuse what cannot be hashed.
             graph = HighLevelGraph.from_collections(f"gmm-{uuid.uuid4().hex}", graph)
-        client = self._client
+        client = self._connection.client
         with _classified(client):
             if client.status != "running":
-                raise _Lost(f"the client is {client.status}")
+                raise Lost(f"the client is {client.status}")
             promised = client.get(graph, key, **{**options, "sync": False})
         futures = list(distributed.client.futures_of(promised))
         result = asyncio.run_coroutine_threadsafe(_gathered(client, promised), client.loop.asyncio_loop)
@@ -268,13 +155,14 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
     def _await(self, result: concurrent.futures.Future[Any]) -> None:
         """Wait for it. Meanwhile reports are handed over, and the workers are looked at."""
         result.add_done_callback(lambda _: self._inbox.put(_nothing))
-        limit, idle_since, looked = patience(_FIRST_WORKER), None, time.monotonic()
+        limit, idle_since, looked = patience(FIRST_WORKER), None, time.monotonic()
         while not result.done():
             self._hand_over(_LOOK)
             now = time.monotonic()
             if now - looked < _LOOK:
                 continue
-            idle_since = None if any(status == "running" for *_, status in self._look()) else idle_since or now
+            at_work = any(status == "running" for *_, status in self._connection.look())
+            idle_since = None if at_work else idle_since or now
             looked = time.monotonic()
             if idle_since is not None and now - idle_since > limit:
                 raise _Idle(limit)
@@ -308,7 +196,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
 
     def _suspects(self, tasks: Mapping[Any, Any]) -> list[Any]:
         """Keys of those that workers died with, the one with the most deaths first."""
-        deaths = Counter(key for keys in self._ask(_tell_deaths) for key in keys if key in tasks)
+        deaths = Counter(key for keys in self._connection.ask(_tell_deaths) for key in keys if key in tasks)
         return [key for key, _ in deaths.most_common(_MOST_SUSPECTS)]
 
     def _guilty(self, place: str, killed: KilledWorker) -> SchedulerError:
@@ -352,7 +240,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         self._hearing.close()
         if self._is_listening:
             with suppress(Exception):  # a client that was closed just now, which the next pass finds out
-                self._hearing.enter_context(hearing(self._client))
+                self._hearing.enter_context(hearing(self._connection.client))
 
     def _hand_over(self, seconds: float) -> None:
         """Call what lies in the inbox; wait that long for the first of it."""
@@ -368,14 +256,14 @@ def _classified(client: distributed.Client, futures: Iterable[distributed.Future
     """Tell errors of the connection from those of tasks, such as that of a file of the user's that is not there."""
     try:
         yield
-    except (_Lost, SchedulerError):
+    except (Lost, SchedulerError):
         raise
     except Exception as error:
         if any(future.status == "error" for future in futures):
             raise
         if client.status == "running" and not isinstance(error, OSError):
             raise
-        raise _Lost(f"{type(error).__name__}: {error}") from error
+        raise Lost(f"{type(error).__name__}: {error}") from error
 
 
 def _tasks(graph: Any) -> Mapping[Any, Any]:
@@ -395,51 +283,10 @@ async def _gathered(client: distributed.Client, promised: Any) -> Any:
                 "held them. Persist them again, or pass the dask array as it was before."
             ) from error
         # Of the futures: some of its kinds would seem to be that of this coroutine.
-        raise _Lost(str(error).replace("\n", " ") or "its tasks were cancelled") from None
-
-
-def _connect(address: str, security: Any, limit: float) -> distributed.Client:
-    _greet(address, security, limit)
-    return distributed.Client(address, security=security, set_as_default=False, timeout=limit)
-
-
-def _greet(address: str, security: Any, limit: float) -> None:
-    """Exchange greetings: a client's own timeout ends with the connection, and it waits for the answer for ever."""
-
-    async def greet() -> None:
-        arguments = (security or distributed.Security()).get_connection_args("client")
-        comm = await asyncio.wait_for(distributed.comm.connect(address, timeout=limit, **arguments), limit)
-        comm.abort()
-
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # in a thread, because this one may have a running loop
-        pool.submit(asyncio.run, greet()).result()
-
-
-def _close(client: distributed.Client) -> None:
-    try:
-        client.close(timeout=patience(_ANSWER))
-    except Exception as error:  # nothing depends on it any more
-        _log.warning("A client of %s could not be closed in time (%s)", client.id, error)
-
-
-def _address_of(client: distributed.Client) -> str:
-    """Of its scheduler, to which it is connected or was a moment ago."""
-    if client.asynchronous:
-        raise TypeError("scheduler is an asynchronous distributed.Client; fits run synchronously: use Client(address)")
-    if client.status not in ("running", "connecting"):
-        raise SchedulerError(f"The distributed.Client in use is {client.status}. Connect a new one.")
-    return str(client.scheduler.address)
+        raise Lost(str(error).replace("\n", " ") or "its tasks were cancelled") from None
 
 
 # ---- what runs in the scheduler's process, or in a task
-
-
-def _tell(client: str, dask_scheduler: Any = None) -> tuple[bool, list[tuple[str, int, int, str]]]:
-    """Whether it knows a client; address, threads, memory limit and status of each worker."""
-    workers = dask_scheduler.workers.values()
-    return client in dask_scheduler.clients, [
-        (worker.address, worker.nthreads, int(worker.memory_limit or 0), worker.status.name) for worker in workers
-    ]
 
 
 def _tell_deaths(dask_scheduler: Any = None) -> list[list[Any]]:

@@ -1,0 +1,225 @@
+"""A connection to the scheduler of a cluster, which may go away and come back.
+
+Everything is asked and waited for with a bound. When the scheduler goes away, a client of our own looks for one at the
+same address; what the first one had been given is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import distributed
+
+from ..data.addresses import Secrets, without_secrets
+from ..errors import SchedulerError
+from .config import patience
+from .encryption import advice
+
+# How long a scheduler may take to answer at first, and to come back; how long one that did answer may be silent; and
+# how long a cluster may take to bring a worker (batch systems let them queue).
+ANSWER, _RETURN, _SILENCE, FIRST_WORKER = "10s", "60s", "5min", "60s"
+_SHORT = 0.1  # seconds, between two looks at what should not take long
+
+_log = logging.getLogger("daskgmm")
+
+
+class Lost(Exception):
+    """The connection to the scheduler is gone, or it does not answer."""
+
+
+class Connection:
+    """A client of a scheduler, replaced by another one when the scheduler comes back.
+
+    Parameters
+    ----------
+    address : str
+        Where a client of our own is to connect; empty where there is one of the user's.
+    given : distributed.Client, optional
+        The user's, which stays open. When its scheduler goes away, one of our own with the same security replaces it.
+    """
+
+    n_threads: int
+    """Of all workers, when the last one was waited for."""
+
+    def __init__(self, address: str, given: distributed.Client | None) -> None:
+        self._address, self._given = address, given
+        self._own: list[distributed.Client] = []  # the last one is in use
+        self._security = None if given is None else given.security
+
+    def open(self) -> None:
+        """Connect, and wait for a worker.
+
+        Raises
+        ------
+        SchedulerError
+            If one of the two takes too long.
+        TypeError
+            If the user's client is asynchronous.
+        """
+        if self._given is None:
+            self._own.append(self._first_client())
+        else:
+            self._address = _address_of(self._given)
+        try:
+            self._settle()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close all clients of our own."""
+        # Not before: one that lost its scheduler looks for it by itself, and would complain in the log.
+        while self._own:
+            _close(self._own.pop())
+
+    @property
+    def client(self) -> distributed.Client:
+        """The one in use."""
+        return self._own[-1] if self._own else self._given
+
+    def _first_client(self) -> distributed.Client:
+        try:
+            return _connect(self._address, None, patience(ANSWER))
+        except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:  # not set up, or barred
+            secrets = Secrets(self._address)
+            raise SchedulerError(
+                f"scheduler={without_secrets(self._address)!r:.200} does not answer ({type(error).__name__}: "
+                f"{secrets.hide(str(error)):.200}). {secrets.hide(advice(self._address, error))}"
+            ) from secrets.cause(error)
+
+    def _settle(self) -> None:
+        """Wait for a worker, and for the scheduler if it went away just now."""
+        try:
+            self._await_worker()
+        except Lost as lost:
+            self.reconnect(lost)
+
+    def _await_worker(self) -> None:
+        limit = patience(FIRST_WORKER)
+        deadline = time.monotonic() + limit
+        while not any(status == "running" for *_, status in self.look(limit)):
+            if time.monotonic() > deadline:
+                raise SchedulerError(
+                    f"The Dask scheduler {self} has no workers after {limit:g} s. Start some with `dask worker "
+                    f"{self}`, or wait longer for them: dask.config.set({{'daskgmm.timeout': '10min'}})."
+                )
+            time.sleep(_SHORT)
+        self.n_threads = sum(n_threads for _, n_threads, *_ in self.look(limit))
+
+    def reconnect(self, lost: BaseException) -> None:
+        """Replace the client by a new one, when a scheduler answers at the same address and has workers.
+
+        Raises
+        ------
+        SchedulerError
+            If that does not happen in time.
+        """
+        limit = patience(_RETURN)
+        deadline = time.monotonic() + limit
+        _log.warning("The Dask scheduler %s went away (%s): it is waited for, %g s at most", self, lost, limit)
+        lost_clients = len(self._own)
+        while len(self._own) == lost_clients:
+            self._check_cluster()
+            try:
+                self._own.append(_connect(self._address, self._security, max(_SHORT, deadline - time.monotonic())))
+            except (OSError, ValueError, TypeError, ImportError) as error:
+                if time.monotonic() > deadline:
+                    raise self._gone(f"did not come back within {limit:g} s", error) from error
+                time.sleep(_SHORT)
+        try:
+            self._await_worker()
+        except Lost as error:
+            raise self._gone("went away once more while its workers were waited for", error) from error
+        _log.warning("The Dask scheduler %s is back, with workers", self)
+
+    def _check_cluster(self) -> None:
+        """Raise if the user's cluster was shut down: nothing will come back."""
+        cluster = getattr(self._given, "cluster", None)
+        if cluster is not None and getattr(cluster.status, "name", "") in ("closing", "closed", "failed"):
+            raise self._gone("was shut down with its cluster", None)
+
+    def _gone(self, what: str, error: BaseException | None) -> SchedulerError:
+        reason = "" if error is None else f" ({type(error).__name__}: {Secrets(self._address).hide(str(error)):.200})"
+        return SchedulerError(
+            f"The Dask scheduler {self} went away, and {what}{reason}. Check that it runs, and fit again; one that "
+            "takes longer to come back is waited for with dask.config.set({'daskgmm.timeout': '10min'})."
+        )
+
+    def __str__(self) -> str:
+        return without_secrets(self._address)
+
+    def look(self, limit: float | None = None) -> list[tuple[str, int, int, str]]:
+        """Address, threads, memory limit and status of each worker; `Lost` if the client is unknown."""
+        client = self.client
+        known, workers = self.ask(_tell, client.id, limit=limit)
+        if not known:
+            raise Lost("it does not know this client any more")
+        return [tuple(worker) for worker in workers]
+
+    def ask(self, function: Callable[..., Any], *arguments: Any, limit: float | None = None) -> Any:
+        """What a function says in the scheduler's process; `Lost` if it does not come."""
+        client = self.client
+
+        async def ask() -> Any:
+            return await client.run_on_scheduler(function, *arguments)
+
+        if client.status != "running":
+            raise Lost(f"the client is {client.status}")
+        limit = patience(_SILENCE) if limit is None else max(limit, _SHORT)
+        try:
+            return client.sync(ask, callback_timeout=limit)
+        except TimeoutError as error:
+            raise Lost(f"it has not answered for {limit:g} s") from error
+        except Exception as error:
+            if isinstance(error, OSError) or client.status != "running":
+                raise Lost(f"{type(error).__name__}: {error}") from error
+            raise
+
+
+def _connect(address: str, security: Any, limit: float) -> distributed.Client:
+    _greet(address, security, limit)
+    return distributed.Client(address, security=security, set_as_default=False, timeout=limit)
+
+
+def _greet(address: str, security: Any, limit: float) -> None:
+    """Exchange greetings: a client's own timeout ends with the connection, and it waits for the answer for ever."""
+
+    async def greet() -> None:
+        arguments = (security or distributed.Security()).get_connection_args("client")
+        comm = await asyncio.wait_for(distributed.comm.connect(address, timeout=limit, **arguments), limit)
+        comm.abort()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # in a thread, because this one may have a running loop
+        pool.submit(asyncio.run, greet()).result()
+
+
+def _close(client: distributed.Client) -> None:
+    try:
+        client.close(timeout=patience(ANSWER))
+    except Exception as error:  # nothing depends on it any more
+        _log.warning("A client of %s could not be closed in time (%s)", client.id, error)
+
+
+def _address_of(client: distributed.Client) -> str:
+    """Of its scheduler, to which it is connected or was a moment ago."""
+    if client.asynchronous:
+        raise TypeError("scheduler is an asynchronous distributed.Client; fits run synchronously: use Client(address)")
+    if client.status not in ("running", "connecting"):
+        raise SchedulerError(f"The distributed.Client in use is {client.status}. Connect a new one.")
+    return str(client.scheduler.address)
+
+
+# ---- what runs in the scheduler's process
+
+
+def _tell(client: str, dask_scheduler: Any = None) -> tuple[bool, list[tuple[str, int, int, str]]]:
+    """Whether it knows a client; address, threads, memory limit and status of each worker."""
+    workers = dask_scheduler.workers.values()
+    return client in dask_scheduler.clients, [
+        (worker.address, worker.nthreads, int(worker.memory_limit or 0), worker.status.name) for worker in workers
+    ]
