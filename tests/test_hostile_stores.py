@@ -56,12 +56,15 @@ def declare(**metadata):
     return lambda folder: edit_json(good_store(folder), lambda m: m.update(metadata))
 
 
-def chunked(*chunks, shape=(N, D)):
+SHARDED = {"chunks": (10, D), "shards": (20, D)}
+
+
+def chunked(*chunks, shape=(N, D), **layout):
     def change(metadata):
         metadata["shape"] = list(shape)
         metadata["chunk_grid"]["configuration"]["chunk_shape"] = list(chunks)
 
-    return lambda folder: edit_json(good_store(folder), change)
+    return lambda folder: edit_json(good_store(folder, **layout), change)
 
 
 # ---- sizes that are declared
@@ -74,6 +77,11 @@ SIZES = {
     "1e12 rows in large chunks": (chunked(10**5, D, shape=(10**12, D)), StoreError, "in 10000000 chunks, of which 4"),
     "a chunk of 1e12 rows": (chunked(10**12, D), StoreError, "cannot be read .*reshape"),
     "a chunk of 1e12 columns": (chunked(20, 10**12), StoreError, "cannot be read .*reshape"),
+    "chunks of no rows": (chunked(0, D), StoreError, "declares chunks of 0 × 3 numbers, which hold nothing"),
+    "chunks of no columns": (chunked(20, 0), StoreError, "declares chunks of 20 × 0 numbers, which hold nothing"),
+    "chunks of no": (chunked(False, D), StoreError, "declares chunks of 0 × 3 numbers, which hold nothing"),
+    "shards of no rows": (chunked(0, D, **SHARDED), StoreError, "declares chunks of 0 × 3 numbers, which hold nothing"),
+    "shards of no": (chunked(False, D, **SHARDED), StoreError, "declares chunks of 0 × 3 numbers, which hold nothing"),
     "negative chunks": (chunked(-20, D), StoreError, "cannot be opened as Zarr .*non-negative"),
     "half a row": (chunked(20.5, D), StoreError, "cannot be opened as Zarr .*integers"),
     "half a shape": (declare(shape=[60.5, D]), StoreError, "cannot be opened as Zarr .*integers"),

@@ -126,7 +126,7 @@ def product(numbers: Iterable[int]) -> int:
 
 
 def check_extent(array: zarr.Array[Any], name: str) -> None:
-    """Raise unless enough of an array is stored for its size to be believed.
+    """Raise unless enough of an array is stored for its size to be believed, in chunks that hold something.
 
     A missing chunk means the fill value to Zarr, so any size can be declared for nothing. Only the declaration of more
     than a million chunks is doubted: then one in a million has to be there, or a thousand.
@@ -138,6 +138,12 @@ def check_extent(array: zarr.Array[Any], name: str) -> None:
         For the message.
     """
     shape, grid = array.shape, _grid(array)
+    for sizes in (array.chunks, array.shards or ()):
+        if any(size < 1 <= n for n, size in zip(shape, sizes, strict=False)):
+            raise StoreError(
+                f"{name} declares chunks of {' × '.join(str(int(size)) for size in sizes)} numbers, which hold "
+                "nothing. Its metadata are damaged: restore them, or write the array again."
+            )
     n_chunks = product(-(-n // size) for n, size in zip(shape, grid, strict=True))
     wanted = min(n_chunks // _ONE_IN, _ENOUGH)
     if not wanted:
