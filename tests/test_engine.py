@@ -821,6 +821,48 @@ def test_events_of_worker_processes_tell_the_passes_in_order(files, processes):
     assert check_passes(heard, fitted.n_passes_, len(X)) == ["survey", "estep", "estep"]
 
 
+def linger(block):
+    """The first worker that comes here stays until it is let go."""
+    if linger.first.acquire(blocking=False):
+        linger.worker, linger.thread = distributed.get_worker().address, threading.current_thread()
+        linger.held.set()
+        assert linger.let_go.wait(60)
+    return block
+
+
+async def give_up(address, dask_scheduler):
+    """As the scheduler does with a worker that it has not heard of for its time to live."""
+    await dask_scheduler.remove_worker(address, stimulus_id="a test")
+
+
+def test_a_worker_that_was_given_up_does_not_report_to_a_later_pass():
+    """Its thread goes on, and comes to the end of its task when the pass is over."""
+    linger.first, linger.held, linger.let_go = threading.Lock(), threading.Event(), threading.Event()
+    heard = []
+    rows = da.from_array(wild(400), chunks=(100, 2))
+    lingering = rows.map_blocks(linger, dtype=rows.dtype, meta=wild(0))
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+        Engine(client, listeners=[heard.append]) as engine,
+    ):
+        striking = threading.Thread(
+            target=lambda: linger.held.wait(60) and client.run_on_scheduler(give_up, linger.worker)
+        )
+        striking.start()
+        engine.run(Dataset(BlockSource(lingering)), Rounding(), "first")
+        striking.join()
+        linger.let_go.set()
+        linger.thread.join(60)
+        assert not linger.thread.is_alive()
+        engine.run(Dataset(ArraySource(wild(24))), Rounding(), "second")
+    batches = [event for event in heard if isinstance(event, events.BatchFinished)]
+    told = {label: sum(batch.n_rows for batch in batches if batch.label == label) for label in ("first", "second")}
+    assert told == {"first": 400, "second": 24}
+
+
 def test_scores_are_told_too():
     fitted = model().fit(X)
     heard = []

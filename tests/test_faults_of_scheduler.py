@@ -271,6 +271,34 @@ def test_a_scheduler_that_goes_away_again_and_again_is_told(cluster, gate, expec
     assert "went away 4 times during one pass" in str(error)
 
 
+async def forget_all_but(client, dask_scheduler):
+    """Of those that wait for something."""
+    for other in [other for other in dask_scheduler.clients.values() if other.wants_what]:
+        if other.client_key != client:
+            dask_scheduler.remove_client(other.client_key, stimulus_id="a test")
+
+
+def test_clients_that_are_forgotten_again_and_again_are_told(cluster, gate):
+    """To a fit it is all one whether its scheduler has lost everything or only what it was asked for."""
+    ended = threading.Event()
+
+    def strike():
+        while not ended.wait(0.05):
+            client.run_on_scheduler(forget_all_but, client.id)
+
+    gate.touch()  # the first pass does not come to its end
+    with cluster.connect(2) as client:
+        striking = threading.Thread(target=strike)
+        striking.start()
+        try:
+            error = ends_within(60, lambda: model(scheduler=cluster.address).fit(gated(gate)))
+        finally:
+            ended.set()
+            striking.join()
+    assert isinstance(error, SchedulerError), error
+    assert "went away 4 times during one pass (it does not know this client any more)" in str(error)
+
+
 def test_a_cluster_that_is_shut_down_is_told_at_once(gate):
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", memory_limit=0
