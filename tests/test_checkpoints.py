@@ -199,6 +199,7 @@ def test_memory_layout_comes_back(tmp_path):
     for name, array in found.arrays().items():
         np.testing.assert_array_equal(array, arrays[name])
         assert array.dtype == arrays[name].dtype
+        assert array.flags.aligned  # whatever lies before it
         order = [sorted(range(a.ndim), key=lambda axis: -a.strides[axis]) for a in (array, arrays[name])]
         assert order[0] == order[1]
 

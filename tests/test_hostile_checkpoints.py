@@ -308,6 +308,26 @@ def test_shapes(shape, stopped):
     refused("accelerated", path, r"arrays hold|has the shape|has the axes|declares|damaged")
 
 
+@pytest.mark.parametrize("told", [None, 5, {}, "x"], ids=short)
+def test_no_list_of_arrays(told, stopped):
+    path = stopped()
+    seal(path, lambda attributes, _: attributes.update(arrays=told))
+    refused("accelerated", path, "arrays is missing or damaged")
+
+
+@pytest.mark.parametrize("written", [None, "x", [], True], ids=short)
+def test_times_that_are_none(written, stopped):
+    path = stopped()
+    seal(last(path), lambda attributes, _: attributes.update(written=written))
+    refuse(CheckpointError, "written is .*expected a time in seconds", store_record, str(path))
+
+
+def test_a_clock_that_was_ahead(stopped):
+    path = stopped()
+    seal(last(path), lambda attributes, _: attributes.update(written=2.0**40))
+    assert store_record(str(path))["age_seconds"] == 0
+
+
 # ---- sizes and places
 
 

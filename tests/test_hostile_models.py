@@ -190,6 +190,23 @@ def test_checksums(value, saved):
     refuse(ModelFormatError, "weights_init is missing", daskgmm.load, path)
 
 
+@pytest.mark.parametrize(
+    "writer", ["9.9", "1'; rm -r ~; '", "1 --index-url=https://evil", "9" * 99, None, 5, "\x1b[2J"]
+)
+def test_no_file_says_what_to_type(writer, saved):
+    """Whoever copies the advice of the message runs it: a version, or nothing, of the file is in it."""
+    path = seal(saved(), lambda a: a.update(format_version=99, daskgmm_version=writer))
+    error = refuse(ModelFormatError, "reads up to 1", daskgmm.load, path)
+    wanted = f"daskgmm>={writer}" if writer in ("9.9", 5) else "--upgrade daskgmm"
+    assert str(error).endswith(f": pip install '{wanted}'")
+
+
+def test_a_name_that_would_steer_the_terminal(tmp_path):
+    zarr.create_group(tmp_path / "\x1b[2J")
+    error = refuse(ModelFormatError, r"/\?\[2J is a Zarr group, and no model", daskgmm.load, tmp_path / "\x1b[2J")
+    assert "\x1b" not in str(error)
+
+
 def test_every_reader_refuses_alike(saved):
     refused(seal(saved(), lambda a: a["fitted"].update(converged="yes")), "converged is 'yes'")
 
@@ -360,6 +377,17 @@ def of_means(change):
     return lambda path: edit_json(path / "means", change)
 
 
+def in_format_2(path):
+    """The same model in Zarr format 2, whose documents have other names."""
+    group = zarr.open_group(path, mode="r")
+    attributes, arrays = dict(group.attrs), {name: array[...] for name, array in group.arrays()}
+    shutil.rmtree(path)
+    group = zarr.create_group(path, zarr_format=2, attributes=attributes)
+    for name, values in arrays.items():
+        layout_of = {"shape": values.shape, "chunks": values.shape, "dtype": values.dtype, "compressors": None}
+        group.create_array(name, config={"write_empty_chunks": True}, **layout_of)[...] = values
+
+
 GZIP = {"name": "gzip", "configuration": {"level": 1}}
 
 PLACES = {
@@ -393,6 +421,7 @@ PLACES = {
     "a group for an array": (of_means(lambda m: {"zarr_format": 3, "node_type": "group"}), "means is a group"),
     "compression": (of_means(lambda m: m["codecs"].append(GZIP)), "not stored as one uncompressed"),
     "an unknown codec": (of_means(lambda m: m["codecs"].append({"name": "evil"})), "means cannot be read"),
+    "format 2": (in_format_2, "is not stored as one uncompressed chunk of Zarr format 3"),
     "another chunk": (of_means(lambda m: m["chunk_grid"]["configuration"].update(chunk_shape=[1, D])), "not stored as"),
     "a dtype of objects": (of_means(lambda m: m.update(data_type="object")), "means cannot be read"),
     "a dtype of text": (of_means(lambda m: m.update(data_type="string")), "means (cannot be read|has dtype)"),

@@ -70,7 +70,7 @@ class StoredGroup:
         version = self.count(self.attributes, "format_version")
         if version > FORMAT_VERSION:
             writer = str(self.attributes.get("daskgmm_version"))
-            wanted = f"daskgmm>={writer}" if re.fullmatch(r"[0-9A-Za-z.+]{1,32}", writer) else "--upgrade daskgmm"
+            wanted = f"daskgmm>={writer}" if re.fullmatch(r"[0-9][0-9A-Za-z.+]{0,31}", writer) else "--upgrade daskgmm"
             raise self.error(
                 "format_version",
                 f"is {version}, and this version of daskgmm reads up to {FORMAT_VERSION}: pip install '{wanted}'",
