@@ -296,7 +296,7 @@ def test_clients_that_are_forgotten_again_and_again_are_told(cluster, gate):
             ended.set()
             striking.join()
     assert isinstance(error, SchedulerError), error
-    assert "went away 4 times during one pass (it does not know this client any more)" in str(error)
+    assert "went away 4 times during one pass (it does not know any more what it was asked for)" in str(error)
 
 
 def test_a_cluster_that_is_shut_down_is_told_at_once(gate):

@@ -10,7 +10,7 @@ import asyncio
 import concurrent.futures
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import distributed
@@ -19,10 +19,11 @@ from ..data.addresses import Secrets, without_secrets
 from ..errors import SchedulerError
 from .config import patience
 from .encryption import advice
+from .memory import Worker
 
 # How long a scheduler may take to answer at first, and to come back; how long one that did answer may be silent; and
 # how long a cluster may take to bring a worker (batch systems let them queue).
-ANSWER, _RETURN, _SILENCE, FIRST_WORKER = "10s", "60s", "5min", "60s"
+ANSWER, _RETURN, SILENCE, FIRST_WORKER = "10s", "60s", "5min", "60s"
 _SHORT = 0.1  # seconds, between two looks at what should not take long
 
 _log = logging.getLogger("daskgmm")
@@ -102,14 +103,14 @@ class Connection:
     def _await_worker(self) -> None:
         limit = patience(FIRST_WORKER)
         deadline = time.monotonic() + limit
-        while not any(status == "running" for *_, status in self.look(limit)):
+        while not (at_work := self.at_work(limit)):
             if time.monotonic() > deadline:
                 raise SchedulerError(
                     f"The Dask scheduler {self} has no workers after {limit:g} s. Start some with `dask worker "
                     f"{self}`, or wait longer for them: dask.config.set({{'daskgmm.timeout': '10min'}})."
                 )
             time.sleep(_SHORT)
-        self.n_threads = sum(n_threads for _, n_threads, *_ in self.look(limit))
+        self.n_threads = sum(at_work.values())
 
     def reconnect(self, lost: BaseException) -> None:
         """Replace the client by a new one, when a scheduler answers at the same address and has workers.
@@ -153,24 +154,51 @@ class Connection:
     def __str__(self) -> str:
         return without_secrets(self._address)
 
-    def look(self, limit: float | None = None) -> list[tuple[str, int, int, str]]:
-        """Address, threads, memory limit and status of each worker; `Lost` if the client is unknown."""
-        client = self.client
-        known, workers = self.ask(_tell, client.id, limit=limit)
-        if not known:
-            raise Lost("it does not know this client any more")
-        return [tuple(worker) for worker in workers]
+    def at_work(self, limit: float | None = None) -> Mapping[str, int]:
+        """Threads of each worker that is neither paused nor about to go."""
+        # Little for the scheduler to tell, however many workers it has, because it is asked in the midst of a pass.
+        running: Mapping[str, int] = self.ask(lambda scheduler: scheduler.ncores_running(), limit)
+        return running
 
-    def ask(self, function: Callable[..., Any], *arguments: Any, limit: float | None = None) -> Any:
-        """What a function says in the scheduler's process; `Lost` if it does not come."""
+    def knows(self, key: Any) -> bool:
+        """Whether the scheduler has a task of that name."""
+        return self.ask(lambda scheduler: scheduler.get_task_status(keys=[key]))[key] is not None
+
+    def is_forgotten(self) -> bool:
+        """Whether the scheduler has parted with the client, which may not have noticed."""
+        actions = [event.get("action") for event in self.events(self.client.id) if isinstance(event, dict)]
+        return [action for action in actions if action in ("add-client", "remove-client")][-1:] == ["remove-client"]
+
+    def workers(self) -> list[Worker]:
+        """All of them."""
+        told = self.ask(lambda scheduler: scheduler.identity())["workers"]
+        return [
+            Worker(address, worker["nthreads"], int(worker["memory_limit"] or 0)) for address, worker in told.items()
+        ]
+
+    def events(self, topic: str, limit: float | None = None) -> list[Any]:
+        """What was logged under a topic, latest last; of each Dask keeps the last 1000."""
+        return [event for _, event in self.ask(lambda scheduler: scheduler.events(topic=topic), limit)]
+
+    def ask(self, question: Callable[[Any], Awaitable[Any]], limit: float | None = None) -> Any:
+        """What the scheduler answers; `Lost` if it does not.
+
+        Parameters
+        ----------
+        question : callable
+            Called with the scheduler's operations. Functions of our own, which Dask would run there as well, would have
+            a line in its log each time.
+        limit : float, optional
+            Seconds that it may take.
+        """
         client = self.client
 
         async def ask() -> Any:
-            return await client.run_on_scheduler(function, *arguments)
+            return await question(client.scheduler)
 
         if client.status != "running":
             raise Lost(f"the client is {client.status}")
-        limit = patience(_SILENCE) if limit is None else max(limit, _SHORT)
+        limit = patience(SILENCE) if limit is None else max(limit, _SHORT)
         try:
             return client.sync(ask, callback_timeout=limit)
         except TimeoutError as error:
@@ -212,14 +240,3 @@ def _address_of(client: distributed.Client) -> str:
     if client.status not in ("running", "connecting"):
         raise SchedulerError(f"The distributed.Client in use is {client.status}. Connect a new one.")
     return str(client.scheduler.address)
-
-
-# ---- what runs in the scheduler's process
-
-
-def _tell(client: str, dask_scheduler: Any = None) -> tuple[bool, list[tuple[str, int, int, str]]]:
-    """Whether it knows a client; address, threads, memory limit and status of each worker."""
-    workers = dask_scheduler.workers.values()
-    return client in dask_scheduler.clients, [
-        (worker.address, worker.nthreads, int(worker.memory_limit or 0), worker.status.name) for worker in workers
-    ]

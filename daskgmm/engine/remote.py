@@ -29,7 +29,7 @@ from distributed.scheduler import KilledWorker
 
 from ..errors import SchedulerError
 from .config import patience
-from .connection import ANSWER, FIRST_WORKER, Connection, Lost
+from .connection import ANSWER, FIRST_WORKER, SILENCE, Connection, Lost
 from .graph import upstream
 from .memory import Worker
 from .report import Report, hearing, listening
@@ -97,15 +97,15 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
 
     def workers(self) -> list[Worker]:
         try:
-            told = self._connection.look()
+            return self._connection.workers()
         except Lost as lost:
             self._reconnect(lost)
-            told = self._connection.look()
-        return [Worker(address, n_threads, limit) for address, n_threads, limit, _ in told]
+            return self._connection.workers()
 
     def events(self, topic: str, witness: str) -> list[Any]:
         with suppress(Lost):  # what it knew is gone with it, and no result depends on it
-            return list(self._connection.ask(_tell_events, topic, witness, limit=patience(ANSWER)))
+            told = self._connection.events(topic, patience(ANSWER))
+            return [event for event in told if event["witness"] == witness]
         return []
 
     # ---- computing
@@ -144,7 +144,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         futures = list(distributed.client.futures_of(promised))
         result = asyncio.run_coroutine_threadsafe(_gathered(client, promised), client.loop.asyncio_loop)
         try:
-            self._await(result)
+            self._await(result, futures[0].key)
             with _classified(client, futures):
                 return result.result()
         finally:
@@ -152,20 +152,15 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             for future in futures:
                 future.release()  # an error that somebody keeps would hold them, and their tasks
 
-    def _await(self, result: concurrent.futures.Future[Any]) -> None:
-        """Wait for it. Meanwhile reports are handed over, and the workers are looked at."""
+    def _await(self, result: concurrent.futures.Future[Any], key: Any) -> None:
+        """Wait for it. Meanwhile reports are handed over, and the workers and the task of that key are looked at."""
         result.add_done_callback(lambda _: self._inbox.put(_nothing))
-        limit, idle_since, looked = patience(FIRST_WORKER), None, time.monotonic()
+        watch, looked = _Watch(self._connection, key), time.monotonic()
         while not result.done():
             self._hand_over(_LOOK)
-            now = time.monotonic()
-            if now - looked < _LOOK:
-                continue
-            at_work = any(status == "running" for *_, status in self._connection.look())
-            idle_since = None if at_work else idle_since or now
-            looked = time.monotonic()
-            if idle_since is not None and now - idle_since > limit:
-                raise _Idle(limit)
+            if time.monotonic() - looked >= _LOOK:
+                watch.look()
+                looked = time.monotonic()
         self._hand_over(0)
 
     def _no_worker(self, idle: _Idle, graph: Any, work: Work) -> SchedulerError:
@@ -196,8 +191,11 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
 
     def _suspects(self, tasks: Mapping[Any, Any]) -> list[Any]:
         """Keys of those that workers died with, the one with the most deaths first."""
-        deaths = Counter(key for keys in self._connection.ask(_tell_deaths) for key in keys if key in tasks)
-        return [key for key, _ in deaths.most_common(_MOST_SUSPECTS)]
+        events = [event for event in self._connection.events("all") if isinstance(event, dict)]
+        deaths = [event for event in events if event.get("action") == "remove-worker" and not event.get("expected")]
+        given = (key for event in deaths[-_MOST_SUSPECTS:] for key in event.get("processing-tasks", ()))
+        deaths_with = Counter(key for key in given if key in tasks)
+        return [key for key, _ in deaths_with.most_common(_MOST_SUSPECTS)]
 
     def _guilty(self, place: str, killed: KilledWorker) -> SchedulerError:
         return SchedulerError(
@@ -251,6 +249,27 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
                 self._inbox.get_nowait()()
 
 
+class _Watch:
+    """What should not go on for ever, of a task that is waited for."""
+
+    def __init__(self, connection: Connection, key: Any) -> None:
+        self._connection, self._key = connection, key
+        self._begin, self._was_known = time.monotonic(), False
+        self._idle_since: float | None = None
+
+    def look(self) -> None:
+        """Raise if nobody has been at work for too long, or the scheduler has forgotten the task."""
+        now = time.monotonic()
+        self._idle_since = None if self._connection.at_work() else self._idle_since or now
+        limit = patience(FIRST_WORKER)
+        if self._idle_since is not None and now - self._idle_since > limit:
+            raise _Idle(limit)
+        if self._connection.knows(self._key):
+            self._was_known = True
+        elif self._was_known or self._connection.is_forgotten() or now - self._begin > patience(SILENCE):
+            raise Lost("it does not know any more what it was asked for")  # the graph is not on its way to it
+
+
 @contextmanager
 def _classified(client: distributed.Client, futures: Iterable[distributed.Future] = ()) -> Iterator[None]:
     """Tell errors of the connection from those of tasks, such as that of a file of the user's that is not there."""
@@ -284,21 +303,6 @@ async def _gathered(client: distributed.Client, promised: Any) -> Any:
             ) from error
         # Of the futures: some of its kinds would seem to be that of this coroutine.
         raise Lost(str(error).replace("\n", " ") or "its tasks were cancelled") from None
-
-
-# ---- what runs in the scheduler's process, or in a task
-
-
-def _tell_deaths(dask_scheduler: Any = None) -> list[list[Any]]:
-    """Keys of the tasks that the last workers to die had been given."""
-    events = [event for _, event in dask_scheduler.get_events("all") if isinstance(event, dict)]
-    deaths = [event for event in events if event.get("action") == "remove-worker" and not event.get("expected")]
-    return [list(event.get("processing-tasks", ())) for event in deaths[-_MOST_SUSPECTS:]]
-
-
-def _tell_events(topic: str, witness: str, dask_scheduler: Any = None) -> list[Any]:
-    """What was logged for this witness."""
-    return [event for _, event in dask_scheduler.get_events(topic) if event["witness"] == witness]
 
 
 def _nothing(*values: Any) -> None:
