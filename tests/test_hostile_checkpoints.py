@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
@@ -28,11 +29,14 @@ pytestmark = [
 ]
 
 OPTIONS = {"random_state": 0, "max_iter": 8, "tol": 0}
+WEIGHTS = np.random.RandomState(1).rand(N)
 FITS = {
     "accelerated": lambda **more: GaussianMixture(2, acceleration="lbfgs", n_init=2, **OPTIONS, **callbacks(more)).fit(
         X, **more
     ),
     "bayesian": lambda **more: BayesianGaussianMixture(n_components=2, **OPTIONS, **callbacks(more)).fit(X, **more),
+    "tied": lambda **more: GaussianMixture(2, covariance_type="tied", **OPTIONS, **callbacks(more)).fit(X, **more),
+    "weighted": lambda **more: GaussianMixture(2, **OPTIONS, **callbacks(more)).fit(X, sample_weight=WEIGHTS, **more),
     "select": lambda **more: (
         daskgmm.select(X, (1, 2), estimator=GaussianMixture(**OPTIONS), **callbacks(more), **more).model
     ),
@@ -165,6 +169,23 @@ def test_what_the_first_pass_found(keys, value, stopped):
     refused("accelerated", path, "damaged|was made with other data")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("n_rows", N - 1), *(("weight_sum", value) for value in (0, -1, float("nan"), float("inf")))]
+)
+def test_rows_and_weights_that_cannot_be(name, value, stopped):
+    """Where there are sample weights, one does not follow from the other."""
+    path = stopped("weighted")
+    seal(path, put(("surveys", 0, name), value))
+    refused("weighted", path, r"damaged \(ValueError: survey/0 is of")
+
+
+def test_fewer_rows_than_the_data_have(stopped):
+    path = stopped()
+    seal(path, put(("surveys", 0, "n_rows"), N - 1))
+    seal(path, put(("surveys", 0, "weight_sum"), N - 1))
+    refused("accelerated", path, rf"damaged \(ValueError: survey/0 is of {N - 1} rows")
+
+
 @pytest.mark.parametrize("value", [None, "diag", "tied", 5])
 def test_second_moments_that_a_prior_takes(value, stopped):
     path = stopped("bayesian")
@@ -202,6 +223,23 @@ def test_fields_of_another_type(field, value, stopped):
         refused("accelerated", path, "damaged|was made with")
 
 
+@pytest.mark.parametrize("value", [5, None, ["1.0"]], ids=short)
+def test_software_that_is_no_text(value, stopped):
+    path = stopped()
+    seal(path, put(("environment", "numpy"), value))
+    refused("accelerated", path, "environment is missing or damaged")
+
+
+def test_software_that_would_steer_the_terminal(stopped):
+    path = stopped()
+    seal(path, put(("environment", "numpy"), "\x1b[2J" + "9" * 10**5))
+    with pytest.warns(CheckpointWarning, match=r"numpy: \?\[2J9+…, now ") as told:
+        FITS["accelerated"](checkpoint=path, resume=True)
+    (text,) = [str(warning.message) for warning in told if isinstance(warning.message, CheckpointWarning)]
+    assert "\x1b" not in text
+    assert len(text) < 1000
+
+
 # ---- where it was
 
 START = ("fits", 0, "ascents", 0, 1)
@@ -234,6 +272,15 @@ def test_where_it_was(keys, value, stopped):
     path = stopped()
     seal(alone(path), put(keys, value))
     refused("accelerated", path, "damaged|n_passes is")
+
+
+def test_names_that_would_steer_the_terminal(stopped):
+    path = stopped()
+    seal(alone(path), put(("fits", 0, "history"), [{"\x1b[2J": 1}]))
+    error = refuse(
+        CheckpointError, r"damaged \(TypeError: .*'\?\[2J'", FITS["accelerated"], checkpoint=path, resume=True
+    )
+    assert "\x1b" not in str(error)
 
 
 def test_a_pass_under_the_name_of_another(stopped):
@@ -283,6 +330,7 @@ NUMBERS = [
     ("accelerated", "lower_bounds", np.nan),
     ("accelerated", "lower_bounds", np.inf),
     *[("accelerated", "steps", value) for value in (np.nan, np.inf)],
+    *[("tied", "0", value) for value in (np.nan, np.inf)],  # second moments that all components have in common
 ]
 
 
@@ -306,6 +354,37 @@ def test_shapes(shape, stopped):
     path = stopped()
     seal(path, lambda attributes, _: attributes["arrays"][0].__setitem__(2, shape))
     refused("accelerated", path, r"arrays hold|has the shape|has the axes|declares|damaged")
+
+
+def as_if(name, shape, dtype=None):
+    """Say that the arrays of that name have another shape, or dtype, of as many bytes."""
+
+    def change(attributes, packed):
+        for told in attributes["arrays"]:
+            if told[0].endswith(f"/{name}") or told[0] == name:
+                told[1:] = [dtype or told[1], shape(told[2]), list(range(len(shape(told[2]))))]
+
+    return change
+
+
+SHAPES = {"reversed": lambda shape: shape[::-1], "in a row": lambda shape: [1, *shape], "the same": lambda shape: shape}
+AS_IF = [
+    *[("accelerated", False, name, "in a row", None) for name in ("mean", "minimum", "sample_weight")],
+    ("accelerated", False, "sample", "reversed", None),
+    ("accelerated", False, "mean", "the same", "int64"),
+    ("bayesian", False, "scatter", "in a row", None),
+    *[("accelerated", True, name, "in a row", None) for name in ("weights", "covariances", "lower_bounds")],
+    ("accelerated", True, "means", "reversed", None),
+    ("tied", True, "common/0", "in a row", None),
+    *[("accelerated", True, name, "the same", "int64") for name in ("means", "lower_bounds")],
+]
+
+
+@pytest.mark.parametrize(("kind", "of_pass", "name", "shape", "dtype"), AS_IF)
+def test_arrays_of_another_shape_or_dtype(kind, of_pass, name, shape, dtype, stopped):
+    path = stopped(kind)
+    seal(alone(path) if of_pass else path, as_if(name, SHAPES[shape], dtype))
+    refused(kind, path, rf"damaged \(ValueError: .*{name} (has shape|are no bounds|contains)")
 
 
 @pytest.mark.parametrize("told", [None, 5, {}, "x"], ids=short)
@@ -439,6 +518,15 @@ def test_the_terminal_tells_it_in_one_line(stopped, tmp_path, capsys):
     assert err.count("\n") == 1
     assert "damaged" in err
     assert not (tmp_path / "m.zarr").exists()
+
+
+def test_one_that_was_copied_to_an_object_store(stopped):
+    files = fsspec.filesystem("memory")
+    files.put(str(stopped()), "/hostile/c", recursive=True)
+    try:
+        refuse(CheckpointError, "checkpoints are on local or mounted file systems", store_record, "memory://hostile/c")
+    finally:
+        files.rm("/hostile", recursive=True)
 
 
 def test_a_zarr_store_of_another_kind_of_node(tmp_path):

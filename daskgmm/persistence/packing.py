@@ -191,15 +191,25 @@ class Unpacking:
             for i, (told, model) in enumerate(zip(values["fits"], models, strict=True))
         ]
         common = {
-            (str(structure), str(how)): self._finite(f"common/{i}")
+            (structure, str(how)): self._common(
+                f"common/{i}", STRUCTURES[structure], models[0].estimator.n_features_in_
+            )
             for i, (structure, how) in enumerate(values["common"])
         }
         return Snapshot(_count(values["n_passes"]), common, tuple(fits))
 
+    def _common(self, name: str, structure: CovarianceStructure, n_features: int) -> Array:
+        found = self._finite(name)
+        if found.shape != structure.second_shape(
+            1, n_features
+        ):  # of as many components as one likes, or it is not kept
+            raise ValueError(f"{name} has shape {found.shape}")
+        return found
+
     def _finite(self, name: str) -> Array:
         found = self._arrays[name]
-        if not np.isfinite(found).all():
-            raise ValueError(f"{name} contains NaN or infinity")
+        if found.dtype.kind != "f" or not np.isfinite(found).all():
+            raise ValueError(f"{name} contains NaN, infinity, or no floating-point numbers")
         return found
 
     def _survey(self, prefix: str, told: Mapping[str, Any]) -> Survey:
