@@ -463,16 +463,19 @@ def test_a_selection_without_a_random_state_goes_on_with_the_one_it_drew(tmp_pat
 
 
 def test_another_selection_is_told(tmp_path):
-    select(X, range(1, 3), checkpoint=tmp_path / "c", estimator=GaussianMixture(random_state=0))
+    usual = {
+        "n_components": range(1, 3), "covariance_types": ("full", "tied"), "estimator": GaussianMixture(random_state=0)
+    }  # fmt: skip
+    select(X, **usual, checkpoint=tmp_path / "c")
     for asked, named in (
         ({"n_components": range(1, 4)}, "n_components"),
+        ({"covariance_types": ("full", "diag")}, "covariance_type"),
         ({"criterion": "aic"}, "criterion"),
         ({"held_out": 0.2}, "sample_weight|held_out"),
         ({"patience": 3}, "patience"),
     ):
-        asked = {"n_components": range(1, 3), "estimator": GaussianMixture(random_state=0), **asked}
-        with pytest.raises(CheckpointError, match=named):
-            select(X, **asked, checkpoint=tmp_path / "c", resume=True)
+        with pytest.raises(CheckpointError, match=rf"was made with \w*({named})"):
+            select(X, **usual | asked, checkpoint=tmp_path / "c", resume=True)
     with pytest.raises(CheckpointError, match="function"):
         GaussianMixture(2, random_state=0).fit(X, checkpoint=tmp_path / "c", resume=True)
 
@@ -790,24 +793,27 @@ def test_what_is_there_is_not_begun_anew(stopped):
     assert {path: path.stat().st_mtime_ns for path in stopped.rglob("*")} == before
 
 
-def test_two_fits_do_not_share_a_checkpoint(stopped):
+@pytest.mark.parametrize("begun", [True, False])
+def test_two_fits_do_not_share_a_checkpoint(begun, stopped, tmp_path):
+    """Neither the first of them that goes on from it nor the one that makes it."""
+    path = stopped if begun else tmp_path / "new"
     at_work, go = threading.Event(), threading.Event()
 
     def wait(event):
-        if isinstance(event, PassFinished):
+        if isinstance(event, PassFinished) and event.label == "estep":
             at_work.set()
             assert go.wait(60)
 
-    thread = threading.Thread(target=lambda: go_on(stopped, callbacks=[wait]))
+    thread = threading.Thread(target=lambda: go_on(path, callbacks=[wait]))
     thread.start()
     try:
         assert at_work.wait(60)
         with pytest.raises(OutputExistsError, match="at work"):
-            go_on(stopped)
+            go_on(path)
     finally:
         go.set()
         thread.join()
-    same_fit(go_on(stopped), mixture("full").fit(X))
+    same_fit(go_on(path), mixture("full").fit(X))
 
 
 def test_a_full_disk_is_told_and_the_last_pass_is_still_there(stopped):
