@@ -190,19 +190,16 @@ class Unpacking:
             self._fit(f"fit/{i}", told, model)
             for i, (told, model) in enumerate(zip(values["fits"], models, strict=True))
         ]
+        n_features = models[0].estimator.n_features_in_
         common = {
-            (structure, str(how)): self._common(
-                f"common/{i}", STRUCTURES[structure], models[0].estimator.n_features_in_
-            )
+            (structure, str(how)): self._common(f"common/{i}", STRUCTURES[structure], n_features)
             for i, (structure, how) in enumerate(values["common"])
         }
         return Snapshot(_count(values["n_passes"]), common, tuple(fits))
 
     def _common(self, name: str, structure: CovarianceStructure, n_features: int) -> Array:
         found = self._finite(name)
-        if found.shape != structure.second_shape(
-            1, n_features
-        ):  # of as many components as one likes, or it is not kept
+        if found.shape != structure.second_shape(1, n_features):  # what depends on their number is not kept
             raise ValueError(f"{name} has shape {found.shape}")
         return found
 
