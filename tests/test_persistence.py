@@ -425,6 +425,10 @@ def test_what_cannot_be_saved_is_refused(rows, model, tmp_path):
     broken.weights_ = broken.weights_ * 2
     with pytest.raises(ValueError, match="weights_ have to"):
         broken.save(tmp_path / "m.zarr")
+    broken = clone(model).fit(rows)
+    broken.environment_ = {"numpy": 2}
+    with pytest.raises(ValueError, match="environment_ holds 2; expected a text"):
+        broken.save(tmp_path / "m.zarr")
     assert os.listdir(tmp_path) == []
 
 
