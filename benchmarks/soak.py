@@ -96,6 +96,7 @@ def soak(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], lis
             while watch.elapsed() < 60 * options.minutes or len(censuses) < 2:
                 runs += [attempt(name, ground, expected[name]) for name in JOBS]
                 watch.settle()
+                watch.forget()
                 censuses.append(watch.census())
     left = {
         "outputs": [name for name in files_below(folder / "data" / "out") if name not in OUTPUTS],

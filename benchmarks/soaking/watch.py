@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster
 
 SAMPLING = 1.0  # seconds
 SETTLING = 120.0  # seconds, for a worker to be started again and for tasks to be forgotten
+RECENT = 60.0  # seconds in which workers still tell the scheduler what they did in a span
 
 Counts = dict[str, int]
 
@@ -94,6 +95,15 @@ class Watch:
             f"tasks. Nannies: {nannies}"
         )
 
+    def forget(self) -> None:
+        """Take away what Dask keeps of each graph that it ever computed (dask/distributed#7977).
+
+        The scheduler keeps its span and groups of tasks, and workers keep sums of seconds and bytes by span. That has
+        no bound, whoever computes; what grows besides is to be seen.
+        """
+        self.client.run_on_scheduler(_forget_spans)
+        self.client.run(_forget_timings, workers=[self.cluster.workers[self.spared].worker_address])
+
     def census(self) -> Counts:
         """Everything that should be as it was after any other round."""
         gc.collect()
@@ -129,12 +139,32 @@ def _scheduler_state(dask_scheduler: Any = None) -> Counts:
         "workers": len(dask_scheduler.workers),
         "tasks": len(dask_scheduler.tasks),
         "groups of tasks": len(dask_scheduler.task_groups),
+        "past spans": sum(
+            span.enqueued < time.time() - 2 * RECENT for span in dask_scheduler.extensions["spans"].spans.values()
+        ),
         "prefixes of tasks": len(dask_scheduler.task_prefixes),
         "topics": len(topics),
         "clients": len(dask_scheduler.clients),
         "plugins": len(dask_scheduler.plugins),
         "plugins for workers": len(dask_scheduler.worker_plugins) + len(dask_scheduler.nanny_plugins),
     }
+
+
+def _forget_spans(dask_scheduler: Any = None) -> None:
+    extension = dask_scheduler.extensions["spans"]
+    before = time.time() - RECENT
+    past = {name for name, span in extension.spans.items() if span.done and span.enqueued < before}
+    for name in past:
+        del extension.spans[name]
+    by_name, by_tag = extension.spans_search_by_name.values(), extension.spans_search_by_tag.values()
+    for spans in (extension.root_spans, *by_name, *by_tag):
+        spans[:] = [span for span in spans if span.id not in past]
+
+
+def _forget_timings(dask_worker: Any = None) -> None:
+    for digests in (dask_worker.digests_total, dask_worker.digests_max):
+        for key in [key for key in digests if isinstance(key, tuple)]:
+            del digests[key]
 
 
 def files_below(folder: Path) -> list[str]:
