@@ -45,7 +45,7 @@ class Connection:
     """
 
     n_threads: int
-    """Of all workers, when the last one was waited for."""
+    """Of the workers that were at work when one was waited for."""
 
     def __init__(self, address: str, given: distributed.Client | None) -> None:
         self._address, self._given = address, given
