@@ -922,6 +922,20 @@ def test_blas_is_held_whatever_thread_set_it_before():
             assert blas_threads() == {2}
 
 
+def test_blas_is_for_others_to_set_after_a_fit():
+    """Also while the thread that the fit was in lives."""
+    with ThreadPoolExecutor(1) as pool:
+
+        def fit():
+            with blas.one_blas_thread():
+                pass
+
+        pool.submit(fit).result()
+        for n_threads in (1, 2):
+            with threadpoolctl.threadpool_limits(n_threads, user_api="blas"):
+                assert blas_threads() == {n_threads}
+
+
 def test_fits_that_end_in_another_order_leave_blas_as_it_was():
     with ThreadPoolExecutor(1) as pool, threadpoolctl.threadpool_limits(2, user_api="blas"):
         pool.submit(blas._acquire).result()
