@@ -436,6 +436,14 @@ def test_a_damaged_neighbour_is_told(content, method, group, model):
     np.testing.assert_array_equal(fit(f"{group}::a").means_, model.means_)
 
 
+def test_groups_on_the_way_to_an_array_are_not_read(tmp_path):
+    path = tmp_path / "g.zarr"
+    zarr.create_group(path).create_group("a").create_array("b", data=X)
+    (path / "a" / "zarr.json").unlink()
+    os.mkfifo(path / "a" / "zarr.json")
+    np.testing.assert_array_equal(fit(f"{path}::a/b").means_, fit(X).means_)
+
+
 @pytest.mark.parametrize("where", ["a", "b"])
 def test_a_pipe_in_a_group(where, group, model):
     (group / where / "zarr.json").unlink()

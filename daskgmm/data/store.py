@@ -179,8 +179,7 @@ def member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
         )
     try:
         if (folder := _folder(group)) is not None:
-            for depth in range(1, len(parts) + 1):
-                check_documents(os.path.join(folder, *parts[:depth]))
+            check_documents(os.path.join(folder, *parts))  # of the groups on the way there Zarr reads nothing
         return group.get(name)
     except StoreError:
         raise
