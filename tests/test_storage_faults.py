@@ -23,7 +23,7 @@ from zarr.storage import LocalStore
 
 from daskgmm import GaussianMixture, load, open_zarr
 from daskgmm.cli import main
-from daskgmm.data import claims, retry
+from daskgmm.data import claims, retry, write
 from daskgmm.data.claims import hidden
 from daskgmm.data.write import new_store, record
 from daskgmm.errors import (
@@ -809,6 +809,45 @@ def test_a_name_that_is_being_claimed_is_not_taken_for_what_a_dead_writer_left(t
     assert len(told) == 1
 
 
+def test_what_is_being_replaced_is_not_taken_for_what_a_dead_writer_left(tmp_path, monkeypatch):
+    """Between the two renames by which a new output takes the place of the old one."""
+    path = tmp_path / "m.zarr"
+    with new_store(path, record("model", number=1)):
+        pass
+    rename, told = os.rename, []
+
+    def rename_and_let_another_come(old, new):
+        rename(old, new)
+        if str(new).endswith(".replaced"):
+            with pytest.raises(OutputExistsError, match="by another run") as caught, claims.claimed(str(path)):
+                pass
+            told.append(caught.value)
+
+    list_names = os.listdir
+    monkeypatch.setattr(claims.os, "rename", rename_and_let_another_come)
+    monkeypatch.setattr(claims.os, "listdir", lambda folder: sorted(list_names(folder), key=lambda n: n[-1:] != "d"))
+    with new_store(path, record("model", number=2), overwrite=True):
+        pass
+    assert len(told) == 1
+    assert zarr.open_group(path).attrs["daskgmm"]["number"] == 2
+    assert list_names(tmp_path) == ["m.zarr"]
+
+
+def test_what_appears_before_a_name_is_claimed_is_not_replaced(tmp_path, monkeypatch):
+    path, claimed = tmp_path / "m.zarr", write.claimed
+
+    def claimed_late(name):
+        path.mkdir()
+        (path / "theirs").write_text("x")
+        return claimed(name)
+
+    monkeypatch.setattr(write, "claimed", claimed_late)
+    with pytest.raises(OutputExistsError, match="not a model"), new_store(path, record("model"), overwrite=True):
+        pass
+    assert (path / "theirs").read_text() == "x"
+    assert os.listdir(tmp_path) == ["m.zarr"]
+
+
 def test_without_locks_the_first_to_finish_wins(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "fcntl", None)  # as on file systems and systems that have none
     with (
@@ -819,6 +858,14 @@ def test_without_locks_the_first_to_finish_wins(tmp_path, monkeypatch):
         pass
     assert os.listdir(tmp_path) == ["m.zarr"]
     assert zarr.open_group(tmp_path / "m.zarr").attrs["daskgmm"]["number"] == 2
+
+
+def test_in_an_object_store_a_failure_leaves_nothing():
+    url = f"memory://claims-{os.urandom(8).hex()}/m.zarr"
+    with pytest.raises(ValueError, match="a"), new_store(url, record("model")) as group:
+        group.create_array("a", data=np.arange(3)).resize((-1, 2, 3))
+    with new_store(url, record("model")) as group:  # the name is free, and nothing is in the way
+        assert list(group.keys()) == []
 
 
 def test_in_an_object_store_the_first_writer_wins():
