@@ -102,6 +102,8 @@ NO_NUMBER = ["7", None, [7], {"n": 7}, 7.5, True, -1, float("nan"), float("inf")
 
 NAN, INF = float("nan"), float("inf")
 
+PASSED = {"start": 0, "n_iter": 1, "lower_bound": None, "n_rows": 9, "bytes_read": 9, "seconds": 1.0, "arithmetic": ""}
+
 # Values by the field of `fitted` that they are put into, and what is read then.
 FITTED = {
     "n_iter": (NO_NUMBER, "n_iter"),
@@ -117,7 +119,10 @@ FITTED = {
         ["abc", ["a"], ["a"] * 4, [1, 2, 3], [None] * 3, {}, 5, ["a", "b", "\ud800"]],
         "feature_names_in",
     ),
-    "history": ([None, 5, "x", [5], [{}], [{"kind": "os.system"}], [[]], DEEP], "history"),
+    "history": (
+        [None, 5, "x", [5], [{}], [{"kind": "os.system"}], [{**PASSED, "kind": "\x1b[2J"}], [[]], DEEP],
+        "history",
+    ),
 }
 
 # The same for the attributes themselves.

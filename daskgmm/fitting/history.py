@@ -57,6 +57,9 @@ class PassRecord:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kind):
                 raise TypeError(f"{name} is {value!r:.40}; expected {kind}")
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name} is {getattr(self, name)!r:.40}; expected one of {words}")
 
     @property
     def rows_per_second(self) -> float:
@@ -77,4 +80,8 @@ _KINDS = {
     "bytes_read": int,
     "seconds": float,
     "arithmetic": str,
+}
+_WORDS = {
+    "kind": ("survey", "sample", "em", "accelerated", "rejected", "refined", "reseeded", "moved"),
+    "arithmetic": ("", "float32", "float64", "precise"),
 }

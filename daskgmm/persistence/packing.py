@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..estimators.base import BaseMixture
 from ..fitting.em import AscentSnapshot, Reseeding
 from ..fitting.history import PassRecord
 from ..fitting.snapshot import Beginning, FitSnapshot, Snapshot
-from .layout import Layout, decode, encode
+from .layout import Layout, encode
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -69,6 +70,7 @@ class StoredKind:
 _WARNINGS = {kind.__name__: kind for kind in (InitializationWarning, ReseedingWarning)}
 
 _SURVEY_ARRAYS = ("mean", "squared_deviations", "minimum", "maximum", "sample", "sample_weight")
+_COUNTS, _WORDS = ("start", "n_iter", "n_rows", "bytes_read"), ("kind", "arithmetic")  # of a `PassRecord`
 _ASCENT_VALUES = ("n_iter", "converged", "stopped", "proposal", "precise", "relocates")
 
 
@@ -130,7 +132,7 @@ class Packing:
     def _fit(self, prefix: str, fit: FitSnapshot[Any], model: StoredKind) -> dict[str, Any]:
         return {
             "n_starts": fit.n_starts,
-            "history": [{key: encode(key, value) for key, value in asdict(told).items()} for told in fit.history],
+            "history": self._history(f"{prefix}/history", fit.history),
             "notes": [[type(note).__name__, str(note)] for note in fit.notes],
             "failure": None if fit.failure is None else list(fit.failure),
             "prospects": None if fit.prospects is None else _encoded(fit.prospects),
@@ -138,6 +140,19 @@ class Packing:
                 [start, self._ascent(f"{prefix}/{start}", ascent, model)] for start, ascent in fit.ascents.items()
             ],
         }
+
+    def _history(self, prefix: str, history: Sequence[PassRecord]) -> list[str]:
+        """The words that occur in it. All else is in arrays: it grows with every pass, and JSON would take long."""
+        words = sorted({getattr(told, name) for told in history for name in _WORDS})
+        code = {word: i for i, word in enumerate(words)}
+        counts = [
+            [getattr(told, name) for name in _COUNTS] + [code[getattr(told, name)] for name in _WORDS]
+            for told in history
+        ]
+        reals = [[np.nan if told.lower_bound is None else told.lower_bound, told.seconds] for told in history]
+        self.arrays[f"{prefix}/counts"] = np.array(counts, np.int64).reshape(-1, len(_COUNTS) + len(_WORDS))
+        self.arrays[f"{prefix}/reals"] = np.array(reals, np.float64).reshape(-1, 2)
+        return words
 
     def _ascent(self, prefix: str, ascent: AscentSnapshot[Any], model: StoredKind) -> dict[str, Any]:
         elsewhere = ascent.next_state is not ascent.state
@@ -245,12 +260,23 @@ class Unpacking:
             raise ValueError("neither a start nor a failure")
         return FitSnapshot(
             _count(told["n_starts"]),
-            tuple(PassRecord(**{key: decode(value) for key, value in record.items()}) for record in told["history"]),
+            tuple(self._history(f"{prefix}/history", told["history"])),
             tuple(_WARNINGS[kind](str(text)) for kind, text in told["notes"]),
             _components(told["failure"]),
             ascents,
             told["prospects"],
         )
+
+    def _history(self, prefix: str, words: Any) -> Iterator[PassRecord]:
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"the words of {prefix} are {words!r:.40}")
+        counts, reals = self._arrays[f"{prefix}/counts"], self._arrays[f"{prefix}/reals"]
+        if counts.dtype != np.int64 or reals.dtype != np.float64 or (counts < 0).any():
+            raise ValueError(f"{prefix} has negative counts, or other numbers")
+        for row, (bound, seconds) in zip(counts.tolist(), reals.tolist(), strict=True):
+            numbers = dict(zip(_COUNTS, row[: len(_COUNTS)], strict=True))
+            texts = {name: words[code] for name, code in zip(_WORDS, row[len(_COUNTS) :], strict=True)}
+            yield PassRecord(lower_bound=None if math.isnan(bound) else bound, seconds=seconds, **numbers, **texts)
 
     def _ascent(self, prefix: str, told: Mapping[str, Any], model: StoredKind) -> AscentSnapshot[Any]:
         state = self._state(f"{prefix}/state", model)
