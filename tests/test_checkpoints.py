@@ -357,8 +357,9 @@ def test_of_several_starts_the_best_so_far_is_left():
     np.testing.assert_array_equal(model.means_, stopped.means_)
 
 
-def test_before_the_first_iteration_nothing_is_left():
-    model = mixture("full", callbacks=[StopAfter(1, "survey")])
+@pytest.mark.parametrize("label", ["survey", "estep"])
+def test_before_the_first_iteration_nothing_is_left(label):
+    model = mixture("full", callbacks=[StopAfter(1, label)])
     with pytest.raises(Stop):
         model.fit(X)
     assert not hasattr(model, "means_")

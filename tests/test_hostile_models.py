@@ -120,7 +120,7 @@ FITTED = {
         "feature_names_in",
     ),
     "history": (
-        [None, 5, "x", [5], [{}], [{"kind": "os.system"}], [{**PASSED, "kind": "\x1b[2J"}], [[]], DEEP],
+        [None, 5, "x", "", {}, [5], [{}], [{"kind": "os.system"}], [{**PASSED, "kind": "\x1b[2J"}], [[]], DEEP],
         "history",
     ),
 }

@@ -446,15 +446,26 @@ def test_damaged_bz2_is_not_taken_for_a_failing_disk(fitted, tmp_path):
     assert store.requests[store.chunk] == 2
 
 
-def test_a_chunk_that_was_damaged_on_its_way_is_read_again(tmp_path):
-    class Noisy(Unreliable):
-        async def get(self, key, prototype=None, byte_range=None):
-            found = await super().get(key, prototype, byte_range)
-            first = key == self.chunk and self.requests[key] == 1
-            return prototype.buffer.from_bytes(found.to_bytes()[:50]) if first else found
+class Noisy(Unreliable):
+    """One chunk comes in part when it is asked for first."""
 
+    async def get(self, key, prototype=None, byte_range=None):
+        found = await super().get(key, prototype, byte_range)
+        first = key == self.chunk and self.requests[key] == 1
+        return prototype.buffer.from_bytes(found.to_bytes()[:50]) if first else found
+
+
+def test_a_chunk_that_was_damaged_on_its_way_is_read_again(tmp_path):
     store = Noisy(stored(tmp_path / "x.zarr"))
     np.testing.assert_array_equal(mixture().fit(zarr.open_array(store, mode="r")).means_, mixture().fit(X).means_)
+
+
+def test_a_chunk_that_is_missing_beside_a_damaged_one_is_told(tmp_path):
+    path = stored(tmp_path / "x.zarr")
+    file_of(path, BAD - 1).unlink()
+    with pytest.raises(MissingChunkError) as caught:
+        mixture().fit(zarr.open_array(Noisy(path), mode="r"))
+    assert caught.value.chunk == (BAD - 1, 0)
 
 
 def test_waits_grow_and_have_an_end(monkeypatch):
@@ -831,6 +842,26 @@ def test_what_is_being_replaced_is_not_taken_for_what_a_dead_writer_left(tmp_pat
     assert len(told) == 1
     assert zarr.open_group(path).attrs["daskgmm"]["number"] == 2
     assert list_names(tmp_path) == ["m.zarr"]
+
+
+def test_a_rename_that_fails_leaves_the_old_output(tmp_path, monkeypatch):
+    path, rename = tmp_path / "m.zarr", os.rename
+    with new_store(path, record("model", number=1)):
+        pass
+
+    def fail(old, new):
+        if str(old).endswith(".partial") and str(new) == str(path):
+            raise OSError(errno.EIO, "input/output error")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with (
+        pytest.raises(OSError, match="input/output error"),
+        new_store(path, record("model", number=2), overwrite=True),
+    ):
+        pass
+    assert zarr.open_group(path).attrs["daskgmm"]["number"] == 1
+    assert os.listdir(tmp_path) == ["m.zarr"]
 
 
 def test_what_appears_before_a_name_is_claimed_is_not_replaced(tmp_path, monkeypatch):

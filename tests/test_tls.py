@@ -117,6 +117,7 @@ def test_names_and_purposes(ours):
     client = ["-CAfile", ours / "ca.pem", ours / "client.pem"]
     openssl("verify", "-x509_strict", "-purpose", "sslclient", *client)
     assert run(["openssl", "verify", "-purpose", "sslserver", *map(str, client)], ROOT, check=False).returncode != 0
+    assert "CA:TRUE, pathlen:0" in openssl("x509", "-in", ours / "ca.pem", "-noout", "-text")  # it makes no others
     year = 365 * 24 * 3600
     for file in ours.glob("*[!y].pem"):  # not the keys
         openssl("x509", "-in", file, "-noout", "-checkend", year - 7200)
@@ -444,6 +445,9 @@ def test_a_scheduler_without_tls_is_refused(ours, data):
         address = plain.scheduler_address.replace("tcp", "tls")
         with settings(ours), pytest.raises(SchedulerError, match="It has to run with TLS") as caught:
             GaussianMixture(2, random_state=0, scheduler=address).fit(data)
+        # Nor is it spoken to by the name under which it would answer.
+        with settings(ours), pytest.raises(SchedulerError, match="require-encryption is set here"):
+            GaussianMixture(2, random_state=0, scheduler=plain.scheduler_address).fit(data)
     del caught
     gc.collect()
 
