@@ -20,6 +20,9 @@ from .blocks import block_step
 from .covariance import STRUCTURES
 from .loops import FeatureMap, Loops, Scratch
 
+if numba.config.DISABLE_JIT:
+    raise ImportError("numba compiles nothing, as NUMBA_DISABLE_JIT says; what is here is of use only compiled")
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Rows of a block where no interpreter has to be called for each: its arrays stay in a core's own cache.

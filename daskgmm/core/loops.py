@@ -202,6 +202,6 @@ def choose_loops(n_log_joints: float, *, compiled: bool = True) -> Loops:
 def _compiled() -> Loops | None:
     try:
         from .compiled import CompiledLoops
-    except ImportError:  # numba is missing, or does not know this version of Python or NumPy yet
+    except ImportError:  # numba is missing, switched off, or does not know this version of Python or NumPy yet
         return None
     return CompiledLoops()

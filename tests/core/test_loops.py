@@ -1,6 +1,9 @@
 """The loops of an E-step: each form against NumPy and SciPy, and the compiled form against its plain twin."""
 
+import os
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,15 @@ LOOPS = [PLAIN, CompiledLoops()]
 TOLERANCE = {np.float64: 2e-15, np.float32: 1e-6}
 both = pytest.mark.parametrize("loops", LOOPS, ids=lambda loops: loops.name)
 each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=lambda dtype: dtype.__name__)
+
+
+def test_plain_loops_where_numba_is_switched_off() -> None:
+    """As debuggers and coverage do; in a process of its own, because numba reads it when it is imported."""
+    asked = "from daskgmm.core.loops import PLAIN, choose_loops; print(choose_loops(1e12) is PLAIN)"
+    for disabled, plain in ("0", "False"), ("1", "True"):
+        environ = {**os.environ, "NUMBA_DISABLE_JIT": disabled}
+        done = subprocess.run([sys.executable, "-c", asked], env=environ, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == plain
 
 
 @both
