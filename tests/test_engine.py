@@ -1,6 +1,7 @@
 """One pass: its canonical tree, on every scheduler, and what happens when something goes wrong in it."""
 
 import itertools
+import logging
 import os
 import pickle
 import platform
@@ -34,7 +35,7 @@ from daskgmm.data.accept import as_dataset
 from daskgmm.data.arrays import ArraySource
 from daskgmm.data.blocks import BlockSource
 from daskgmm.data.source import Dataset
-from daskgmm.engine import blas, graph, run, tree
+from daskgmm.engine import blas, graph, remote, run, tree
 from daskgmm.engine.run import Engine
 from daskgmm.engine.tree import Accumulator, leaf_rows
 from daskgmm.errors import DataChangedError, NonFiniteDataError, SchedulerError, StoreError
@@ -392,6 +393,17 @@ def test_results_are_computed_by_processes(files, expected, processes):
     np.testing.assert_array_equal(processes.compute(labels).result(), expected.predict(X))
     proba = expected.predict_proba(da.from_array(X, chunks=(9000, 2)))
     np.testing.assert_allclose(processes.compute(proba).result(), expected.predict_proba(X), rtol=1e-12)
+
+
+def test_a_fit_leaves_no_lines_in_the_logs_of_a_cluster(client, caplog, monkeypatch):
+    """Functions that are run there have a line each, and it is looked at every two seconds."""
+    looks = []
+    monkeypatch.setattr(remote, "_LOOK", 0.001)
+    monkeypatch.setattr(remote._Watch, "look", lambda watch, look=remote._Watch.look: looks.append(look(watch)))
+    with caplog.at_level(logging.INFO, "distributed"):
+        model(scheduler=client).fit(da.from_array(X, chunks=(3000, 3)))
+    assert len(looks) > 2
+    assert not [told.getMessage() for told in caplog.records if "out-of-band" in told.getMessage()]
 
 
 def page_faults():
