@@ -69,6 +69,9 @@ def chunked(*chunks, shape=(N, D), **layout):
 
 # ---- sizes that are declared
 
+# Which of them it is depends on the version of Zarr.
+HOLLOW = r"declares chunks of (0 × 3|20 × 0) numbers, which hold nothing|cannot be opened as Zarr"
+
 SIZES = {
     "1e15 rows": (declare(shape=[10**15, D]), UnsupportedDataError, "declares 10{15} rows; expected 1e.13 at most"),
     "2**70 rows": (declare(shape=[2**70, D]), UnsupportedDataError, "declares 1180591620717411303424 rows"),
@@ -77,13 +80,13 @@ SIZES = {
     "1e12 rows in large chunks": (chunked(10**5, D, shape=(10**12, D)), StoreError, "in 10000000 chunks, of which 4"),
     "a chunk of 1e12 rows": (chunked(10**12, D), StoreError, "cannot be read .*reshape"),
     "a chunk of 1e12 columns": (chunked(20, 10**12), StoreError, "cannot be read .*reshape"),
-    "chunks of no rows": (chunked(0, D), StoreError, "declares chunks of 0 × 3 numbers, which hold nothing"),
-    "chunks of no columns": (chunked(20, 0), StoreError, "declares chunks of 20 × 0 numbers, which hold nothing"),
-    "chunks of no": (chunked(False, D), StoreError, "declares chunks of 0 × 3 numbers, which hold nothing"),
-    "shards of no rows": (chunked(0, D, **SHARDED), StoreError, "declares chunks of 0 × 3 numbers, which hold nothing"),
-    "shards of no": (chunked(False, D, **SHARDED), StoreError, "declares chunks of 0 × 3 numbers, which hold nothing"),
-    "negative chunks": (chunked(-20, D), StoreError, "cannot be opened as Zarr .*non-negative"),
-    "half a row": (chunked(20.5, D), StoreError, "cannot be opened as Zarr .*integers"),
+    "chunks of no rows": (chunked(0, D), StoreError, HOLLOW),
+    "chunks of no columns": (chunked(20, 0), StoreError, HOLLOW),
+    "chunks of no": (chunked(False, D), StoreError, HOLLOW),
+    "shards of no rows": (chunked(0, D, **SHARDED), StoreError, HOLLOW),
+    "shards of no": (chunked(False, D, **SHARDED), StoreError, HOLLOW),
+    "negative chunks": (chunked(-20, D), StoreError, "cannot be opened as Zarr"),
+    "half a row": (chunked(20.5, D), StoreError, "cannot be opened as Zarr"),
     "half a shape": (declare(shape=[60.5, D]), StoreError, "cannot be opened as Zarr .*integers"),
     "NaN rows": (declare(shape=[float("nan"), D]), StoreError, "cannot be opened as Zarr"),
     "infinitely many rows": (declare(shape=[float("inf"), D]), StoreError, "cannot be opened as Zarr"),
@@ -575,10 +578,16 @@ def test_attributes_that_are_no_object(zarr_format, attributes, model, tmp_path,
         (path / ".zattrs").write_text(json.dumps(attributes))
     else:
         edit_json(path, lambda metadata: metadata.update(attributes=attributes))
-    record = store_record(str(path))
-    print_record(record)
-    assert (record["kind"], record["shape"]) == ("array", list(X.shape))
-    assert model.score(path) == model.score(X)
+    try:
+        zarr.open_array(path, mode="r")
+    except Exception:  # newer versions refuse them
+        refuse(StoreError, "cannot be opened as Zarr", store_record, str(path))
+        refuse(StoreError, "cannot be opened as Zarr", model.score, path)
+    else:
+        record = store_record(str(path))
+        print_record(record)
+        assert (record["kind"], record["shape"]) == ("array", list(X.shape))
+        assert model.score(path) == model.score(X)
     (tmp_path / "g.zarr").mkdir()
     (tmp_path / "g.zarr" / "zarr.json").write_text(
         json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes})
