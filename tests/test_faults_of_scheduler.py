@@ -2,6 +2,7 @@
 
 import gc
 import os
+import queue
 import signal
 import subprocess
 import threading
@@ -31,6 +32,7 @@ from clusters import (
 
 from daskgmm import select
 from daskgmm.engine import remote
+from daskgmm.engine.connection import Connection
 from daskgmm.errors import SchedulerError
 from daskgmm.events import BatchFinished, EngineClosed, IterationFinished, PassStarted
 from daskgmm.results import write_predictions
@@ -320,6 +322,46 @@ def test_a_client_that_the_scheduler_has_forgotten_is_replaced(cluster, gate, ex
         assert_same_bits(model(scheduler=client, callbacks=[strike]).fit(gated(gate)), expected)
         assert strike.done
         assert check_events(strike.heard) == 3
+
+
+def let_go(client, dask_scheduler):
+    """What other clients than that one want, as if they wanted it no more."""
+    for other in [other for name, other in dask_scheduler.clients.items() if name != client]:
+        keys = [task.key for task in other.wants_what]
+        dask_scheduler.client_releases_keys(keys=keys, client=other.client_key, stimulus_id="a test")
+
+
+def test_a_task_that_the_scheduler_has_forgotten_is_computed_anew(cluster, gate, expected, monkeypatch):
+    """Its client is known all the time, and hears nothing."""
+    looks = queue.Queue()
+    knows = Connection.knows
+    monkeypatch.setattr(Connection, "knows", lambda self, key: looks.put(known := knows(self, key)) or known)
+    gate.touch()
+    with cluster.connect(2) as client:
+
+        def strike():
+            while not looks.get(timeout=60):
+                pass
+            client.run_on_scheduler(let_go, client.id)
+            gate.unlink()
+
+        striking = threading.Thread(target=strike)
+        striking.start()
+        assert_same_bits(model(scheduler=cluster.address).fit(gated(gate)), expected)
+        striking.join()
+
+
+def test_a_graph_that_does_not_arrive_is_told(cluster, monkeypatch):
+    send = distributed.Client._send_to_scheduler
+    monkeypatch.setattr(
+        distributed.Client,
+        "_send_to_scheduler",
+        lambda self, message: None if message["op"] == "update-graph" else send(self, message),
+    )
+    with cluster.connect(2), dask.config.set({"daskgmm.timeout": "2s"}):
+        error = ends_within(120, lambda: model(scheduler=cluster.address).fit(da.from_array(X, chunks=(ROWS, 3))))
+    assert isinstance(error, SchedulerError), error
+    assert "went away 4 times during one pass" in str(error)
 
 
 def test_persisted_rows_that_went_with_the_scheduler_are_told(cluster, gate, impatient):

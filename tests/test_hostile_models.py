@@ -60,13 +60,19 @@ def seal(path, change=lambda attributes: None):
     return edit_json(path, sealed)
 
 
+def put_array(group, name, values):
+    """As models have them: one chunk, uncompressed."""
+    plain = {"compressors": None, "config": {"write_empty_chunks": True}}
+    chunks = tuple(max(1, n) for n in values.shape)
+    group.create_array(name, shape=values.shape, chunks=chunks, dtype=values.dtype, **plain)[...] = values
+
+
 def replace(path, name, values):
     """Put another array in the place of one, with the right checksum."""
     values = np.asarray(values)
     group = zarr.open_group(path, mode="r+")
     del group[name]
-    layout_of = {"shape": values.shape, "chunks": values.shape, "dtype": values.dtype, "compressors": None}
-    group.create_array(name, config={"write_empty_chunks": True}, **layout_of)[...] = values
+    put_array(group, name, values)
     return seal(path, lambda a: a["checksums"].update({name: layout.checksum(values)}))
 
 
@@ -393,8 +399,7 @@ def in_format_2(path):
     shutil.rmtree(path)
     group = zarr.create_group(path, zarr_format=2, attributes=attributes)
     for name, values in arrays.items():
-        layout_of = {"shape": values.shape, "chunks": values.shape, "dtype": values.dtype, "compressors": None}
-        group.create_array(name, config={"write_empty_chunks": True}, **layout_of)[...] = values
+        put_array(group, name, values)
 
 
 GZIP = {"name": "gzip", "configuration": {"level": 1}}
