@@ -42,6 +42,7 @@ def test_kernels_table() -> None:
     assert [line.split()[2] for line in lines[header + 1 : -1]] == ["diag"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_out_of_core_makes_a_store_and_uses_it_again(tmp_path: Path) -> None:
     store = tmp_path / "rows.zarr"
@@ -100,6 +101,7 @@ def test_fits_of_both_libraries() -> None:
     assert "ratio" in run(*command)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_stream(tmp_path: Path) -> None:
     command = ("stream.py", "--store", str(tmp_path), "--gb", "0.002", "--rounds", "1", "--passes", "2", "--cores", "1")
