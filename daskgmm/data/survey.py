@@ -196,8 +196,10 @@ class _Surveyor:
 
 def _between(sampled: Array | range, start: int, stop: int) -> Array:
     """Those of the row numbers that lie there."""
-    lo, hi = (start, stop) if isinstance(sampled, range) else np.searchsorted(sampled, [start, stop])
-    return np.asarray(sampled[lo:hi], dtype=np.intp)
+    if isinstance(sampled, range):
+        return np.arange(start, max(start, min(stop, sampled.stop)))
+    lo, hi = np.searchsorted(sampled, [start, stop])
+    return sampled[lo:hi]
 
 
 def draw_rows(n_rows: int, size: int, seed: Any) -> Array | range:
