@@ -334,6 +334,8 @@ NUMBERS = [
     ("accelerated", "lower_bounds", np.nan),
     ("accelerated", "lower_bounds", np.inf),
     *[("accelerated", "steps", value) for value in (np.nan, np.inf)],
+    ("accelerated", "counts", -1),
+    *[("accelerated", "reals", value) for value in (np.nan, np.inf)],
     *[("tied", "0", value) for value in (np.nan, np.inf)],  # second moments that all components have in common
 ]
 
@@ -380,7 +382,8 @@ AS_IF = [
     *[("accelerated", True, name, "in a row", None) for name in ("weights", "covariances", "lower_bounds")],
     ("accelerated", True, "means", "reversed", None),
     ("tied", True, "common/0", "in a row", None),
-    *[("accelerated", True, name, "the same", "int64") for name in ("means", "lower_bounds")],
+    *[("accelerated", True, name, "the same", "int64") for name in ("means", "lower_bounds", "reals")],
+    ("accelerated", True, "counts", "the same", "float64"),
 ]
 
 

@@ -271,8 +271,10 @@ class Unpacking:
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise ValueError(f"the words of {prefix} are {words!r:.40}")
         counts, reals = self._arrays[f"{prefix}/counts"], self._arrays[f"{prefix}/reals"]
-        if counts.dtype != np.int64 or reals.dtype != np.float64 or (counts < 0).any():
-            raise ValueError(f"{prefix} has negative counts, or other numbers")
+        if counts.dtype != np.int64 or (counts < 0).any():
+            raise ValueError(f"{prefix}/counts contains negative numbers, or no integers")
+        if reals.dtype != np.float64 or not np.isfinite(reals[:, 1]).all():
+            raise ValueError(f"{prefix}/reals contains seconds that are none, or no floating-point numbers")
         for row, (bound, seconds) in zip(counts.tolist(), reals.tolist(), strict=True):
             numbers = dict(zip(_COUNTS, row[: len(_COUNTS)], strict=True))
             texts = {name: words[code] for name, code in zip(_WORDS, row[len(_COUNTS) :], strict=True)}
