@@ -1,5 +1,6 @@
 """The interface beside scikit-learn's: the same numbers, attributes, messages, and every deliberate difference."""
 
+import copy
 import pickle
 import re
 import warnings
@@ -449,6 +450,13 @@ def test_a_warm_start_goes_on_with_parameters_set_by_hand():
         model.means_ = model.means_ + 0.3
         model.fit(x)
     assert_same_fit(ours, theirs)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_model_goes_on_where_the_model_does(copied):
+    x = overlapping()
+    model = GaussianMixture(3, warm_start=True, random_state=0).fit(x)
+    assert copied(model).fit(x).lower_bound_ == model.fit(x).lower_bound_
 
 
 def test_a_warm_start_with_another_number_of_components_is_refused():

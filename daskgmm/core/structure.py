@@ -18,6 +18,12 @@ class CovarianceStructure(ABC):
 
     name: ClassVar[str]
 
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)  # also of one that was pickled, or copied
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
     # ---- shapes and counts
 
     @abstractmethod

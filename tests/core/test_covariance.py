@@ -58,6 +58,13 @@ def test_shapes(mixture):
     assert s.n_covariance_parameters(K, d) == np.prod(s.second_shape(K, d))
 
 
+def test_a_copy_of_a_structure_is_the_same_structure(structure):
+    for copied in (copy.deepcopy(structure), pickle.loads(pickle.dumps(structure))):
+        assert copied == structure
+        assert hash(copied) == hash(structure)
+    assert [structure == other for other in STRUCTURES.values()].count(True) == 1
+
+
 def test_factors_are_those_of_the_inverse(mixture, matrices):
     covariances, factors = matrices(mixture.covariances), matrices(mixture.precisions_cholesky)
     assert np.array_equal(factors, np.triu(factors))
