@@ -257,6 +257,8 @@ PASS = {
     (*START, "converged"): ["yes", 1, None, []],
     (*START, "stopped"): ["yes", 1, None, []],
     (*START, "precise"): ["yes", 1, None, []],
+    (*START, "coarsest"): ["float16", "", 1, None, []],
+    (*START, "last_noise"): ["x", None, [], -1e-9],
     (*START, "relocates"): ["yes", 1, None, []],
     (*START, "elsewhere"): ["yes", 1, None, []],
     (*START, "accelerated"): ["yes", 1, None, False],

@@ -57,6 +57,21 @@ class Kernel(ABC):
         return True
 
     @abstractmethod
+    def rounding(self, moments: MixtureParameters) -> float:
+        """Estimate, from above, the rounding error of the mean log-density that a finer arithmetic would not have.
+
+        Parameters
+        ----------
+        moments : MixtureParameters
+            The mixture that an M-step made of this kernel's statistics: where the rows of each component lie.
+
+        Returns
+        -------
+        float
+            In nats per unit of weight; zero where no arithmetic is finer.
+        """
+
+    @abstractmethod
     def workspace(self) -> Any:
         """Scratch arrays for one task."""
 

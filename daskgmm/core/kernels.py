@@ -29,7 +29,10 @@ from .quadratic import QuadraticKernel, rounding_bounds
 from .residual import ResidualKernel
 from .statistics import Frame
 
-__all__ = ["Kernel", "QuadraticKernel", "ResidualKernel", "choose_kernel", "rounding_bounds"]
+__all__ = ["ARITHMETICS", "Kernel", "QuadraticKernel", "ResidualKernel", "choose_kernel", "finer", "rounding_bounds"]
+
+ARITHMETICS = ("float32", "float64", ResidualKernel.arithmetic)
+"""What a kernel may compute in, the coarsest and cheapest first."""
 
 # Largest admissible error of one log-density, in nats, by the precision of the products.
 _TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
@@ -44,6 +47,7 @@ def choose_kernel(
     dtype: np.dtype[Any],
     loops: Loops = PLAIN,
     common_known: Container[str] = (),
+    coarsest: str = ARITHMETICS[0],
 ) -> Kernel:
     """Kernel in the cheapest arithmetic whose rounding is small enough for these parameters.
 
@@ -60,13 +64,22 @@ def choose_kernel(
         What the kernel uses beside matrix products.
     common_known : container of str
         Arithmetics in which moments that do not depend on the parameters are known (`QuadraticKernel.complete`).
+    coarsest : str
+        One of `ARITHMETICS`: none that is coarser is chosen.
     """
+    if coarsest == ResidualKernel.arithmetic:
+        return ResidualKernel(parameters, frame, loops)
     error = rounding_bounds(parameters, frame)
     n_quadratic = parameters.structure.n_quadratic(parameters.n_features)
-    single = dtype.kind == "f" and dtype.itemsize == 4
+    single = coarsest == "float32" and dtype.kind == "f" and dtype.itemsize == 4
     for products in (np.dtype(np.float32), np.dtype(np.float64))[0 if single else 1 :]:
         narrow = n_quadratic * products.itemsize <= _MOST_FEATURE_BYTES
         if narrow and error[products.name] <= _TOLERANCE[products.name]:
             known = n_quadratic == 0 and products.name in common_known
             return QuadraticKernel(parameters, frame, products.type, loops, common_known=known)
     return ResidualKernel(parameters, frame, loops)
+
+
+def finer(arithmetic: str) -> str:
+    """The arithmetic that follows in `ARITHMETICS`; the last one itself."""
+    return ARITHMETICS[min(ARITHMETICS.index(arithmetic) + 1, len(ARITHMETICS) - 1)]

@@ -20,6 +20,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # arithmetic.
 _RESOLUTION = {"float32": 1e-2, "float64": 1e-6}
 
+# Of `QuadraticKernel.rounding`, in units of the terms' rounding. In 327 mixtures (D = 1 to 32, K = 2 to 24, all
+# structures, light and heavy tails) single precision moved the mean log-likelihood by at most 0.41 of such units from
+# one iteration to the next, and the bound of variational inference by at most 1.4.
+_ROUNDING = 2.0
+
 
 class QuadraticKernel(Kernel):
     """Two matrix products on quadratic features, in single or double precision."""
@@ -42,11 +47,11 @@ class QuadraticKernel(Kernel):
         structure = parameters.structure
         self.n_quadratic = structure.n_quadratic(parameters.n_features)
         self.cholesky = structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
-        means = (parameters.means - self.frame.center) / self.frame.scale
+        means = self._framed(parameters.means)
         linear = structure.precision_times(self.cholesky, means)
         # Minus infinity, of a component of weight zero, is no number for a matrix product: it makes NaN of padding.
-        constants = np.maximum(parameters.log_constants, np.finfo(dtype).min / 4)
-        constant = constants - 0.5 * (linear * means).sum(axis=1)
+        self.constants = np.maximum(parameters.log_constants, np.finfo(dtype).min / 4)
+        constant = self.constants - 0.5 * (linear * means).sum(axis=1)
         quadratic = np.broadcast_to(structure.quadratic_coefficients(self.cholesky), (len(means), self.n_quadratic))
         self.natural = np.concatenate([quadratic, linear, constant[:, None]], axis=1)
         """Natural parameters Θ, shape (K, P): the log-joint is Θ Φ."""
@@ -84,6 +89,19 @@ class QuadraticKernel(Kernel):
 
     def resolves(self, parameters: MixtureParameters) -> bool:
         return rounding_bounds(parameters, self.frame)[self.arithmetic] <= _RESOLUTION[self.arithmetic]
+
+    def rounding(self, moments: MixtureParameters) -> float:
+        k, d = self.parameters.means.shape
+        variances = moments.structure.marginal_variances(moments.covariances, k, d) / self.frame.scale**2
+        # θ · T(z) = c − ½ ‖Uᵀ(z − μ)‖². Each of the terms that cancel in it rounds: the same sum of absolute values, at
+        # the root mean square of z, is what they come to in the mean over a component's rows.
+        sizes = np.sqrt(self._framed(moments.means) ** 2 + variances) + np.abs(self._framed(self.parameters.means))
+        terms = 0.5 * (sizes * self.parameters.structure.precision_times(np.abs(self.cholesky), sizes)).sum(axis=1)
+        terms += np.abs(self.constants)
+        return _ROUNDING * float(np.finfo(self.dtype).eps) * float(moments.weights @ terms)
+
+    def _framed(self, points: Array) -> Array:
+        return (points - self.frame.center) / self.frame.scale
 
     def row_offset(self, work: Scratch, n_rows: int) -> Array | None:
         z = columns(work.features, n_rows)[self.n_quadratic : -1]

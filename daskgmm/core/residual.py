@@ -60,6 +60,9 @@ class ResidualKernel(Kernel):
             ).n_bytes
         return BlockPlan(rows, n_bytes)
 
+    def rounding(self, moments: MixtureParameters) -> float:
+        return 0.0
+
     def workspace(self) -> _ResidualWorkspace:
         d, n = self.parameters.n_features, self.plan.rows
         screen = None if self.screen is None else self.screen.workspace()

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core.acceleration import Accelerator
 from ..core.estimation import Estimation, State
+from ..core.kernels import ARITHMETICS, finer
 from ..core.mixture import MixtureParameters
 from ..errors import IllDefinedCovarianceError
 from .sweep import Evaluation, Request, Sweep
@@ -61,6 +62,8 @@ class AscentSnapshot(Generic[State]):
     lower_bounds: tuple[float, ...]
     last_bound: float
     """That the next one is compared with."""
+    last_noise: float
+    """Rounding error that it may have."""
     n_iter: int
     converged: bool
     stopped: bool
@@ -69,6 +72,9 @@ class AscentSnapshot(Generic[State]):
     reseedings: tuple[Reseeding, ...]
     proposal: str | None
     precise: bool
+    """Whether the next E-step repeats the last one in the finest arithmetic."""
+    coarsest: str
+    """Arithmetic that no E-step is coarser than any more."""
     relocates: bool
     """Whether the relocator is still to be asked."""
     accelerator: Mapping[str, Array] | None
@@ -92,6 +98,10 @@ class Ascent(Generic[State]):
 
     A component that collapses or that no row belongs to any more begins anew (`Estimation.reseed`), at most
     `RESEEDINGS` times. After that, or where it does not help, a collapse is the end, and what is empty stays empty.
+
+    A change of the bound that may be rounding decides nothing. Where the arithmetic of an E-step may have moved the
+    bound by more than ``tol`` (`Kernel.rounding`), the ascent has not converged; and once the bound changes by no more
+    than that, E-steps are taken in the next finer arithmetic.
 
     Parameters
     ----------
@@ -142,14 +152,14 @@ class Ascent(Generic[State]):
         self.failure: IllDefinedCovarianceError | None = None
         self.reseedings: list[Reseeding] = []
         self._tol, self._max_iter = tol, max_iter
-        self._last = lower_bound
+        self._last, self._last_noise = lower_bound, 0.0
         self._make_accelerator = accelerator
         self._accelerator = self._new_accelerator()
         self._relocator = relocator
         self._next = state
         self._proposal: str | None = None
         """Kind of step that the next one is if it counts, where it is not a plain one."""
-        self._precise = False
+        self._precise, self._coarsest = False, ARITHMETICS[0]
 
     @property
     def finished(self) -> bool:
@@ -166,7 +176,7 @@ class Ascent(Generic[State]):
         """The E-step that it waits for."""
         parameters = self.estimation.parameters(self._next)
         watch = None if self._relocator is None else self._relocator.watch(parameters)
-        return Request(parameters, self._precise, watch)
+        return Request(parameters, ARITHMETICS[-1] if self._precise else self._coarsest, watch)
 
     def stop(self) -> None:
         """Ask for nothing more."""
@@ -179,6 +189,7 @@ class Ascent(Generic[State]):
             self._next,
             tuple(self.lower_bounds),
             self._last,
+            self._last_noise,
             self.n_iter,
             self.converged,
             self.stopped,
@@ -186,6 +197,7 @@ class Ascent(Generic[State]):
             tuple(self.reseedings),
             self._proposal,
             self._precise,
+            self._coarsest,
             self._relocator is not None,
             None if self._accelerator is None else self._accelerator.as_arrays(),
         )
@@ -193,11 +205,13 @@ class Ascent(Generic[State]):
     def restore(self, snapshot: AscentSnapshot[State]) -> None:
         """Go on from where another one was that was made with the same arguments."""
         self.state, self._next = snapshot.state, snapshot.next_state
-        self.lower_bounds, self._last = list(snapshot.lower_bounds), snapshot.last_bound
+        self.lower_bounds = list(snapshot.lower_bounds)
+        self._last, self._last_noise = snapshot.last_bound, snapshot.last_noise
         self.n_iter, self.converged, self.stopped = snapshot.n_iter, snapshot.converged, snapshot.stopped
         self.failure = None if snapshot.failure is None else IllDefinedCovarianceError(snapshot.failure)
         self.reseedings = list(snapshot.reseedings)
-        self._proposal, self._precise = snapshot.proposal, snapshot.precise
+        self._proposal = snapshot.proposal
+        self._precise, self._coarsest = snapshot.precise, snapshot.coarsest
         if not snapshot.relocates:
             self._relocator = None
         if snapshot.accelerator is not None:
@@ -221,28 +235,33 @@ class Ascent(Generic[State]):
         self.n_iter += 1
         bound = self.estimation.bound(evaluation.statistics, updated)
         change = bound - self._last
-        if self._proposal and not change >= -_ROUNDING * abs(bound):
+        noise = evaluation.kernel.rounding(self.estimation.parameters(updated))
+        doubt = max(noise, self._last_noise)
+        if self._proposal and not change >= -max(doubt, _ROUNDING * abs(bound)):
             return self._reject(bound, change, evaluation)
         empty = self.estimation.empty(evaluation.statistics)
         if empty and (step := self._reseed(empty, evaluation, collapsed=False)):
             return step
         kind = self._proposal or "em"
-        self._accept(updated, bound, change)
+        self._accept(updated, bound, change, doubt)
+        self._last_noise = noise
+        if noise > self._tol and abs(change) <= doubt:
+            self._coarsest = finer(evaluation.kernel.arithmetic)
         self._relocate(evaluation)
         return _step(kind, bound, change, evaluation)
 
     def _new_accelerator(self) -> Accelerator | None:
         return self._make_accelerator() if self._make_accelerator else None
 
-    def _accept(self, updated: State, bound: float, change: float) -> None:
+    def _accept(self, updated: State, bound: float, change: float, doubt: float) -> None:
         at, self.state, self._last = self._next, updated, bound
         self.lower_bounds.append(bound)
         self._next, self._proposal = updated, None
         if self._accelerator is None:
-            self.converged = abs(change) < self._tol
+            self.converged = doubt <= self._tol and abs(change) < self._tol
             return
         proposal: Any = self._accelerator.propose(at, updated, bound)  # type: ignore[arg-type]
-        self.converged = self._accelerator.settled(change, self._tol)
+        self.converged = doubt <= self._tol and self._accelerator.settled(change, self._tol)
         if proposal is not None:
             self._next, self._proposal = proposal, "accelerated"
 
@@ -286,7 +305,7 @@ class Ascent(Generic[State]):
         self.state = self._next = state
         self._proposal = None
         # What comes next has nothing to do with what was: the bound may be lower there, and is not compared.
-        self._last, self._accelerator = -np.inf, self._new_accelerator()
+        self._last, self._last_noise, self._accelerator = -np.inf, 0.0, self._new_accelerator()
         return _step("reseeded", bound, change, evaluation)
 
 

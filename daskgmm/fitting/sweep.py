@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.kernels import Kernel, QuadraticKernel, ResidualKernel, choose_kernel
+from ..core.kernels import ARITHMETICS, Kernel, QuadraticKernel, choose_kernel
 from ..core.loops import PLAIN, Loops
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, SufficientStatistics
@@ -33,8 +33,8 @@ class Request:
     """An E-step that somebody waits for."""
 
     parameters: MixtureParameters
-    precise: bool = False
-    """In the finest arithmetic, whatever the parameters say."""
+    coarsest: str = ARITHMETICS[0]
+    """Arithmetic that must not be undercut, whatever the parameters say; one of `ARITHMETICS`."""
     watch: Watch | None = None
     """Keep rows with the lowest log-densities, too."""
 
@@ -54,7 +54,7 @@ class Evaluation:
     @property
     def finest(self) -> bool:
         """Whether no arithmetic would have been finer."""
-        return self.kernel.arithmetic == ResidualKernel.arithmetic
+        return self.kernel.arithmetic == ARITHMETICS[-1]
 
 
 class Sweep:
@@ -111,11 +111,9 @@ class Sweep:
 
     def _kernel(self, request: Request) -> Kernel:
         loops = self.loops(request.parameters.n_components)
-        if request.precise:
-            return ResidualKernel(request.parameters, self.frame, loops)
         structure = request.parameters.structure.name
         known = {arithmetic for name, arithmetic in self.common if name == structure}
-        return choose_kernel(request.parameters, self.frame, self.dataset.dtype, loops, known)
+        return choose_kernel(request.parameters, self.frame, self.dataset.dtype, loops, known, request.coarsest)
 
     def _check(self, statistics: SufficientStatistics) -> None:
         if statistics.n_rows != self.dataset.n_rows:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core.acceleration import ACCELERATIONS
 from ..core.covariance import STRUCTURES
+from ..core.kernels import ARITHMETICS
 from ..core.structure import CovarianceStructure
 from ..data.survey import Scatter, Survey
 from ..data.tally import Tally
@@ -71,7 +72,7 @@ _WARNINGS = {kind.__name__: kind for kind in (InitializationWarning, ReseedingWa
 
 _SURVEY_ARRAYS = ("mean", "squared_deviations", "minimum", "maximum", "sample", "sample_weight")
 _COUNTS, _WORDS = ("start", "n_iter", "n_rows", "bytes_read"), ("kind", "arithmetic")  # of a `PassRecord`
-_ASCENT_VALUES = ("n_iter", "converged", "stopped", "proposal", "precise", "relocates")
+_ASCENT_VALUES = ("n_iter", "converged", "stopped", "proposal", "precise", "coarsest", "last_noise", "relocates")
 
 
 class Packing:
@@ -289,11 +290,16 @@ class Unpacking:
         flags = {name: _flag(told[name]) for name in ("converged", "stopped", "precise", "relocates")}
         if told["proposal"] not in (None, "accelerated", "moved"):
             raise ValueError(f"proposal is {told['proposal']!r:.40}")
+        if told["coarsest"] not in ARITHMETICS:
+            raise ValueError(f"coarsest is {told['coarsest']!r:.40}")
+        if not 0 <= (last_noise := float(told["last_noise"])) < np.inf:
+            raise ValueError(f"last_noise is {last_noise}")
         return AscentSnapshot(
             state=state,
             next_state=self._state(f"{prefix}/next", model) if _flag(told["elsewhere"]) else state,
             lower_bounds=tuple(bounds.tolist()),
             last_bound=float(told["last_bound"]),
+            last_noise=last_noise,
             n_iter=_count(told["n_iter"]),
             failure=_components(told["failure"]),
             reseedings=tuple(
@@ -301,6 +307,7 @@ class Unpacking:
                 for n_iter, components, collapsed in told["reseedings"]
             ),
             proposal=told["proposal"],
+            coarsest=told["coarsest"],
             accelerator=model.accelerator(self._below(learnt) if _flag(told["accelerated"]) else None),
             **flags,
         )

@@ -10,7 +10,7 @@ import pytest
 from daskgmm.core import residual
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.kernel import BlockPlan
-from daskgmm.core.kernels import QuadraticKernel, ResidualKernel, choose_kernel, rounding_bounds
+from daskgmm.core.kernels import ARITHMETICS, QuadraticKernel, ResidualKernel, choose_kernel, finer, rounding_bounds
 from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame
@@ -86,6 +86,35 @@ def test_no_row_errs_more_than_the_screen_allows(structure, library, deviation):
     joint += 0 if offset is None else offset[:, None]
     error = np.abs(joint - library.Reference(mixture).log_joint(rows)).max(axis=1)
     assert np.all(error <= kernel.row_errors(work, len(rows)))
+
+
+@long_double
+@pytest.mark.parametrize("spread", [1, 20])
+@pytest.mark.parametrize("n_features", [1, 3, 12])
+def test_the_mean_log_density_errs_less_than_its_rounding(structure, library, n_features, spread):
+    """Also with rows far from all components, where the mean is what counts."""
+    mixture = library.make_mixture(structure, 4, n_features, deviation=0.5, spread=spread)
+    rows = library.draw(mixture, 2000).astype(np.float32)
+    rows[::50] += 100 * rows[::50]
+    frame = library.frame_of(rows)
+    exact = float(library.Reference(mixture).log_density(rows.astype(np.float64)).mean())
+    found = {}
+    for name, make in KERNELS.items():
+        kernel = make(mixture, frame)
+        statistics = kernel.statistics(rows, None, kernel.workspace())
+        found[name] = kernel.rounding(maximize(structure, statistics, 1e-6))
+        if name != "precise":
+            assert abs(statistics.mean_log_likelihood - exact) <= found[name]
+    assert found["float64"] == pytest.approx(found["float32"] * 2.0**-29, rel=1e-3)
+    assert found["precise"] == 0
+
+
+def test_no_arithmetic_is_coarser_than_asked_for(library):
+    mixture = library.make_mixture(STRUCTURES["full"])
+    frame = library.frame_of(library.draw(mixture, 100))
+    chosen = [choose_kernel(mixture, frame, np.dtype(np.float32), coarsest=c).arithmetic for c in ARITHMETICS]
+    assert chosen == list(ARITHMETICS) == ["float32", "float64", "precise"]
+    assert [finer(arithmetic) for arithmetic in ARITHMETICS] == ["float64", "precise", "precise"]
 
 
 def test_arithmetic_follows_from_tightness(structure, library):
