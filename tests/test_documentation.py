@@ -24,9 +24,10 @@ def commands(document: str) -> list[str]:
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_python_and_commands(document: str, tmp_path: Path) -> None:
-    """In order, in one directory: later blocks use what earlier ones have made."""
+def test_python_and_commands(document: str, times: int, tmp_path: Path) -> None:
+    """In order, in one directory: later blocks use what earlier ones have made, and a second run finds all of it."""
     script = tmp_path / "document.py"
     # One script, run as such, because worker processes import the main module again.
     blocks = [
@@ -34,13 +35,14 @@ def test_python_and_commands(document: str, tmp_path: Path) -> None:
         for block in code(document, "python")
     ]
     script.write_text("\n".join(blocks))
-    # Other tests of this machine may have a cluster of their own, and Dask's dashboards all want one port.
-    run([sys.executable, "-W", "error", "-W", "ignore:Port 8787:UserWarning", str(script)], tmp_path)
-    for command in commands(document):
-        if not INSTALLS.match(command) and command not in commands(TLS):
-            program, *arguments = shlex.split(command)
-            assert program == "daskgmm", command
-            run([sys.executable, "-m", "daskgmm", *arguments], tmp_path)
+    for _ in range(times):
+        # Other tests of this machine may have a cluster of their own, and Dask's dashboards all want one port.
+        run([sys.executable, "-W", "error", "-W", "ignore:Port 8787:UserWarning", str(script)], tmp_path)
+        for command in commands(document):
+            if not INSTALLS.match(command) and command not in commands(TLS):
+                program, *arguments = shlex.split(command)
+                assert program == "daskgmm", command
+                run([sys.executable, "-m", "daskgmm", *arguments], tmp_path)
 
 
 def indent(block: str) -> str:
