@@ -30,7 +30,7 @@ from ..fitting.criteria import Contest
 from ..fitting.fit import fit_mixtures
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.snapshot import Keeper
-from ..fitting.surveying import sample_dtype
+from ..fitting.surveying import n_weight_passes, sample_dtype
 from .base import BaseMixture
 from .checkpointing import Checkpointing, check_checkpoint
 from .grid import HELD_OUT, Key, check_criterion, check_estimator, check_keys, check_rows
@@ -252,7 +252,7 @@ def _select(
         runs = _fit(engine, training, models, None if patience is None else Contest(criterion, patience), keeper)
         for key, run in runs.items():
             if isinstance(run, Run):
-                _store(models[key], run, dataset, counting)
+                _store(models[key], run, training, counting)
         fitted = {key: models[key] for key, run in runs.items() if isinstance(run, Run)}
         _tell(runs)
         scores = _score(engine, dataset, fitted, rule)
@@ -315,7 +315,8 @@ def _store(model: BaseMixture[Any], run: Run[Any], dataset: Dataset, counting: i
     model._store(run, sample_dtype(dataset))
     # As it would be alone: its own starts share passes, too.
     steps = Counter(record.start for record in run.history if record.kind not in ("survey", "sample"))
-    model.n_passes_ = counting + 1 + max(steps.values(), default=0)
+    size = model._settings(model._prepare(dataset.n_features)).sample_size
+    model.n_passes_ = counting + n_weight_passes(dataset, size) + 1 + max(steps.values(), default=0)
 
 
 def _tell(runs: Mapping[Key, Run[Any] | Failed]) -> None:

@@ -167,9 +167,8 @@ class _Fit(Generic[State]):
         self._settings = candidate.settings
         self._estimation = candidate.prepare(survey)
         weights = survey.sample_weight if dataset.weights is not None else None
-        whole = len(survey.sample) == survey.n_rows
-        self._weight_sum = survey.weight_sum
-        self._sample = Sample(survey.sample, weights, frame, None if whole else survey.weight_sum)
+        self._weight_sum, self._n_weighted = survey.weight_sum, survey.n_weighted
+        self._sample = Sample(survey.sample, weights, frame, None if survey.is_complete else survey.weight_sum)
         self._n_starts = 1 if candidate.continuation else self._settings.n_starts(dataset.n_rows)
         self._failure: IllDefinedCovarianceError | None = None
         self.ascents: dict[int, Ascent[State]] = {}
@@ -252,9 +251,9 @@ class _Fit(Generic[State]):
 
     def _relocation(self) -> Relocation[State] | None:
         """What is to look for clusters that the sample has too little of."""
-        n_rows = self._dataset.n_rows
+        n_rows = self._n_weighted
         kept = n_kept(n_rows, self._dataset.n_features, len(self._sample.rows))
-        if not (self._estimation.relocates and kept):
+        if not (self._estimation.relocates and kept) or self._sample.is_complete:
             return None
         loops, told = partial(loops_for, self._dataset), self._after_step.append
         return Relocation(self._engine, self._estimation, self._sample, n_rows, kept, self._settings.tol, loops, told)

@@ -36,10 +36,15 @@ class Sample:
     rows: Array
     """Shape (n, D)."""
     weights: Array | None
-    """Sample weights, shape (n,)."""
+    """How much each of them counts, shape (n,)."""
     frame: Frame
     weight_sum: float | None = None
-    """Of all data; None where the sample is all of them."""
+    """Of all data; None where the sample is complete."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the sample holds all rows that count."""
+        return self.weight_sum is None
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,8 @@ def _check_enough(sample: Sample, n_components: int) -> None:
     n_heavy = int(np.count_nonzero(sample.weights))
     if n_heavy < n_components:
         raise InvalidWeightsError(
-            f"sample_weight is positive for {n_heavy} of the rows that the start is made from, which is fewer than "
-            f"n_components = {n_components}. Leave rows of weight zero out, or increase init_size."
+            f"sample_weight is positive for {n_heavy} rows, which is fewer than n_components = {n_components}: rows of "
+            "weight zero do not count. Decrease n_components, or give more rows a weight."
         )
 
 
