@@ -14,13 +14,16 @@ import numpy as np
 
 from ..core.loops import PLAIN, Loops
 from ..core.structure import CovarianceStructure
-from ..errors import InvalidWeightsError, NonFiniteDataError
+from ..errors import DataRangeError, InvalidWeightsError, NonFiniteDataError
 from .row_sample import RowSample, check_weights
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Of weights: their products with squares of the data should neither overflow nor lose digits.
 _LARGEST_SUM = 1e200
+
+# Of squared deviations: those of a component are multiplied by counts of rows.
+_LARGEST_SQUARE_SUM = 1e290
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,8 @@ class _Surveyor:
         # About the first row that counts, so that neither the mean nor the deviations suffer from a large offset.
         origin = x[int(np.argmax(w > 0))]
         offsets = x - origin
+        if weights is not None:
+            offsets[w == 0] = 0  # whose squares may be infinite
         shift = w @ offsets / total if total > 0 else np.zeros(x.shape[1])
         offsets -= shift
         structure = self.fold.structure
@@ -213,6 +218,16 @@ def check_finite(rows: Array, start: int) -> None:
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if bad.size:
         raise NonFiniteDataError(start + int(bad[0]), is_nan=bool(np.isnan(rows[bad[0]]).any()))
+
+
+def check_range(survey: Survey) -> None:
+    """Raise `DataRangeError` unless sums of squares of the data are finite, with room for products with counts."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        square_sums = survey.deviation**2 * survey.n_weighted
+        spread = survey.maximum - survey.minimum
+    too_large = np.flatnonzero(~(square_sums < _LARGEST_SQUARE_SUM))  # also where they are NaN
+    if too_large.size:
+        raise DataRangeError(int(too_large[0]), float(spread[too_large[0]]))
 
 
 def check_weight_sum(total: float) -> None:

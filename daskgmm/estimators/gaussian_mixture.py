@@ -97,6 +97,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
             (n_components, n_features)             for 'diag'
             (n_components,)                        for 'spherical'
 
+        These attributes are in single precision where the rows are, unless their values are out of its range.
     converged_ : bool
     n_iter_ : int
         EM iterations of the best start over all data, rejected steps included.
@@ -245,6 +246,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         )
 
     def _store_state(self, state: MixtureParameters, dtype: Any) -> None:
+        dtype = dtype if state.fits(dtype) else np.float64
         self.weights_ = state.weights.astype(dtype)
         self.means_ = state.means.astype(dtype)
         self.covariances_ = state.covariances.astype(dtype)

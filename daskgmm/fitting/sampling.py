@@ -230,4 +230,4 @@ def sample_sweep(local: Engine, sample: Sample, loops: Callable[[int], Loops]) -
     if sample.weight_sum is not None:
         weights *= sample.weight_sum / weights.sum()
     dataset, _ = as_dataset(sample.rows, weights, local.compute)
-    return Sweep(local, dataset, sample.frame, loops)
+    return Sweep(local, dataset, sample.frame, loops, float(weights.sum()))

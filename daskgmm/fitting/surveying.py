@@ -12,7 +12,7 @@ from ..core.loops import Loops, choose_loops
 from ..core.structure import CovarianceStructure
 from ..data.row_sample import RowSample, WeightSurvey, WeightSurveyFold, draw_rows
 from ..data.source import Dataset
-from ..data.survey import Survey, SurveyFold, check_weight_sum, scatter_bytes
+from ..data.survey import Survey, SurveyFold, check_range, check_weight_sum, scatter_bytes
 from ..engine.config import compiled
 from ..engine.run import Engine
 from ..engine.tree import leaf_rows
@@ -30,6 +30,7 @@ def take_surveys(engine: Engine, dataset: Dataset, candidates: Sequence[Candidat
     ------
     NonFiniteDataError, InvalidWeightsError
         With the first row concerned that was met.
+    DataRangeError
     """
     drawn = _draw(engine, dataset, candidates)
     loops = loops_for(dataset, max(candidate.settings.initialization.n_components for candidate in candidates))
@@ -38,6 +39,7 @@ def take_surveys(engine: Engine, dataset: Dataset, candidates: Sequence[Candidat
     found = dict(zip(folds, engine.run_together(dataset, list(folds.values()), "survey"), strict=True))
     surveys: list[Survey] = [found[key] for key in keys]
     check_weight_sum(surveys[0].weight_sum)
+    check_range(surveys[0])
     return surveys
 
 
