@@ -21,7 +21,9 @@
     ├── WorkerMemoryError           (MemoryError, ValueError)  a pass does not fit into the workers' memory
     └── MissingDependencyError      (ImportError)        an extra is not installed; the message says which
 
-    InitializationWarning           (UserWarning)        a start was dropped, another one served
+    InitializationWarning           (UserWarning)        a start was dropped, or is made from too few rows
+    CoincidingComponentsWarning     (UserWarning)        two components where one would do
+    FallingLikelihoodWarning        (UserWarning)        a mixture with more components describes the data worse
     ReseedingWarning                (UserWarning)        a component collapsed or was empty, and began anew elsewhere
     CheckpointWarning               (UserWarning)        a checkpoint serves, but not the last one, or elsewhere
     InterruptedWarning              (UserWarning)        a fit was stopped; the estimator has the best parameters so far
@@ -200,7 +202,15 @@ class MissingDependencyError(DaskGMMError, ImportError):
 
 
 class InitializationWarning(UserWarning):
-    """One of several starts failed and was dropped."""
+    """One of several starts failed and was dropped, or starts are made from few rows for what is to be fitted."""
+
+
+class CoincidingComponentsWarning(UserWarning):
+    """Components of a fitted mixture are nearly equal: the mixture is one of fewer components."""
+
+
+class FallingLikelihoodWarning(UserWarning):
+    """A mixture with more components describes the data worse than one with fewer: its fit found a poor maximum."""
 
 
 class ReseedingWarning(UserWarning):
