@@ -13,7 +13,13 @@ from daskgmm import BayesianGaussianMixture, GaussianMixture, load
 from daskgmm.core import acceleration
 from daskgmm.core.acceleration import Accelerator
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.errors import DataRangeError, IllDefinedCovarianceError, InitializationWarning, ReseedingWarning
+from daskgmm.errors import (
+    CoincidingComponentsWarning,
+    DataRangeError,
+    IllDefinedCovarianceError,
+    InitializationWarning,
+    ReseedingWarning,
+)
 from daskgmm.events import IterationFinished
 from daskgmm.fitting import em
 from daskgmm.fitting.em import RESEEDINGS
@@ -355,3 +361,61 @@ def test_a_row_without_weight_may_be_of_any_size():
     model = GaussianMixture(2, random_state=0)
     expected, found = clone(model).fit(TWO), model.fit(rows, sample_weight=weights)
     assert found.lower_bound_ == pytest.approx(expected.lower_bound_, rel=1e-9)
+
+
+# ---- components that coincide
+
+
+def told(category, fit):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit()
+    return [str(warning.message) for warning in caught if warning.category is category]
+
+
+@pytest.mark.parametrize("structure", list(STRUCTURES))
+def test_components_that_coincide_are_named(structure):
+    precisions = {
+        "full": np.stack([np.eye(2)] * 4),
+        "tied": np.eye(2),
+        "diag": np.ones((4, 2)),
+        "spherical": np.ones(4),
+    }
+    model = GaussianMixture(
+        4,
+        covariance_type=structure,
+        weights_init=np.full(4, 0.25),
+        means_init=[[0, 0], [8, 8], [0, 16], [8, 8]],
+        precisions_init=precisions[structure],
+    )
+    (message,) = told(CoincidingComponentsWarning, lambda: model.fit(clusters()))
+    assert message.startswith("components 1, 3 coincide")
+    assert "Decrease n_components" in message
+    model = GaussianMixture(3, covariance_type=structure, means_init=[[0, 0], [8, 8], [0, 16]])
+    assert told(CoincidingComponentsWarning, lambda: model.fit(clusters())) == []
+
+
+def test_random_responsibilities_that_end_at_once_are_told():
+    model = GaussianMixture(3, init_params="random", random_state=0)
+    (message,) = told(CoincidingComponentsWarning, lambda: model.fit(clusters(90_000)))
+    assert message.startswith("components 0, 1, 2 coincide")
+    assert "a smaller tol" in message
+    model.set_params(tol=1e-7, max_iter=500)
+    assert told(CoincidingComponentsWarning, lambda: model.fit(clusters())) == []
+
+
+@pytest.mark.parametrize("kind", ["dirichlet_process", "dirichlet_distribution"])
+def test_components_that_a_bayesian_fit_does_without_do_not_coincide(kind):
+    model = BayesianGaussianMixture(
+        n_components=12, weight_concentration_prior_type=kind, max_iter=1000, random_state=0
+    )
+    assert told(CoincidingComponentsWarning, lambda: model.fit(clusters())) == []
+    assert np.count_nonzero(model.weights_ < 0.01) >= 2
+
+
+def test_a_bayesian_fit_tells_of_components_that_coincide():
+    model = BayesianGaussianMixture(
+        n_components=3, init_params="random", weight_concentration_prior=1e4, tol=1e-2, random_state=0
+    )
+    (message,) = told(CoincidingComponentsWarning, lambda: model.fit(clusters(90_000)))
+    assert message.startswith("components 0, 1, 2 coincide")

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from daskgmm import BayesianGaussianMixture, GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture, select
 from daskgmm.core.statistics import Frame
 from daskgmm.data.accept import as_dataset
 from daskgmm.engine import run, tree
 from daskgmm.engine.run import Engine
 from daskgmm.engine.together import SharedCosts, Together
-from daskgmm.errors import DataChangedError, InvalidWeightsError
+from daskgmm.errors import DataChangedError, InitializationWarning, InvalidWeightsError
 from daskgmm.events import PassStarted, SampleFitted, SampleStepped, StartBegun, StartFinished
 from daskgmm.fitting import sampling
 from daskgmm.fitting.sampling import rungs
@@ -328,6 +328,26 @@ def test_lazy_weights_that_cannot_be_name_their_row():
     lying = da.from_array(WEIGHTS, chunks=450).map_blocks(lambda block: block[:-1], dtype=float, meta=np.empty(0))
     with pytest.raises(DataChangedError, match=r"sample_weight: rows 0 to \d+ were expected"):
         GaussianMixture(2, init_size=1000).fit(da.from_array(X, chunks=(450, D)), sample_weight=lying)
+
+
+@pytest.mark.parametrize("kind", [GaussianMixture, BayesianGaussianMixture])
+def test_a_sample_of_fewer_rows_than_components(kind):
+    model = kind(n_components=5, init_size=4)
+    for ask in (model.fit, model.plan):
+        with pytest.raises(ValueError, match=r"init_size=4 is less than n_components=5.*Increase init_size"):
+            ask(X)
+    with pytest.raises(ValueError, match="init_size=4 is less than n_components=6"):
+        select(X, [2, 6], estimator=GaussianMixture(init_size=4))
+
+
+def test_a_sample_that_is_small_for_the_mixture_is_told_with_the_number_to_use():
+    model = GaussianMixture(4, init_size=40, random_state=0)
+    with pytest.warns(InitializationWarning, match=r"init_size=40 is few rows .* at least 58 would be needed"):
+        model.fit(X)  # 23 free parameters, and five numbers for each of them
+    model.set_params(init_size=58).fit(X)
+    rows, weights, where = marked(20_000, 40)
+    model.set_params(n_components=3, init_size=41).fit(rows, sample_weight=weights)  # a sample of all there is
+    model.fit(rows[where], sample_weight=weights[where])
 
 
 def test_no_iterations_mean_no_sample():

@@ -408,7 +408,7 @@ class _Fit(Generic[State]):
         where = "" if n_sampled is None else f" on a sample of {n_sampled:,} rows"
         return ReseedingWarning(
             f"component(s) {named}{self._of} {what} in iteration {reseeding.n_iter}{where} and began anew, each with "
-            "half of the widest component. If the data do not have so many clusters, decrease the number of components; "
-            "else try other init_params or a larger n_init"
+            "half of the widest component. If the data do not have so many clusters, decrease the number of "
+            "components; else try other init_params or a larger n_init"
             + (", increase reg_covar, or scale the input data." if reseeding.collapsed else ".")
         )
