@@ -149,7 +149,7 @@ def test_a_plan_counts_what_starts_take_together():
 
 def test_a_plan_of_starts_that_do_not_fit_together_counts_more_passes(monkeypatch):
     monkeypatch.setattr(run, "_MOST_SHARED_BYTES", 0)
-    model = GaussianMixture(2, n_init=3, init_params="random", max_iter=2, random_state=0)
+    model = GaussianMixture(2, n_init=3, init_params="random", tol=0, max_iter=2, random_state=0)
     assert model.plan(X).most_passes == 7
     assert model.fit(X).n_passes_ == 7
 
