@@ -44,7 +44,8 @@ def coinciding(parameters: MixtureParameters, candidates: Array) -> list[tuple[i
     for component in candidates.tolist():
         leaders = np.fromiter(groups, np.int64, len(groups))
         near = _near(parameters.means, variances, log_variances, component, leaders)
-        near = near[_divergences(parameters, component, near) < DIVERGENCE]
+        near = near[_from_means(parameters, component, near) < DIVERGENCE]
+        near = near[_from_means(parameters, component, near) + _from_matrices(parameters, component, near) < DIVERGENCE]
         groups.setdefault(int(near[0]) if len(near) else component, []).append(component)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
@@ -60,12 +61,19 @@ def _near(means: Array, variances: Array, log_variances: Array, component: int, 
     return others
 
 
-def _divergences(parameters: MixtureParameters, component: int, others: Array) -> Array:
-    """Kullback-Leibler divergences of other components from one, to leading order, in nats, shape (n,)."""
+def _from_means(parameters: MixtureParameters, component: int, others: Array) -> Array:
+    """Kullback-Leibler divergences of other components from one by their means alone, in nats, shape (n,)."""
+    structure = parameters.structure
+    origin = structure.take(parameters.precisions_cholesky, np.full(len(others), component))
+    shifts = structure.whiten(origin, parameters.means[others] - parameters.means[component])
+    return np.asarray(0.5 * (shifts**2).sum(axis=1))
+
+
+def _from_matrices(parameters: MixtureParameters, component: int, others: Array) -> Array:
+    """The same by their covariances alone, to leading order; it adds to the other."""
     if not len(others):
         return np.empty(0)
     structure, factors = parameters.structure, parameters.precisions_cholesky
     origin, targets = structure.take(factors, np.full(len(others), component)), structure.take(factors, others)
-    means = structure.whiten(origin, parameters.means[others] - parameters.means[component])
-    matrices = structure.relative_coordinates(origin, targets, parameters.n_features)
-    return 0.5 * ((means**2).sum(axis=1) + (matrices**2).sum(axis=1))
+    changes = structure.relative_coordinates(origin, targets, parameters.n_features)
+    return np.asarray(0.5 * (changes**2).sum(axis=1))
