@@ -5,6 +5,7 @@
     DaskGMMError
     ├── IllDefinedCovarianceError   (ValueError)         a component collapsed: no Cholesky factor exists
     ├── NonFiniteDataError          (ValueError)         NaN or infinity, with the row where it was found
+    ├── DataRangeError              (ValueError)         values whose squares double precision does not hold
     ├── InvalidWeightsError         (ValueError)         sample weights that are negative, not finite or all zero
     ├── UnsupportedDataError        (TypeError, ValueError)  a kind of data or a dtype that has no meaning here
     ├── DataChangedError            (ValueError)         a pass saw other rows than the passes before it
@@ -20,7 +21,9 @@
     ├── WorkerMemoryError           (MemoryError, ValueError)  a pass does not fit into the workers' memory
     └── MissingDependencyError      (ImportError)        an extra is not installed; the message says which
 
-    InitializationWarning           (UserWarning)        a start was dropped, another one served
+    InitializationWarning           (UserWarning)        a start was dropped, or is made from too few rows
+    CoincidingComponentsWarning     (UserWarning)        two components where one would do
+    FallingLikelihoodWarning        (UserWarning)        a mixture with more components describes the data worse
     ReseedingWarning                (UserWarning)        a component collapsed or was empty, and began anew elsewhere
     CheckpointWarning               (UserWarning)        a checkpoint serves, but not the last one, or elsewhere
     InterruptedWarning              (UserWarning)        a fit was stopped; the estimator has the best parameters so far
@@ -95,6 +98,24 @@ class NonFiniteDataError(DaskGMMError, ValueError):
         super().__init__(
             f"Input X contains {what} in {where}. A Gaussian mixture needs finite values: drop or impute such rows "
             "first (for a dask array for instance with x[~da.isnan(x).any(axis=1)])."
+        )
+
+
+class DataRangeError(DaskGMMError, ValueError):
+    """Values so far apart that sums of their squares leave the range of double precision.
+
+    Attributes
+    ----------
+    feature : int
+        Index of the first such feature.
+    """
+
+    def __init__(self, feature: int, spread: float) -> None:
+        self.feature = feature
+        super().__init__(
+            f"Input X has values up to {spread:g} apart in feature {feature}, and sums of the squares of such values "
+            "(times sample_weight, if there is any) are beyond the largest double. Scale the feature, for example "
+            "divide X by its largest absolute value, or remove rows that hold a fill value."
         )
 
 
@@ -182,7 +203,15 @@ class MissingDependencyError(DaskGMMError, ImportError):
 
 
 class InitializationWarning(UserWarning):
-    """One of several starts failed and was dropped."""
+    """One of several starts failed and was dropped, or starts are made from few rows for what is to be fitted."""
+
+
+class CoincidingComponentsWarning(UserWarning):
+    """Components of a fitted mixture are nearly equal: the mixture is one of fewer components."""
+
+
+class FallingLikelihoodWarning(UserWarning):
+    """A mixture with more components describes the data worse than one with fewer: its fit found a poor maximum."""
 
 
 class ReseedingWarning(UserWarning):

@@ -108,7 +108,7 @@ MIXTURES = {
     "bayesian": (BayesianGaussianMixture, {}),
     "bayesian starts": (BayesianGaussianMixture, {"covariance_type": "diag", "n_init": 2}),
     "a random state": (GaussianMixture, {"random_state": "RandomState", "n_init": 2}),
-    "no random state": (GaussianMixture, {"random_state": None, "init_params": "random"}),
+    "no random state": (GaussianMixture, {"random_state": None, "init_params": "random_from_data"}),
 }
 
 

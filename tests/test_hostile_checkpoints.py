@@ -139,6 +139,7 @@ NO_NUMBER = ["7", None, [7], {"n": 7}, 7.5, True, -1, float("nan"), float("inf")
 BEGINNING = {
     ("surveys",): [None, 5, [], {}, "x", [5]],
     ("surveys", 0, "n_rows"): [*NO_NUMBER, N - 1, 10**15],
+    ("surveys", 0, "n_weighted"): [*NO_NUMBER, N - 1, 10**15],
     ("surveys", 0, "weight_sum"): [None, "x", [], 0, -1, 1, 2 * N, float("nan"), float("inf")],
     ("surveys", 0, "scatter"): ["full", "round", 5, [], True],
     ("candidates",): [None, 5, [], {}, "x", [5]],

@@ -107,12 +107,12 @@ def test_a_pass_takes_no_more_than_planned(tmp_path: Path, structure: str) -> No
     """Peak of what one task allocates, against the plan, with one thread."""
     array = store(tmp_path / "a.zarr", 1 << 18, 1 << 15)
     model = GaussianMixture(
-        20, covariance_type=structure, max_iter=1, init_size=100, random_state=0, scheduler="synchronous"
+        20, covariance_type=structure, max_iter=1, init_size=600, random_state=0, scheduler="synchronous"
     )
     model.fit(array[:1000])
     with Engine("synchronous") as engine:
         dataset, _ = as_dataset(array)
-        settings = Settings(Initialization(STRUCTURES[structure], 20, "kmeans"), 1e-3, 1, 1, 100)
+        settings = Settings(Initialization(STRUCTURES[structure], 20, "kmeans"), 1e-3, 1, 1, 600)
         plan = plan_fit(engine, dataset, settings)
         model._score(array)
         tracemalloc.start()

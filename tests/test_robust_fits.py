@@ -8,13 +8,20 @@ from fractions import Fraction
 import dask.array as da
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.mixture import GaussianMixture as Reference
 
-from daskgmm import BayesianGaussianMixture, GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture, load
 from daskgmm.core import acceleration
 from daskgmm.core.acceleration import Accelerator
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.errors import IllDefinedCovarianceError, InitializationWarning, ReseedingWarning
+from daskgmm.errors import (
+    CoincidingComponentsWarning,
+    DataRangeError,
+    IllDefinedCovarianceError,
+    InitializationWarning,
+    ReseedingWarning,
+)
 from daskgmm.events import IterationFinished
 from daskgmm.fitting import em
 from daskgmm.fitting.em import RESEEDINGS
@@ -279,6 +286,7 @@ STARTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::daskgmm.errors.CoincidingComponentsWarning")
 @pytest.mark.parametrize("kind", list(STARTS))
 @pytest.mark.parametrize("structure", list(STRUCTURES))
 def test_a_change_within_the_noise_of_single_precision_is_no_convergence(kind, structure):
@@ -383,3 +391,157 @@ def test_a_bayesian_mixture_refuses_a_feature_that_is_the_sum_of_others(structur
     rows = np.column_stack([pair, pair.sum(axis=1)])
     with pytest.raises(IllDefinedCovarianceError, match="linear combination"):
         BayesianGaussianMixture(n_components=2, covariance_type=structure).fit(rows)
+
+
+# ---- values and weights of any size
+
+TWO = np.concatenate(
+    [np.random.default_rng(0).normal(size=(150, 3)) - 4, np.random.default_rng(1).normal(size=(50, 3))]
+)
+ATTRIBUTES = ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_")
+
+
+def finite(model):
+    return all(np.isfinite(getattr(model, name)).all() for name in ATTRIBUTES)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e15, 3e37])
+@pytest.mark.parametrize("structure", list(STRUCTURES))
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_single_precision_rows_of_any_size_are_fitted_as_the_same_in_double(scale, structure, init_params, weighted):
+    rows = (TWO * scale).astype(np.float32)
+    weights = np.random.default_rng(2).uniform(0.5, 2, len(rows)) if weighted else None
+    model = GaussianMixture(2, covariance_type=structure, init_params=init_params, reg_covar=0, random_state=0)
+    found, expected = (clone(model).fit(x, sample_weight=weights) for x in (rows, rows.astype(np.float64)))
+    assert finite(found)
+    assert found.lower_bound_ == pytest.approx(expected.lower_bound_, abs=1e-3)
+    np.testing.assert_array_equal(found.predict(rows), expected.predict(rows))
+    assert (found.covariances_.dtype == np.float32) == (1e-19 < scale < 1e19)
+    np.testing.assert_allclose(found.covariances_, expected.covariances_, rtol=2e-3, atol=1e-3 * scale**2)
+
+
+@pytest.mark.parametrize("scale", [1e25, 3e37])
+@pytest.mark.parametrize("structure", list(STRUCTURES))
+def test_large_single_precision_rows_with_priors(scale, structure):
+    rows = (TWO * scale).astype(np.float32)
+    model = BayesianGaussianMixture(n_components=2, covariance_type=structure, random_state=0)
+    found, expected = (clone(model).fit(x) for x in (rows, rows.astype(np.float64)))
+    assert found.lower_bound_ == pytest.approx(expected.lower_bound_, abs=1e-3)
+    np.testing.assert_array_equal(found.predict(rows), expected.predict(rows))
+
+
+@pytest.mark.parametrize("exponent", [-500, -200, 200, 450])
+def test_units_that_are_powers_of_two_change_nothing_else(exponent):
+    model = GaussianMixture(3, reg_covar=0, max_iter=500, random_state=3)
+    expected, found = clone(model).fit(TWO).means_, clone(model).fit(np.ldexp(TWO, exponent)).means_
+    np.testing.assert_allclose(np.ldexp(found, -exponent), expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("fill", [1e20, 9.969209968386869e36])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_with_a_fill_value_leave_the_others_their_components(fill, dtype):
+    good = np.concatenate([TWO, 0.5 * TWO + 20])
+    rows = np.concatenate([good, np.full((8, 3), fill)]).astype(dtype)
+    rows = rows[np.random.default_rng(0).permutation(len(rows))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = GaussianMixture(3, random_state=0, max_iter=300, n_init=4).fit(rows)
+    clean = GaussianMixture(2, random_state=0, max_iter=300).fit(good)
+    assert model.score(good.astype(dtype)) == pytest.approx(clean.score(good), abs=0.1)
+
+
+def test_a_saved_model_keeps_what_single_precision_does_not_hold(tmp_path):
+    rows = (TWO * 1e30).astype(np.float32)
+    model = GaussianMixture(2, random_state=0).fit(rows)
+    model.save(tmp_path / "m.zarr")
+    loaded = load(tmp_path / "m.zarr")
+    np.testing.assert_array_equal(loaded.covariances_, model.covariances_)
+    assert loaded.score(rows) == model.score(rows)
+
+
+@pytest.mark.parametrize("factor", [1e-190, 1e-20, 1e60])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++"])
+def test_only_ratios_of_weights_matter(factor, dtype, init_params):
+    weights = np.random.default_rng(2).uniform(0.5, 2, len(TWO))
+    model = GaussianMixture(2, init_params=init_params, random_state=0, max_iter=500)
+    rows = TWO.astype(dtype)
+    found, expected = (clone(model).fit(rows, sample_weight=w) for w in (weights * factor, weights))
+    assert found.lower_bound_ == pytest.approx(expected.lower_bound_, abs=1e-4)
+    np.testing.assert_allclose(found.means_, expected.means_, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [GaussianMixture, BayesianGaussianMixture])
+@pytest.mark.parametrize("scale", [1e150, 1e200, 1e307])
+def test_squares_beyond_double_precision(kind, scale):
+    rows = TWO * [1, 1, scale]
+    with pytest.raises(DataRangeError, match=r"in feature 2.*Scale the feature") as caught:
+        kind(n_components=2).fit(rows)
+    assert caught.value.feature == 2
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_row_without_weight_may_be_of_any_size():
+    rows, weights = np.concatenate([TWO, np.full((2, 3), 1e300)]), np.repeat([1.0, 0.0], [len(TWO), 2])
+    model = GaussianMixture(2, random_state=0)
+    expected, found = clone(model).fit(TWO), model.fit(rows, sample_weight=weights)
+    assert found.lower_bound_ == pytest.approx(expected.lower_bound_, rel=1e-9)
+
+
+# ---- components that coincide
+
+
+def told(category, fit):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit()
+    return [str(warning.message) for warning in caught if warning.category is category]
+
+
+@pytest.mark.parametrize("structure", list(STRUCTURES))
+def test_components_that_coincide_are_named(structure):
+    precisions = {
+        "full": np.stack([np.eye(2)] * 4),
+        "tied": np.eye(2),
+        "diag": np.ones((4, 2)),
+        "spherical": np.ones(4),
+    }
+    model = GaussianMixture(
+        4,
+        covariance_type=structure,
+        weights_init=np.full(4, 0.25),
+        means_init=[[0, 0], [8, 8], [0, 16], [8, 8]],
+        precisions_init=precisions[structure],
+    )
+    (message,) = told(CoincidingComponentsWarning, lambda: model.fit(clusters()))
+    assert message.startswith("components 1, 3 coincide")
+    assert "Decrease n_components" in message
+    model = GaussianMixture(3, covariance_type=structure, means_init=[[0, 0], [8, 8], [0, 16]])
+    assert told(CoincidingComponentsWarning, lambda: model.fit(clusters())) == []
+
+
+def test_random_responsibilities_that_end_at_once_are_told():
+    model = GaussianMixture(3, init_params="random", random_state=0)
+    (message,) = told(CoincidingComponentsWarning, lambda: model.fit(clusters(90_000)))
+    assert message.startswith("components 0, 1, 2 coincide")
+    assert "a smaller tol" in message
+    model.set_params(tol=1e-7, max_iter=500)
+    assert told(CoincidingComponentsWarning, lambda: model.fit(clusters())) == []
+
+
+@pytest.mark.parametrize("kind", ["dirichlet_process", "dirichlet_distribution"])
+def test_components_that_a_bayesian_fit_does_without_do_not_coincide(kind):
+    model = BayesianGaussianMixture(
+        n_components=12, weight_concentration_prior_type=kind, max_iter=1000, random_state=0
+    )
+    assert told(CoincidingComponentsWarning, lambda: model.fit(clusters())) == []
+    assert np.count_nonzero(model.weights_ < 0.01) >= 2
+
+
+def test_a_bayesian_fit_tells_of_components_that_coincide():
+    model = BayesianGaussianMixture(
+        n_components=3, init_params="random", weight_concentration_prior=1e4, tol=1e-2, random_state=0
+    )
+    (message,) = told(CoincidingComponentsWarning, lambda: model.fit(clusters(90_000)))
+    assert message.startswith("components 0, 1, 2 coincide")

@@ -22,8 +22,8 @@ from daskgmm import GaussianMixture, events
 from daskgmm.core.loops import PLAIN
 from daskgmm.data import blocks
 from daskgmm.data.accept import as_dataset
+from daskgmm.data.row_sample import NumberedRows, draw_rows
 from daskgmm.data.source import Dataset, Source, borders
-from daskgmm.data.survey import draw_rows
 from daskgmm.engine import graph, run
 from daskgmm.engine.run import Engine
 from daskgmm.engine.tree import Accumulator, Node
@@ -296,9 +296,11 @@ def test_a_graph_grows_by_a_few_bytes_a_batch_whatever_the_chunks():
 def test_a_sample_of_all_rows_is_not_sent_and_is_what_their_numbers_give():
     dataset, _ = as_dataset(X)
     short = survey_fold(dataset, draw_rows(len(X), len(X), 0), PLAIN)
-    assert len(pickle.dumps(short)) < len(pickle.dumps(replace(short, sampled=np.arange(len(X))))) - 7 * len(X)
+    assert len(pickle.dumps(short)) < len(
+        pickle.dumps(replace(short, sampled=NumberedRows(np.arange(len(X)))))
+    ) - 7 * len(X)
     for sampled in (range(len(X)), range(len(X) // 3)):
-        folds = [replace(short, sampled=numbers) for numbers in (sampled, np.asarray(sampled))]
+        folds = [replace(short, sampled=NumberedRows(numbers)) for numbers in (sampled, np.asarray(sampled))]
         one, other = (fold.start()(len(X) // 4, X[len(X) // 4 :], None).sample for fold in folds)
         assert len(one) == len(sampled) - len(X) // 4
         np.testing.assert_array_equal(one, other)

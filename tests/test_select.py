@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import warnings
 from collections import Counter
 
 import dask
@@ -32,7 +33,14 @@ from daskgmm.data.held_out import HeldOut
 from daskgmm.diagnostics import selection as pictures
 from daskgmm.diagnostics.summary import print_record
 from daskgmm.engine import run as engine_run
-from daskgmm.errors import IllDefinedCovarianceError, InitializationWarning, InvalidWeightsError, MissingDependencyError
+from daskgmm.errors import (
+    FallingLikelihoodWarning,
+    IllDefinedCovarianceError,
+    InitializationWarning,
+    InvalidWeightsError,
+    MissingDependencyError,
+)
+from daskgmm.estimators import selection
 from daskgmm.events import IterationFinished, PassStarted, StartFinished
 from daskgmm.fitting.criteria import CRITERIA, Contest, remaining_gain
 from daskgmm.fitting.folds import Score
@@ -62,6 +70,61 @@ def same_bits(one, other):
 
 def alone(selection, key, weights=None):
     return clone(selection.models[key]).fit(X, sample_weight=weights)
+
+
+# ---- a likelihood that falls
+
+
+def poor(seed=0):
+    """Five clusters in a row, one of which most starts of five components miss."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.normal(shift, 1, size=(200, 1)) for shift in (0, 100, 200, 300, 310)])
+
+
+def test_a_likelihood_that_falls_with_the_number_of_components_is_told(monkeypatch):
+    centers = {
+        2: [[50], [305]],
+        3: [[0], [100], [250]],
+        4: [[-1], [0], [1], [250]],
+        5: [[0], [100], [200], [300], [310]],
+    }
+    prepare = GaussianMixture._prepare
+
+    def prepare_at(model, n_features):
+        k = model.n_components
+        start = {
+            "means_init": centers[k],
+            "weights_init": np.full(k, 1 / k),
+            "precisions_init": np.full((k, 1, 1), 1e-3 if k == 4 else 0.1),
+        }
+        return prepare(clone(model).set_params(**start), n_features)
+
+    monkeypatch.setattr(GaussianMixture, "_prepare", prepare_at)
+    estimator = GaussianMixture(random_state=0, max_iter=500)
+    with warnings.catch_warnings(record=True) as caught:  # in such a place components may also coincide
+        warnings.simplefilter("always")
+        found = select(poor(), [5, 4, 3, 2], estimator=estimator)
+    (warning,) = (str(w.message) for w in caught if w.category is FallingLikelihoodWarning)
+    assert re.search("4 full has .*, 3 full .*Increase n_init", warning)
+    assert "5 full" not in warning
+    assert row_of(found, (4, "full"))["log_likelihood"] < row_of(found, (3, "full"))["log_likelihood"] - 0.1
+
+
+def test_what_rounding_and_tol_leave_open_is_no_fall():
+    table = [
+        {"n_components": k, "covariance_type": kind, "log_likelihood": value, "converged": converged}
+        for k, kind, value, converged in [
+            (1, "full", -3.0, True),
+            (3, "full", -2.005, True),
+            (2, "full", -2.0, True),
+            (4, "full", -2.5, False),
+            (2, "diag", -2.4, True),
+            (5, "full", -2.011, True),
+            (3, "diag", None, False),
+        ]
+    ]
+    falls = [(higher["n_components"], lower["n_components"]) for higher, lower in selection._falls(table, 0.01)]
+    assert falls == [(2, 5)]
 
 
 # ---- every candidate
@@ -265,7 +328,7 @@ def test_the_share_that_is_held_out():
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])
 @pytest.mark.parametrize("init_size", [None, 500])
 def test_rows_that_are_held_out_never_influence_the_fit(init_params, init_size):
-    estimator = GaussianMixture(init_params=init_params, init_size=init_size, random_state=0, max_iter=5)
+    estimator = GaussianMixture(init_params=init_params, init_size=init_size, random_state=0, tol=1e-9, max_iter=5)
     out = HeldOut(0.2, 0)(0, N)
     other = X.copy()
     other[out] = np.random.default_rng(1).normal(50, 100, size=(out.sum(), D))

@@ -4,6 +4,7 @@ import copy
 import pickle
 import re
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from daskgmm import GaussianMixture
-from daskgmm.errors import IllDefinedCovarianceError, InitializationWarning, InvalidWeightsError
+from daskgmm.errors import (
+    CoincidingComponentsWarning,
+    IllDefinedCovarianceError,
+    InitializationWarning,
+    InvalidWeightsError,
+)
 from daskgmm.events import StartFinished
 
 STRUCTURES = ["full", "tied", "diag", "spherical"]
@@ -115,16 +121,19 @@ def test_the_constructor_is_scikit_learns_and_a_little_more():
 @pytest.mark.parametrize("init", ["kmeans", "random"])
 @pytest.mark.parametrize("n_init", [1, 3])
 def test_trajectory_equals_scikit_learns(structure, init, n_init):
-    ours, theirs = both(
-        overlapping(),
-        n_components=3,
-        covariance_type=structure,
-        init_params=init,
-        n_init=n_init,
-        random_state=7,
-        tol=1e-5,
-        max_iter=500,
-    )
+    # From there components with one covariance for all of them do not part, here as there; only this library says so.
+    told = pytest.warns(CoincidingComponentsWarning) if (structure, init) == ("tied", "random") else nullcontext()
+    with told:
+        ours, theirs = both(
+            overlapping(),
+            n_components=3,
+            covariance_type=structure,
+            init_params=init,
+            n_init=n_init,
+            random_state=7,
+            tol=1e-5,
+            max_iter=500,
+        )
     assert ours.converged_
     assert_same_fit(ours, theirs)
 
@@ -257,7 +266,7 @@ def test_rows_of_weight_zero_have_no_say(init):
 def test_too_few_rows_with_a_weight_are_told(init):
     weights = np.zeros(50)
     weights[:2] = 1
-    with pytest.raises(InvalidWeightsError, match=r"positive for 2 of the rows.*n_components = 3"):
+    with pytest.raises(InvalidWeightsError, match=r"positive for 2 rows.*n_components = 3"):
         GaussianMixture(3, init_params=init).fit(overlapping(50), sample_weight=weights)
 
 
@@ -616,7 +625,8 @@ def test_offsets_do_not_matter(structure, dtype, offset):
 def test_a_constant_feature_is_exact(structure):
     # Its variance is the ridge, however far it lies from zero; scikit-learn's diag loses half of the digits there.
     model = GaussianMixture(2, covariance_type=structure, init_params="random", random_state=0, tol=1e-5)
-    model.fit(np.full((50, 1), 3.25))
+    with pytest.warns(CoincidingComponentsWarning, match="0, 1 coincide"):
+        model.fit(np.full((50, 1), 3.25))
     np.testing.assert_allclose(model.covariances_, 1e-6, rtol=1e-12)
     assert model.lower_bound_ == pytest.approx(-0.5 * np.log(2 * np.pi * 1e-6), rel=1e-14)
 

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from daskgmm import BayesianGaussianMixture, GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture, select
 from daskgmm.core.statistics import Frame
 from daskgmm.data.accept import as_dataset
 from daskgmm.engine import run, tree
 from daskgmm.engine.run import Engine
 from daskgmm.engine.together import SharedCosts, Together
-from daskgmm.errors import DataChangedError
+from daskgmm.errors import DataChangedError, InitializationWarning, InvalidWeightsError
 from daskgmm.events import PassStarted, SampleFitted, SampleStepped, StartBegun, StartFinished
 from daskgmm.fitting import sampling
 from daskgmm.fitting.sampling import rungs
@@ -149,7 +149,7 @@ def test_a_plan_counts_what_starts_take_together():
 
 def test_a_plan_of_starts_that_do_not_fit_together_counts_more_passes(monkeypatch):
     monkeypatch.setattr(run, "_MOST_SHARED_BYTES", 0)
-    model = GaussianMixture(2, n_init=3, init_params="random", max_iter=2, random_state=0)
+    model = GaussianMixture(2, n_init=3, init_params="random", tol=0, max_iter=2, random_state=0)
     assert model.plan(X).most_passes == 7
     assert model.fit(X).n_passes_ == 7
 
@@ -240,6 +240,114 @@ def test_samples_are_told_as_they_go(small_rungs):
         StartBegun,
         StartFinished,
     ]
+
+
+def marked(n_rows, n_marked, seed=0):
+    """Rows most of which are noise without weight, the weights, and where the others are."""
+    rng = np.random.default_rng(seed)
+    rows, weights = rng.normal(0, 30, size=(n_rows, D)), np.zeros(n_rows)
+    where = np.sort(rng.choice(n_rows, n_marked, replace=False))
+    rows[where] = np.array([[100, 0], [0, 100], [-100, -100]])[rng.integers(3, size=n_marked)]
+    rows[where] += rng.normal(0, 3, size=(n_marked, D))
+    weights[where] = rng.uniform(0.5, 2, size=n_marked)
+    return rows, weights, where
+
+
+@pytest.mark.parametrize("init_params", ["kmeans", "k-means++", "random", "random_from_data"])
+@pytest.mark.parametrize("kind", [GaussianMixture, BayesianGaussianMixture])
+def test_few_rows_with_weight_among_many_without_start_as_they_do_alone(kind, init_params):
+    rows, weights, where = marked(150_000, 40)
+    model = kind(n_components=3, init_params=init_params, n_init=2, max_iter=5, tol=0, random_state=1)
+    expected = clone(model).fit(rows[where], sample_weight=weights[where])
+    found = clone(model).fit(rows, sample_weight=weights)
+    np.testing.assert_allclose(found.lower_bounds_, expected.lower_bounds_, rtol=1e-9)
+    np.testing.assert_allclose(found.means_, expected.means_, rtol=1e-7)
+    np.testing.assert_allclose(found.weights_, expected.weights_, rtol=1e-7)
+
+
+def test_a_sample_that_holds_all_rows_with_weight_is_scaled_by_nothing(small_rungs):
+    rows, weights, _ = marked(20_000, 1500)
+    model = BayesianGaussianMixture(n_components=3, init_size=2000, n_init=1, random_state=0, tol=1e-6)
+    found = model.fit(rows, sample_weight=weights)
+    sampled = [record for record in found.history_ if record.kind == "sample"]
+    first = next(record for record in found.history_ if record.kind == "em")
+    assert [record.n_rows for record in sampled] == [150, 1500]
+    assert sampled[-1].lower_bound == pytest.approx(first.lower_bound, abs=1e-5)  # both of the same rows
+
+
+def test_fewer_rows_with_weight_than_components():
+    rows, weights, _ = marked(150_000, 2)
+    with pytest.raises(InvalidWeightsError, match=r"positive for 2 rows, .* n_components = 3"):
+        GaussianMixture(3).fit(rows, sample_weight=weights)
+
+
+def test_samples_follow_the_weights():
+    # A hundredth of the rows has half of the weight, and lies elsewhere.
+    rng = np.random.default_rng(2)
+    heavy = rng.random(50_000) < 0.01
+    rows = rng.normal(size=(50_000, D)) + 20 * heavy[:, None]
+    weights = np.where(heavy, 99.0, 1.0)
+    settings = GaussianMixture(2, init_size=500, random_state=0)._candidate(D)
+    with Engine("synchronous") as engine:
+        (survey,) = take_surveys(engine, as_dataset(rows, weights, compute)[0], [settings])
+    assert len(survey.sample) == 500
+    of_heavy = survey.sample[:, 0] > 10
+    assert 200 < np.count_nonzero(of_heavy) < 300
+    assert survey.sample_weight.sum() == pytest.approx(weights.sum(), rel=0.1)
+    assert survey.sample_weight[of_heavy].sum() == pytest.approx(weights[heavy].sum(), rel=0.2)
+
+
+@pytest.mark.parametrize("init_size", [None, 1000])
+def test_equal_weights_start_as_no_weights_do(init_size):
+    x = np.concatenate([X] * 30)
+    model = GaussianMixture(3, init_size=init_size, n_init=2, max_iter=3, random_state=0)
+    expected, found = clone(model).fit(x), clone(model).fit(x, sample_weight=np.full(len(x), 0.5))
+    np.testing.assert_allclose(found.lower_bounds_, expected.lower_bounds_, rtol=1e-12)
+    np.testing.assert_allclose(found.means_, expected.means_, rtol=1e-10)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_lazy_weights_take_a_pass_of_their_own(lazy):
+    passes = []
+    weights = da.from_array(WEIGHTS, chunks=450) if lazy else WEIGHTS
+    model = GaussianMixture(3, init_size=1000, random_state=0, max_iter=4, tol=0, callbacks=[passes.append])
+    x = da.from_array(X, chunks=(450, D))
+    most = model.plan(x, sample_weight=weights).most_passes
+    model.fit(x, sample_weight=weights)
+    labels = [event.label for event in passes if isinstance(event, PassStarted)]
+    assert labels == ["weights"] * lazy + ["survey"] + ["estep"] * 4
+    assert model.n_passes_ == most == len(labels)
+    assert clone(model).set_params(init_size=N).fit(x, sample_weight=weights).n_passes_ == 5
+
+
+def test_lazy_weights_that_cannot_be_name_their_row():
+    weights = WEIGHTS.copy()
+    weights[2345] = np.nan
+    with pytest.raises(InvalidWeightsError, match="nan in row 2345"):
+        GaussianMixture(2, init_size=1000).fit(da.from_array(X, chunks=(450, D)), sample_weight=da.from_array(weights))
+    lying = da.from_array(WEIGHTS, chunks=450).map_blocks(lambda block: block[:-1], dtype=float, meta=np.empty(0))
+    with pytest.raises(DataChangedError, match=r"sample_weight: rows 0 to \d+ were expected"):
+        GaussianMixture(2, init_size=1000).fit(da.from_array(X, chunks=(450, D)), sample_weight=lying)
+
+
+@pytest.mark.parametrize("kind", [GaussianMixture, BayesianGaussianMixture])
+def test_a_sample_of_fewer_rows_than_components(kind):
+    model = kind(n_components=5, init_size=4)
+    for ask in (model.fit, model.plan):
+        with pytest.raises(ValueError, match=r"init_size=4 is less than n_components=5.*Increase init_size"):
+            ask(X)
+    with pytest.raises(ValueError, match="init_size=4 is less than n_components=6"):
+        select(X, [2, 6], estimator=GaussianMixture(init_size=4))
+
+
+def test_a_sample_that_is_small_for_the_mixture_is_told_with_the_number_to_use():
+    model = GaussianMixture(4, init_size=40, random_state=0)
+    with pytest.warns(InitializationWarning, match=r"init_size=40 is few rows .* at least 58 would be needed"):
+        model.fit(X)  # 23 free parameters, and five numbers for each of them
+    model.set_params(init_size=58).fit(X)
+    rows, weights, where = marked(20_000, 40)
+    model.set_params(n_components=3, init_size=41).fit(rows, sample_weight=weights)  # a sample of all there is
+    model.fit(rows[where], sample_weight=weights[where])
 
 
 def test_no_iterations_mean_no_sample():

@@ -8,6 +8,7 @@ structure           what a covariance structure has to answer
 covariance          the four that there are: full, tied, diag, spherical
 triangle            packed symmetric matrices and Cholesky factors
 mixture             weights, means and covariances as one frozen value; log-densities; sampling
+coincidence         components that are nearly equal
 statistics          the sufficient statistics, a commutative monoid
 loops               the element-wise loops of an E-step, in NumPy
 compiled            the same, compiled

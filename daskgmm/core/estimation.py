@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
 
 from .mixture import MixtureParameters
 from .statistics import SufficientStatistics
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 State = TypeVar("State")
 """What a fit improves: parameters, or a distribution over them."""
@@ -54,6 +58,10 @@ class Estimation(ABC, Generic[State]):
     def reseed(self, statistics: SufficientStatistics, lost: tuple[int, ...]) -> State | None:
         """The M-step with other components in the place of those that collapsed or are empty; None where none help."""
         return None
+
+    @abstractmethod
+    def counts(self, state: State, weight_sum: float) -> Array:
+        """Weight of the rows that each component describes, out of ``weight_sum``, shape (K,)."""
 
     @abstractmethod
     def parameters(self, state: State) -> MixtureParameters:

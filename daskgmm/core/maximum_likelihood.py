@@ -112,6 +112,9 @@ class MaximumLikelihood(Estimation[MixtureParameters]):
     def reseed(self, statistics: SufficientStatistics, lost: tuple[int, ...]) -> MixtureParameters | None:
         return reseed(self.structure, statistics, self.reg_covar, lost)
 
+    def counts(self, state: MixtureParameters, weight_sum: float) -> Array:
+        return state.weights * weight_sum
+
     def parameters(self, state: MixtureParameters) -> MixtureParameters:
         return state
 

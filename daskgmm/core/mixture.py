@@ -70,6 +70,14 @@ class MixtureParameters:
         """Free parameters, as the information criteria count them."""
         return free_parameters(self.structure, self.n_components, self.n_features)
 
+    def fits(self, dtype: Any) -> bool:
+        """Whether variances, precisions and means are in the range of a floating dtype: neither infinite nor lost."""
+        limits, shape = np.finfo(dtype), (self.n_components, self.n_features)
+        precisions = self.structure.precisions(self.precisions_cholesky)
+        squares = (self.structure.marginal_variances(matrices, *shape) for matrices in (self.covariances, precisions))
+        in_range = all(((values >= limits.tiny) & (values <= limits.max)).all() for values in squares)
+        return bool(in_range and (np.abs(self.means) <= limits.max).all())
+
     @property
     def log_constants(self) -> Array:
         """What a log-joint holds besides the distance: log w_k − ½ log det(2π Σ_k); −∞ for a component of weight zero.

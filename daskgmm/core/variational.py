@@ -212,6 +212,9 @@ class Variational(Estimation[Posterior]):
             structure.precisions_cholesky(normalized),
         )
 
+    def counts(self, state: Posterior, weight_sum: float) -> Array:
+        return state.mean_precision - state.priors.mean_precision
+
     def parameters(self, state: Posterior) -> MixtureParameters:
         return state.parameters()
 

@@ -10,7 +10,8 @@ config      what users may set about reading
 blocks      dask arrays
 garbage     making very many objects at once
 accept      the one door: whatever came -> `Dataset`
-survey      what is to be known before the first E-step: count, mean, scale, a uniform sample
+row_sample  samples of rows, drawn by row number and weight
+survey      what is to be known before the first E-step: count, mean, scale, a sample
 output      results for every row: lazy where the rows are
 write       new Zarr stores, whole or not at all
 claims      one writer for each of them, and what dead writers left

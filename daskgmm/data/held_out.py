@@ -8,21 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from .row_sample import random_words
 from .source import Dataset, Part, Source
 from .tally import Ledger
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_PER_COUNT = 4  # numbers that Philox makes of each value of its counter
-
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A random part of the rows, each of which is in it or not whatever the others are.
-
-    Numbers come from Philox (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011), whose n-th number
-    is a function of n.
-    """
+    """A random part of the rows, each of which is in it or not whatever the others are."""
 
     share: float
     """Probability of a row to be held out, between 0 and 1."""
@@ -30,9 +25,7 @@ class HeldOut:
 
     def __call__(self, start: int, stop: int) -> Array:
         """Whether rows ``start`` to ``stop`` are held out, (stop − start,), boolean."""
-        first = start % _PER_COUNT
-        numbers = np.random.Philox(key=self.seed, counter=start // _PER_COUNT).random_raw(first + stop - start)
-        return np.asarray(numbers[first:] < np.uint64(int(self.share * 2.0**64)))
+        return np.asarray(random_words(self.seed, start, stop) < np.uint64(int(self.share * 2.0**64)))
 
     def training(self, dataset: Dataset) -> Dataset:
         """The same rows, with weight zero for those that are held out."""
@@ -44,6 +37,7 @@ class _TrainingWeights(Source):
     """Sample weights, or ones, with zeros for rows that are held out; made where they are read."""
 
     dtype = np.dtype(np.float64)
+    in_process = True
 
     def __init__(self, held_out: HeldOut, n_rows: int, weights: Source | None) -> None:
         self.shape = (n_rows,)

@@ -79,7 +79,7 @@ class Source(ABC):
     """Rows that are written together (a shard): tasks should start at multiples of it."""
 
     in_process: bool = False
-    """The rows are in this process's memory."""
+    """The rows are in this process's memory, or follow from their numbers."""
 
     reads_ahead: bool = False
     """Reading takes long enough to be worth a thread of its own."""
@@ -177,13 +177,54 @@ class Reader:
         if batch.weights is not None:  # in one memory order, because products round differently where there are gaps
             weights = np.ascontiguousarray(batch.weights.read(self.handles[1], inputs, start, stop), dtype=np.float64)
         for what, values in (("X", rows), ("sample_weight", weights)):
-            if values is not None and len(values) != stop - start:
-                raise DataChangedError(
-                    f"{what}: rows {start} to {stop} were expected to be {stop - start} rows, but "
-                    f"{len(values)} came. The data changed while they were read, or a dask array's chunks are not what "
-                    "it says; call x.compute_chunk_sizes() on it, or pass data that hold still."
-                )
+            if values is not None:
+                _check_length(what, values, start, stop)
         return rows, weights
+
+
+def _check_length(what: str, values: Array, start: int, stop: int) -> None:
+    if len(values) != stop - start:
+        raise DataChangedError(
+            f"{what}: rows {start} to {stop} were expected to be {stop - start} rows, but "
+            f"{len(values)} came. The data changed while they were read, or a dask array's chunks are not what "
+            "it says; call x.compute_chunk_sizes() on it, or pass data that hold still."
+        )
+
+
+class _Column(Source):
+    """Sample weights as rows of one feature."""
+
+    def __init__(self, weights: Source) -> None:
+        self._weights = weights
+        self.shape, self.dtype = (*weights.shape, 1), weights.dtype
+        self.cuts, self.chunk_rows, self.batch_rows = weights.cuts, weights.chunk_rows, weights.batch_rows
+        self.in_process, self.reads_ahead, self.handle = weights.in_process, weights.reads_ahead, weights.handle
+
+    def part(self, start: int, stop: int) -> Part:
+        return _ColumnPart(self._weights.part(start, stop))
+
+    def shared_tasks(self) -> dict[Any, Any]:
+        return self._weights.shared_tasks()
+
+    def place(self, start: int, stop: int) -> str:
+        return self._weights.place(start, stop)
+
+    def check_unchanged(self) -> None:
+        self._weights.check_unchanged()
+
+    def reading_bytes(self, n_rows: int) -> int:
+        return self._weights.reading_bytes(n_rows)
+
+
+class _ColumnPart(Part):
+    def __init__(self, weights: Part) -> None:
+        self._weights = weights
+        self.dependencies, self.cuts = weights.dependencies, weights.cuts
+
+    def read(self, handle: Any, inputs: Mapping[Any, Any], start: int, stop: int) -> Array:
+        weights = self._weights.read(handle, inputs, start, stop)
+        _check_length("sample_weight", weights, start, stop)
+        return weights.reshape(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -231,8 +272,8 @@ class Dataset:
         return Reader(
             (self.rows.handle, None if self.weights is None else self.weights.handle),
             self.n_features,
-            # Rows in memory are read in one piece, because that takes nothing.
-            max(1, self.n_rows if self.in_process else SLAB_BYTES // max(1, self.rows.row_bytes)),
+            # Rows that take nothing to read, because they are in memory, are read in one piece.
+            max(1, SLAB_BYTES // max(1, self.rows.row_bytes) if self.rows.reading_bytes(1) else self.n_rows),
             self.rows.chunk_rows,
             any(source.reads_ahead for source in self.sources),
         )
@@ -249,6 +290,13 @@ class Dataset:
         return Batch(
             start, stop, self.rows.part(start, stop), None if self.weights is None else self.weights.part(start, stop)
         )
+
+    @property
+    def weights_alone(self) -> Dataset:
+        """The weights as rows of one feature."""
+        if self.weights is None:
+            raise ValueError("a data set without weights")
+        return Dataset(_Column(self.weights))
 
     def check_unchanged(self, tally: Tally) -> None:
         """Raise unless a pass that is over saw what the passes before it did, and stores still say the same; cheap.

@@ -1,7 +1,7 @@
 """What has to be known before the first E-step, from one pass over the data.
 
 Row count, weighted mean and variance (and all second moments where they are wanted), extremes, finiteness, and a
-uniform sample of rows. The sample is drawn by row number, so it depends on the seed alone, not on chunks or workers.
+sample of rows (see `row_sample`), which does not depend on chunks or workers.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import numpy as np
 
 from ..core.loops import PLAIN, Loops
 from ..core.structure import CovarianceStructure
-from ..errors import InvalidWeightsError, NonFiniteDataError
+from ..errors import DataRangeError, InvalidWeightsError, NonFiniteDataError
+from .row_sample import RowSample, check_weights
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Of weights: their products with squares of the data should neither overflow nor lose digits.
 _LARGEST_SUM = 1e200
+
+# Of squared deviations: those of a component are multiplied by counts of rows.
+_LARGEST_SQUARE_SUM = 1e290
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class Survey:
     """
 
     n_rows: int
+    n_weighted: int
+    """Rows whose weight is not zero."""
+
     weight_sum: float
 
     mean: Array
@@ -48,10 +55,15 @@ class Survey:
     """Sampled rows in their order, those without weight left out, (n_sample, D); float32 where the data are."""
 
     sample_weight: Array
-    """Their weights, shape (n_sample,)."""
+    """How much each of them counts, shape (n_sample,): its weight, or more where it stands for others."""
 
     scatter: Scatter | None = None
     """All second moments, where they were asked for."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the sample holds all rows that have weight."""
+        return len(self.sample) == self.n_weighted
 
     @property
     def deviation(self) -> Array:
@@ -68,6 +80,7 @@ class Survey:
         difference = other.mean - self.mean if both else np.zeros_like(self.mean)
         return Survey(
             self.n_rows + other.n_rows,
+            self.n_weighted + other.n_weighted,
             total,
             self.mean + difference * share if self.weight_sum > 0 else other.mean,
             self.squared_deviations + other.squared_deviations + difference**2 * (self.weight_sum * share),
@@ -115,8 +128,7 @@ class SurveyFold:
 
     leaf_rows: int
     n_features: int
-    sampled: Array | range
-    """Row numbers of the sample, ascending; a range from 0 takes next to nothing where it is sent."""
+    sampled: RowSample
     dtype: np.dtype[Any]
     """Of the sample."""
     loops: Loops = PLAIN
@@ -136,7 +148,7 @@ class SurveyFold:
         And the sample, of which all sums of leaves together hold each row once, and once more while two are joined.
         """
         copies = 3 if self.structure is None else 5
-        sample = 8 * len(self.sampled) * (self.n_features + 1)
+        sample = 8 * self.sampled.n_rows * (self.n_features + 1)
         return copies * 8 * self.leaf_rows * self.n_features + 3 * self._scatter_bytes + 2 * sample
 
     @property
@@ -175,44 +187,25 @@ class _Surveyor:
         # About the first row that counts, so that neither the mean nor the deviations suffer from a large offset.
         origin = x[int(np.argmax(w > 0))]
         offsets = x - origin
+        if weights is not None:
+            offsets[w == 0] = 0  # whose squares may be infinite
         shift = w @ offsets / total if total > 0 else np.zeros(x.shape[1])
         offsets -= shift
         structure = self.fold.structure
         scatter = None if structure is None else Scatter.of(structure, offsets, w)
-        chosen = _between(self.fold.sampled, start, start + len(rows)) - start
-        chosen = chosen[w[chosen] > 0]  # a row that does not count must not move k-means' tolerance
+        chosen, counts = self.fold.sampled(start, w)
         return Survey(
             len(rows),
+            int(np.count_nonzero(w)),
             total,
             origin + shift,
             w @ (offsets * offsets),
             x.min(axis=0),
             x.max(axis=0),
             np.ascontiguousarray(rows[chosen], dtype=self.fold.dtype),
-            w[chosen],
+            counts,
             scatter,
         )
-
-
-def _between(sampled: Array | range, start: int, stop: int) -> Array:
-    """Those of the row numbers that lie there."""
-    if isinstance(sampled, range):
-        return np.arange(start, max(start, min(stop, sampled.stop)))
-    lo, hi = np.searchsorted(sampled, [start, stop])
-    return sampled[lo:hi]
-
-
-def draw_rows(n_rows: int, size: int, seed: Any) -> Array | range:
-    """Row numbers of a uniform sample without replacement, ascending; all rows where there are at most ``size``.
-
-    Parameters
-    ----------
-    n_rows, size : int
-    seed : int or numpy.random.SeedSequence
-    """
-    if n_rows <= size:
-        return range(n_rows)
-    return np.sort(np.random.default_rng(seed).choice(n_rows, size, replace=False, shuffle=False))
 
 
 def check_finite(rows: Array, start: int) -> None:
@@ -227,14 +220,14 @@ def check_finite(rows: Array, start: int) -> None:
         raise NonFiniteDataError(start + int(bad[0]), is_nan=bool(np.isnan(rows[bad[0]]).any()))
 
 
-def check_weights(weights: Array, start: int) -> None:
-    """Raise `InvalidWeightsError` with the first row whose weight is negative or not finite, from ``start`` on."""
-    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if bad.size:
-        raise InvalidWeightsError(
-            f"sample_weight contains {weights[bad[0]]} in row {start + int(bad[0])}; weights have to be finite and "
-            f"not negative"
-        )
+def check_range(survey: Survey) -> None:
+    """Raise `DataRangeError` unless sums of squares of the data are finite, with room for products with counts."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        square_sums = survey.deviation**2 * survey.n_weighted
+        spread = survey.maximum - survey.minimum
+    too_large = np.flatnonzero(~(square_sums < _LARGEST_SQUARE_SUM))  # also where they are NaN
+    if too_large.size:
+        raise DataRangeError(int(too_large[0]), float(spread[too_large[0]]))
 
 
 def check_weight_sum(total: float) -> None:

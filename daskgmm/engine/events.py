@@ -12,7 +12,7 @@ class PassStarted:
     """A pass over the data begins."""
 
     label: str
-    """``"survey"``, ``"estep"``, ``"score"`` or ``"predict"``."""
+    """``"weights"`` (which reads nothing else), ``"survey"``, ``"estep"``, ``"score"`` or ``"predict"``."""
 
     n_rows: int
     """Rows that it will read."""

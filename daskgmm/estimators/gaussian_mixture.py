@@ -75,7 +75,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         Rows of a sample to start from. Where there are more rows than that, starts run EM to their ends on samples in
         memory, tenfold larger ones after smaller ones, and the best goes on to all data: fewer passes over them. None:
         EM sees all data from the first iteration, as in scikit-learn, and starts are made from at most 100 000 rows.
-        Samples are uniform and depend on ``random_state`` alone.
+        Samples follow ``sample_weight`` and depend on ``random_state`` besides, not on chunks or workers.
     acceleration : {'lbfgs'}, default=None
         Take larger steps than EM's, from the course of the last ones, where the likelihood says that they lead up; see
         `daskgmm.core.acceleration`. None: plain EM.
@@ -97,6 +97,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
             (n_components, n_features)             for 'diag'
             (n_components,)                        for 'spherical'
 
+        These attributes are in single precision where the rows are, unless their values are out of its range.
     converged_ : bool
     n_iter_ : int
         EM iterations of the best start over all data, rejected steps included.
@@ -107,7 +108,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     n_passes_ : int
         How often the last fit read the data: once for the survey and once for each iteration of the longest start, plus
         the few E-steps that had to be repeated in finer arithmetic, plus one where a dask array's chunk lengths were
-        unknown.
+        unknown, plus one over the weights alone where these are lazy and rows were drawn by them.
     history_ : list of PassRecord
         What each pass was for, what it found and what it took: ``kind``, ``start``, ``n_iter``, ``lower_bound``,
         ``n_rows``, ``bytes_read``, ``seconds``, ``rows_per_second``, ``arithmetic``; and the same of samples. Starts
@@ -245,6 +246,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         )
 
     def _store_state(self, state: MixtureParameters, dtype: Any) -> None:
+        dtype = dtype if state.fits(dtype) else np.float64
         self.weights_ = state.weights.astype(dtype)
         self.means_ = state.means.astype(dtype)
         self.covariances_ = state.covariances.astype(dtype)

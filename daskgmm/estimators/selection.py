@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
@@ -24,17 +24,20 @@ from ..diagnostics.selection import draw_criterion, new_axes, selection_text
 from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener
 from ..engine.run import Engine
-from ..errors import InitializationWarning, InvalidWeightsError
+from ..errors import FallingLikelihoodWarning, InitializationWarning, InvalidWeightsError
 from ..fitting.candidate import Candidate, Failed, Run
 from ..fitting.criteria import Contest
 from ..fitting.fit import fit_mixtures
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.snapshot import Keeper
-from ..fitting.surveying import sample_dtype
+from ..fitting.surveying import n_weight_passes, sample_dtype
 from .base import BaseMixture
 from .checkpointing import Checkpointing, check_checkpoint
 from .grid import HELD_OUT, Key, check_criterion, check_estimator, check_keys, check_rows
 from .validation import check_callbacks
+
+# Times tol, in nats per row: fits end when a step gains less than tol, a few of these short of their maximum.
+_SIGNIFICANT_FALL = 10
 
 
 @dataclass(frozen=True)
@@ -252,12 +255,13 @@ def _select(
         runs = _fit(engine, training, models, None if patience is None else Contest(criterion, patience), keeper)
         for key, run in runs.items():
             if isinstance(run, Run):
-                _store(models[key], run, dataset, counting)
+                _store(models[key], run, training, counting)
         fitted = {key: models[key] for key, run in runs.items() if isinstance(run, Run)}
         _tell(runs)
         scores = _score(engine, dataset, fitted, rule)
         n_passes = counting + engine.n_passes
     table = [_row(key, models[key], run, scores.get(key)) for key, run in runs.items()]
+    _tell_falls(table, base)
     return Selection(criterion, table, fitted, _best(criterion, table), dataset.n_rows, n_passes)
 
 
@@ -315,7 +319,8 @@ def _store(model: BaseMixture[Any], run: Run[Any], dataset: Dataset, counting: i
     model._store(run, sample_dtype(dataset))
     # As it would be alone: its own starts share passes, too.
     steps = Counter(record.start for record in run.history if record.kind not in ("survey", "sample"))
-    model.n_passes_ = counting + 1 + max(steps.values(), default=0)
+    size = model._settings(model._prepare(dataset.n_features)).sample_size
+    model.n_passes_ = counting + n_weight_passes(dataset, size) + 1 + max(steps.values(), default=0)
 
 
 def _tell(runs: Mapping[Key, Run[Any] | Failed]) -> None:
@@ -380,6 +385,49 @@ def _mean(score: Score) -> float | None:
     return score.mean_log_likelihood if score.weight_sum > 0 else None
 
 
+def _tell_falls(table: Sequence[Mapping[str, Any]], base: BaseMixture[Any]) -> None:
+    """Warn where a mixture with more components has a lower likelihood, which at its best it never has."""
+    if not base._information:  # what a Bayesian fit maximises is not the likelihood
+        return
+    falls = [
+        f"{_label(_key(lower))} has {lower['log_likelihood']:.6g} nats per row, {_label(_key(higher))} "
+        f"{higher['log_likelihood']:.6g}"
+        for higher, lower in _falls(table, _SIGNIFICANT_FALL * base.tol)
+    ]
+    if falls:
+        more = f" (and {len(falls) - 4} more)" if len(falls) > 4 else ""
+        warnings.warn(
+            FallingLikelihoodWarning(
+                f"the log-likelihood falls with the number of components: {'; '.join(falls[:4])}{more}. A mixture with "
+                "more components describes the data at least as well where its fit finds the best place, so these have "
+                "not, and the criteria may decide for too few components. Increase n_init or init_size of the "
+                "estimator, try other init_params, or decrease tol."
+            ),
+            stacklevel=4,
+        )
+
+
+def _falls(
+    table: Sequence[Mapping[str, Any]], significant: float
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Candidates with a lower likelihood than one of the same covariance type with fewer components, and that one.
+
+    Those that have not converged are known to be able to climb.
+    """
+    found = sorted((row for row in table if row["log_likelihood"] is not None), key=_key)
+    highest: dict[str, Mapping[str, Any]] = {}
+    for row in found:
+        best = highest.setdefault(row["covariance_type"], row)
+        if row["log_likelihood"] > best["log_likelihood"]:
+            highest[row["covariance_type"]] = row
+        elif row["converged"] and row["log_likelihood"] < best["log_likelihood"] - significant:
+            yield best, row
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return row["n_components"], row["covariance_type"]
+
+
 def _best(criterion: str, table: Sequence[Mapping[str, Any]]) -> Key:
     """Key of the best one; of equals, the one with fewer parameters."""
     upwards = -1.0 if criterion == HELD_OUT else 1.0
@@ -387,4 +435,4 @@ def _best(criterion: str, table: Sequence[Mapping[str, Any]]) -> Key:
     if not scored:
         raise InvalidWeightsError("held_out: all rows that were held out have weight zero; hold out more of them")
     best = min(scored, key=lambda row: (upwards * row[criterion], row["n_parameters"] or 0, row["n_components"]))
-    return best["n_components"], best["covariance_type"]
+    return _key(best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..core.acceleration import Accelerator
 from ..core.estimation import Estimation, State
+from ..core.mixture import free_parameters
 from ..core.structure import CovarianceStructure
 from ..data.survey import Survey
 from ..errors import IllDefinedCovarianceError
@@ -18,6 +20,8 @@ from .initialization import Initialization
 
 #: Rows that starts are made from where nothing else is asked for.
 START_ROWS = 100_000
+
+_NUMBERS_PER_PARAMETER = 5
 
 #: Starts on a sample where nothing else is asked for.
 SAMPLE_STARTS = 4
@@ -53,6 +57,20 @@ class Settings:
     def samples(self, n_rows: int) -> bool:
         """Whether starts run on a sample of so many rows before they see all of them."""
         return self.init_size is not None and n_rows > self.init_size and self.max_iter > 0
+
+    def check(self) -> None:
+        """Raise ValueError where no start can be made from so few rows."""
+        if self.init_size is not None and self.init_size < self.initialization.n_components:
+            raise ValueError(
+                f"init_size={self.init_size} is less than n_components={self.initialization.n_components}: a start "
+                "needs a row for each component, and many more to be any good. Increase init_size, or leave it out."
+            )
+
+    def fewest_rows(self, n_features: int) -> int:
+        """Rows of a sample that are enough for a start: `_NUMBERS_PER_PARAMETER` for each free parameter."""
+        how = self.initialization
+        n_parameters = free_parameters(how.structure, how.n_components, n_features)
+        return max(how.n_components, math.ceil(_NUMBERS_PER_PARAMETER * n_parameters / n_features))
 
     def n_starts(self, n_rows: int) -> int:
         """How many starts there are."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Generic
 
 import numpy as np
 
+from ..core.coincidence import coinciding
 from ..core.estimation import State
 from ..core.loops import Loops
 from ..core.statistics import Frame
@@ -17,7 +18,12 @@ from ..data.source import Dataset
 from ..data.survey import Survey
 from ..engine.probe import probe
 from ..engine.run import Engine
-from ..errors import IllDefinedCovarianceError, InitializationWarning, ReseedingWarning
+from ..errors import (
+    CoincidingComponentsWarning,
+    IllDefinedCovarianceError,
+    InitializationWarning,
+    ReseedingWarning,
+)
 from .candidate import Candidate, Continuation, Failed, Run
 from .em import Ascent, AscentSnapshot, Relocator, Reseeding, Step, climb
 from .events import FitResumed, IterationFinished, StartBegun, StartFinished
@@ -65,7 +71,11 @@ class MixtureFits(Generic[State]):
             Whatever the passes find.
         SchedulerError
             If the scheduler does not answer.
+        ValueError
+            If ``init_size`` is less than the number of components.
         """
+        for candidate in self._candidates:
+            candidate.settings.check()
         found, is_new = self._beginning()
         surveys = found.surveys
         frame = Frame.of(surveys[0].mean, surveys[0].deviation)
@@ -151,6 +161,10 @@ def fit_mixtures(
     return fits.outcomes()
 
 
+def _named(components: Sequence[int]) -> str:
+    return ", ".join(map(str, components[:8])) + (", …" if len(components) > 8 else "")
+
+
 def _random_state(state: Mapping[str, Any]) -> np.random.RandomState:
     made = np.random.RandomState()
     made.set_state(dict(state))
@@ -167,9 +181,8 @@ class _Fit(Generic[State]):
         self._settings = candidate.settings
         self._estimation = candidate.prepare(survey)
         weights = survey.sample_weight if dataset.weights is not None else None
-        whole = len(survey.sample) == survey.n_rows
-        self._weight_sum = survey.weight_sum
-        self._sample = Sample(survey.sample, weights, frame, None if whole else survey.weight_sum)
+        self._weight_sum, self._n_weighted = survey.weight_sum, survey.n_weighted
+        self._sample = Sample(survey.sample, weights, frame, None if survey.is_complete else survey.weight_sum)
         self._n_starts = 1 if candidate.continuation else self._settings.n_starts(dataset.n_rows)
         self._failure: IllDefinedCovarianceError | None = None
         self.ascents: dict[int, Ascent[State]] = {}
@@ -182,11 +195,30 @@ class _Fit(Generic[State]):
         """Make the starts, and run them on a sample where that comes first."""
         if self._candidate.continuation is not None:
             self._add(0, self._candidate.continuation)
-        elif self._settings.samples(self._dataset.n_rows):
+            return
+        self._note_few_rows()
+        if self._settings.samples(self._dataset.n_rows):
             self._begin_on_sample()
         else:
             for start in range(self._n_starts):
                 self._begin_on_data(start)
+
+    def _note_few_rows(self) -> None:
+        """Tell of a sample that is small for what is to be fitted to it."""
+        n_sampled, enough = len(self._sample.rows), self._settings.fewest_rows(self._dataset.n_features)
+        if self._settings.init_size is None or self._sample.is_complete or n_sampled >= enough:
+            return
+        self.notes.append(
+            InitializationWarning(
+                f"init_size={self._settings.init_size} is few rows for the starts{self._of}: this mixture has so many "
+                f"parameters that at least {enough} would be needed. Increase init_size, or leave it out."
+            )
+        )
+
+    @property
+    def _of(self) -> str:
+        """What a message calls the candidate, beside others."""
+        return f" of {self._candidate.label}" if self._candidate.label else ""
 
     def snapshot(self) -> FitSnapshot[State]:
         """Where it is now."""
@@ -252,9 +284,9 @@ class _Fit(Generic[State]):
 
     def _relocation(self) -> Relocation[State] | None:
         """What is to look for clusters that the sample has too little of."""
-        n_rows = self._dataset.n_rows
+        n_rows = self._n_weighted
         kept = n_kept(n_rows, self._dataset.n_features, len(self._sample.rows))
-        if not (self._estimation.relocates and kept):
+        if not (self._estimation.relocates and kept) or self._sample.is_complete:
             return None
         loops, told = partial(loops_for, self._dataset), self._after_step.append
         return Relocation(self._engine, self._estimation, self._sample, n_rows, kept, self._settings.tol, loops, told)
@@ -278,8 +310,9 @@ class _Fit(Generic[State]):
     def _drop(self, start: int, error: IllDefinedCovarianceError) -> None:
         self._failure = error
         if self._n_starts > 1:
-            of = f" of {self._candidate.label}" if self._candidate.label else ""
-            self.notes.append(InitializationWarning(f"start {start + 1} of {self._n_starts}{of} was dropped: {error}"))
+            self.notes.append(
+                InitializationWarning(f"start {start + 1} of {self._n_starts}{self._of} was dropped: {error}")
+            )
 
     def stepped(self, start: int, step: Step) -> None:
         """Take note of a step of one of the starts."""
@@ -336,7 +369,7 @@ class _Fit(Generic[State]):
             assert self._failure is not None
             return Failed(self._failure, self.history, self.notes)
         best = max(alive, key=lambda ascent: ascent.lower_bound)
-        notes = [*self.notes, *(self._told(reseeding) for reseeding in best.reseedings)]
+        notes = [*self.notes, *(self._told(reseeding) for reseeding in best.reseedings), *self._coincidences(best)]
         environment = self._engine.environment() | {"loops": self._loops.made_by}
         return Run(
             best.state,
@@ -349,17 +382,33 @@ class _Fit(Generic[State]):
             stopped=best.stopped,
         )
 
+    def _coincidences(self, ascent: Ascent[State]) -> Iterator[Warning]:
+        """Components that a fit has ended with and that are one; those that hardly describe any row do not count."""
+        if not ascent.converged:
+            return
+        parameters = self._estimation.parameters(ascent.state)
+        needed = (parameters.n_features + 1) * self._weight_sum / self._n_weighted
+        candidates = np.flatnonzero(self._estimation.counts(ascent.state, self._weight_sum) >= needed)
+        groups = coinciding(parameters, candidates)
+        if groups:
+            named = "; ".join(_named(group) for group in groups[:4]) + ("; …" if len(groups) > 4 else "")
+            yield CoincidingComponentsWarning(
+                f"components {named}{self._of} coincide: they describe the same rows, and fewer components would "
+                "describe the data as well. Decrease n_components; if the data should have so many clusters, try other "
+                "init_params, a larger n_init or init_size, or a smaller tol, so that components have time to part."
+            )
+
     @property
     def _loops(self) -> Loops:
         return loops_for(self._dataset, self._settings.initialization.n_components)
 
     def _told(self, reseeding: Reseeding, n_sampled: int | None = None) -> ReseedingWarning:
-        named = ", ".join(map(str, reseeding.components[:8])) + (", …" if len(reseeding.components) > 8 else "")
-        of = f" of {self._candidate.label}" if self._candidate.label else ""
+        named = _named(reseeding.components)
+        what = "collapsed" if reseeding.collapsed else "were left without rows"
         where = "" if n_sampled is None else f" on a sample of {n_sampled:,} rows"
         return ReseedingWarning(
-            f"component(s) {named}{of} {'collapsed' if reseeding.collapsed else 'were left without rows'} in iteration "
-            f"{reseeding.n_iter}{where} and began anew, each with half of the widest component. If the data do not "
-            "have so many clusters, decrease the number of components; else try other init_params or a larger n_init"
+            f"component(s) {named}{self._of} {what} in iteration {reseeding.n_iter}{where} and began anew, each with "
+            "half of the widest component. If the data do not have so many clusters, decrease the number of "
+            "components; else try other init_params or a larger n_init"
             + (", increase reg_covar, or scale the input data." if reseeding.collapsed else ".")
         )

@@ -28,6 +28,8 @@ from ..errors import InvalidWeightsError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_SPARE_BITS = 4  # differences of two values, squared
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -36,10 +38,15 @@ class Sample:
     rows: Array
     """Shape (n, D)."""
     weights: Array | None
-    """Sample weights, shape (n,)."""
+    """How much each of them counts, shape (n,)."""
     frame: Frame
     weight_sum: float | None = None
-    """Of all data; None where the sample is all of them."""
+    """Of all data; None where the sample is complete."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the sample holds all rows that count."""
+        return self.weight_sum is None
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,8 @@ def _check_enough(sample: Sample, n_components: int) -> None:
     n_heavy = int(np.count_nonzero(sample.weights))
     if n_heavy < n_components:
         raise InvalidWeightsError(
-            f"sample_weight is positive for {n_heavy} of the rows that the start is made from, which is fewer than "
-            f"n_components = {n_components}. Leave rows of weight zero out, or increase init_size."
+            f"sample_weight is positive for {n_heavy} rows, which is fewer than n_components = {n_components}: rows of "
+            "weight zero do not count. Decrease n_components, or give more rows a weight."
         )
 
 
@@ -97,9 +104,31 @@ def _from_responsibilities(how: Initialization, sample: Sample, responsibilities
 
 
 def _kmeans(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> SufficientStatistics:
+    rows, weights = _in_range(sample)
     kmeans = KMeans(how.n_components, n_init=1, random_state=random_state)
-    labels = kmeans.fit(sample.rows, sample_weight=sample.weights).labels_
+    labels = kmeans.fit(rows, sample_weight=weights).labels_
     return _from_responsibilities(how, sample, np.eye(how.n_components)[labels])
+
+
+def _in_range(sample: Sample) -> tuple[Array, Array | None]:
+    """Rows and weights for k-means, which sums squares of rows and products with weights in the rows' precision.
+
+    Those whose sums would leave its range are multiplied by a power of two. That is exact, so k-means goes the same way
+    as with a wider range.
+    """
+    dtype = sample.rows.dtype
+    weights = None if sample.weights is None else _scaled(sample.weights, dtype, 1, len(sample.weights))
+    return _scaled(sample.rows, dtype, 2, sample.rows.size), weights
+
+
+def _scaled(values: Array, dtype: np.dtype[Any], power: int, n_terms: int) -> Array:
+    """The values, or multiples of at most 1, such that a sum of so many of their powers is an ordinary number."""
+    limits = np.finfo(dtype)
+    largest = float(max(abs(float(values.max())), abs(float(values.min()))))
+    logarithm = power * np.log2(largest) if largest > 0 else 0.0
+    if limits.minexp + limits.nmant < logarithm < limits.maxexp - np.log2(n_terms) - _SPARE_BITS:
+        return values
+    return np.asarray(np.ldexp(values, -int(np.frexp(largest)[1])))
 
 
 def _random(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> SufficientStatistics:
@@ -108,7 +137,8 @@ def _random(how: Initialization, sample: Sample, random_state: np.random.RandomS
 
 
 def _kmeans_plusplus(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> SufficientStatistics:
-    _, seeds = kmeans_plusplus(sample.rows, how.n_components, sample_weight=sample.weights, random_state=random_state)
+    rows, weights = _in_range(sample)
+    _, seeds = kmeans_plusplus(rows, how.n_components, sample_weight=weights, random_state=random_state)
     return _around_seeds(how, sample, seeds)
 
 

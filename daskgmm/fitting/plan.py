@@ -10,6 +10,7 @@ import numpy as np
 from ..core.loops import Loops
 from ..core.quadratic import QuadraticKernel
 from ..core.residual import ResidualKernel
+from ..data.row_sample import NumberedRows
 from ..data.source import Dataset
 from ..engine.memory import PassPlan, Worker
 from ..engine.run import Engine
@@ -17,7 +18,7 @@ from ..engine.together import SharedCosts
 from .candidate import Settings
 from .folds import Cost
 from .rare import strata_bytes
-from .surveying import loops_for, sample_dtype, survey_fold
+from .surveying import loops_for, n_weight_passes, sample_dtype, survey_fold
 from .worst import n_kept, watch_cost
 
 # k-means holds the sample, its own copy of it, and distances and labels for each row.
@@ -42,7 +43,7 @@ class FitPlan:
     """Rows in memory, all of them: every pass reads as much, or less where the store is compressed."""
 
     most_passes: int
-    """The survey, and all iterations; starts share them."""
+    """The survey, all iterations, which starts share, and a pass over the weights where rows are drawn by them."""
 
     survey: PassPlan
     estep: PassPlan
@@ -79,7 +80,7 @@ class FitPlan:
         return {
             "rows": f"{self.n_rows} × {self.n_features} {self.dtype}, {_size(self.data_bytes)}",
             "mixture": f"{self.n_components} components, {self.covariance_type} covariance",
-            "passes": f"a survey, and at most {self.most_passes - 1} iterations",
+            "passes": f"at most {self.most_passes}: a survey, then iterations",
             "a pass": f"{step.n_batches} tasks of up to {step.batch_rows} rows, read {step.slab_rows} rows at a time, "
             f"on {self.n_threads} threads of {place}",
             "a task": f"{_size(task.total)} at most: {_size(task.slabs)} rows as they are read, "
@@ -109,11 +110,14 @@ def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:
     ------
     WorkerMemoryError
         If it would not fit into the workers.
+    ValueError
+        If ``init_size`` is less than the number of components.
     """
+    settings.check()
     how = settings.initialization
     loops = loops_for(dataset, how.n_components)
     n_sample = min(dataset.n_rows, settings.sample_size)
-    survey = survey_fold(dataset, range(n_sample), loops, settings.scattered)
+    survey = survey_fold(dataset, NumberedRows(range(n_sample)), loops, settings.scattered)
     kept = n_kept(dataset.n_rows, dataset.n_features, n_sample) if settings.samples(dataset.n_rows) else 0
     groups = [_groups(engine, dataset, settings, kept, cost) for cost in _costs(dataset, settings, loops)]
     esteps = [engine.plan(dataset, group[0]) for group in groups]
@@ -125,7 +129,7 @@ def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:
         n_components=how.n_components,
         covariance_type=how.structure.name,
         data_bytes=dataset.n_rows * dataset.rows.row_bytes,
-        most_passes=1 + max(map(len, groups)) * settings.max_iter,
+        most_passes=n_weight_passes(dataset, settings.sample_size) + 1 + max(map(len, groups)) * settings.max_iter,
         survey=engine.plan(dataset, survey),
         estep=max(esteps, key=lambda plan: plan.task.total),
         n_threads=engine.scheduler.n_threads,

@@ -114,8 +114,11 @@ def _ladder(settings: Settings, sample: Sample, random_state: np.random.RandomSt
 
 
 def _part(sample: Sample, chosen: Array) -> Sample:
-    weights = None if sample.weights is None else sample.weights[chosen]
-    return replace(sample, rows=sample.rows[chosen], weights=weights)
+    weights, weight_sum = sample.weights, sample.weight_sum
+    if weight_sum is None:
+        weight_sum = float(len(sample.rows) if weights is None else weights.sum())
+    chosen_weights = None if weights is None else weights[chosen]
+    return replace(sample, rows=sample.rows[chosen], weights=chosen_weights, weight_sum=weight_sum)
 
 
 class _Runner(Generic[State]):
@@ -227,4 +230,4 @@ def sample_sweep(local: Engine, sample: Sample, loops: Callable[[int], Loops]) -
     if sample.weight_sum is not None:
         weights *= sample.weight_sum / weights.sum()
     dataset, _ = as_dataset(sample.rows, weights, local.compute)
-    return Sweep(local, dataset, sample.frame, loops)
+    return Sweep(local, dataset, sample.frame, loops, float(weights.sum()))

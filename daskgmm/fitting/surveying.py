@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 
 from ..core.loops import Loops, choose_loops
 from ..core.structure import CovarianceStructure
+from ..data.row_sample import RowSample, WeightSurvey, WeightSurveyFold, draw_rows
 from ..data.source import Dataset
-from ..data.survey import Survey, SurveyFold, check_weight_sum, draw_rows, scatter_bytes
+from ..data.survey import Survey, SurveyFold, check_range, check_weight_sum, scatter_bytes
 from ..engine.config import compiled
 from ..engine.run import Engine
 from ..engine.tree import leaf_rows
@@ -20,42 +22,86 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def take_surveys(engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[Any]]) -> list[Survey]:
-    """One pass: count, moments, extremes, finiteness, and a uniform sample of rows for each candidate.
+    """One pass: count, moments, extremes, finiteness, and a sample of rows for each candidate.
+
+    Where rows are to be drawn by weight, a pass over the weights comes before it.
 
     Raises
     ------
     NonFiniteDataError, InvalidWeightsError
         With the first row concerned that was met.
+    DataRangeError
     """
-    keys = [_key(dataset, candidate) for candidate in candidates]
+    drawn = _draw(engine, dataset, candidates)
     loops = loops_for(dataset, max(candidate.settings.initialization.n_components for candidate in candidates))
-    folds = {
-        (size, seed, structure): survey_fold(dataset, draw_rows(dataset.n_rows, size, seed), loops, structure)
-        for size, seed, structure in keys
-    }
+    keys = [(drawing, candidate.settings.scattered) for (drawing, _), candidate in zip(drawn, candidates, strict=True)]
+    folds = {key: survey_fold(dataset, sample, loops, key[1]) for key, (_, sample) in zip(keys, drawn, strict=True)}
     found = dict(zip(folds, engine.run_together(dataset, list(folds.values()), "survey"), strict=True))
     surveys: list[Survey] = [found[key] for key in keys]
     check_weight_sum(surveys[0].weight_sum)
+    check_range(surveys[0])
     return surveys
 
 
-def _key(dataset: Dataset, candidate: Candidate[Any]) -> tuple[int, int, CovarianceStructure | None]:
+def n_weight_passes(dataset: Dataset, size: int) -> int:
+    """Passes over the weights that drawing ``size`` rows takes; weights in memory are looked at without one."""
+    return int(_draws_by_weight(dataset, size) and dataset.weights is not None and not dataset.weights.in_process)
+
+
+def _draws_by_weight(dataset: Dataset, size: int) -> bool:
+    return dataset.weights is not None and dataset.n_rows > size
+
+
+_Drawing = tuple[int, int]
+"""Size and seed of a sample."""
+
+
+def _draw(engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[Any]]) -> list[tuple[_Drawing, RowSample]]:
+    """For each candidate the rows of its sample, and what these follow from."""
+    drawings = [_drawing(dataset, candidate) for candidate in candidates]
+    by_weight = {drawing: WeightSurveyFold(*drawing) for drawing in drawings if _draws_by_weight(dataset, drawing[0])}
+    weighed: dict[_Drawing, WeightSurvey] = dict(
+        zip(by_weight, _weigh(engine, dataset, list(by_weight.values())), strict=True)
+    )
+    for drawing, candidate in zip(drawings, candidates, strict=True):
+        # Drawn from only where it is needed, so that small data leave the stream to the starts, as in scikit-learn.
+        if dataset.n_rows > drawing[0] and not (drawing in weighed and weighed[drawing].is_complete):
+            _seed(candidate.random_state)
+    samples: dict[_Drawing, RowSample] = {
+        drawing: weighed[drawing].sample(drawing[1]) if drawing in weighed else draw_rows(dataset.n_rows, *drawing)
+        for drawing in drawings
+    }
+    return [(drawing, samples[drawing]) for drawing in drawings]
+
+
+def _drawing(dataset: Dataset, candidate: Candidate[Any]) -> _Drawing:
     size = candidate.settings.sample_size
-    # Drawn from only where it is needed, so that small data leave the stream to the starts, as in scikit-learn.
-    seed = candidate.random_state.randint(np.iinfo(np.int32).max) if dataset.n_rows > size else 0
-    return size, seed, candidate.settings.scattered
+    return size, _seed(deepcopy(candidate.random_state)) if dataset.n_rows > size else 0
+
+
+def _seed(random_state: np.random.RandomState) -> int:
+    return int(random_state.randint(np.iinfo(np.int32).max))
+
+
+def _weigh(engine: Engine, dataset: Dataset, folds: Sequence[WeightSurveyFold]) -> list[WeightSurvey]:
+    if not folds:
+        return []
+    weights = dataset.weights_alone
+    if not weights.in_process:
+        return engine.run_together(weights, folds, "weights")
+    with engine.in_memory() as local:
+        return local.run_together(weights, folds, "weights")
 
 
 def survey_fold(
-    dataset: Dataset, sampled: Array | range, loops: Loops, structure: CovarianceStructure | None = None
+    dataset: Dataset, sampled: RowSample, loops: Loops, structure: CovarianceStructure | None = None
 ) -> SurveyFold:
     """What the survey pass computes.
 
     Parameters
     ----------
     dataset : Dataset
-    sampled : array or range
-        Numbers of the rows that it is to sample.
+    sampled : RowSample
     loops : Loops
     structure : CovarianceStructure, optional
         Take all second moments of the data that it needs, too.

@@ -27,6 +27,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # Of the sum of the weights, which is added up in another order than the survey did.
 _WEIGHT_TOLERANCE = 1e-9
 
+_LARGEST_SINGLE_WEIGHT = 1e12
+
 
 @dataclass(frozen=True)
 class Request:
@@ -82,6 +84,10 @@ class Sweep:
     ) -> None:
         self.engine, self.dataset, self.frame, self.loops = engine, dataset, frame, loops
         self._weight_sum = weight_sum
+        mean_weight = 1.0 if weight_sum is None else weight_sum / dataset.n_rows
+        # Single precision holds products of rows with weights only if the weights are numbers of ordinary size.
+        ordinary = 1 / _LARGEST_SINGLE_WEIGHT < mean_weight < _LARGEST_SINGLE_WEIGHT
+        self._dtype = dataset.dtype if ordinary else np.dtype(np.float64)
         self.common: dict[tuple[str, str], Array] = {}
         """Second moments that do not depend on the parameters, by structure and arithmetic."""
 
@@ -113,7 +119,7 @@ class Sweep:
         loops = self.loops(request.parameters.n_components)
         structure = request.parameters.structure.name
         known = {arithmetic for name, arithmetic in self.common if name == structure}
-        return choose_kernel(request.parameters, self.frame, self.dataset.dtype, loops, known, request.coarsest)
+        return choose_kernel(request.parameters, self.frame, self._dtype, loops, known, request.coarsest)
 
     def _check(self, statistics: SufficientStatistics) -> None:
         if statistics.n_rows != self.dataset.n_rows:

@@ -117,6 +117,7 @@ class Packing:
             self.arrays[f"{prefix}/scatter"] = survey.scatter.second
         return {
             "n_rows": survey.n_rows,
+            "n_weighted": survey.n_weighted,
             "weight_sum": float(survey.weight_sum),
             "scatter": None if survey.scatter is None else survey.scatter.structure.name,
         }
@@ -243,7 +244,10 @@ class Unpacking:
         known = self._values["data"]["sample_weight"] or weight_sum == n_rows
         if n_rows != self._values["data"]["n_rows"] or not (known and 0 < weight_sum < np.inf):
             raise ValueError(f"{prefix} is of {n_rows} rows of weight {weight_sum}")
-        return Survey(n_rows, weight_sum, **arrays, scatter=scatter)
+        n_weighted = _count(told["n_weighted"])
+        if not n <= n_weighted <= n_rows or not (self._values["data"]["sample_weight"] or n_weighted == n_rows):
+            raise ValueError(f"{prefix} is of {n_weighted} rows that count, out of {n_rows}, with a sample of {n}")
+        return Survey(n_rows, n_weighted, weight_sum, **arrays, scatter=scatter)
 
     def _random_state(self, number: int, told: Mapping[str, Any]) -> dict[str, Any]:
         state = {
