@@ -1,5 +1,6 @@
 """One pass: its canonical tree, on every scheduler, and what happens when something goes wrong in it."""
 
+import contextlib
 import itertools
 import logging
 import os
@@ -903,15 +904,34 @@ def test_blas_has_one_thread_within_fits_and_its_own_number_after():
         assert blas_threads() == {2}
 
 
+@contextlib.contextmanager
+def work_of_another_driver():
+    """What this process does for a driver that is elsewhere, and no longer after the block."""
+    blas.limit_worker("the driver, elsewhere")
+    try:
+        yield
+    finally:
+        blas._is_worker = False
+        blas._release()
+
+
 def test_a_worker_process_holds_blas_at_one_thread_and_its_driver_does_not():
     with threadpoolctl.threadpool_limits(2):
-        blas.limit_worker(blas.PROCESS)
+        blas.limit_worker(blas.this_process())
         assert blas_threads() == {2}
-        blas.limit_worker("the driver, elsewhere")
-        try:
+        with work_of_another_driver():
             assert blas_threads() == {1}
-        finally:
-            blas._release()
+        assert blas_threads() == {2}
+
+
+def test_a_fit_in_a_task_leaves_blas_held_for_the_tasks_of_others():
+    with threadpoolctl.threadpool_limits(2):
+        driver = blas.one_blas_thread()
+        driver.__enter__()
+        with work_of_another_driver():
+            driver.__exit__(None, None, None)
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
 
 
 def test_blas_is_held_whatever_thread_set_it_before():
@@ -922,11 +942,8 @@ def test_blas_is_held_whatever_thread_set_it_before():
             return blas_threads()
 
     def held_in_a_worker():
-        blas.limit_worker("the driver, elsewhere")
-        try:
+        with work_of_another_driver():
             return blas_threads()
-        finally:
-            blas._release()
 
     for held in (held_here, held_in_a_worker):
         with ThreadPoolExecutor(1) as pool, threadpoolctl.threadpool_limits(2, user_api="blas"):  # in control from here

@@ -8,6 +8,7 @@ belongs to a thread: it is set in each that fits.
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -16,12 +17,26 @@ from typing import Any
 
 from threadpoolctl import OpenBLASController, threadpool_limits
 
-#: Names this process, so that a task can tell whether it runs in its driver's.
-PROCESS = uuid.uuid4().hex
-
+_name = uuid.uuid4().hex
 _lock = threading.Lock()
 _holders = 0
 _limits: Any = None
+_is_worker = False
+
+
+def this_process() -> str:
+    """Name of this process, by which a task can tell whether it runs in its driver's."""
+    return _name
+
+
+def _begin_anew() -> None:
+    """Make a forked child another process than its parent, one of whose threads may have held the lock."""
+    global _name, _lock
+    _name, _lock = uuid.uuid4().hex, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @contextmanager
@@ -36,8 +51,13 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def limit_worker(driver: str) -> None:
-    """Hold BLAS at one thread from now on, unless this is the driver's own process, which holds it itself."""
-    if driver != PROCESS and _holders == 0:
+    """Hold BLAS at one thread from now on, unless this is the driver's own process, which holds it itself.
+
+    A task may be the driver of others, and end before them: its own hold does not suffice for them.
+    """
+    global _is_worker
+    if driver != this_process() and not _is_worker:
+        _is_worker = True
         _acquire()
 
 

@@ -39,7 +39,7 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
     Raises
     ------
     TypeError, ValueError
-        If the choice is none of these.
+        If the choice is none of these, or the client in scope is asynchronous.
     """
     if isinstance(choice, distributed.Client):
         return Remote(client=choice)
@@ -50,7 +50,16 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
             f"scheduler={choice!r}; expected None, 'synchronous', 'threads', the address of a scheduler or a "
             f"distributed.Client"
         )
-    get = get_scheduler()
+    try:
+        get = get_scheduler()
+    except RuntimeError as error:  # Dask's, for an asynchronous client
+        if in_process:
+            return nullcontext(_threaded())
+        raise TypeError(
+            "The distributed.Client in scope is asynchronous, and this call waits for the cluster. Call it in a thread "
+            "of its own and by way of another client, for example await asyncio.to_thread(model.fit, X) with "
+            "scheduler=client.scheduler.address, or compute in this process with scheduler='threads'."
+        ) from error
     if get is get_sync:
         return nullcontext(Local(get_sync, 1))
     client = getattr(get, "__self__", None)

@@ -160,6 +160,10 @@ class Connection:
         running: Mapping[str, int] = self.ask(lambda scheduler: scheduler.ncores_running(), limit)
         return running
 
+    def has_worker(self, address: str) -> bool:
+        """Whether a worker of that address belongs to the cluster."""
+        return address in self.ask(lambda scheduler: scheduler.ncores(workers=[address]))
+
     def knows(self, key: Any) -> bool:
         """Whether the scheduler has a task of that name."""
         return self.ask(lambda scheduler: scheduler.get_task_status(keys=[key]))[key] is not None

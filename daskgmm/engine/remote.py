@@ -34,6 +34,7 @@ from .graph import upstream
 from .memory import Worker
 from .report import Report, hearing, listening
 from .scheduler import Scheduler, Work
+from .seceding import check_event_loop, thread_given_back
 
 _LOOK = 2.0  # seconds between two looks at the workers of a running pass
 
@@ -67,6 +68,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
 
     def __init__(self, address: str = "", client: distributed.Client | None = None) -> None:
         self._connection = Connection(address, client)
+        self._resources = ExitStack()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._hearing = ExitStack()
         self._is_listening = False
@@ -80,12 +82,17 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             If the scheduler does not answer within 10 s or has no workers within 60 s; the configuration value
             ``daskgmm.timeout`` replaces both.
         """
-        self._connection.open()
-        self.n_threads = self._connection.n_threads
+        check_event_loop()
+        with ExitStack() as stack:
+            self._connection.open()
+            stack.callback(self._connection.close)
+            self.n_threads = self._connection.n_threads
+            stack.enter_context(thread_given_back(self._connection))
+            self._resources = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._connection.close()
+        self._resources.close()
 
     def _reconnect(self, lost: BaseException) -> None:
         self._connection.reconnect(lost)
