@@ -18,9 +18,9 @@ import queue
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import distributed
 from dask.highlevelgraph import HighLevelGraph
@@ -29,7 +29,7 @@ from distributed.scheduler import KilledWorker
 
 from ..errors import SchedulerError
 from .config import patience
-from .connection import ANSWER, FIRST_WORKER, SILENCE, Connection, Lost
+from .connection import ANSWER, FIRST_WORKER, SILENCE, Connection, Lost, classified
 from .graph import upstream
 from .memory import Worker
 from .report import Report, hearing, listening
@@ -42,6 +42,8 @@ _LOOK = 2.0  # seconds between two looks at the workers of a running pass
 # named.
 _REPLAYS = 3
 _MOST_SUSPECTS, _MOST_NAMED = 32, 3
+
+Answer = TypeVar("Answer")
 
 _log = logging.getLogger("daskgmm")
 
@@ -86,7 +88,6 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         with ExitStack() as stack:
             self._connection.open()
             stack.callback(self._connection.close)
-            self.n_threads = self._connection.n_threads
             stack.enter_context(thread_given_back(self._connection))
             self._resources = stack.pop_all()
         return self
@@ -96,18 +97,26 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
 
     def _reconnect(self, lost: BaseException) -> None:
         self._connection.reconnect(lost)
-        self.n_threads = self._connection.n_threads
         self._hear()
 
     def __str__(self) -> str:
         return str(self._connection)
 
+    @property
+    def n_threads(self) -> int:
+        """Of the workers that are at work now: a cluster may grow and shrink between passes."""
+        return self._answer(self._connection.n_threads)
+
     def workers(self) -> list[Worker]:
+        return self._answer(self._connection.workers)
+
+    def _answer(self, question: Callable[[], Answer]) -> Answer:
+        """Ask the scheduler, and the one that takes its place if it went away."""
         try:
-            return self._connection.workers()
+            return question()
         except Lost as lost:
             self._reconnect(lost)
-            return self._connection.workers()
+            return question()
 
     def events(self, topic: str, witness: str) -> list[Any]:
         with suppress(Lost):  # what it knew is gone with it, and no result depends on it
@@ -144,7 +153,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             # in each pass, and refuse what cannot be hashed.
             graph = HighLevelGraph.from_collections(f"gmm-{uuid.uuid4().hex}", graph)
         client = self._connection.client
-        with _classified(client):
+        with classified(client):
             if client.status != "running":
                 raise Lost(f"the client is {client.status}")
             promised = client.get(graph, key, **{**options, "sync": False})
@@ -152,7 +161,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         result = asyncio.run_coroutine_threadsafe(_gathered(client, promised), client.loop.asyncio_loop)
         try:
             self._await(result, futures[0].key)
-            with _classified(client, futures):
+            with classified(client, futures):
                 return result.result()
         finally:
             # That ends the coroutine, too: cancelled, it would leave errors that nobody asks for.
@@ -174,9 +183,10 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         places = [work.place(key) for key in self._suspects(_tasks(graph))[:_MOST_NAMED]]
         died = f" The last to die had been given {', and '.join(places)}." if places else ""
         return SchedulerError(
-            f"No worker of {self} has been at work for {idle.limit:g} s: they are gone, or paused because Python and "
-            f"its packages alone fill most of their memory limit (about 240 MB, 400 MB with numba).{died} Start "
-            "workers, or raise their memory limit."
+            f"No worker of {self} has been at work for {idle.limit:g} s{self._connection.expected()}: they are gone, "
+            "or paused because Python and its packages alone fill most of their memory limit (about 240 MB, 400 MB "
+            f"with numba).{died} Start workers, raise their memory limit, or wait longer: "
+            "dask.config.set({'daskgmm.timeout': '10min'})."
         )
 
     def _try_alone(self, graph: Any, killed: KilledWorker, work: Work) -> None:
@@ -275,21 +285,6 @@ class _Watch:
             self._was_known = True
         elif self._was_known or self._connection.is_forgotten() or now - self._begin > patience(SILENCE):
             raise Lost("it does not know any more what it was asked for")  # the graph is not on its way to it
-
-
-@contextmanager
-def _classified(client: distributed.Client, futures: Iterable[distributed.Future] = ()) -> Iterator[None]:
-    """Tell errors of the connection from those of tasks, such as that of a file of the user's that is not there."""
-    try:
-        yield
-    except (Lost, SchedulerError):
-        raise
-    except Exception as error:
-        if any(future.status == "error" for future in futures):
-            raise
-        if client.status == "running" and not isinstance(error, OSError):
-            raise
-        raise Lost(f"{type(error).__name__}: {error}") from error
 
 
 def _tasks(graph: Any) -> Mapping[Any, Any]:
