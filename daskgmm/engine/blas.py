@@ -8,7 +8,6 @@ belongs to a thread: it is set in each that fits.
 
 from __future__ import annotations
 
-import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from threadpoolctl import OpenBLASController, threadpool_limits
+
+from ..data.forks import begin_anew_in_children
 
 _name = uuid.uuid4().hex
 _lock = threading.Lock()
@@ -29,14 +30,11 @@ def this_process() -> str:
     return _name
 
 
+@begin_anew_in_children
 def _begin_anew() -> None:
-    """Make a forked child another process than its parent, one of whose threads may have held the lock."""
+    """A forked child is another process than its parent, one of whose threads may have held the lock."""
     global _name, _lock
     _name, _lock = uuid.uuid4().hex, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -66,6 +67,7 @@ class Connection:
             self._own.append(self._first_client())
         else:
             self._address = _address_of(self._given)
+            _check_event_loop(self._given)
         try:
             self._settle()
         except BaseException:
@@ -288,3 +290,15 @@ def _address_of(client: distributed.Client) -> str:
 
 def _nothing() -> None:
     """Do nothing, on a worker."""
+
+
+def _check_event_loop(client: distributed.Client) -> None:
+    """Raise unless the client's event loop runs: in a child that was forked it is a copy that nobody runs."""
+    runs = threading.Event()
+    client.loop.add_callback(runs.set)
+    if not runs.wait(patience(ANSWER)):
+        raise SchedulerError(
+            "The event loop of the distributed.Client in use does not run in this process, as in one that was forked "
+            "from the client's. Make a client in each process (scheduler=address does), start processes with "
+            "multiprocessing's 'spawn' or 'forkserver', or compute in this one with scheduler='threads'."
+        )
