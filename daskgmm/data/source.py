@@ -95,6 +95,21 @@ class Source(ABC):
         """Tasks of a dask graph that more than one part depends on."""
         return {}
 
+    def carried_bytes(self) -> int:
+        """Size of what all parts bring with them: it would be sent to other processes in every pass."""
+        return 0
+
+    def detached(self) -> tuple[Source, dict[Any, Any]]:
+        """The same rows, with parts that bring nothing with them, and the tasks that their dependencies are.
+
+        These tasks depend on nothing. Whoever computes their values once can read the rows again and again.
+        """
+        return self, {}
+
+    def held_bytes(self, n_rows: int) -> int:
+        """Size of the values of detached tasks that reading so many rows takes."""
+        return 0
+
     def place(self, start: int, stop: int) -> str:
         """What an error calls rows ``start`` to ``stop``."""
         return f"rows {start} to {stop}"
@@ -219,6 +234,10 @@ class Dataset:
     def in_process(self) -> bool:
         """Whether the rows are in this process's memory."""
         return self.rows.in_process
+
+    def held_bytes(self, n_rows: int) -> int:
+        """Size of the values of detached tasks that reading so many rows takes."""
+        return sum(source.held_bytes(n_rows) for source in self.sources)
 
     @property
     def cuts(self) -> Array | None:

@@ -191,9 +191,9 @@ class Connection:
         self._n_threads = sum(self.at_work(limit).values()) or self._n_threads
         return self._n_threads
 
-    def knows(self, key: Any) -> bool:
-        """Whether the scheduler has a task of that name."""
-        return self.ask(lambda scheduler: scheduler.get_task_status(keys=[key]))[key] is not None
+    def knows(self, *keys: Any) -> bool:
+        """Whether the scheduler has tasks of all these names."""
+        return None not in self.ask(lambda scheduler: scheduler.get_task_status(keys=keys)).values()
 
     def is_forgotten(self) -> bool:
         """Whether the scheduler has parted with the client, which may not have noticed."""

@@ -31,6 +31,7 @@ from ..errors import SchedulerError
 from .config import patience
 from .connection import ANSWER, FIRST_WORKER, SILENCE, Connection, Lost, classified
 from .graph import upstream
+from .holdings import Holdings
 from .memory import Worker
 from .report import Report, hearing, listening
 from .scheduler import Scheduler, Work
@@ -55,6 +56,10 @@ class _Idle(Exception):
         self.limit = limit
 
 
+class _LostInputs(Exception):
+    """What a graph depends on, and does not hold itself, is not there any more."""
+
+
 class Remote(Scheduler, AbstractContextManager["Remote"]):
     """The scheduler of a cluster.
 
@@ -70,7 +75,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
 
     def __init__(self, address: str = "", client: distributed.Client | None = None) -> None:
         self._connection = Connection(address, client)
-        self._resources = ExitStack()
+        self._resources, self._holdings = ExitStack(), Holdings()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._hearing = ExitStack()
         self._is_listening = False
@@ -88,6 +93,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         with ExitStack() as stack:
             self._connection.open()
             stack.callback(self._connection.close)
+            stack.callback(self._holdings.release)
             stack.enter_context(thread_given_back(self._connection))
             self._resources = stack.pop_all()
         return self
@@ -126,6 +132,9 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
 
     # ---- computing
 
+    def hold(self, tasks: Mapping[Any, Any]) -> None:
+        self._holdings.add(tasks)
+
     def run(self, work: Work, **options: Any) -> Any:
         interruptions = 0
         while True:
@@ -156,6 +165,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         with classified(client):
             if client.status != "running":
                 raise Lost(f"the client is {client.status}")
+            self._holdings.submit(client)
             promised = client.get(graph, key, **{**options, "sync": False})
         futures = list(distributed.client.futures_of(promised))
         result = asyncio.run_coroutine_threadsafe(_gathered(client, promised), client.loop.asyncio_loop)
@@ -163,10 +173,21 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             self._await(result, futures[0].key)
             with classified(client, futures):
                 return result.result()
+        except _LostInputs as lost:
+            raise self._lost_inputs(lost) from lost.__cause__
         finally:
             # That ends the coroutine, too: cancelled, it would leave errors that nobody asks for.
             for future in futures:
                 future.release()  # an error that somebody keeps would hold them, and their tasks
+
+    def _lost_inputs(self, lost: _LostInputs) -> Exception:
+        """Error for a pass whose inputs are not there: ours are submitted again, those of the user are his."""
+        if not self._connection.knows(*self._holdings.keys):
+            return Lost("it has lost the rows that it was given")
+        return SchedulerError(
+            "Data that were persisted or scattered on the cluster are gone, with the scheduler or the workers that "
+            "held them. Persist them again, or pass the dask array as it was before."
+        )
 
     def _await(self, result: concurrent.futures.Future[Any], key: Any) -> None:
         """Wait for it. Meanwhile reports are handed over, and the workers and the task of that key are looked at."""
@@ -299,10 +320,7 @@ async def _gathered(client: distributed.Client, promised: Any) -> Any:
         if task is not None and task.cancelling():
             raise  # nobody waits any more
         if getattr(error, "reason", "") == "lost dependencies":
-            raise SchedulerError(
-                "Data that were persisted or scattered on the cluster are gone, with the scheduler or the workers that "
-                "held them. Persist them again, or pass the dask array as it was before."
-            ) from error
+            raise _LostInputs from error
         # Of the futures: some of its kinds would seem to be that of this coroutine.
         raise Lost(str(error).replace("\n", " ") or "its tasks were cancelled") from None
 

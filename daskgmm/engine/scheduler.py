@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -53,6 +53,10 @@ class Scheduler(ABC):
     def workers(self) -> list[Worker]:
         """Worker processes of the cluster; none where the work is done in this process."""
         return []
+
+    def hold(self, tasks: Mapping[Any, Any]) -> None:
+        """Keep the values of tasks, which depend on nothing, for all later work to depend on."""
+        raise NotImplementedError
 
     def listening(self, name: str, listener: Callable[[Report], None]) -> AbstractContextManager[None]:
         """Call ``listener`` with everything that tasks report to that name, in threads of this scheduler's choice."""
