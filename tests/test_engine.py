@@ -24,14 +24,15 @@ import numpy as np
 import pytest
 import threadpoolctl
 import zarr
+from clusters import wait_until
 from dask.local import get_sync
 from dask.threaded import get as get_threaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from daskgmm import GaussianMixture, events, open_zarr
-from daskgmm.data import source
+from daskgmm import GaussianMixture, events, open_zarr, select
+from daskgmm.data import blocks, detached, source
 from daskgmm.data.accept import as_dataset
 from daskgmm.data.arrays import ArraySource
 from daskgmm.data.blocks import BlockSource
@@ -405,6 +406,81 @@ def test_a_fit_leaves_no_lines_in_the_logs_of_a_cluster(client, caplog, monkeypa
         model(scheduler=client).fit(da.from_array(X, chunks=(3000, 3)))
     assert len(looks) > 2
     assert not [told.getMessage() for told in caplog.records if "out-of-band" in told.getMessage()]
+
+
+# ---- rows in memory on a cluster
+
+
+def add_first(block, whole):
+    return block + whole[: len(block)]
+
+
+IN_MEMORY = {
+    "numpy": lambda: X,
+    "dask": lambda: da.from_array(X, chunks=(5555, 3)),
+    "columns": lambda: da.from_array(X, chunks=(5555, 2)),
+    "rechunked": lambda: da.from_array(X, chunks=(5555, 2)).rechunk((7000, 3)),
+    "mapped": lambda: da.from_array(X, chunks=(5555, 3)).map_blocks(np.negative, dtype=X.dtype, meta=X[:0]),
+    "argument": lambda: da.zeros(X.shape, chunks=(5555, 3)).map_blocks(add_first, X, dtype=X.dtype, meta=X[:0]),
+    "persisted": lambda: None,
+}
+
+
+@pytest.fixture
+def all_rows_are_large(monkeypatch):
+    """And so is every graph that they are in, of which Dask warns."""
+    monkeypatch.setattr(run, "_LARGE", 0)
+    monkeypatch.setattr(blocks, "_LARGE_TASK", 0)
+    monkeypatch.setattr(detached, "_SMALLEST", 1 << 14)
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "60 kB"}):
+        yield
+
+
+def in_memory(kind, client):
+    if kind == "persisted":
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GB"}):
+            return client.persist(IN_MEMORY["columns"]())
+    return IN_MEMORY[kind]()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", IN_MEMORY)
+def test_rows_in_memory_are_sent_once(kind, weighted, client, cluster, all_rows_are_large):
+    x = in_memory(kind, client)
+    weights = WEIGHTS if weighted else None
+    rows = X if kind == "persisted" else np.asarray(x)
+    expected = model().fit(rows, sample_weight=weights)
+    fitted = model(scheduler=client).fit(x, sample_weight=weights)
+    assert_same_bits(fitted, expected)
+    assert fitted.score(x, sample_weight=weights) == expected.score(rows, sample_weight=weights)
+    del x
+    wait_until(lambda: not cluster.scheduler.tasks)
+
+
+def test_a_selection_with_rows_held_out_sends_them_once(client, all_rows_are_large):
+    found = select(X, [1, 2], criterion="held_out", estimator=model(), scheduler=client, sample_weight=WEIGHTS)
+    expected = select(X, [1, 2], criterion="held_out", estimator=model(), sample_weight=WEIGHTS)
+    assert found.table == expected.table
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("kind", ["numpy", "dask", "rechunked"])
+def test_rows_in_memory_are_sent_once_to_processes(kind, expected, processes, all_rows_are_large):
+    assert_same_bits(model(scheduler=processes).fit(in_memory(kind, processes)), expected)
+
+
+def test_rows_that_workers_have_no_room_for_are_sent_with_every_pass(expected, client, all_rows_are_large, monkeypatch):
+    monkeypatch.setattr(run, "_HELD_SHARE", 0.0)
+    with pytest.warns(UserWarning, match="large graph") as told:
+        fitted = model(scheduler=client).fit(X)
+    assert len([warning for warning in told if "large graph" in str(warning.message)]) == fitted.n_passes_
+    assert_same_bits(fitted, expected)
+
+
+def test_a_plan_sends_no_rows(client, cluster, all_rows_are_large):
+    before = cluster.scheduler.transition_counter
+    assert model(scheduler=client).plan(X).n_rows == len(X)
+    assert cluster.scheduler.transition_counter == before
 
 
 def page_faults():

@@ -55,8 +55,8 @@ def limit_worker(driver: str) -> None:
     """
     global _is_worker
     if driver != this_process() and not _is_worker:
-        _is_worker = True
         _acquire()
+        _is_worker = True  # no sooner, because others would not wait for it; a second hold does no harm
 
 
 def _acquire() -> None:

@@ -248,6 +248,8 @@ def classified(client: distributed.Client, futures: Iterable[distributed.Future]
     except (Lost, SchedulerError):
         raise
     except Exception as error:
+        if isinstance(error, KeyError) and error.args == (client.id,):
+            raise Lost("it does not know any more who asks") from error
         if any(future.status == "error" for future in futures):
             raise
         if client.status == "running" and not isinstance(error, OSError):

@@ -172,6 +172,7 @@ class Engine(AbstractContextManager["Engine"]):
 
     def groups(self, dataset: Dataset, costs: Sequence[Costs]) -> list[int]:
         """How many of them, one after the other, share each pass."""
+        dataset = self.sent(dataset)
         lengths: list[int] = []
         while (done := sum(lengths)) < len(costs):
             length = len(costs) - done
@@ -224,6 +225,7 @@ class Engine(AbstractContextManager["Engine"]):
         WorkerMemoryError
             If it would not fit into the workers.
         """
+        dataset = self.sent(dataset)
         return self._check(plan_pass(dataset, costs, self._edges(dataset, costs), ARITY))
 
     @contextmanager
