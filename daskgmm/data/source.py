@@ -188,9 +188,11 @@ class Reader:
                 f"X: rows {start} to {stop} were expected to have {self.n_features} columns, but an array of "
                 f"shape {rows.shape} came. The blocks of a dask array are not what its metadata say."
             )
-        weights = None
-        if batch.weights is not None:  # in one memory order, because products round differently where there are gaps
-            weights = np.ascontiguousarray(batch.weights.read(self.handles[1], inputs, start, stop), dtype=np.float64)
+        # Where arrays have gaps, or lie off the bounds of words as those that travelled may, sums are grouped otherwise.
+        rows, weights = np.require(rows, requirements="A"), None
+        if batch.weights is not None:
+            read = batch.weights.read(self.handles[1], inputs, start, stop)
+            weights = np.require(read, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
         for what, values in (("X", rows), ("sample_weight", weights)):
             if values is not None and len(values) != stop - start:
                 raise DataChangedError(
