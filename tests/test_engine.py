@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -716,6 +717,59 @@ def test_errors_of_worker_processes_keep_their_type_and_row(damaged, processes):
     with pytest.raises(StoreError, match=r"x\.zarr cannot be read"):
         model(scheduler=processes).fit(damaged)
     assert_same_bits(model(scheduler=processes).fit(da.from_array(X, chunks=(7000, 3))), model().fit(X))
+
+
+def frames(error):
+    return traceback.extract_tb(error.__traceback__)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+@pytest.mark.parametrize("work", ["fit", "score"])
+def test_mistakes_of_users_are_told_in_few_lines(work, scheduler, expected, request):
+    """Frames of ours say nothing that the message does not, and those of a worker are another machine's."""
+    x = X.copy()
+    x[12_345, 1] = np.nan
+    chosen = request.getfixturevalue("processes") if scheduler == "processes" else scheduler
+    fitted = model(scheduler=chosen).fit(X)
+    with pytest.raises(NonFiniteDataError, match="row 12345") as caught:
+        getattr(fitted, work)(da.from_array(x, chunks=(7000, 3)))
+    assert len(frames(caught.value)) <= 4
+    with pytest.raises(StoreError) as caught:
+        getattr(fitted, work)(zarr.create_array({}, shape=(9000, 3), chunks=(1000, 3), dtype="f8"))
+    assert len(frames(caught.value)) <= 4
+
+
+def test_other_errors_keep_their_frames():
+    x = da.from_array(X, chunks=(7000, 3)).map_blocks(lambda block: [1 / 0], dtype=X.dtype, meta=X[:0])
+    with pytest.raises(ZeroDivisionError) as caught:
+        model().fit(x)
+    assert "<lambda>" in [frame.name for frame in frames(caught.value)]
+    try:
+        raise KeyError("the caller's own")
+    except KeyError as error:
+        handled = error
+        with pytest.raises(SchedulerError):
+            model(scheduler="bogus://127.0.0.1:1").fit(X)
+    assert len(frames(handled)) == 1
+
+
+def test_workers_log_mistakes_of_users_in_a_line(client, caplog):
+    x = X.copy()
+    x[12_345, 1] = np.nan
+    lazy = da.from_array(x, chunks=(7000, 3))
+    fitted = model(scheduler=client).fit(X)
+    with caplog.at_level(logging.INFO, "distributed.worker"):
+        with pytest.raises(NonFiniteDataError):
+            fitted.score(lazy)
+        with pytest.raises(NonFiniteDataError):
+            client.compute(fitted.predict(lazy)).result()
+    told = [record for record in caplog.records if "row 12345" in record.getMessage()]
+    assert {record.levelname for record in told} == {"INFO"}
+    assert all("Traceback" not in record.getMessage() for record in told)
+    with pytest.raises(ZeroDivisionError):
+        fitted.score(lazy.map_blocks(lambda block: [1 / 0], dtype=X.dtype, meta=X[:0]))
+    assert "Compute Failed" in caplog.text
 
 
 def test_a_failed_fit_leaves_blas_and_the_scheduler_as_they_were(client):

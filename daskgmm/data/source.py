@@ -188,7 +188,7 @@ class Reader:
                 f"X: rows {start} to {stop} were expected to have {self.n_features} columns, but an array of "
                 f"shape {rows.shape} came. The blocks of a dask array are not what its metadata say."
             )
-        # Where arrays have gaps, or lie off the bounds of words as those that travelled may, sums are grouped otherwise.
+        # Sums are grouped otherwise where arrays have gaps, or lie off the bounds of words, as what travelled may.
         rows, weights = np.require(rows, requirements="A"), None
         if batch.weights is not None:
             read = batch.weights.read(self.handles[1], inputs, start, stop)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from dask.task_spec import DataNode, Task, TaskRef
 
+from ..data.failures import tell_briefly
 from ..data.garbage import no_collection
 from ..data.source import Batch, Dataset, Reader, borders
 from ..data.tally import Tally
@@ -238,6 +239,7 @@ def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Ta
 
 def _enter(context: Context) -> None:
     """What a process has to do before it computes."""
+    tell_briefly()
     limit_worker(context.driver)
     if context.witness is not None:
         context.witness.look()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import time
 import uuid
@@ -16,6 +17,7 @@ import dask
 import numpy as np
 from dask.local import get_sync
 
+from ..data.failures import shorten
 from ..data.source import Dataset, Source
 from ..errors import WorkerMemoryError
 from .blas import one_blas_thread
@@ -100,21 +102,30 @@ class Engine(AbstractContextManager["Engine"]):
         self.n_passes = 0
 
     def __enter__(self) -> Engine:
+        self._handled = sys.exc_info()[1]
+        try:
+            self._resources = self._acquired()
+        except BaseException as error:
+            shorten(error, self._handled)
+            raise
+        return self
+
+    def _acquired(self) -> ExitStack:
         with ExitStack() as stack:
             self.scheduler: Scheduler = stack.enter_context(self._found)
             stack.enter_context(one_blas_thread())
             if self._name is not None:
                 stack.enter_context(self.scheduler.listening(self._name, self._batch_finished))
-            self._resources = stack.pop_all()
-        return self
+            return stack.pop_all()
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
-            self.emit(EngineClosed(failed=exception[0] is not None))
-            if exception[0] is None and self.n_passes:
+            self.emit(EngineClosed(failed=kind is not None))
+            if kind is None and self.n_passes:
                 warn_of_different(self._witnessed(), stacklevel=3)
         finally:
             self._resources.close()
+            shorten(error, self._handled)
 
     def emit(self, event: Any) -> None:
         """Tell the listeners; batches finish in threads, and listeners are called one at a time."""
