@@ -35,10 +35,10 @@ X = overlapping()
 
 @contextlib.contextmanager
 def small_tasks():
-    """Several tasks a pass, and several levels of merges; nothing to compile in new processes."""
+    """Several tasks a pass, levels of merges, and rows that are sent once; nothing to compile in new processes."""
     with (
         dask.config.set({"daskgmm.compiled": False}),
-        mock.patch.multiple(run, _SHORTEST_TASK=0.0, _LONGEST_TASK=1e-9),
+        mock.patch.multiple(run, _SHORTEST_TASK=0.0, _LONGEST_TASK=1e-9, _LARGE=0),
         mock.patch.object(graph, "ARITY", 2),
         mock.patch.object(tree, "_LONGEST_LEAF", 4096),
         mock.patch.object(row_arrays, "_FEWEST_ROWS", 1),

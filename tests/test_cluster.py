@@ -2,6 +2,7 @@
 
 import os
 import signal
+from unittest import mock
 
 import dask
 import dask.array as da
@@ -9,11 +10,13 @@ import distributed
 import numpy as np
 import psutil
 import pytest
+from clusters import wait_until
 
 from daskgmm import GaussianMixture
+from daskgmm.engine import run, tree
 from daskgmm.engine.cluster import embedded_cluster
 from daskgmm.errors import SchedulerError
-from daskgmm.events import PassStarted
+from daskgmm.events import IterationFinished, PassStarted
 from daskgmm.results import write_predictions
 
 
@@ -65,6 +68,72 @@ def test_workers_that_stay_paused_end_in_an_error():
             model.fit(data)
         with pytest.raises(SchedulerError, match="has no workers after 3 s"):
             model.fit(data)
+
+
+# ---- clusters that grow and shrink
+
+ROWS = np.random.default_rng(0).normal(size=(40_000, 2)) + 6 * np.random.default_rng(1).integers(2, size=(40_000, 1))
+
+
+def model(**parameters):
+    return GaussianMixture(2, random_state=0, max_iter=2, tol=0, **parameters)
+
+
+@pytest.fixture
+def empty():
+    """A client of a cluster without workers, which are threads of this process."""
+    with (
+        distributed.LocalCluster(
+            n_workers=0, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_cluster_that_scales_with_the_work_may_have_no_workers_before_and_between_passes(empty):
+    def shrink(event):
+        if isinstance(event, IterationFinished):
+            cluster.adapt(minimum=0, maximum=0, interval="50ms", wait_count=1)
+            wait_until(lambda: not cluster.scheduler.workers)
+            cluster.adapt(minimum=0, maximum=2, interval="50ms", wait_count=1)
+
+    cluster = empty.cluster
+    cluster.adapt(minimum=0, maximum=2, interval="50ms", wait_count=1)
+    data = da.from_array(ROWS, chunks=(10_000, 2))
+    fitted = model(scheduler=empty, callbacks=[shrink]).fit(data)
+    assert fitted.lower_bounds_ == model().fit(ROWS).lower_bounds_
+    wait_until(lambda: not cluster.scheduler.tasks)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_workers_that_join_later_are_counted_in_the_next_pass(empty, monkeypatch):
+    n_batches = []
+
+    def grow(event):
+        if isinstance(event, PassStarted):
+            n_batches.append(event.n_batches)
+            empty.cluster.scale(4)
+            empty.wait_for_workers(4, timeout=60)
+
+    monkeypatch.setattr(run, "_SHORTEST_TASK", 0.0)
+    monkeypatch.setattr(tree, "_LONGEST_LEAF", 1024)
+    empty.cluster.scale(1)
+    fitted = model(scheduler=empty, callbacks=[grow]).fit(da.from_array(ROWS, chunks=(1000, 2)))
+    assert n_batches[0] < n_batches[1] == n_batches[2]
+    assert fitted.lower_bounds_ == model().fit(ROWS).lower_bounds_
+
+
+def test_workers_that_a_cluster_has_asked_for_are_told(empty):
+    with (
+        mock.patch.object(type(empty.cluster), "plan", {"first", "second"}),
+        dask.config.set({"daskgmm.timeout": "500ms"}),
+        pytest.raises(
+            SchedulerError, match=r"no workers after 0\.5 s, though its cluster has asked for 2, which may be"
+        ),
+    ):
+        model(scheduler=empty).fit(ROWS)
 
 
 @pytest.mark.slow

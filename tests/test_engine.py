@@ -1,5 +1,6 @@
 """One pass: its canonical tree, on every scheduler, and what happens when something goes wrong in it."""
 
+import contextlib
 import itertools
 import logging
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,14 +25,15 @@ import numpy as np
 import pytest
 import threadpoolctl
 import zarr
+from clusters import wait_until
 from dask.local import get_sync
 from dask.threaded import get as get_threaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from daskgmm import GaussianMixture, events, open_zarr
-from daskgmm.data import source
+from daskgmm import GaussianMixture, events, open_zarr, select
+from daskgmm.data import blocks, detached, source
 from daskgmm.data.accept import as_dataset
 from daskgmm.data.arrays import ArraySource
 from daskgmm.data.blocks import BlockSource
@@ -406,6 +409,81 @@ def test_a_fit_leaves_no_lines_in_the_logs_of_a_cluster(client, caplog, monkeypa
     assert not [told.getMessage() for told in caplog.records if "out-of-band" in told.getMessage()]
 
 
+# ---- rows in memory on a cluster
+
+
+def add_first(block, whole):
+    return block + whole[: len(block)]
+
+
+IN_MEMORY = {
+    "numpy": lambda: X,
+    "dask": lambda: da.from_array(X, chunks=(5555, 3)),
+    "columns": lambda: da.from_array(X, chunks=(5555, 2)),
+    "rechunked": lambda: da.from_array(X, chunks=(5555, 2)).rechunk((7000, 3)),
+    "mapped": lambda: da.from_array(X, chunks=(5555, 3)).map_blocks(np.negative, dtype=X.dtype, meta=X[:0]),
+    "argument": lambda: da.zeros(X.shape, chunks=(5555, 3)).map_blocks(add_first, X, dtype=X.dtype, meta=X[:0]),
+    "persisted": lambda: None,
+}
+
+
+@pytest.fixture
+def all_rows_are_large(monkeypatch):
+    """And so is every graph that they are in, of which Dask warns."""
+    monkeypatch.setattr(run, "_LARGE", 0)
+    monkeypatch.setattr(blocks, "_LARGE_TASK", 0)
+    monkeypatch.setattr(detached, "_SMALLEST", 1 << 14)
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "60 kB"}):
+        yield
+
+
+def in_memory(kind, client):
+    if kind == "persisted":
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GB"}):
+            return client.persist(IN_MEMORY["columns"]())
+    return IN_MEMORY[kind]()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", IN_MEMORY)
+def test_rows_in_memory_are_sent_once(kind, weighted, client, cluster, all_rows_are_large):
+    x = in_memory(kind, client)
+    weights = WEIGHTS if weighted else None
+    rows = X if kind == "persisted" else np.asarray(x)
+    expected = model().fit(rows, sample_weight=weights)
+    fitted = model(scheduler=client).fit(x, sample_weight=weights)
+    assert_same_bits(fitted, expected)
+    assert fitted.score(x, sample_weight=weights) == expected.score(rows, sample_weight=weights)
+    del x
+    wait_until(lambda: not cluster.scheduler.tasks)
+
+
+def test_a_selection_with_rows_held_out_sends_them_once(client, all_rows_are_large):
+    found = select(X, [1, 2], criterion="held_out", estimator=model(), scheduler=client, sample_weight=WEIGHTS)
+    expected = select(X, [1, 2], criterion="held_out", estimator=model(), sample_weight=WEIGHTS)
+    assert found.table == expected.table
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("kind", ["numpy", "dask", "rechunked"])
+def test_rows_in_memory_are_sent_once_to_processes(kind, expected, processes, all_rows_are_large):
+    assert_same_bits(model(scheduler=processes).fit(in_memory(kind, processes)), expected)
+
+
+def test_rows_that_workers_have_no_room_for_are_sent_with_every_pass(expected, client, all_rows_are_large, monkeypatch):
+    monkeypatch.setattr(run, "_HELD_SHARE", 0.0)
+    with pytest.warns(UserWarning, match="large graph") as told:
+        fitted = model(scheduler=client).fit(X)
+    assert len([warning for warning in told if "large graph" in str(warning.message)]) == fitted.n_passes_
+    assert_same_bits(fitted, expected)
+
+
+def test_a_plan_sends_no_rows(client, cluster, all_rows_are_large):
+    before = cluster.scheduler.transition_counter
+    assert model(scheduler=client).plan(X).n_rows == len(X)
+    assert cluster.scheduler.transition_counter == before
+
+
 def page_faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
@@ -639,6 +717,59 @@ def test_errors_of_worker_processes_keep_their_type_and_row(damaged, processes):
     with pytest.raises(StoreError, match=r"x\.zarr cannot be read"):
         model(scheduler=processes).fit(damaged)
     assert_same_bits(model(scheduler=processes).fit(da.from_array(X, chunks=(7000, 3))), model().fit(X))
+
+
+def frames(error):
+    return traceback.extract_tb(error.__traceback__)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+@pytest.mark.parametrize("work", ["fit", "score"])
+def test_mistakes_of_users_are_told_in_few_lines(work, scheduler, expected, request):
+    """Frames of ours say nothing that the message does not, and those of a worker are another machine's."""
+    x = X.copy()
+    x[12_345, 1] = np.nan
+    chosen = request.getfixturevalue("processes") if scheduler == "processes" else scheduler
+    fitted = model(scheduler=chosen).fit(X)
+    with pytest.raises(NonFiniteDataError, match="row 12345") as caught:
+        getattr(fitted, work)(da.from_array(x, chunks=(7000, 3)))
+    assert len(frames(caught.value)) <= 4
+    with pytest.raises(StoreError) as caught:
+        getattr(fitted, work)(zarr.create_array({}, shape=(9000, 3), chunks=(1000, 3), dtype="f8"))
+    assert len(frames(caught.value)) <= 4
+
+
+def test_other_errors_keep_their_frames():
+    x = da.from_array(X, chunks=(7000, 3)).map_blocks(lambda block: [1 / 0], dtype=X.dtype, meta=X[:0])
+    with pytest.raises(ZeroDivisionError) as caught:
+        model().fit(x)
+    assert "<lambda>" in [frame.name for frame in frames(caught.value)]
+    try:
+        raise KeyError("the caller's own")
+    except KeyError as error:
+        handled = error
+        with pytest.raises(SchedulerError):
+            model(scheduler="bogus://127.0.0.1:1").fit(X)
+    assert len(frames(handled)) == 1
+
+
+def test_workers_log_mistakes_of_users_in_a_line(client, caplog):
+    x = X.copy()
+    x[12_345, 1] = np.nan
+    lazy = da.from_array(x, chunks=(7000, 3))
+    fitted = model(scheduler=client).fit(X)
+    with caplog.at_level(logging.INFO, "distributed.worker"):
+        with pytest.raises(NonFiniteDataError):
+            fitted.score(lazy)
+        with pytest.raises(NonFiniteDataError):
+            client.compute(fitted.predict(lazy)).result()
+    told = [record for record in caplog.records if "row 12345" in record.getMessage()]
+    assert {record.levelname for record in told} == {"INFO"}
+    assert all("Traceback" not in record.getMessage() for record in told)
+    with pytest.raises(ZeroDivisionError):
+        fitted.score(lazy.map_blocks(lambda block: [1 / 0], dtype=X.dtype, meta=X[:0]))
+    assert "Compute Failed" in caplog.text
 
 
 def test_a_failed_fit_leaves_blas_and_the_scheduler_as_they_were(client):
@@ -903,15 +1034,34 @@ def test_blas_has_one_thread_within_fits_and_its_own_number_after():
         assert blas_threads() == {2}
 
 
+@contextlib.contextmanager
+def work_of_another_driver():
+    """What this process does for a driver that is elsewhere, and no longer after the block."""
+    blas.limit_worker("the driver, elsewhere")
+    try:
+        yield
+    finally:
+        blas._is_worker = False
+        blas._release()
+
+
 def test_a_worker_process_holds_blas_at_one_thread_and_its_driver_does_not():
     with threadpoolctl.threadpool_limits(2):
-        blas.limit_worker(blas.PROCESS)
+        blas.limit_worker(blas.this_process())
         assert blas_threads() == {2}
-        blas.limit_worker("the driver, elsewhere")
-        try:
+        with work_of_another_driver():
             assert blas_threads() == {1}
-        finally:
-            blas._release()
+        assert blas_threads() == {2}
+
+
+def test_a_fit_in_a_task_leaves_blas_held_for_the_tasks_of_others():
+    with threadpoolctl.threadpool_limits(2):
+        driver = blas.one_blas_thread()
+        driver.__enter__()
+        with work_of_another_driver():
+            driver.__exit__(None, None, None)
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
 
 
 def test_blas_is_held_whatever_thread_set_it_before():
@@ -922,11 +1072,8 @@ def test_blas_is_held_whatever_thread_set_it_before():
             return blas_threads()
 
     def held_in_a_worker():
-        blas.limit_worker("the driver, elsewhere")
-        try:
+        with work_of_another_driver():
             return blas_threads()
-        finally:
-            blas._release()
 
     for held in (held_here, held_in_a_worker):
         with ThreadPoolExecutor(1) as pool, threadpoolctl.threadpool_limits(2, user_api="blas"):  # in control from here

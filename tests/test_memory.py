@@ -55,6 +55,17 @@ def test_rows_in_memory_take_nothing() -> None:
     assert slabs(np.zeros((1000, 8))) == 0
 
 
+def test_rows_in_memory_that_are_sent_once_are_there_while_a_task_reads_them() -> None:
+    rows = np.zeros((1 << 16, 8))
+    for data in (rows, da.from_array(rows, chunks=(1 << 12, 8))):
+        dataset, _ = as_dataset(data)
+        held = dataclasses.replace(dataset, rows=dataset.rows.detached()[0])
+        assert dataset.held_bytes(1 << 14) == 0
+        assert (1 << 14) * 64 <= held.held_bytes(1 << 14) < (1 << 15) * 64
+        plans = [task_memory(found, Costs(), np.array([0, 1 << 14]), ARITY).slabs for found in (dataset, held)]
+        assert plans[1] - plans[0] >= (1 << 14) * 64
+
+
 @pytest.mark.parametrize(("chunk", "compressors"), [(1 << 18, "auto"), (1 << 18, None), (1 << 20, "auto")])
 def test_rows_of_a_store(tmp_path: Path, chunk: int, compressors: Any) -> None:
     """One slab that is computed on; of the next one the rows, and its chunks as they lie and as they are decoded."""
@@ -135,6 +146,13 @@ def test_what_fits() -> None:
     check_memory([], planned(10**12))
     check_memory([Worker("tcp://a:1", 8, 0)], planned(10**12))  # no limit
     check_memory([Worker("tcp://a:1", 2, 1000 * MIB)], planned(300 * MIB))
+
+
+def test_rows_that_workers_hold_count() -> None:
+    workers = [Worker(f"tcp://{name}:1", 2, 1000 * MIB) for name in "ab"]
+    check_memory(workers, planned(300 * MIB), 2 * 50 * MIB)
+    with pytest.raises(WorkerMemoryError, match=r"200\.00 MiB for rows that were in memory"):
+        check_memory(workers, planned(300 * MIB), 2 * 200 * MIB)
 
 
 def test_what_does_not_fit_says_what_would() -> None:

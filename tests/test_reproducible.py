@@ -190,9 +190,22 @@ def test_worker_processes(stores, expected, monkeypatch):
         check_on_workers(client, ("samples, L-BFGS",), ("Zarr",), stores, expected)
 
 
-def weighted(scheduler):
-    x, weights = overlapping(60_000), np.random.RandomState(2).rand(60_000)
+def weighted(scheduler, laid=np.asarray):
+    x, weights = laid(overlapping(60_000)), laid(np.random.RandomState(2).rand(60_000))
     return GaussianMixture(3, random_state=0, max_iter=3, tol=0, scheduler=scheduler).fit(x, sample_weight=weights)
+
+
+def off_the_bounds_of_words(values):
+    """The same in memory that begins at an odd address, as that of what came in a message."""
+    moved = np.empty(values.nbytes + 1, np.uint8)[1:].view(values.dtype).reshape(values.shape)
+    moved[...] = values
+    assert not moved.flags.aligned
+    return moved
+
+
+def test_where_arrays_lie_in_memory_does_not_matter(monkeypatch):
+    monkeypatch.setattr(tree, "_LONGEST_LEAF", 65_536)  # longer than what NumPy moves at a time
+    assert bits(weighted("synchronous", off_the_bounds_of_words)) == bits(weighted("synchronous"))
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataChangedError, StoreNotFoundError, UnsupportedDataError
+from .detached import held_tasks, piece_bytes
 from .source import Part, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -41,6 +42,49 @@ class ArraySource(Source):
 
     def part(self, start: int, stop: int) -> Part:
         return ArrayPart(start, self.array[start:stop])
+
+    def carried_bytes(self) -> int:
+        return self.shape[0] * self.row_bytes
+
+    def detached(self) -> tuple[Source, dict[Any, Any]]:
+        rows = 1 << (max(1, piece_bytes(self.carried_bytes()) // max(1, self.row_bytes)).bit_length() - 1)
+        pieces = [self.array[start : start + rows] for start in range(0, self.shape[0], rows)]
+        tasks = held_tasks((np.ascontiguousarray(piece), piece.nbytes) for piece in pieces)
+        return PieceSource(self.shape, self.dtype, tuple(tasks), rows), tasks
+
+
+@dataclass(frozen=True)
+class PiecePart(Part):
+    """Consecutive rows of an array that lies in pieces on a cluster."""
+
+    first: int
+    """Row that the first piece begins with."""
+    length: int
+    """Rows of a piece."""
+    dependencies: tuple[Any, ...] = ()
+    """Keys of the pieces that the rows lie in."""
+
+    def read(self, handle: Any, inputs: Mapping[Any, Any], start: int, stop: int) -> Array:
+        i, j = (start - self.first) // self.length, -(-(stop - self.first) // self.length)
+        pieces = [inputs[key].value for key in self.dependencies[i:j]]
+        rows = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        begin = self.first + i * self.length
+        return np.asarray(rows[start - begin : stop - begin])
+
+
+class PieceSource(Source):
+    """An array whose rows lie in pieces on a cluster: see `ArraySource.detached`."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], keys: tuple[Any, ...], length: int) -> None:
+        self.shape, self.dtype = shape, dtype
+        self._keys, self.chunk_rows = keys, length
+
+    def part(self, start: int, stop: int) -> Part:
+        i, j = start // self.chunk_rows, -(-stop // self.chunk_rows)
+        return PiecePart(i * self.chunk_rows, self.chunk_rows, self._keys[i:j])
+
+    def held_bytes(self, n_rows: int) -> int:
+        return (n_rows + self.chunk_rows) * self.row_bytes
 
 
 def check_unmasked(values: Any) -> None:

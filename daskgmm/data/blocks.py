@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import UnsupportedDataError
 from .arrays import check_unmasked
+from .detached import carried, detached_tasks, held_tasks, piece_bytes
 from .garbage import no_collection
 from .source import Part, Source
 
@@ -28,6 +29,7 @@ Graph = dict[Key, Any]
 
 _SHARED = -1
 _MANY_LAYERS = 1000
+_LARGE_TASK = 64 << 10  # bytes that a task which several blocks need may bring with it into every pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,29 @@ class Block:
         return _join([dense(columns) for columns in evaluate(self.graph, self.keys, given)], axis=1)
 
 
+@dataclass(frozen=True, slots=True)
+class HeldBlock:
+    """A row of blocks that lies on a cluster with its neighbours, not yet computed."""
+
+    key: Key
+    """Of the neighbours."""
+
+    index: int
+    """Among them."""
+
+    dependencies: tuple[Key, ...]
+
+    def read(self, inputs: Mapping[Any, Any]) -> Array:
+        """See `Block`."""
+        rows: Array = inputs[self.key].value[self.index].read(inputs)
+        return rows
+
+
 @dataclass(frozen=True, eq=False)
 class BlockPart(Part):
     """Consecutive rows of blocks."""
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block | HeldBlock, ...]
     cuts: Array
     """Where each block begins, and where the last one ends."""
     dependencies: tuple[Key, ...]
@@ -74,7 +94,10 @@ class BlockSource(Source):
         self.cuts = np.cumsum([0, *array.chunks[0]], dtype=np.int64)
         rows = [tuple(row) if isinstance(row, list) else (row,) for row in array.__dask_keys__()]
         owned, self._shared = split_graph(optimized_graph(array), rows)
-        self._blocks = [Block(keys, graph, _outside(keys, graph)) for keys, graph in zip(rows, owned, strict=True)]
+        self._blocks: list[Block | HeldBlock] = [
+            Block(keys, graph, _outside(keys, graph)) for keys, graph in zip(rows, owned, strict=True)
+        ]
+        self._row_held_bytes = 0.0
 
     def reading_bytes(self, n_rows: int) -> int:
         # What makes the blocks is the user's and may take any memory; this much it takes to join them.
@@ -86,6 +109,31 @@ class BlockSource(Source):
         needed = {key for block in blocks for key in block.dependencies}
         return BlockPart(blocks, self.cuts[chosen.start : chosen.stop + 1], tuple(sorted(needed, key=str)))
 
+    def carried_bytes(self) -> int:
+        return sum(self._sizes()) + sum(map(carried, self._shared.values()))
+
+    def detached(self) -> tuple[Source, Graph]:
+        source, sizes = copy.copy(self), self._sizes()
+        source._shared, held = detached_tasks(self._shared, _LARGE_TASK)
+        if sum(sizes) < _LARGE_TASK:
+            return source, held
+        groups = list(_grouped(sizes, piece_bytes(sum(sizes))))
+        held_blocks = held_tasks((tuple(self._blocks[group]), sum(sizes[group])) for group in groups)
+        source._row_held_bytes = sum(sizes) / self.shape[0]
+        source._blocks = [
+            HeldBlock(key, i, (key, *block.dependencies))
+            for key, group in zip(held_blocks, groups, strict=True)
+            for i, block in enumerate(self._blocks[group])
+        ]
+        return source, held | held_blocks
+
+    def held_bytes(self, n_rows: int) -> int:
+        return int(n_rows * self._row_held_bytes)
+
+    def _sizes(self) -> list[int]:
+        """Of what each row of blocks brings with it."""
+        return [sum(map(carried, block.graph.values())) if isinstance(block, Block) else 0 for block in self._blocks]
+
     def place(self, start: int, stop: int) -> str:
         chosen = blocks_between(self.cuts, start, stop)
         first, last = chosen.start, chosen.stop - 1
@@ -94,6 +142,16 @@ class BlockSource(Source):
 
     def shared_tasks(self) -> Graph:
         return self._shared
+
+
+def _grouped(sizes: Sequence[int], size: int) -> Iterator[slice]:
+    """Neighbours that have about that size together."""
+    first, total = 0, 0
+    for i, more in enumerate(sizes):
+        total += more
+        if total >= size or i == len(sizes) - 1:
+            yield slice(first, i + 1)
+            first, total = i + 1, 0
 
 
 def blocks_between(cuts: Array, start: int, stop: int) -> slice:

@@ -52,6 +52,18 @@ class _TrainingWeights(Source):
     def shared_tasks(self) -> dict[Any, Any]:
         return {} if self._weights is None else self._weights.shared_tasks()
 
+    def carried_bytes(self) -> int:
+        return 0 if self._weights is None else self._weights.carried_bytes()
+
+    def detached(self) -> tuple[Source, dict[Any, Any]]:
+        if self._weights is None:
+            return self, {}
+        weights, tasks = self._weights.detached()
+        return _TrainingWeights(self._held_out, self.shape[0], weights), tasks
+
+    def held_bytes(self, n_rows: int) -> int:
+        return 0 if self._weights is None else self._weights.held_bytes(n_rows)
+
     def check_unchanged(self) -> None:
         if self._weights is not None:
             self._weights.check_unchanged()

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import NonFiniteDataError
 from .blocks import dense
+from .failures import tell_briefly
 from .source import ranges
 from .stored_rows import StoreSource
 
@@ -91,6 +92,7 @@ def map_rows(blocks: da.Array, function: RowFunction, dtype: Any, n_columns: int
 def _apply(
     block: Any, function: RowFunction, result_dtype: Any, n_columns: int | None, block_info: Any = None
 ) -> Array:
+    tell_briefly()
     start = block_info[0]["array-location"][0][0] if block_info else np.nan
     known = not np.isnan(start)
     first = int(start) if known else 0

@@ -17,6 +17,7 @@ from dask.task_spec import Task, TaskRef
 from ..errors import DataChangedError, StoreError
 from .blocks import BlockSource
 from .claims import remove_remains
+from .failures import tell_briefly
 from .source import Part
 from .store import describe
 from .write import writing
@@ -125,6 +126,7 @@ def _block_by_block(counts: da.Array) -> da.Array:
 
 
 def _compute_part(part: Part, i: int, *values: Any) -> Array:
+    tell_briefly()
     return part.read(None, dict(zip(part.dependencies, values, strict=True)), i, i + 1)
 
 

@@ -95,6 +95,21 @@ class Source(ABC):
         """Tasks of a dask graph that more than one part depends on."""
         return {}
 
+    def carried_bytes(self) -> int:
+        """Size of what all parts bring with them: it would be sent to other processes in every pass."""
+        return 0
+
+    def detached(self) -> tuple[Source, dict[Any, Any]]:
+        """The same rows, with parts that bring nothing with them, and the tasks that their dependencies are.
+
+        These tasks depend on nothing. Whoever computes their values once can read the rows again and again.
+        """
+        return self, {}
+
+    def held_bytes(self, n_rows: int) -> int:
+        """Size of the values of detached tasks that reading so many rows takes."""
+        return 0
+
     def place(self, start: int, stop: int) -> str:
         """What an error calls rows ``start`` to ``stop``."""
         return f"rows {start} to {stop}"
@@ -173,9 +188,11 @@ class Reader:
                 f"X: rows {start} to {stop} were expected to have {self.n_features} columns, but an array of "
                 f"shape {rows.shape} came. The blocks of a dask array are not what its metadata say."
             )
-        weights = None
-        if batch.weights is not None:  # in one memory order, because products round differently where there are gaps
-            weights = np.ascontiguousarray(batch.weights.read(self.handles[1], inputs, start, stop), dtype=np.float64)
+        # Sums are grouped otherwise where arrays have gaps, or lie off the bounds of words, as what travelled may.
+        rows, weights = np.require(rows, requirements="A"), None
+        if batch.weights is not None:
+            read = batch.weights.read(self.handles[1], inputs, start, stop)
+            weights = np.require(read, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
         for what, values in (("X", rows), ("sample_weight", weights)):
             if values is not None:
                 _check_length(what, values, start, stop)
@@ -260,6 +277,10 @@ class Dataset:
     def in_process(self) -> bool:
         """Whether the rows are in this process's memory."""
         return self.rows.in_process
+
+    def held_bytes(self, n_rows: int) -> int:
+        """Size of the values of detached tasks that reading so many rows takes."""
+        return sum(source.held_bytes(n_rows) for source in self.sources)
 
     @property
     def cuts(self) -> Array | None:

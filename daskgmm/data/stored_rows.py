@@ -23,6 +23,7 @@ from zarr.core.sync import sync
 from ..errors import ChunkError, DataChangedError, MissingChunkError, StoreError, StoreNotFoundError
 from .blosc import checked
 from .config import Reading
+from .forks import check_decoder
 from .guards import check_chunks
 from .retry import may_pass, retried, told
 from .source import Source
@@ -105,6 +106,7 @@ class StoredRows:
             If something that cannot be a chunk, such as a pipe, is in the place of one.
         """
         start, stop, _ = rows.indices(self.array.shape[0])
+        check_decoder(self.array)
         check_chunks(self.array, start, stop)
         return retried(
             lambda: self._read(start, stop),

@@ -16,12 +16,25 @@ from typing import Any
 
 from threadpoolctl import OpenBLASController, threadpool_limits
 
-#: Names this process, so that a task can tell whether it runs in its driver's.
-PROCESS = uuid.uuid4().hex
+from ..data.forks import begin_anew_in_children
 
+_name = uuid.uuid4().hex
 _lock = threading.Lock()
 _holders = 0
 _limits: Any = None
+_is_worker = False
+
+
+def this_process() -> str:
+    """Name of this process, by which a task can tell whether it runs in its driver's."""
+    return _name
+
+
+@begin_anew_in_children
+def _begin_anew() -> None:
+    """A forked child is another process than its parent, one of whose threads may have held the lock."""
+    global _name, _lock
+    _name, _lock = uuid.uuid4().hex, threading.Lock()
 
 
 @contextmanager
@@ -36,9 +49,14 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def limit_worker(driver: str) -> None:
-    """Hold BLAS at one thread from now on, unless this is the driver's own process, which holds it itself."""
-    if driver != PROCESS and _holders == 0:
+    """Hold BLAS at one thread from now on, unless this is the driver's own process, which holds it itself.
+
+    A task may be the driver of others, and end before them: its own hold does not suffice for them.
+    """
+    global _is_worker
+    if driver != this_process() and not _is_worker:
         _acquire()
+        _is_worker = True  # no sooner, because others would not wait for it; a second hold does no harm
 
 
 def _acquire() -> None:

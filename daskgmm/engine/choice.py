@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import copy_context
 from typing import Any
 
 import dask
@@ -39,7 +42,7 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
     Raises
     ------
     TypeError, ValueError
-        If the choice is none of these.
+        If the choice is none of these, or the client in scope is asynchronous.
     """
     if isinstance(choice, distributed.Client):
         return Remote(client=choice)
@@ -50,14 +53,23 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
             f"scheduler={choice!r}; expected None, 'synchronous', 'threads', the address of a scheduler or a "
             f"distributed.Client"
         )
-    get = get_scheduler()
+    try:
+        get = get_scheduler()
+    except RuntimeError as error:  # Dask's, for an asynchronous client
+        if in_process:
+            return _threads()
+        raise TypeError(
+            "The distributed.Client in scope is asynchronous, and this call waits for the cluster. Call it in a thread "
+            "of its own and by way of another client, for example await asyncio.to_thread(model.fit, X) with "
+            "scheduler=client.scheduler.address, or compute in this process with scheduler='threads'."
+        ) from error
     if get is get_sync:
         return nullcontext(Local(get_sync, 1))
     client = getattr(get, "__self__", None)
     if isinstance(client, distributed.Client):
-        return nullcontext(_threaded()) if in_process else Remote(client=client)
+        return _threads() if in_process else Remote(client=client)
     if get is None or get is get_threaded:
-        return nullcontext(_threaded())
+        return _threads()
     return nullcontext(Local(get, os.cpu_count() or 1))  # another one of Dask's, or somebody's own
 
 
@@ -65,7 +77,7 @@ def _of_name(name: str) -> AbstractContextManager[Scheduler]:
     if name in _SYNCHRONOUS:
         return nullcontext(Local(get_sync, 1))
     if name in _THREADED:
-        return nullcontext(_threaded())
+        return _threads()
     if ":" not in name:
         raise ValueError(
             f"scheduler={name!r:.80}; expected 'synchronous', 'threads', or an address such as 'tcp://127.0.0.1:8786'"
@@ -73,7 +85,25 @@ def _of_name(name: str) -> AbstractContextManager[Scheduler]:
     return Remote(name)
 
 
-def _threaded() -> Scheduler:
-    pool = dask.config.get("pool", None)
-    n_threads = dask.config.get("num_workers", None) or getattr(pool, "_max_workers", None) or os.cpu_count() or 1
-    return Local(get_threaded, n_threads)
+@contextmanager
+def _threads() -> Iterator[Scheduler]:
+    """Threads of this process, for one call: those that Dask keeps are gone in a child that was forked.
+
+    ``dask.config.set(pool=…)`` is followed, and so is ``num_workers``.
+    """
+    if (given := dask.config.get("pool", None)) is not None:
+        yield Local(get_threaded, getattr(given, "_max_workers", None) or os.cpu_count() or 1)
+        return
+    n_threads = dask.config.get("num_workers", None) or os.cpu_count() or 1
+    pool = _Threads(n_threads, thread_name_prefix="gmm-pass")
+    try:
+        yield Local(get_scheduler(scheduler=pool), n_threads)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads in which the caller's context variables are set, as in Dask's."""
+
+    def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
+        return super().submit(copy_context().run, function, *arguments, **options)

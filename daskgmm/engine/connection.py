@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import distributed
@@ -44,13 +47,11 @@ class Connection:
         The user's, which stays open. When its scheduler goes away, one of our own with the same security replaces it.
     """
 
-    n_threads: int
-    """Of the workers that were at work when one was waited for."""
-
     def __init__(self, address: str, given: distributed.Client | None) -> None:
         self._address, self._given = address, given
         self._own: list[distributed.Client] = []  # the last one is in use
         self._security = None if given is None else given.security
+        self._n_threads = 1
 
     def open(self) -> None:
         """Connect, and wait for a worker.
@@ -66,6 +67,7 @@ class Connection:
             self._own.append(self._first_client())
         else:
             self._address = _address_of(self._given)
+            _check_event_loop(self._given)
         try:
             self._settle()
         except BaseException:
@@ -102,15 +104,35 @@ class Connection:
 
     def _await_worker(self) -> None:
         limit = patience(FIRST_WORKER)
-        deadline = time.monotonic() + limit
-        while not (at_work := self.at_work(limit)):
-            if time.monotonic() > deadline:
-                raise SchedulerError(
-                    f"The Dask scheduler {self} has no workers after {limit:g} s. Start some with `dask worker "
-                    f"{self}`, or wait longer for them: dask.config.set({{'daskgmm.timeout': '10min'}})."
-                )
-            time.sleep(_SHORT)
-        self.n_threads = sum(at_work.values())
+        if self.at_work(limit):
+            return
+        # There may be nobody who starts workers before there is something for them to do.
+        with self._demand():
+            deadline = time.monotonic() + limit
+            while not self.at_work(limit):
+                if time.monotonic() > deadline:
+                    raise SchedulerError(
+                        f"The Dask scheduler {self} has no workers after {limit:g} s{self.expected()}. Start some with "
+                        f"`dask worker {self}`, or wait longer for them: "
+                        "dask.config.set({'daskgmm.timeout': '10min'})."
+                    )
+                time.sleep(_SHORT)
+
+    @contextmanager
+    def _demand(self) -> Iterator[None]:
+        """Keep a task in the scheduler that any worker could do: clusters that scale with the work start one for it."""
+        client = self.client
+        with classified(client):
+            future = client.submit(_nothing, key=f"gmm-await-{uuid.uuid4().hex}", pure=False)
+        try:
+            yield
+        finally:
+            future.release()
+
+    def expected(self) -> str:
+        """Insertion for a message that workers are missing, if the user's cluster has asked for some."""
+        planned = len(getattr(getattr(self._given, "cluster", None), "plan", ()))
+        return f", though its cluster has asked for {planned}, which may be queued or starting" if planned else ""
 
     def reconnect(self, lost: BaseException) -> None:
         """Replace the client by a new one, when a scheduler answers at the same address and has workers.
@@ -160,9 +182,18 @@ class Connection:
         running: Mapping[str, int] = self.ask(lambda scheduler: scheduler.ncores_running(), limit)
         return running
 
-    def knows(self, key: Any) -> bool:
-        """Whether the scheduler has a task of that name."""
-        return self.ask(lambda scheduler: scheduler.get_task_status(keys=[key]))[key] is not None
+    def has_worker(self, address: str) -> bool:
+        """Whether a worker of that address belongs to the cluster."""
+        return address in self.ask(lambda scheduler: scheduler.ncores(workers=[address]))
+
+    def n_threads(self, limit: float | None = None) -> int:
+        """Threads of all workers that are at work now; where there are none, of those that were at work last."""
+        self._n_threads = sum(self.at_work(limit).values()) or self._n_threads
+        return self._n_threads
+
+    def knows(self, *keys: Any) -> bool:
+        """Whether the scheduler has tasks of all these names."""
+        return None not in self.ask(lambda scheduler: scheduler.get_task_status(keys=keys)).values()
 
     def is_forgotten(self) -> bool:
         """Whether the scheduler has parted with the client, which may not have noticed."""
@@ -209,6 +240,23 @@ class Connection:
             raise
 
 
+@contextmanager
+def classified(client: distributed.Client, futures: Iterable[distributed.Future] = ()) -> Iterator[None]:
+    """Tell errors of the connection from those of tasks, such as that of a file of the user's that is not there."""
+    try:
+        yield
+    except (Lost, SchedulerError):
+        raise
+    except Exception as error:
+        if isinstance(error, KeyError) and error.args == (client.id,):
+            raise Lost("it does not know any more who asks") from error
+        if any(future.status == "error" for future in futures):
+            raise
+        if client.status == "running" and not isinstance(error, OSError):
+            raise
+        raise Lost(f"{type(error).__name__}: {error}") from error
+
+
 def _connect(address: str, security: Any, limit: float) -> distributed.Client:
     _greet(address, security, limit)
     return distributed.Client(address, security=security, set_as_default=False, timeout=limit)
@@ -240,3 +288,19 @@ def _address_of(client: distributed.Client) -> str:
     if client.status not in ("running", "connecting"):
         raise SchedulerError(f"The distributed.Client in use is {client.status}. Connect a new one.")
     return str(client.scheduler.address)
+
+
+def _nothing() -> None:
+    """Do nothing, on a worker."""
+
+
+def _check_event_loop(client: distributed.Client) -> None:
+    """Raise unless the client's event loop runs: in a child that was forked it is a copy that nobody runs."""
+    runs = threading.Event()
+    client.loop.add_callback(runs.set)
+    if not runs.wait(patience(ANSWER)):
+        raise SchedulerError(
+            "The event loop of the distributed.Client in use does not run in this process, as in one that was forked "
+            "from the client's. Make a client in each process (scheduler=address does), start processes with "
+            "multiprocessing's 'spawn' or 'forkserver', or compute in this one with scheduler='threads'."
+        )

@@ -23,7 +23,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from ..errors import ReproducibilityWarning
-from .blas import PROCESS
+from .blas import this_process
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn")
 
@@ -72,13 +72,13 @@ class Witness:
 
     name: str
     """Of whoever wants to know."""
-    driver: str = PROCESS
+    driver: str = field(default_factory=this_process)
     expected: Mapping[str, str] = field(default_factory=environment)
     """The driver's environment."""
 
     def look(self) -> None:
         """Tell of this process, if it is not the driver's own."""
-        if self.driver != PROCESS:
+        if self.driver != this_process():
             _tell_once(self.name, tuple(self.expected.items()))
 
 

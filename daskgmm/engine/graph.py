@@ -18,17 +18,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from dask.task_spec import DataNode, Task, TaskRef
 
+from ..data.failures import tell_briefly
 from ..data.garbage import no_collection
 from ..data.source import Batch, Dataset, Reader, borders
 from ..data.tally import Tally
-from .blas import PROCESS, limit_worker
+from .blas import limit_worker, this_process
 from .environment import Witness
 from .malloc import reusing_memory
 from .memory import Costs
@@ -54,7 +55,7 @@ class Context:
     n_rows: int
     on_rows: Reporter | None
     """Called with the first row of each batch, and their number; None where nobody listens."""
-    driver: str = PROCESS
+    driver: str = field(default_factory=this_process)
     witness: Witness | None = None
     """Told of every process that works on it."""
 
@@ -238,6 +239,7 @@ def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Ta
 
 def _enter(context: Context) -> None:
     """What a process has to do before it computes."""
+    tell_briefly()
     limit_worker(context.driver)
     if context.witness is not None:
         context.witness.look()

@@ -23,6 +23,8 @@ from typing import Any
 import dask
 import distributed
 
+from ..data.forks import begin_anew_in_children
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # that glibc takes where pointers have 64 bits
 
@@ -33,6 +35,13 @@ _SET_BY_OTHERS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 _lock = threading.Lock()
 _running = 0
 """Tasks of ours in this process."""
+
+
+@begin_anew_in_children
+def _begin_anew() -> None:
+    """None of the parent's tasks runs in a forked child."""
+    global _lock, _running
+    _lock, _running = threading.Lock(), 0
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -103,7 +103,7 @@ def _slab_bytes(dataset: Dataset, batch_rows: int) -> int:
     reading = sum(source.reading_bytes(rows) for source in dataset.sources)
     if dataset.reader.reads_ahead and rows < batch_rows:
         reading += sum(rows * source.row_bytes for source in dataset.sources)
-    return reading
+    return reading + dataset.held_bytes(batch_rows)
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,15 @@ class Worker:
     """Bytes; 0 for none."""
 
 
-def check_memory(workers: Iterable[Worker], plan: PassPlan) -> None:
+def check_memory(workers: Sequence[Worker], plan: PassPlan, held_bytes: int = 0) -> None:
     """Raise unless a pass fits into the workers.
 
     Parameters
     ----------
-    workers : iterable of Worker
+    workers : sequence of Worker
     plan : PassPlan
+    held_bytes : int
+        Rows that all of them together hold for the length of a fit; they stay in memory, however Dask spills.
 
     Raises
     ------
@@ -161,13 +163,14 @@ def check_memory(workers: Iterable[Worker], plan: PassPlan) -> None:
     fraction = dask.config.get("distributed.worker.memory.terminate", 0.95) or 1.0
     for worker in workers:
         # Not what it takes now: results and persisted data can go to its disk, and freed memory may still be with it.
-        needed = plan.process_bytes + worker.n_threads * plan.task.total
+        held = held_bytes // len(workers)
+        needed = plan.process_bytes + held + worker.n_threads * plan.task.total
         if worker.limit and needed > fraction * worker.limit:
-            raise WorkerMemoryError(_message(worker, plan, needed, fraction))
+            raise WorkerMemoryError(_message(worker, plan, held, needed, fraction))
 
 
-def _message(worker: Worker, plan: PassPlan, needed: int, fraction: float) -> str:
-    task, base = plan.task, plan.process_bytes
+def _message(worker: Worker, plan: PassPlan, held: int, needed: int, fraction: float) -> str:
+    task, base = plan.task, plan.process_bytes + held
     threads = int((fraction * worker.limit - base) // max(1, task.total))
     remedies = [f"give each worker {format_bytes(math.ceil(needed / fraction))} or more"]
     if threads >= 1:
@@ -178,7 +181,8 @@ def _message(worker: Worker, plan: PassPlan, needed: int, fraction: float) -> st
         remedies.append("use fewer components, or a covariance_type with fewer parameters")
     return (
         f"A pass would take {format_bytes(needed)} of worker {worker.address}, whose limit is "
-        f"{format_bytes(worker.limit)}: {format_bytes(base)} for Python and packages, and in each of "
+        f"{format_bytes(worker.limit)}: {format_bytes(plan.process_bytes)} for Python and packages, "
+        f"{f'{format_bytes(held)} for rows that were in memory, ' if held else ''}and in each of "
         f"{worker.n_threads} threads {format_bytes(task.total)} ({format_bytes(task.slabs)} for rows as they are read, "
         f"{format_bytes(task.leaves)} for rows at the ends of tasks, {format_bytes(task.work)} for work arrays, "
         f"{format_bytes(task.values)} for sums). To make it fit, {', or '.join(remedies)}."

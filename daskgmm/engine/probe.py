@@ -24,7 +24,7 @@ def probe(engine: Engine, dataset: Dataset) -> tuple[Tally, ...]:
 
     It reads a chunk for each place, on the engine's scheduler. Which rows these are follows from their number alone.
     """
-    found: tuple[Tally, ...] = engine.scheduler.run(_Probe(dataset))
+    found: tuple[Tally, ...] = engine.scheduler.run(_Probe(engine.sent(dataset)))
     return found
 
 

@@ -18,9 +18,9 @@ import queue
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import distributed
 from dask.highlevelgraph import HighLevelGraph
@@ -29,11 +29,13 @@ from distributed.scheduler import KilledWorker
 
 from ..errors import SchedulerError
 from .config import patience
-from .connection import ANSWER, FIRST_WORKER, SILENCE, Connection, Lost
+from .connection import ANSWER, FIRST_WORKER, SILENCE, Connection, Lost, classified
 from .graph import upstream
+from .holdings import Holdings
 from .memory import Worker
 from .report import Report, hearing, listening
 from .scheduler import Scheduler, Work
+from .seceding import check_event_loop, thread_given_back
 
 _LOOK = 2.0  # seconds between two looks at the workers of a running pass
 
@@ -41,6 +43,8 @@ _LOOK = 2.0  # seconds between two looks at the workers of a running pass
 # named.
 _REPLAYS = 3
 _MOST_SUSPECTS, _MOST_NAMED = 32, 3
+
+Answer = TypeVar("Answer")
 
 _log = logging.getLogger("daskgmm")
 
@@ -50,6 +54,10 @@ class _Idle(Exception):
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
+
+
+class _LostInputs(Exception):
+    """What a graph depends on, and does not hold itself, is not there any more."""
 
 
 class Remote(Scheduler, AbstractContextManager["Remote"]):
@@ -67,6 +75,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
 
     def __init__(self, address: str = "", client: distributed.Client | None = None) -> None:
         self._connection = Connection(address, client)
+        self._resources, self._holdings = ExitStack(), Holdings()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._hearing = ExitStack()
         self._is_listening = False
@@ -80,27 +89,40 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             If the scheduler does not answer within 10 s or has no workers within 60 s; the configuration value
             ``daskgmm.timeout`` replaces both.
         """
-        self._connection.open()
-        self.n_threads = self._connection.n_threads
+        check_event_loop()
+        with ExitStack() as stack:
+            self._connection.open()
+            stack.callback(self._connection.close)
+            stack.callback(self._holdings.release)
+            stack.enter_context(thread_given_back(self._connection))
+            self._resources = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._connection.close()
+        self._resources.close()
 
     def _reconnect(self, lost: BaseException) -> None:
         self._connection.reconnect(lost)
-        self.n_threads = self._connection.n_threads
         self._hear()
 
     def __str__(self) -> str:
         return str(self._connection)
 
+    @property
+    def n_threads(self) -> int:
+        """Of the workers that are at work now: a cluster may grow and shrink between passes."""
+        return self._answer(self._connection.n_threads)
+
     def workers(self) -> list[Worker]:
+        return self._answer(self._connection.workers)
+
+    def _answer(self, question: Callable[[], Answer]) -> Answer:
+        """Ask the scheduler, and the one that takes its place if it went away."""
         try:
-            return self._connection.workers()
+            return question()
         except Lost as lost:
             self._reconnect(lost)
-            return self._connection.workers()
+            return question()
 
     def events(self, topic: str, witness: str) -> list[Any]:
         with suppress(Lost):  # what it knew is gone with it, and no result depends on it
@@ -109,6 +131,9 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         return []
 
     # ---- computing
+
+    def hold(self, tasks: Mapping[Any, Any]) -> None:
+        self._holdings.add(tasks)
 
     def run(self, work: Work, **options: Any) -> Any:
         interruptions = 0
@@ -137,20 +162,32 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             # in each pass, and refuse what cannot be hashed.
             graph = HighLevelGraph.from_collections(f"gmm-{uuid.uuid4().hex}", graph)
         client = self._connection.client
-        with _classified(client):
+        with classified(client):
             if client.status != "running":
                 raise Lost(f"the client is {client.status}")
+            self._holdings.submit(client)
             promised = client.get(graph, key, **{**options, "sync": False})
         futures = list(distributed.client.futures_of(promised))
         result = asyncio.run_coroutine_threadsafe(_gathered(client, promised), client.loop.asyncio_loop)
         try:
             self._await(result, futures[0].key)
-            with _classified(client, futures):
+            with classified(client, futures):
                 return result.result()
+        except _LostInputs as lost:
+            raise self._lost_inputs(lost) from lost.__cause__
         finally:
             # That ends the coroutine, too: cancelled, it would leave errors that nobody asks for.
             for future in futures:
                 future.release()  # an error that somebody keeps would hold them, and their tasks
+
+    def _lost_inputs(self, lost: _LostInputs) -> Exception:
+        """Error for a pass whose inputs are not there: ours are submitted again, those of the user are his."""
+        if not self._connection.knows(*self._holdings.keys):
+            return Lost("it has lost the rows that it was given")
+        return SchedulerError(
+            "Data that were persisted or scattered on the cluster are gone, with the scheduler or the workers that "
+            "held them. Persist them again, or pass the dask array as it was before."
+        )
 
     def _await(self, result: concurrent.futures.Future[Any], key: Any) -> None:
         """Wait for it. Meanwhile reports are handed over, and the workers and the task of that key are looked at."""
@@ -167,9 +204,10 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         places = [work.place(key) for key in self._suspects(_tasks(graph))[:_MOST_NAMED]]
         died = f" The last to die had been given {', and '.join(places)}." if places else ""
         return SchedulerError(
-            f"No worker of {self} has been at work for {idle.limit:g} s: they are gone, or paused because Python and "
-            f"its packages alone fill most of their memory limit (about 240 MB, 400 MB with numba).{died} Start "
-            "workers, or raise their memory limit."
+            f"No worker of {self} has been at work for {idle.limit:g} s{self._connection.expected()}: they are gone, "
+            "or paused because Python and its packages alone fill most of their memory limit (about 240 MB, 400 MB "
+            f"with numba).{died} Start workers, raise their memory limit, or wait longer: "
+            "dask.config.set({'daskgmm.timeout': '10min'})."
         )
 
     def _try_alone(self, graph: Any, killed: KilledWorker, work: Work) -> None:
@@ -270,21 +308,6 @@ class _Watch:
             raise Lost("it does not know any more what it was asked for")  # the graph is not on its way to it
 
 
-@contextmanager
-def _classified(client: distributed.Client, futures: Iterable[distributed.Future] = ()) -> Iterator[None]:
-    """Tell errors of the connection from those of tasks, such as that of a file of the user's that is not there."""
-    try:
-        yield
-    except (Lost, SchedulerError):
-        raise
-    except Exception as error:
-        if any(future.status == "error" for future in futures):
-            raise
-        if client.status == "running" and not isinstance(error, OSError):
-            raise
-        raise Lost(f"{type(error).__name__}: {error}") from error
-
-
 def _tasks(graph: Any) -> Mapping[Any, Any]:
     return graph if isinstance(graph, dict) else dict(graph.__dask_graph__())
 
@@ -297,10 +320,7 @@ async def _gathered(client: distributed.Client, promised: Any) -> Any:
         if task is not None and task.cancelling():
             raise  # nobody waits any more
         if getattr(error, "reason", "") == "lost dependencies":
-            raise SchedulerError(
-                "Data that were persisted or scattered on the cluster are gone, with the scheduler or the workers that "
-                "held them. Persist them again, or pass the dask array as it was before."
-            ) from error
+            raise _LostInputs from error
         # Of the futures: some of its kinds would seem to be that of this coroutine.
         raise Lost(str(error).replace("\n", " ") or "its tasks were cancelled") from None
 

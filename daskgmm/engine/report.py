@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import distributed
 
+from ..data.forks import begin_anew_in_children
+
 Report = tuple[int, int, int]
 """Number of the pass, first row of a task, and how many rows it has done."""
 
@@ -22,6 +24,15 @@ TOPIC = "daskgmm"
 _listeners: dict[str, Callable[[Report], None]] = {}
 _lock = threading.Lock()
 _uses: weakref.WeakKeyDictionary[distributed.Client, int] = weakref.WeakKeyDictionary()
+
+
+@begin_anew_in_children
+def _begin_anew() -> None:
+    """Nobody listens in a forked child: its copies of the listeners are those of its parent."""
+    global _lock
+    _lock = threading.Lock()
+    _listeners.clear()
+    _uses.clear()
 
 
 @dataclass(frozen=True)

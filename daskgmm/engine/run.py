@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,8 @@ import dask
 import numpy as np
 from dask.local import get_sync
 
-from ..data.source import Dataset
+from ..data.failures import shorten
+from ..data.source import Dataset, Source
 from ..errors import WorkerMemoryError
 from .blas import one_blas_thread
 from .choice import find_scheduler
@@ -36,6 +38,12 @@ _TASKS_PER_THREAD = 3
 
 # Folds that share a pass on threads of this process may take so much in each of them.
 _MOST_SHARED_BYTES = 512 << 20
+
+# Rows in memory that are sent to a cluster: few with every pass, more only once, as long as they take no more than this
+# share of its workers' memory, from which they cannot be spilled. And what one task may read of them.
+_LARGE = 1 << 20  # bytes
+_HELD_SHARE = 0.25
+_MOST_HELD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -89,24 +97,35 @@ class Engine(AbstractContextManager["Engine"]):
         self._resources = ExitStack()
         self._telling = threading.RLock()
         self._numbers = itertools.count()
+        self._sent: dict[Source, Source] = {}
+        self._held_bytes = 0
         self.n_passes = 0
 
     def __enter__(self) -> Engine:
+        self._handled = sys.exc_info()[1]
+        try:
+            self._resources = self._acquired()
+        except BaseException as error:
+            shorten(error, self._handled)
+            raise
+        return self
+
+    def _acquired(self) -> ExitStack:
         with ExitStack() as stack:
             self.scheduler: Scheduler = stack.enter_context(self._found)
             stack.enter_context(one_blas_thread())
             if self._name is not None:
                 stack.enter_context(self.scheduler.listening(self._name, self._batch_finished))
-            self._resources = stack.pop_all()
-        return self
+            return stack.pop_all()
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
-            self.emit(EngineClosed(failed=exception[0] is not None))
-            if exception[0] is None and self.n_passes:
+            self.emit(EngineClosed(failed=kind is not None))
+            if kind is None and self.n_passes:
                 warn_of_different(self._witnessed(), stacklevel=3)
         finally:
             self._resources.close()
+            shorten(error, self._handled)
 
     def emit(self, event: Any) -> None:
         """Tell the listeners; batches finish in threads, and listeners are called one at a time."""
@@ -131,6 +150,7 @@ class Engine(AbstractContextManager["Engine"]):
         DataChangedError
             If it saw other rows than the passes before it.
         """
+        dataset = self.sent(dataset)
         edges = self._edges(dataset, fold)
         self._check(plan_pass(dataset, fold, edges, ARITY))
         with self.announced(label, dataset.n_rows, len(edges) - 1) as on_rows:
@@ -163,6 +183,7 @@ class Engine(AbstractContextManager["Engine"]):
 
     def groups(self, dataset: Dataset, costs: Sequence[Costs]) -> list[int]:
         """How many of them, one after the other, share each pass."""
+        dataset = self.sent(dataset)
         lengths: list[int] = []
         while (done := sum(lengths)) < len(costs):
             length = len(costs) - done
@@ -176,10 +197,36 @@ class Engine(AbstractContextManager["Engine"]):
         plan = plan_pass(dataset, costs, self._edges(dataset, costs), ARITY)
         workers = self.scheduler.workers()
         try:
-            check_memory(workers, plan)
+            check_memory(workers, plan, self._held_bytes)
         except WorkerMemoryError:
             return False
         return bool(workers) or plan.task.work + plan.task.values <= _MOST_SHARED_BYTES
+
+    def sent(self, dataset: Dataset) -> Dataset:
+        """The data set in the form that passes on this engine's scheduler read.
+
+        What rows in memory would bring into the graph of every pass is sent to a cluster once, with the next work.
+        """
+        if not self.scheduler.is_remote:
+            return dataset
+        weights = None if dataset.weights is None else self._sent_source(dataset.weights)
+        return replace(dataset, rows=self._sent_source(dataset.rows), weights=weights)
+
+    def _sent_source(self, source: Source) -> Source:
+        if source not in self._sent:
+            carried = source.carried_bytes()
+            if carried < _LARGE:
+                self._sent[source] = source
+            elif self._has_room(carried):
+                self._sent[source], tasks = source.detached()
+                self.scheduler.hold(tasks)
+                self._held_bytes += carried
+        return self._sent.get(source, source)
+
+    def _has_room(self, n_bytes: int) -> bool:
+        """Whether the workers can hold so much more; what they cannot is sent in every pass, a few rows at a time."""
+        limits = [worker.limit for worker in self.scheduler.workers()]
+        return 0 in limits or self._held_bytes + n_bytes <= _HELD_SHARE * sum(limits)
 
     def plan(self, dataset: Dataset, costs: Costs) -> PassPlan:
         """How a pass would be divided, and what it would take.
@@ -189,6 +236,7 @@ class Engine(AbstractContextManager["Engine"]):
         WorkerMemoryError
             If it would not fit into the workers.
         """
+        dataset = self.sent(dataset)
         return self._check(plan_pass(dataset, costs, self._edges(dataset, costs), ARITY))
 
     @contextmanager
@@ -239,7 +287,7 @@ class Engine(AbstractContextManager["Engine"]):
         return found(self.scheduler.events(TOPIC, self._witness.name))
 
     def _check(self, plan: PassPlan) -> PassPlan:
-        check_memory(self.scheduler.workers(), plan)
+        check_memory(self.scheduler.workers(), plan, self._held_bytes)
         return plan
 
     def _edges(self, dataset: Dataset, costs: Costs) -> Array:
@@ -248,7 +296,9 @@ class Engine(AbstractContextManager["Engine"]):
     def _batch_rows(self, dataset: Dataset, costs: Costs) -> int:
         seconds = costs.row_seconds + dataset.rows.row_bytes / 5e8  # what decoding a compressed store manages
         fair = -(-dataset.n_rows // (_TASKS_PER_THREAD * self.scheduler.n_threads))
-        return int(max(_SHORTEST_TASK / seconds, min(_LONGEST_TASK / seconds, fair)))
+        rows = max(_SHORTEST_TASK / seconds, min(_LONGEST_TASK / seconds, fair))
+        held = dataset.held_bytes(dataset.n_rows)  # all that a task reads of it is in memory while it runs
+        return int(min(rows, dataset.n_rows * _MOST_HELD_BYTES / held) if held else rows)
 
     def _compute(self, part: _PartOfPass) -> Any:
         if part.wave.n_tasks == 1 and not self.scheduler.is_remote:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -42,15 +42,21 @@ class GivenGraph:
 class Scheduler(ABC):
     """Something that computes the value of a key of a task graph."""
 
-    n_threads: int
-    """Tasks that run at the same time."""
-
     is_remote: bool = False
     """Tasks run on the workers of a cluster, which may be other processes."""
+
+    @property
+    @abstractmethod
+    def n_threads(self) -> int:
+        """Tasks that run at the same time."""
 
     def workers(self) -> list[Worker]:
         """Worker processes of the cluster; none where the work is done in this process."""
         return []
+
+    def hold(self, tasks: Mapping[Any, Any]) -> None:
+        """Keep the values of tasks, which depend on nothing, for all later work to depend on."""
+        raise NotImplementedError
 
     def listening(self, name: str, listener: Callable[[Report], None]) -> AbstractContextManager[None]:
         """Call ``listener`` with everything that tasks report to that name, in threads of this scheduler's choice."""
@@ -86,7 +92,11 @@ class Local(Scheduler):
     """
 
     def __init__(self, get: Callable[..., Any], n_threads: int) -> None:
-        self._get, self.n_threads = get, n_threads
+        self._get, self._n_threads = get, n_threads
+
+    @property
+    def n_threads(self) -> int:
+        return self._n_threads
 
     def run(self, work: Work, **options: Any) -> Any:
         return self._get(*work.build(), **options)

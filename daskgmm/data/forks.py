@@ -1,0 +1,38 @@
+"""What does not survive in a child that was forked: threads but the one that forked, and locks that they held."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import zarr
+
+from ..errors import StoreError
+
+_decoder: int | None = None
+"""The process in which zarrs has decoded first: its threads are there alone."""
+
+
+def begin_anew_in_children(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Decorator of what a forked child has to do before anything else."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
+    return function
+
+
+def check_decoder(array: zarr.Array[Any]) -> None:
+    """Raise `StoreError` if reading the array would wait for ever for threads of a process that this one is a fork of.
+
+    Zarr's own begin anew. Those of zarrs, which are Rust's, are made once and cannot.
+    """
+    global _decoder
+    if type(array._async_array.codec_pipeline).__module__.partition(".")[0] != "zarrs":
+        return
+    _decoder = _decoder or os.getpid()
+    if _decoder != os.getpid():
+        raise StoreError(
+            "This process is a fork of one that has used zarrs, whose threads do not survive that: reading would wait "
+            "for ever. Start such processes with multiprocessing's 'spawn' or 'forkserver', or read with Zarr's own "
+            "codec pipeline: zarr.config.set({'codec_pipeline.path': 'zarr.core.codec_pipeline.BatchedCodecPipeline'})."
+        )

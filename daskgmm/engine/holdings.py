@@ -1,0 +1,78 @@
+"""Tasks that are submitted once, for many passes to depend on."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import dask
+import distributed
+from dask.highlevelgraph import HighLevelGraph
+from dask.sizeof import sizeof
+
+Graph = dict[Any, Any]
+
+_MESSAGE_BYTES = 64 << 20  # of a submission: the scheduler answers nobody while it takes one apart
+_LARGE_GRAPH = "distributed.admin.large-graph-warning-threshold"
+
+_quiet = threading.Lock()
+
+
+class Holdings:
+    """Tasks, and the futures by which a scheduler is asked to keep their values."""
+
+    def __init__(self) -> None:
+        self._tasks: Graph = {}
+        self._futures: dict[Any, distributed.Future] = {}
+        self._client: distributed.Client | None = None
+
+    @property
+    def keys(self) -> list[Any]:
+        """Of all tasks."""
+        return list(self._tasks)
+
+    def add(self, tasks: Mapping[Any, Any]) -> None:
+        """Take more tasks, which depend on nothing, to be submitted with the next work."""
+        self._tasks.update(tasks)
+
+    def submit(self, client: distributed.Client) -> None:
+        """Submit what a client does not hold: all with a new one, and what was given up or went with a scheduler."""
+        if client is not self._client:
+            self.release()
+            self._client = client
+        missing = [key for key in self._tasks if key not in self._futures or not _is_alive(self._futures[key])]
+        for key in missing:
+            if key in self._futures:
+                self._futures.pop(key).release()  # with its error, if it has one
+        for portion in _portions({key: self._tasks[key] for key in missing}):
+            graph = HighLevelGraph.from_collections(f"gmm-data-{uuid.uuid4().hex}", portion)
+            # Dask's warning advises what is done here.
+            with _quiet, dask.config.set({_LARGE_GRAPH: 1 << 60}):
+                promised = client.get(graph, list(portion), sync=False)
+            self._futures.update({future.key: future for future in distributed.client.futures_of(promised)})
+
+    def release(self) -> None:
+        """Let the scheduler forget them."""
+        while self._futures:
+            with suppress(Exception):  # of a client that is gone, with which they went
+                self._futures.popitem()[1].release()
+
+
+def _is_alive(future: distributed.Future) -> bool:
+    return future.status in ("pending", "finished")
+
+
+def _portions(tasks: Graph) -> Iterator[Graph]:
+    portion: Graph = {}
+    size = 0
+    for key, task in tasks.items():
+        portion[key] = task
+        size += sizeof(task)
+        if size >= _MESSAGE_BYTES:
+            yield portion
+            portion, size = {}, 0
+    if portion:
+        yield portion
