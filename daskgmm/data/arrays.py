@@ -105,6 +105,9 @@ class MappedSource(Source):
         self.shape = array.shape
         self.dtype = array.dtype
 
+    def __str__(self) -> str:
+        return str(self.handle.description[0])
+
 
 def mapped_source(array: Array) -> MappedSource | None:
     """Source of a memory map whose file is known; None for anything else."""

@@ -27,7 +27,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 from distributed.scheduler import KilledWorker
 
-from ..errors import SchedulerError
+from ..errors import DaskGMMError, SchedulerError
 from .config import patience
 from .connection import ANSWER, FIRST_WORKER, SILENCE, Connection, Lost
 from .graph import upstream
@@ -278,6 +278,8 @@ def _classified(client: distributed.Client, futures: Iterable[distributed.Future
     except (Lost, SchedulerError):
         raise
     except Exception as error:
+        if isinstance(error.__cause__, DaskGMMError):
+            raise error.__cause__ from None  # of data that cannot travel, as Dask's pickling tells it
         if any(future.status == "error" for future in futures):
             raise
         if client.status == "running" and not isinstance(error, OSError):
