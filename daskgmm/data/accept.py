@@ -81,7 +81,7 @@ def _check_one_array(data: Any, name: str) -> None:
             f"the features, such as ds[{(variables or ['name'])[0]!r}], or make variables the features: "
             f"ds[{variables}].to_dataarray('feature').transpose(..., 'feature').data.reshape(-1, {len(variables)})."
         )
-    if isinstance(data, list | tuple) and data and isinstance(data[0], str | os.PathLike):
+    if name == "X" and isinstance(data, list | tuple) and data and isinstance(data[0], str | os.PathLike):
         raise UnsupportedDataError(
             f"{name} is a {type(data).__name__} of {len(data)} texts or paths; expected one array, or one path. Where "
             "these are parts of the data, join them: "

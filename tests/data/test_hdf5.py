@@ -3,7 +3,6 @@
 import pickle
 
 import dask.array as da
-import distributed
 import numpy as np
 import pytest
 import zarr
@@ -81,18 +80,6 @@ def test_results_are_lazy(name, file, reads, tmp_path):
 
 def test_select_reads_it(file):
     assert select(file["g/x"], [1, 2], estimator=GaussianMixture(random_state=0)).best == (2, "full")
-
-
-@pytest.mark.cluster
-def test_worker_processes_open_the_file_by_its_name(file):
-    with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
-        distributed.Client(cluster),
-    ):
-        model = fit(file["g/x"], sample_weight=file["weights"])
-        labels = model.predict(file["g/x"]).compute()
-    np.testing.assert_array_equal(model.means_, fit(X, sample_weight=WEIGHTS).means_)
-    np.testing.assert_array_equal(labels, model.predict(X))
 
 
 def test_another_process_opens_it_anew(file, path, monkeypatch, tmp_path):
