@@ -1,4 +1,4 @@
-"""Stores as people have them: archives, groups in groups, copies of metadata, servers that list nothing, other files."""
+"""Stores as people have them: archives, groups in groups, copies of metadata, silent servers, other files."""
 
 import functools
 import http.server
@@ -184,7 +184,7 @@ def test_arrays_that_came_and_went_after_metadata_were_consolidated(model, tmp_p
     group.create_array("new", data=X, chunks=(ROWS, D))
     assert_reads(model, f"{path}::new")
     shutil.rmtree(path / "old")
-    with pytest.raises(StoreError, match="consolidated metadata of .* name an array 'old', which is missing"):
+    with pytest.raises(StoreError, match=r"consolidated metadata of .* name an array 'old', which is missing"):
         fit(path)
 
 
