@@ -161,7 +161,7 @@ class SchedulerError(DaskGMMError, ConnectionError, ValueError):
 
 
 class WorkerMemoryError(DaskGMMError, MemoryError, ValueError):
-    """A pass needs more memory than the workers may use: found out before it runs."""
+    """A pass needs more memory than the workers may use, or a mixture more than there is: found out before it runs."""
 
 
 class MissingDependencyError(DaskGMMError, ImportError):

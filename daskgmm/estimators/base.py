@@ -41,7 +41,7 @@ from ..fitting.fit import MixtureFits
 from ..fitting.folds import Score, ScoreFold
 from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS, Initialization
-from ..fitting.plan import FitPlan, plan_fit
+from ..fitting.plan import FitPlan, check_parameters, plan_fit
 from .checkpointing import Checkpointing, check_checkpoint
 from .rows import Densities, Labels, Probabilities, RowResult
 from .validation import check_callbacks
@@ -216,6 +216,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                     f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
                     f"n_samples = {dataset.n_rows}"
                 )
+            check_parameters(dataset, self._structure, int(self.n_components))
             keeper = None if keeping is None else keeping.keeper(dataset, [self])
             fits = MixtureFits(engine, dataset, [self._candidate(dataset.n_features)], keeper)
             dtype = np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64
@@ -279,6 +280,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         data = clone(self)._accept(X, reset=True)  # a plan leaves no trace on the estimator
         with Engine(self.scheduler, in_process=not is_lazy(data)) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)
+            check_parameters(dataset, self._structure, int(self.n_components))
             return plan_fit(engine, dataset, self._settings(self._prepare(dataset.n_features)))
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
