@@ -99,6 +99,8 @@ def open_zarr(
     Returns
     -------
     zarr.Array
+        Indexing it gives the numbers that are stored. What daskgmm makes of it are the values that its attributes
+        declare (``scale_factor``, ``_FillValue``, …).
 
     Raises
     ------
@@ -150,7 +152,7 @@ def open_node(path: str, storage_options: Mapping[str, Any] | None = None) -> za
         ) from error
     except ImportError as error:
         raise StoreError(
-            f"{shown} cannot be opened: {secrets.hide(str(error))}. {to_install(location)}"
+            f"{shown} cannot be opened: {secrets.hide(str(error))}. {to_install(location)}."
         ) from secrets.cause(error)
     except Exception as error:
         raise _unreadable(shown, error, secrets) from secrets.cause(error)
@@ -174,7 +176,7 @@ def _is_archive(location: str) -> bool:
 def to_install(url: str) -> str:
     """What to do where the file system of a URL is missing."""
     package = _INSTALL.get(url.rpartition("::")[2].partition("://")[0].lower())
-    return f"pip install {package}" if package else "Install the file system of that URL."
+    return f"Try pip install {package}" if package else "Install the file system of that URL"
 
 
 def _otherwise(location: str, shown: str) -> str:
@@ -222,7 +224,7 @@ def pick_array(node: zarr.Array[Any] | zarr.Group, name: str | None = None) -> z
         if isinstance(found, zarr.Array):
             return found
         raise StoreError(_no_array(node, name, found))
-    arrays = arrays_of(node)
+    arrays = _of_rows(arrays_of(node))
     if len(arrays) == 1:
         return arrays[0][1]
     names = _names_below(node, dict(arrays))
@@ -231,6 +233,11 @@ def pick_array(node: zarr.Array[Any] | zarr.Group, name: str | None = None) -> z
         f"{describe(node)} is a group with {len(arrays)} arrays{nested} ({_shown(names)}). Say which one is meant, "
         f"for example as {'path::' + printable(names[0]) if names else 'path::array'}."
     )
+
+
+def _of_rows(arrays: list[tuple[str, zarr.Array[Any]]]) -> list[tuple[str, zarr.Array[Any]]]:
+    """Those that are no single number, as coordinates and remarks may be."""
+    return [(name, array) for name, array in arrays if array.ndim]
 
 
 def _no_array(group: zarr.Group, name: str, found: zarr.Group | None) -> str:
@@ -252,7 +259,7 @@ def _shown(names: list[str]) -> str:
 
 def _names_below(group: zarr.Group, arrays: Mapping[str, zarr.Array[Any]] | None = None) -> list[str]:
     """Names of the arrays in a group and in groups in it: those of two dimensions first, then the nearest."""
-    found = dict(arrays_of(group) if arrays is None else arrays)
+    found = dict(_of_rows(arrays_of(group)) if arrays is None else arrays)
     waiting = [("", group)]
     for _ in range(_MOST_GROUPS):
         if not waiting or len(found) > _MOST_NAMES:
@@ -261,7 +268,7 @@ def _names_below(group: zarr.Group, arrays: Mapping[str, zarr.Array[Any]] | None
         try:
             groups = sorted(inside.groups())
             if path:
-                found |= {f"{path}{name}": array for name, array in arrays_of(inside)}
+                found |= {f"{path}{name}": array for name, array in _of_rows(arrays_of(inside))}
         except Exception:
             continue  # of what is damaged, too, the error that is being told of comes first
         waiting += [(f"{path}{name}/", below) for name, below in groups]

@@ -219,7 +219,7 @@ def _file_system(url: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         secrets = Secrets(url)
         raise StoreError(
-            f"{without_secrets(url)} cannot be written: {secrets.hide(str(error))}. {to_install(url)} Or write to a "
+            f"{without_secrets(url)} cannot be written: {secrets.hide(str(error))}. {to_install(url)}, or write to a "
             "local path."
         ) from secrets.cause(error)
     except Exception as error:

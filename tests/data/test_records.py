@@ -111,6 +111,14 @@ def test_select_keeps_the_names():
     assert list(found.model.feature_names_in_) == ["ra", "mag"]
 
 
+def test_records_that_are_masked_in_places():
+    masked = np.ma.array(TABLE)
+    np.testing.assert_array_equal(fit(masked).means_, fit(X).means_)
+    masked["mag"][7] = np.ma.masked
+    with pytest.raises(UnsupportedDataError, match="masked in places"):
+        fit(masked)
+
+
 def test_one_precision_where_all_fields_have_it():
     assert fit(TABLE.astype([("ra", "f4"), ("mag", ">f4"), ("id", "f4")])).means_.dtype == np.float32
 

@@ -211,6 +211,13 @@ def test_arrays_in_groups_are_named(model, annotated):
         fit(f"{annotated}::Y")
 
 
+def test_a_number_beside_the_rows_is_no_array_of_rows(model, tmp_path):
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w")
+    group.create_array("raw", data=np.array(3.0))
+    group.create_array("X", data=X, chunks=(ROWS, D))
+    assert_reads(model, tmp_path / "g.zarr")
+
+
 def test_a_group_is_no_array(annotated):
     with pytest.raises(StoreError, match=r"'X': that is a group, a sparse matrix \(csr_matrix\)"):
         fit(f"{annotated}::X")
