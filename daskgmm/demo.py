@@ -62,6 +62,8 @@ def run_demo(output: str | os.PathLike[str] = "daskgmm-demo", *, quiet: bool = F
     photographs = _load_photographs()
     paths = {name: os.path.join(output, f"{name}.zarr") for name in ("pixels", "model", "labels")}
     pictures = {name: os.path.join(output, f"{name}.png") for name in photographs}
+    if not os.path.lexists(output):
+        os.makedirs(output)
     _check_targets(paths, pictures)
     _write_pixels(paths["pixels"], photographs)
     model = _fit_and_label(paths, () if quiet else (ProgressBar(),))

@@ -91,13 +91,14 @@ class NonFiniteDataError(DaskGMMError, ValueError):
         Whether it is NaN.
     """
 
-    def __init__(self, row: int, *, is_nan: bool, within_chunk: bool = False) -> None:
+    def __init__(self, row: int, *, is_nan: bool, within_chunk: bool = False, missing: str = "") -> None:
         self.row, self.is_nan = row, is_nan
         what = "NaN" if is_nan else "infinity"
         where = f"row {row}" + " of a chunk (the lengths of the chunks before it are not known)" * within_chunk
+        why = missing and f": {missing}"
         super().__init__(
-            f"Input X contains {what} in {where}. A Gaussian mixture needs finite values: drop or impute such rows "
-            "first (for a dask array for instance with x[~da.isnan(x).any(axis=1)])."
+            f"Input X contains {what} in {where}{why}. A Gaussian mixture needs finite values: drop or impute such "
+            "rows first (for a dask array for instance with x[~da.isnan(x).any(axis=1)])."
         )
 
 
@@ -182,7 +183,7 @@ class SchedulerError(DaskGMMError, ConnectionError, ValueError):
 
 
 class WorkerMemoryError(DaskGMMError, MemoryError, ValueError):
-    """A pass needs more memory than the workers may use: found out before it runs."""
+    """A pass needs more memory than the workers may use, or a mixture more than there is: found out before it runs."""
 
 
 class MissingDependencyError(DaskGMMError, ImportError):

@@ -362,10 +362,10 @@ def open_array(name: str) -> Any:
     """A ``.npy`` file, mapped into memory, or a Zarr array."""
     if not name.endswith(".npy"):
         return open_zarr(name)
-    shown = without_secrets(name)
-    check_file(name, sys.maxsize, "arrays")
+    shown, path = without_secrets(name), local_path(name) or name
+    check_file(path, sys.maxsize, "arrays")
     try:
-        return np.load(name, mmap_mode="r", allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise StoreNotFoundError(f"There is no file {shown}.") from error
     except ValueError as error:

@@ -13,8 +13,8 @@ import zarr
 from .data.accept import resolve
 from .data.output import as_blocks
 from .data.row_arrays import RowArray, write_rows
-from .data.store import describe, local_path, without_secrets
-from .data.stored_rows import check_unchanged
+from .data.source import Source
+from .data.store import local_path, without_secrets
 from .data.write import Address, new_store, record
 from .engine.events import Listener
 from .engine.run import Engine
@@ -44,7 +44,7 @@ def write_predictions(
     ----------
     model : GaussianMixture or BayesianGaussianMixture
         Fitted; its ``scheduler`` says where the pass runs.
-    data : path, URL, zarr.Array or dask.array.Array
+    data : path, URL, zarr.Array, h5py.Dataset or dask.array.Array
     output : str or path
         A new Zarr group with the arrays ``labels`` (n,), ``probabilities`` (n, K) and ``log_density`` (n,).
     probabilities, log_density : bool
@@ -62,14 +62,13 @@ def write_predictions(
         Shape of every array.
     """
     data = resolve(data)
-    if not isinstance(data, da.Array | zarr.Array):
+    if not isinstance(data, da.Array | Source):
         raise UnsupportedDataError(
-            f"data are a {type(data).__name__}; expected a path or URL, a Zarr array or a dask array"
+            f"data are a {type(data).__name__}; expected a path or URL, a Zarr array, an h5py.Dataset or a dask array"
         )
-    source = describe(data) if isinstance(data, zarr.Array) else "a dask array"
+    source = str(data) if isinstance(data, Source) else "a dask array"
     model._accept(data, reset=False)
-    n_columns = 1 + log_density + probabilities * len(model.weights_)
-    blocks = as_blocks(data, 8 * n_columns)
+    blocks = as_blocks(data)
     arrays = _row_arrays(model, blocks, probabilities, log_density)
     with (
         new_store(output, record(RESULTS, data=source, model=_full(model_name)), overwrite=overwrite) as group,
@@ -77,8 +76,8 @@ def write_predictions(
         engine.announced("predict", blocks.shape[0], blocks.numblocks[0]) as on_rows,
     ):
         write_rows(group, arrays, partial(engine.compute, place=partial(_place, group, source)), on_rows)
-        if isinstance(data, zarr.Array):
-            check_unchanged(data)
+        if isinstance(data, Source):
+            data.check_unchanged()
     return {name: array.values.shape for name, array in arrays.items()}
 
 

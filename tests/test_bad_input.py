@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+import xarray as xr
 import zarr
 
-from daskgmm import GaussianMixture, open_zarr
+from daskgmm import GaussianMixture, open_zarr, select
 from daskgmm.errors import (
     DaskGMMError,
     InvalidWeightsError,
@@ -24,6 +25,7 @@ from daskgmm.errors import (
     StoreError,
     StoreNotFoundError,
     UnsupportedDataError,
+    WorkerMemoryError,
 )
 
 pytestmark = [
@@ -109,7 +111,7 @@ def computed(result):
 SHAPES = {
     "a number": (np.array(3.0), r"2D array"),
     "one dimension": (X[:, 0], r"(?s)2D array.*reshape"),
-    "three dimensions": (X[None], r"(dim 3|3D array)"),
+    "three dimensions": (X[None], r"got 3D array of shape \(1, 60, 3\).*moveaxis\(X, axis, -1\)\.reshape"),
     "no rows": (X[:0], r"0 sample\(s\)"),
     "no features": (X[:, :0], r"0 feature\(s\)"),
 }
@@ -122,6 +124,36 @@ def test_shapes(shape, kind, method, model):
     x, message = SHAPES[shape]
     layout = {"numpy": lambda: x, "dask": lambda: da.from_array(x), "zarr": lambda: in_zarr(x)}
     expect(ValueError, message, METHODS[method], model, layout[kind]())
+
+
+WIDE = da.zeros((16, 1_000_000), chunks=(16, 10_000))
+EXCHANGED = {
+    "dask": lambda: WIDE,
+    "numpy": lambda: np.broadcast_to(np.arange(16.0)[:, None], (16, 1_000_000)),
+    "zarr": lambda: zarr.create_array({}, shape=(16, 1_000_000), chunks=(16, 10_000), dtype="f8"),
+    "xarray": lambda: xr.DataArray(WIDE, dims=("feature", "sample")),
+}
+
+
+@pytest.mark.parametrize("function", ["fit", "plan", "select"])
+@pytest.mark.parametrize("kind", EXCHANGED)
+def test_rows_and_columns_that_are_exchanged(kind, function):
+    """Covariances of a million features would take 16 TB."""
+    data = EXCHANGED[kind]()
+    functions = {"fit": fit, "plan": GaussianMixture(2).plan, "select": lambda x: select(x, [1, 2])}
+    message = r"X has 16 rows and 1000000 features\. The covariances \(full\) .* pass X\.T"
+    tracemalloc.start()
+    try:
+        assert isinstance(expect(WorkerMemoryError, message, functions[function], data), MemoryError)
+        assert tracemalloc.get_traced_memory()[1] < 300e6  # the rows themselves have 128 MB
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_features_of_few_rows_are_fitted_where_there_is_room():
+    x = np.random.default_rng(0).normal(size=(12, 2000)) + np.repeat([[0], [5]], 6, axis=0)
+    assert fit(x, covariance_type="diag", max_iter=1).means_.shape == (2, 2000)
+    assert GaussianMixture(2).plan(da.zeros((100, 1000))).n_features == 1000
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,6 +200,12 @@ KIND_ERRORS = {
     "ragged lists": (lambda: [[1, 2], [3]], ValueError, "inhomogeneous"),
     "a bag": (lambda: pytest.importorskip("dask.bag").from_sequence([1, 2]), UnsupportedDataError, "X is a dask Bag"),
     "delayed": (lambda: dask.delayed(X), UnsupportedDataError, "X is a dask Delayed.*from_delayed"),
+    "a dataset": (
+        lambda: xr.Dataset({"a": (("i", "j"), X), "b": (("i", "j"), X)}),
+        UnsupportedDataError,
+        r"xarray Dataset; expected one array.*ds\['a'\].*ds\[\['a', 'b'\]\]\.to_dataarray.*reshape\(-1, 2\)",
+    ),
+    "a lazy dataset": (lambda: xr.Dataset({"a": (("i", "j"), X)}).chunk(), UnsupportedDataError, "xarray Dataset"),
     "sparse": (lambda: scipy.sparse.csr_matrix(X), TypeError, "Sparse data was passed for X"),
     "masked": (lambda: np.ma.masked_greater(X, 6), UnsupportedDataError, "masked in places.*filled"),
 }
@@ -318,7 +356,9 @@ def test_weights(weights, kind, method, model):
         (float("nan"), InvalidWeightsError, "sample_weight contains nan in row 0"),
         (0, InvalidWeightsError, "all weights are zero"),
         ([1, 2], InvalidWeightsError, r"sample_weight\.shape == \(2,\)"),
-        ("nowhere.zarr", StoreNotFoundError, "nothing at .*nowhere.zarr"),
+        ("nowhere.zarr", StoreNotFoundError, "sample_weight: There is nothing at .*nowhere.zarr"),
+        ("w", StoreNotFoundError, "sample_weight: There is nothing at w"),
+        (xr.Dataset(), UnsupportedDataError, "sample_weight is an xarray Dataset"),
         (NOTHING_USEFUL, UnsupportedDataError, "sample_weight has dtype object"),
         ({"a": 1}, UnsupportedDataError, "sample_weight has dtype object"),
         (np.ones(N) * 1j, UnsupportedDataError, "sample_weight has dtype complex128"),
@@ -368,7 +408,7 @@ EYE = np.stack([np.eye(D)] * 2)
         ("weights_init", [1], r"'weights' should have the shape of \(2,\), but got \(1,\)"),
         ("weights_init", [[0.5, 0.5]], r"'weights' should have the shape of \(2,\), but got \(1, 2\)"),
         ("weights_init", [0.5, 0.6], r"'weights' should be normalized, but got sum\(weights\) = 1.1"),
-        ("weights_init", [-0.5, 1.5], r"'weights' should be in the range \[0, 1\]"),
+        ("weights_init", [-0.5, 1.5], r"'weights' .* range \[0, 1\], but got max value 1.50000, min value -0.50000"),
         ("weights_init", [np.nan, 1], "Input weights contains NaN"),
         ("weights_init", [1j, 0], "'weights' should be an array of real numbers"),
         ("means_init", X[:1], r"'means' should have the shape of \(2, 3\), but got \(1, 3\)"),

@@ -527,16 +527,23 @@ def test_results_for_any_dtype(method, dtype, whole):
     ],
     ids=str,
 )
-def test_results_of_a_store_are_aligned_with_it(method, layout, unit, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(output, "_BLOCK_BYTES", 100 * 8 * D)
+def test_results_of_a_store_have_its_chunks(method, layout, unit, whole, tmp_path):
     zarr.create_array(tmp_path / "x.zarr", shape=X.shape, dtype=X.dtype, **layout)[...] = X
     with forbidden_compute():
         lazy = getattr(whole["full"], method)(tmp_path / "x.zarr")
-    starts = np.cumsum(lazy.chunks[0])[:-1]
-    assert (starts % unit == 0).all()
-    assert max(lazy.chunks[0]) <= max(unit, 100)
+    assert lazy.chunks[0] == da.empty(N, chunks=unit).chunks[0]
     expected = getattr(whole["full"], method)(X)
     np.testing.assert_allclose(lazy.compute(), expected, rtol=1e-12)
+
+
+def test_chunks_that_are_small_and_many_are_joined(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "_MANY_CHUNKS", 20)
+    monkeypatch.setattr(output, "_BLOCK_BYTES", 35 * 8 * D)
+    zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(10, D))
+    results = [getattr(whole["full"], method)(tmp_path / "x.zarr") for method in METHODS]
+    for result in results:
+        assert result.chunks[0] == da.empty(N, chunks=30).chunks[0]
+    np.testing.assert_array_equal(results[0].compute(), whole["full"].predict(X))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -649,8 +656,7 @@ def test_no_method_loads_a_dask_array_whole():
 
 
 @pytest.mark.parametrize("layout", [{"chunks": (25, 3)}, {"chunks": (5, 3), "shards": (25, 3)}], ids=str)
-def test_no_method_loads_a_store_whole(layout, store_reads, tmp_path, monkeypatch):
-    monkeypatch.setattr(output, "_BLOCK_BYTES", 25 * D * 8)
+def test_no_method_loads_a_store_whole(layout, store_reads, tmp_path):
     zarr.create_array(tmp_path / "x.zarr", shape=X.shape, dtype=X.dtype, **layout)[...] = X
     everything(GaussianMixture(2, random_state=0, scheduler="synchronous", max_iter=2), tmp_path / "x.zarr")
     assert max(store_reads) <= 25

@@ -486,7 +486,7 @@ CONSOLIDATED = {
     "what is not there": ({"ghost": "array"}, "gone|missing|cannot be"),
     "what steers a terminal": (
         {"\x1b[2Jghost": "array", "other": "array"},
-        r"group with 2 arrays \(\?\[2Jghost, other\)",
+        r"name an array '\\x1b\[2Jghost', which is missing",
     ),
     "null": ({"a": None}, "cannot be opened as Zarr"),
     "nothing": ({"a": {}}, "is not a Zarr array or group"),

@@ -43,6 +43,7 @@ EXTERNAL = {
     "numba": {"core"},
     "dask": {"data", "engine", "estimators", "results", "jobs", "cli"},
     "distributed": {"engine"},
+    "h5py": {"data"},
     "zarr": {"data", "persistence", "diagnostics", "results", "demo", "cli"},
     "fsspec": {"data"},
     "sklearn": {"fitting", "estimators", "persistence", "demo"},
@@ -52,7 +53,7 @@ EXTERNAL = {
     "matplotlib": {"diagnostics", "demo"},
     "PIL": {"demo"},
 }
-OPTIONAL = {"matplotlib", "PIL"}
+OPTIONAL = {"h5py", "matplotlib", "PIL"}
 ON_DEMAND = {"daskgmm.core.compiled"}  # imported where its package is installed, and never with daskgmm itself
 
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
@@ -14,11 +15,11 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import daskgmm
-from daskgmm import BayesianGaussianMixture, GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture, load
 from daskgmm.data.write import check_target, new_store, record
 from daskgmm.diagnostics.summary import print_record, store_record
 from daskgmm.engine.environment import environment
-from daskgmm.errors import ModelFormatError, OutputExistsError, StoreNotFoundError
+from daskgmm.errors import ModelFormatError, OutputError, OutputExistsError, StoreNotFoundError
 from daskgmm.persistence import layout, writing
 
 STRUCTURES = ["full", "tied", "diag", "spherical"]
@@ -400,7 +401,7 @@ def test_somebody_else_may_be_faster(tmp_path):
     assert (path / "theirs").read_text() == "x"
 
 
-def test_targets_are_checked_before_any_work(tmp_path):
+def test_targets_are_checked_before_any_work(model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError):
         check_target(tmp_path / "file" / "below" / "model.zarr", "model")
@@ -408,8 +409,30 @@ def test_targets_are_checked_before_any_work(tmp_path):
         check_target("data.zarr::model", "model")
     with pytest.raises(ValueError, match="cannot be written"):
         check_target("nonsense://somewhere/model.zarr", "model")
-    check_target(tmp_path / "new" / "directories" / "model.zarr", "model")
+    for check in (check_target, lambda path, kind: model.save(path)):
+        with pytest.raises(OutputError, match=r"There is no directory .*new/directories .*mkdir -p"):
+            check(tmp_path / "new" / "directories" / "model.zarr", "model")
     assert not (tmp_path / "new").exists()
+
+
+def test_what_is_no_model_is_never_offered_to_be_overwritten(rows, model, tmp_path):
+    zarr.create_array(tmp_path / "data.zarr", data=rows)
+    for overwrite in (False, True):
+        with pytest.raises(OutputExistsError, match=r"data\.zarr exists already.* not a model store") as caught:
+            model.save(tmp_path / "data.zarr", overwrite=overwrite)
+        assert "overwrite=True" not in str(caught.value)
+    fsspec.filesystem("memory").pipe_file("/there/zarr.json", b"{}")
+    with pytest.raises(OutputExistsError, match="memory://there exists already, and only local stores") as caught:
+        model.save("memory://there")
+    assert "overwrite=True" not in str(caught.value)
+    fsspec.filesystem("memory").rm("/there", recursive=True)
+
+
+def test_a_home_directory(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model.save("~/m.zarr")
+    assert os.listdir(tmp_path) == ["m.zarr"]
+    np.testing.assert_array_equal(load("~/m.zarr").means_, model.means_)
 
 
 def test_what_cannot_be_saved_is_refused(rows, model, tmp_path):

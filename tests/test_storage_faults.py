@@ -913,7 +913,7 @@ def test_in_an_object_store_the_first_writer_wins():
 def test_in_an_object_store_those_who_come_at_the_same_time_do_not_remove_the_winners(monkeypatch):
     """Both have looked, and nothing was there."""
     url = f"memory://claims-{os.urandom(8).hex()}/m.zarr"
-    monkeypatch.setattr("daskgmm.data.write._check_remote", lambda url, overwrite: None)
+    monkeypatch.setattr("daskgmm.data.write._check_remote", lambda url: None)
     with new_store(url, record("model", number=1)) as group:
         group.create_array("a", data=np.arange(3))
         with pytest.raises(OutputExistsError), new_store(url, record("model", number=2)):

@@ -4,6 +4,9 @@ source      what reading means: sources, the parts of them that one task reads, 
 arrays      NumPy arrays and memory maps
 store       Zarr arrays and groups, their paths and URLs
 stored_rows Zarr arrays as sources: every chunk is there, or named in an error
+encoding    attributes that say how stored numbers become values
+hdf5        datasets of HDF5 files as sources
+records     arrays whose fields are the features
 blosc       chunks that Blosc would not notice to be cut off
 retry       reads that may work when they are tried again
 config      what users may set about reading

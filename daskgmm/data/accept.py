@@ -1,14 +1,15 @@
 """The one door: whatever a user has -> rows in a form that a pass can read.
 
-`resolve` turns names and wrappers into one of the three kinds that the library works on (a NumPy array, a Zarr array, a
-dask array) and loads nothing; `as_dataset` makes a `Dataset` of it.
+`resolve` turns names and wrappers into one of the three kinds that the library works on (a NumPy array, a dask array, a
+`Source` of what is stored) and loads nothing; `as_dataset` makes a `Dataset` of it.
 """
 
 from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dask
@@ -16,49 +17,94 @@ import dask.array as da
 import numpy as np
 import zarr
 
-from ..errors import InvalidWeightsError, UnsupportedDataError
+from ..errors import DaskGMMError, InvalidWeightsError, UnsupportedDataError
 from .arrays import ArraySource, check_unmasked, mapped_source
 from .blocks import BlockSource, with_known_chunks
 from .guards import MOST_ROWS, check_extent, product
+from .hdf5 import DatasetSource, is_dataset
+from .records import as_columns, field_names
 from .source import Dataset, Source
-from .store import describe, open_zarr, pick_array
+from .store import open_zarr, pick_array
 from .stored_rows import StoreSource
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_KINDS = "a NumPy array, a memmap, a dask array, a Zarr array or its path or URL"
+_KINDS = "a NumPy array, a memmap, a dask array, a Zarr array or its path or URL, an h5py.Dataset"
+_MOST_NAMES = 5  # of variables, in a message
 
 
-def resolve(data: Any) -> Any:
+def resolve(data: Any, name: str = "X") -> Any:
     """What the data are once names are looked up and wrappers taken off.
 
     Parameters
     ----------
     data : object
-        An array of any kind, a dask or pandas data frame, an xarray DataArray, a Zarr array or group, a path or URL.
+        An array of any kind, a dask or pandas data frame, an xarray DataArray, a Zarr array or group, a path or URL, a
+        dataset of an HDF5 file. Records become columns.
+    name : str
+        Of the parameter that the data are for, in errors.
 
     Returns
     -------
-    dask.array.Array, zarr.Array, numpy.memmap or object
+    dask.array.Array, Source, numpy.memmap or object
         The last is anything that scikit-learn's own validation makes a NumPy array of.
     """
+    return as_columns(_unwrapped(data, name), name)
+
+
+def _unwrapped(data: Any, name: str) -> Any:
     if isinstance(data, str | os.PathLike):
-        return open_zarr(data)
+        data = open_zarr(data)
     if isinstance(data, zarr.Group):
-        return pick_array(data)
+        data = pick_array(data)
+    if isinstance(data, zarr.Array):
+        return StoreSource(data, name) if data.ndim else data  # a number has no rows, which whoever needs some will say
+    if is_dataset(data):
+        return DatasetSource(data, name)
     if hasattr(type(data), "to_dask_array"):  # asked of the type, because a Delayed object has any attribute
         return data.to_dask_array()
     if hasattr(type(data), "variable"):  # an xarray DataArray: np.asarray would load the values of a lazy one
         if not getattr(data.variable, "_in_memory", True) and not dask.is_dask_collection(data):
             data = data.chunk("auto")  # opened from a file without chunks
         return data.data
-    if dask.is_dask_collection(data) and not isinstance(data, da.Array):
-        raise UnsupportedDataError(
-            f"X is a dask {type(data).__name__}; expected {_KINDS}. A bag becomes one by way of to_dataframe(), a "
-            "delayed object by way of dask.array.from_delayed()."
-        )
+    _check_one_array(data, name)
     check_unmasked(data)
     return data
+
+
+def _check_one_array(data: Any, name: str) -> None:
+    """Raise `UnsupportedDataError` for what holds arrays, or makes them, and is none."""
+    if hasattr(type(data), "data_vars"):
+        variables = [str(key) for key in data.data_vars][:_MOST_NAMES]
+        raise UnsupportedDataError(
+            f"{name} is an xarray {type(data).__name__}; expected one array. Take a variable whose last dimension are "
+            f"the features, such as ds[{(variables or ['name'])[0]!r}], or make variables the features: "
+            f"ds[{variables}].to_dataarray('feature').transpose(..., 'feature').data.reshape(-1, {len(variables)})."
+        )
+    if name == "X" and isinstance(data, list | tuple) and data and isinstance(data[0], str | os.PathLike):
+        raise UnsupportedDataError(
+            f"{name} is a {type(data).__name__} of {len(data)} texts or paths; expected one array, or one path. Where "
+            "these are parts of the data, join them: "
+            "dask.array.concatenate([dask.array.from_zarr(path) for path in paths])."
+        )
+    if dask.is_dask_collection(data) and not isinstance(data, da.Array):
+        raise UnsupportedDataError(
+            f"{name} is a dask {type(data).__name__}; expected {_KINDS}. A bag becomes one by way of to_dataframe(), a "
+            "delayed object by way of dask.array.from_delayed()."
+        )
+
+
+def feature_names(data: Any, resolved: Any) -> tuple[str, ...] | None:
+    """Names that data which are no frame give their features: the fields of records.
+
+    Parameters
+    ----------
+    data : object
+        As the user passed them.
+    resolved : object
+        From `resolve`.
+    """
+    return resolved.feature_names if isinstance(resolved, Source) else field_names(data)
 
 
 def in_memory(name: str, data: Any, most: int) -> Array:
@@ -68,7 +114,7 @@ def in_memory(name: str, data: Any, most: int) -> Array:
     ----------
     name : str
         For messages.
-    data : zarr.Array, numpy.memmap or array-like
+    data : zarr.Array, Source, numpy.memmap or array-like
     most : int
         Largest number of numbers that it may have.
 
@@ -81,12 +127,14 @@ def in_memory(name: str, data: Any, most: int) -> Array:
     """
     if (size := product(data.shape)) > most:
         raise ValueError(f"{name} declares {size} numbers; expected {most} at most. Check where its shape comes from.")
-    return np.array(StoreSource(data).handle[:] if isinstance(data, zarr.Array) and data.ndim else data[...])
+    if isinstance(data, zarr.Array) and data.ndim:
+        data = StoreSource(data, name)
+    return np.array(data.handle[:] if isinstance(data, Source) else data[...])
 
 
 def is_lazy(data: Any) -> bool:
-    """Whether resolved data are to be read piece by piece instead of by scikit-learn's validation."""
-    return isinstance(data, da.Array | zarr.Array | np.memmap)
+    """Whether data are to be read piece by piece instead of by scikit-learn's validation."""
+    return isinstance(data, da.Array | Source | zarr.Array | np.memmap)
 
 
 def as_dataset(
@@ -96,7 +144,7 @@ def as_dataset(
 
     Parameters
     ----------
-    data : numpy.ndarray, numpy.memmap, dask.array.Array or zarr.Array
+    data : numpy.ndarray, numpy.memmap, dask.array.Array, Source or zarr.Array
         Two-dimensional, of an integer, boolean or floating dtype.
     sample_weight : array-like of shape (n,), number or None
         Of any of the same kinds.
@@ -118,6 +166,7 @@ def as_dataset(
     InvalidWeightsError
         If the weights are not one for each row.
     """
+    data = StoreSource(data) if isinstance(data, zarr.Array) and data.ndim else data
     check_layout(data)
     counted = False
     if isinstance(data, da.Array):
@@ -133,10 +182,15 @@ def as_dataset(
 def check_layout(data: Any) -> None:
     """Raise unless the array is two-dimensional, has rows and features, and holds real numbers."""
     if data.ndim != 2:
+        advice = (
+            "reshape your data with X.reshape(-1, 1) if they have one feature, or X.reshape(1, -1) for one sample."
+            if data.ndim < 2
+            else "move the dimension that holds the features to the end, and make rows of the others: "
+            "numpy.moveaxis(X, axis, -1).reshape(-1, n_features), or the same with dask.array."
+        )
         raise ValueError(
             f"X: expected 2D array, got {data.ndim}D array of shape {tuple(data.shape)!s:.100} instead. Rows are "
-            "samples and columns features: reshape your data with X.reshape(-1, 1) if they have one feature, or "
-            "X.reshape(1, -1) for one sample."
+            f"samples and columns features: {advice}"
         )
     for count, name in zip(data.shape, ("sample(s)", "feature(s)"), strict=True):
         if count == 0:
@@ -158,8 +212,8 @@ def _check_extent(name: str, data: Any) -> None:
             f"{name} declares {n_rows} rows; expected {MOST_ROWS:.0e} at most, because no fit would come to an end. "
             "Check where its shape comes from."
         )
-    if isinstance(data, zarr.Array):
-        check_extent(data, describe(data))
+    if isinstance(data, StoreSource):
+        check_extent(data.handle.array, str(data))
 
 
 def check_dtype(name: str, dtype: Any) -> None:
@@ -168,6 +222,11 @@ def check_dtype(name: str, dtype: Any) -> None:
     if dtype.kind == "c":
         raise UnsupportedDataError(
             f"Complex data not supported: {name} has dtype {dtype}. Pass real and imaginary parts as features."
+        )
+    if dtype.names:
+        raise UnsupportedDataError(
+            f"{name} has dtype {dtype!s:.200}: of records the fields are the features, and the array has to have one "
+            f"dimension. Choose records of one column, for example {name}[:, 0]."
         )
     if dtype.kind not in "biuf":
         raise UnsupportedDataError(
@@ -179,13 +238,14 @@ def check_dtype(name: str, dtype: Any) -> None:
 def _source(data: Any) -> Source:
     if isinstance(data, da.Array):
         return BlockSource(data)
-    if isinstance(data, zarr.Array):
-        return StoreSource(data)
+    if isinstance(data, Source):
+        return data
     return mapped_source(data) or ArraySource(np.asarray(data))
 
 
 def _weights(weights: Any, n_rows: int, rows: Source, compute: Callable[[Any], Any]) -> Source:
-    weights = resolve(weights)
+    with _naming("sample_weight"):
+        weights = resolve(weights, "sample_weight")
     if not is_lazy(weights):
         weights = np.asarray(weights)
         if weights.ndim == 0:
@@ -205,3 +265,14 @@ def _weights(weights: Any, n_rows: int, rows: Source, compute: Callable[[Any], A
     if isinstance(weights, da.Array) and rows.cuts is not None:
         weights = weights.rechunk((tuple(np.diff(rows.cuts).tolist()),))
     return _source(weights)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Let an error of the ``with`` block begin with the name of the parameter."""
+    try:
+        yield
+    except DaskGMMError as error:
+        if name not in str(error):
+            error.args = (f"{name}: {error}",)
+        raise

@@ -25,9 +25,12 @@ def split_address(address: str) -> tuple[str, str | None]:
 
 
 def local_path(address: str | os.PathLike[str]) -> str | None:
-    """Absolute path on this machine that an address means; None for the URL of anything but a local file."""
+    """Absolute path on this machine that an address means; None for the URL of anything but a local file.
+
+    ``~`` is the home directory.
+    """
     path = os.fspath(address).removeprefix("file://")
-    return None if "://" in path else os.path.abspath(path)
+    return None if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def without_secrets(address: str) -> str:

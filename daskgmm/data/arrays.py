@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.lib.recfunctions import structured_to_unstructured
 
 from ..errors import DataChangedError, StoreNotFoundError, UnsupportedDataError
 from .detached import held_tasks, piece_bytes
@@ -89,11 +90,16 @@ class PieceSource(Source):
 
 def check_unmasked(values: Any) -> None:
     """Raise `UnsupportedDataError` for an array that is masked in places: NumPy would take what lies under the mask."""
-    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+    if isinstance(values, np.ma.MaskedArray) and _any(np.ma.getmaskarray(values)):
         raise UnsupportedDataError(
             "The data are masked in places, and a Gaussian mixture has no meaning for missing values. Drop such rows, "
             "or fill them, for example with x.filled(…)."
         )
+
+
+def _any(mask: Array) -> bool:
+    """Whether anything is masked, which each field of a record may be."""
+    return bool((structured_to_unstructured(mask) if mask.dtype.names else mask).any())
 
 
 class MappedFile:
@@ -148,6 +154,9 @@ class MappedSource(Source):
         self.handle = MappedFile(array, filename, offset)
         self.shape = array.shape
         self.dtype = array.dtype
+
+    def __str__(self) -> str:
+        return str(self.handle.description[0])
 
 
 def mapped_source(array: Array) -> MappedSource | None:

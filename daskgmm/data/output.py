@@ -14,48 +14,54 @@ import numpy as np
 from ..errors import NonFiniteDataError
 from .blocks import dense
 from .failures import tell_briefly
-from .source import ranges
-from .stored_rows import StoreSource
+from .source import SLAB_BYTES, Source, ranges
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RowFunction = Callable[[Array, int], Array]
 """Called with rows and the number of the first of them, counted within its block where the lengths of the blocks before
 it are not known; returns one entry for each row."""
 
-_BLOCK_BYTES = 64 << 20
+# Stored chunks that are smaller are joined to such blocks, where there are many of them: a block costs about what it
+# takes to compute 10 000 rows.
+_BLOCK_BYTES, _MANY_CHUNKS = 1 << 20, 1000
 
 
-def as_blocks(data: Any, result_bytes: int = 0) -> da.Array:
+def as_blocks(data: Any) -> da.Array:
     """Lazy dask array of the rows, all features in one chunk.
 
     Parameters
     ----------
-    data : dask.array.Array or zarr.Array
-        Zarr arrays are read in blocks of whole chunks or shards.
-    result_bytes : int
-        Size of what will be computed for each row; it shares the blocks' memory.
+    data : dask.array.Array or Source
+        Stored rows come in their own chunks, or shards: in whole ones of at least a megabyte, where there are more than
+        a thousand.
     """
     if isinstance(data, da.Array):
         return data if len(data.chunks[1]) == 1 else data.rechunk({1: -1})
-    source = StoreSource(data)
-    rows = max(1, _BLOCK_BYTES // max(1, source.row_bytes, result_bytes))
-    step = max(source.batch_rows, rows // source.batch_rows * source.batch_rows)
     # A new name each time: Zarr's own token does not change when the data do.
     return da.from_array(
-        _Rows(source),
-        chunks=(step, data.shape[1]),
+        _Rows(data),
+        chunks=(_block_rows(data), data.shape[1]),
         name=f"gmm-rows-{uuid.uuid4().hex}",
         asarray=False,
         inline_array=False,
+        meta=np.empty((0, 0), data.dtype),  # or Dask reads no rows of it to find out
     )
 
 
-class _Rows:
-    """A Zarr array as dask's from_array wants it, read with every check."""
+def _block_rows(source: Source) -> int:
+    if source.batch_rows == 1:  # there are no chunks
+        return max(1, SLAB_BYTES // max(1, source.row_bytes))
+    if source.shape[0] <= _MANY_CHUNKS * source.batch_rows:
+        return source.batch_rows
+    return max(1, _BLOCK_BYTES // max(1, source.row_bytes) // source.batch_rows) * source.batch_rows
 
-    def __init__(self, source: StoreSource) -> None:
+
+class _Rows:
+    """Stored rows as dask's from_array wants them, read with every check."""
+
+    def __init__(self, source: Source) -> None:
         self._rows = source.handle
-        self.shape, self.dtype, self.ndim = source.shape, source.dtype, len(source.shape)
+        self.shape, self.dtype, self.ndim = source.shape, source.dtype, source.ndim
 
     def __getitem__(self, index: tuple[slice, slice]) -> Array:
         return np.asarray(self._rows[index[0]][:, index[1]])

@@ -87,6 +87,14 @@ class Source(ABC):
     handle: Any = None
     """What all tasks share; picklable."""
 
+    feature_names: tuple[str, ...] | None = None
+    """Names of the features, where the data have any."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
     def part(self, start: int, stop: int) -> Part:
         """What a task needs beside the handle to read rows ``start`` to ``stop``."""
         return _HANDLE_PART

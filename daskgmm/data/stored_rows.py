@@ -1,5 +1,7 @@
 """Zarr arrays as sources of rows: what is read is what was stored, or an error names the chunk.
 
+Where attributes say how stored numbers become values (see `encoding`), values are what is handed out.
+
 Zarr reads a chunk that is not in its store as the fill value, and a store that is gone as fill values throughout. So
 whatever was read as nothing else is looked up: the chunk has to be there, or, where chunks may be left out, at least
 the array. That costs a comparison of one number of each chunk, and a request for each that is all fill value.
@@ -23,8 +25,9 @@ from zarr.core.sync import sync
 from ..errors import ChunkError, DataChangedError, MissingChunkError, StoreError, StoreNotFoundError
 from .blosc import checked
 from .config import Reading
+from .encoding import ATTRIBUTES, decoded, zarr_encoding
 from .forks import check_decoder
-from .guards import check_chunks
+from .guards import check_chunks, product
 from .retry import may_pass, retried, told
 from .source import Source
 from .store import describe
@@ -78,10 +81,13 @@ class StoredRows:
     ----------
     array : zarr.Array
     reading : Reading
+    name : str
+        Of the parameter that the rows are for, in errors.
     """
 
-    def __init__(self, array: zarr.Array[Any], reading: Reading) -> None:
-        self.array, self.reading = array, reading
+    def __init__(self, array: zarr.Array[Any], reading: Reading, name: str = "X") -> None:
+        self.array, self.reading, self.name = array, reading, name
+        self.encoding = zarr_encoding(array, describe(array))
         self._checked = checked(array)
         self.chunks = tuple(max(1, n) for n in array.chunks)
         self.shards: tuple[int, ...] | None = array.shards
@@ -104,16 +110,19 @@ class StoredRows:
             If the array is gone.
         StoreError
             If something that cannot be a chunk, such as a pipe, is in the place of one.
+        NonFiniteDataError, InvalidWeightsError
+            If a number is stored that means "missing".
         """
         start, stop, _ = rows.indices(self.array.shape[0])
         check_decoder(self.array)
         check_chunks(self.array, start, stop)
-        return retried(
+        stored = retried(
             lambda: self._read(start, stop),
             lambda attempts: self._read_by_chunks(start, stop, attempts),
             self.reading.retries,
             f"Rows {start} to {stop} of {self}",
         )
+        return stored if self.encoding is None else decoded(self.encoding, stored, start, self.name, str(self))
 
     def __str__(self) -> str:
         return describe(self.array)
@@ -175,12 +184,26 @@ class StoredRows:
         if not self.reading.fill_missing and self._holds(self._key(chunk.coordinates)):
             return
         self._check_existence(chunk)
+        self._check_not_nested(chunk)
         if not self.reading.fill_missing:
             raise MissingChunkError(
                 f"{self._rows_of(chunk, self.files)} are missing ({self._name(chunk, self.files)}): there is nothing "
                 f"under {self._key(chunk.coordinates)!r}, and Zarr would read the fill value {self.fill_value}. "
                 "Restore it. If this store leaves out what is nothing but fill value, as Zarr does by default, say so: "
                 "dask.config.set({'daskgmm.missing-chunks': 'fill'}), in a terminal --missing-chunks fill.",
+                **self._place(chunk, self.files),
+            )
+
+    def _check_not_nested(self, chunk: Chunk) -> None:
+        """Raise if a chunk of format 2 lies in directories that the metadata say nothing of, as Zarr 2.7 wrote them."""
+        key = self._key(chunk.coordinates)
+        nested = key.replace(".", "/")
+        if self.array.metadata.zarr_format == 2 and nested != key and self._holds(nested):
+            raise ChunkError(
+                f"{self._rows_of(chunk, self.files)} ({self._name(chunk, self.files)}) are not where the metadata say: "
+                f"there is nothing under {key!r}, but a chunk under {nested!r}, and Zarr would read the fill value "
+                f"{self.fill_value}. The chunks are nested in directories. Say so in the file .zarray of this array: "
+                '"dimension_separator": "/".',
                 **self._place(chunk, self.files),
             )
 
@@ -268,7 +291,9 @@ def check_unchanged(array: zarr.Array[Any], retries: int = 0) -> None:
         key = different[0]
         raise DataChangedError(
             f"{name} was changed while it was read: its metadata differ in {', '.join(different)} ({key} was "
-            f"{opened.get(key)}, and is {stored.get(key)}). Use data that hold still, or a copy of them."
+            f"{opened.get(key)}, and is {stored.get(key)}). Use data that hold still, or a copy of them. If the array "
+            "was opened through consolidated metadata of its group, these are older than the array: consolidate them "
+            "anew, or pass the path instead of the array."
         )
 
 
@@ -289,30 +314,44 @@ def _stored_metadata(array: zarr.Array[Any], name: str, retries: int) -> Any:
 
 def _said(metadata: Any) -> dict[str, str]:
     """What metadata say of reading, as text: NaN is equal to itself there."""
-    return {
-        name: json.dumps(value, sort_keys=True, default=str)
-        for name, value in metadata.to_dict().items()
-        if name not in _COMMENTS
-    }
+    said = {name: value for name, value in metadata.to_dict().items() if name not in _COMMENTS}
+    if isinstance(metadata.attributes, dict):
+        said |= {name: metadata.attributes[name] for name in ATTRIBUTES if name in metadata.attributes}
+    return {name: json.dumps(value, sort_keys=True, default=str) for name, value in said.items()}
 
 
 class StoreSource(Source):
-    """A Zarr array, read directly inside the tasks."""
+    """A Zarr array, read directly inside the tasks.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    name : str
+        Of the parameter that the rows are for, in errors.
+    """
 
     reads_ahead = True
 
-    def __init__(self, array: zarr.Array[Any]) -> None:
-        self.handle = StoredRows(_anchored(array), Reading.configured())
+    def __init__(self, array: zarr.Array[Any], name: str = "X") -> None:
+        self.handle = StoredRows(_anchored(array), Reading.configured(), name)
         self.shape = array.shape
-        self.dtype = np.dtype(array.dtype)
+        encoding = self.handle.encoding
+        self.dtype = np.dtype(array.dtype) if encoding is None else encoding.dtype
         self.chunk_rows = self.handle.chunks[0]
         self.batch_rows = self.handle.files[0]
-        self._is_encoded = bool(self.handle.shards or array.compressors or array.filters)
+        self._is_compressed = bool(self.handle.shards or array.compressors or array.filters)
+
+    def __str__(self) -> str:
+        return str(self.handle)
 
     def reading_bytes(self, n_rows: int) -> int:
         # Beside the rows, Zarr holds the chunks that it is reading, and decodes each into an array of its own.
         at_once = min(n_rows, self.chunk_rows * int(zarr.config.get("async.concurrency") or n_rows))
-        return (n_rows + (2 if self._is_encoded else 1) * at_once) * self.row_bytes
+        width = product(self.shape[1:])
+        stored = width * np.dtype(self.handle.array.dtype).itemsize
+        # Values take as much again, and so does a byte for each that says whether it is missing, three times.
+        values = 0 if self.handle.encoding is None else n_rows * (self.row_bytes + 3 * width)
+        return (n_rows + (2 if self._is_compressed else 1) * at_once) * stored + values
 
     def place(self, start: int, stop: int) -> str:
         first, last = start // self.chunk_rows, -(-stop // self.chunk_rows) - 1
@@ -325,7 +364,19 @@ class StoreSource(Source):
 
 def _anchored(array: zarr.Array[Any]) -> zarr.Array[Any]:
     """The array by its absolute path: a worker in another directory finds no chunks, and reads fill values instead."""
-    root = getattr(array.store, "root", None)
-    if not isinstance(root, Path) or root.is_absolute():
+    store, place = array.store, _folder_or_archive(array.store)
+    if place is None or place.is_absolute():
         return array
-    return zarr.open_array(zarr.storage.LocalStore(root.absolute(), read_only=True), path=array.path, mode="r")
+    anchored: Any = (
+        zarr.storage.ZipStore(place.absolute(), mode="r")
+        if isinstance(store, zarr.storage.ZipStore)
+        else zarr.storage.LocalStore(place.absolute(), read_only=True)
+    )
+    return zarr.open_array(anchored, path=array.path, mode="r")
+
+
+def _folder_or_archive(store: Any) -> Path | None:
+    if isinstance(store, zarr.storage.ZipStore):
+        return store.path if store.read_only else None
+    root = getattr(store, "root", None)
+    return root if isinstance(root, Path) else None

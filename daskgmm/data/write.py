@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -21,7 +22,7 @@ from ..errors import DaskGMMError, OutputError, OutputExistsError, StoreError
 from .addresses import Secrets
 from .claims import claimed, hidden, locked, remove, remove_unnamed
 from .retry import told
-from .store import local_path, open_node, without_secrets
+from .store import local_path, open_node, to_install, without_secrets
 
 Address = str | os.PathLike[str]
 
@@ -71,6 +72,8 @@ def check_target(address: Address, kind: str, *, overwrite: bool = False) -> Non
     ------
     OutputExistsError
         If there is something and it is not to be replaced.
+    OutputError
+        If the directory is not there.
     OSError
         If the directory cannot be written.
     """
@@ -78,16 +81,16 @@ def check_target(address: Address, kind: str, *, overwrite: bool = False) -> Non
     if "::" in name.rpartition("://")[2]:
         raise ValueError(f"{without_secrets(name)!r} names an array inside a store; an output is a store of its own")
     if path is None:
-        _check_remote(name, overwrite)
+        _check_remote(name)
         return
-    if os.path.lexists(path) and not overwrite:
-        raise OutputExistsError(_exists(name))
     if os.path.lexists(path) and not _replaceable(path, kind):
         raise OutputExistsError(
-            f"{name} is there already, and it is not overwritten because it is not a {kind} store that daskgmm wrote. "
+            f"{name} exists already, and it is never overwritten because it is not a {kind} store that daskgmm wrote. "
             "Choose another name, or remove it yourself."
         )
-    _check_directory(os.path.dirname(os.path.abspath(path)))
+    if os.path.lexists(path) and not overwrite:
+        raise OutputExistsError(_exists(name))
+    _check_directory(os.path.dirname(path))
 
 
 @contextmanager
@@ -151,7 +154,6 @@ def _told_when_full(name: str) -> Iterator[None]:
 def _local(path: str, kind: str, overwrite: bool) -> Iterator[str]:
     with ExitStack() as stack:
         with writing(path):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
             growing = stack.enter_context(claimed(path))
         check_target(path, kind, overwrite=overwrite)  # now that nobody else writes there
         yield growing
@@ -202,7 +204,7 @@ def _claim(files: Any, path: str, url: str) -> None:
     try:
         files.pipe_file(f"{path}/zarr.json", _EMPTY_GROUP, mode="create")
     except FileExistsError as error:
-        raise OutputExistsError(_exists(url)) from error
+        raise OutputExistsError(_exists_remotely(url)) from error
     except (TypeError, NotImplementedError):
         return  # a file system that has no such thing
     except OSError:
@@ -217,28 +219,22 @@ def _file_system(url: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         secrets = Secrets(url)
         raise StoreError(
-            f"{without_secrets(url)} cannot be written: {secrets.hide(str(error))}. Install the file system of that "
-            "URL, for example pip install s3fs, or write to a local path."
+            f"{without_secrets(url)} cannot be written: {secrets.hide(str(error))}. {to_install(url)}, or write to a "
+            "local path."
         ) from secrets.cause(error)
     except Exception as error:
         raise _unwritable(url, error) from Secrets(url).cause(error)
     return files, path
 
 
-def _check_remote(url: str, overwrite: bool) -> None:
+def _check_remote(url: str) -> None:
     files, path = _file_system(url)
     try:
         found = files.exists(path)
     except Exception as error:
         raise _unwritable(url, error) from Secrets(url).cause(error)
-    if not found:
-        return
-    if overwrite:
-        raise OutputExistsError(
-            f"{without_secrets(url)} is there already, and only local stores can be replaced in one step. Remove it "
-            "first, or choose another name."
-        )
-    raise OutputExistsError(_exists(url))
+    if found:
+        raise OutputExistsError(_exists_remotely(url))
 
 
 def _unwritable(url: str, error: Exception) -> OutputError:
@@ -255,6 +251,13 @@ def _exists(name: str) -> str:
     )
 
 
+def _exists_remotely(url: str) -> str:
+    return (
+        f"{without_secrets(url)} exists already, and only local stores can be replaced in one step. Remove it first, "
+        "or choose another name."
+    )
+
+
 def _replaceable(path: str, kind: str) -> bool:
     if os.path.isdir(path) and not os.listdir(path):
         return True
@@ -265,8 +268,16 @@ def _replaceable(path: str, kind: str) -> bool:
 
 
 def _check_directory(directory: str) -> None:
-    while not os.path.lexists(directory):
-        directory = os.path.dirname(directory)
+    if not os.path.lexists(directory):
+        above = directory
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)
+        if os.path.isdir(above):
+            raise OutputError(
+                f"There is no directory {directory} to write into. Make it first (mkdir -p {shlex.quote(directory)}), "
+                "or check the path."
+            )
+        directory = above
     if not os.path.isdir(directory):
         raise NotADirectoryError(f"{directory} is a file: nothing can be written below it")
     if not os.access(directory, os.W_OK | os.X_OK):

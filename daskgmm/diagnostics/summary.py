@@ -14,10 +14,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..data.encoding import zarr_encoding
 from ..data.guards import product
 from ..data.store import arrays_of, describe, local_path, member, open_node, split_address, without_secrets
 from ..data.write import read_record
-from ..errors import StoreError
+from ..errors import StoreError, UnsupportedDataError
 from ..estimators.base import BaseMixture
 from ..persistence import load
 from ..persistence.checkpoint import KIND, checkpoint_record
@@ -99,7 +100,7 @@ def _member(node: Any, name: str) -> Any:
 
 def _array_record(array: zarr.Array[Any]) -> Record:
     shards = getattr(array, "shards", None)
-    record = {
+    record: Record = {
         "shape": list(array.shape),
         "dtype": str(array.dtype),
         "chunks": list(array.chunks),
@@ -107,6 +108,13 @@ def _array_record(array: zarr.Array[Any]) -> Record:
         "bytes": product(array.shape) * array.dtype.itemsize,
         "zarr_format": array.metadata.zarr_format,
     }
+    try:
+        encoding = zarr_encoding(array, describe(array))
+    except (StoreError, UnsupportedDataError) as error:
+        record["values"] = str(error)
+    else:
+        if encoding is not None:
+            record["values"] = encoding.as_record()
     if local_path(str(array.store)) is not None:
         record["bytes_stored"] = int(array.nbytes_stored())  # elsewhere it would take a request for every chunk
     return record

@@ -19,7 +19,7 @@ from typing import Any
 import distributed
 
 from ..data.addresses import Secrets, without_secrets
-from ..errors import SchedulerError
+from ..errors import DaskGMMError, SchedulerError
 from .config import patience
 from .encryption import advice
 from .memory import Worker
@@ -250,6 +250,8 @@ def classified(client: distributed.Client, futures: Iterable[distributed.Future]
     except Exception as error:
         if isinstance(error, KeyError) and error.args == (client.id,):
             raise Lost("it does not know any more who asks") from error
+        if isinstance(error.__cause__, DaskGMMError):
+            raise error.__cause__ from None  # of data that cannot travel, as Dask's pickling tells it
         if any(future.status == "error" for future in futures):
             raise
         if client.status == "running" and not isinstance(error, OSError):

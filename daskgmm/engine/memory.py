@@ -122,6 +122,13 @@ class PassPlan:
     """What a process takes before any data."""
 
 
+def machine_bytes() -> int:
+    """Memory that this process may come to have: that of the machine, or of what confines the process there."""
+    from distributed.system import MEMORY_LIMIT  # takes long to import, and is rarely asked for
+
+    return int(MEMORY_LIMIT)
+
+
 def plan_pass(dataset: Dataset, costs: Costs, edges: Array, arity: int) -> PassPlan:
     """Plan of a pass whose batches begin at ``edges``; see `task_memory`."""
     batch_rows = int(np.diff(edges).max())

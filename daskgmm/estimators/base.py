@@ -27,7 +27,7 @@ from ..core.loops import choose_loops
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame
 from ..core.structure import CovarianceStructure
-from ..data.accept import as_dataset, check_dtype, check_layout, is_lazy, resolve
+from ..data.accept import as_dataset, check_dtype, check_layout, feature_names, is_lazy, resolve
 from ..data.output import apply_rows, as_blocks, map_rows
 from ..data.survey import Survey, check_weight_sum
 from ..diagnostics.verbose import VerboseListener
@@ -41,7 +41,7 @@ from ..fitting.fit import MixtureFits
 from ..fitting.folds import Score, ScoreFold
 from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS, Initialization
-from ..fitting.plan import FitPlan, plan_fit
+from ..fitting.plan import FitPlan, check_parameters, plan_fit
 from .checkpointing import Checkpointing, check_checkpoint
 from .rows import Densities, Labels, Probabilities, RowResult
 from .validation import check_callbacks
@@ -216,6 +216,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                     f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
                     f"n_samples = {dataset.n_rows}"
                 )
+            check_parameters(dataset, self._structure, int(self.n_components))
             keeper = None if keeping is None else keeping.keeper(dataset, [self])
             fits = MixtureFits(engine, dataset, [self._candidate(dataset.n_features)], keeper)
             dtype = np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64
@@ -279,6 +280,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         data = clone(self)._accept(X, reset=True)  # a plan leaves no trace on the estimator
         with Engine(self.scheduler, in_process=not is_lazy(data)) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)
+            check_parameters(dataset, self._structure, int(self.n_components))
             return plan_fit(engine, dataset, self._settings(self._prepare(dataset.n_features)))
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -420,6 +422,10 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
     def _accept(self, X: Any, *, reset: bool) -> Any:
         """Resolve the data, check what can be told without reading them, and keep the names of their features."""
         data = resolve(X)
+        if (names := feature_names(X, data)) is not None:
+            check_layout(data)
+            self._accept_names(names, reset)
+            return data
         if is_lazy(data):
             check_layout(data)
             named = getattr(X, "_meta", data) if hasattr(X, "to_dask_array") else data
@@ -429,9 +435,26 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             dtype = getattr(data, "dtype", None)
             if isinstance(dtype, np.dtype) and dtype.kind in "cmMSUV":
                 check_dtype("X", dtype)
+            if getattr(data, "ndim", 2) > 2:
+                check_layout(data)
         return validate_data(
             self, data, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=2 if reset else 1
         )
+
+    def _accept_names(self, names: tuple[str, ...], reset: bool) -> None:
+        """Keep the names of features that are fields of records, or hold them against those of the fit."""
+        if reset:
+            self.n_features_in_, self.feature_names_in_ = len(names), np.array(names, object)
+        elif (known := tuple(getattr(self, "feature_names_in_", names))) != names:
+            raise ValueError(
+                f"X has the fields {list(names)!s:.200}, but {type(self).__name__} was fitted with the features "
+                f"{list(known)!s:.200}. Choose those, in that order: X[{list(known)!s:.200}]."
+            )
+        elif len(names) != self.n_features_in_:
+            raise ValueError(
+                f"X has {len(names)} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
+                "as input."
+            )
 
     def _settings(self, how: Preparation[State]) -> Settings:
         return Settings(
@@ -497,7 +520,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         if isinstance(data, np.ndarray):
             with one_blas_thread():
                 return apply_rows(data, function, dtype, n_columns, os.cpu_count() or 1)
-        blocks = as_blocks(data, 8 * (n_columns or 1))
+        blocks = as_blocks(data)
         result: da.Array = map_rows(blocks, function, dtype, n_columns)
         return result
 

@@ -23,9 +23,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
 
     The interface is that of `sklearn.mixture.GaussianMixture`. Data may be a NumPy array or memmap, a dask array or
     data frame, a Zarr array or group, or the path or URL of one (``"data.zarr"``,
-    ``"s3://bucket/data.zarr::temperature"``). dask and Zarr data are read chunk by chunk, once for each iteration, and
-    are never in memory as a whole. Each chunk computes its E-step and sufficient statistics, a tree adds them, and the
-    M-step needs only their sum (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977).
+    ``"s3://bucket/data.zarr::temperature"``), or a dataset that h5py opened. dask, Zarr and HDF5 data are read chunk by
+    chunk, once for each iteration, and are never in memory as a whole. Each chunk computes its E-step and sufficient
+    statistics, a tree adds them, and the M-step needs only their sum (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39,
+    1977).
 
     Passes run on the `dask.distributed.Client` in scope, or, where there is none, on threads of this process; data that
     are in this process's memory are always worked on here. The result is the same to the last bit for every chunking,

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
+from ..core.covariance import STRUCTURES
 from ..core.mixture import free_parameters
 from ..data.accept import as_dataset, is_lazy
 from ..data.held_out import HeldOut
@@ -29,6 +30,7 @@ from ..fitting.candidate import Candidate, Failed, Run
 from ..fitting.criteria import Contest
 from ..fitting.fit import fit_mixtures
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
+from ..fitting.plan import check_parameters
 from ..fitting.snapshot import Keeper
 from ..fitting.surveying import n_weight_passes, sample_dtype
 from .base import BaseMixture
@@ -250,6 +252,8 @@ def _select(
     with Engine(base.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
         dataset, counting = as_dataset(data, sample_weight, engine.compute)
         check_rows(dataset, keys, rule)
+        for n_components, kind in keys:
+            check_parameters(dataset, STRUCTURES[kind], n_components)
         training = dataset if rule is None else rule.training(dataset)
         keeper = asked.keeper(training, list(models.values()))
         runs = _fit(engine, training, models, None if patience is None else Contest(criterion, patience), keeper)

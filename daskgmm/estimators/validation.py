@@ -133,7 +133,7 @@ def _check_weights(value: Any, n_components: int) -> Array:
     if (weights < 0).any() or (weights > 1).any():
         raise ValueError(
             "The parameter 'weights' should be in the range [0, 1], but got max value "
-            f"{weights.min():.5f}, min value {weights.max():.5f}"
+            f"{weights.max():.5f}, min value {weights.min():.5f}"
         )
     total = float(weights.sum())
     if abs(1 - total) > (1e-6 if precision == np.float32 else 1e-8):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 from ..core.loops import Loops
 from ..core.quadratic import QuadraticKernel
 from ..core.residual import ResidualKernel
+from ..core.structure import CovarianceStructure
 from ..data.row_sample import NumberedRows
 from ..data.source import Dataset
-from ..engine.memory import PassPlan, Worker
+from ..engine.memory import PassPlan, Worker, machine_bytes
 from ..engine.run import Engine
 from ..engine.together import SharedCosts
+from ..errors import WorkerMemoryError
 from .candidate import Settings
 from .folds import Cost
 from .rare import strata_bytes
@@ -23,6 +26,10 @@ from .worst import n_kept, watch_cost
 
 # k-means holds the sample, its own copy of it, and distances and labels for each row.
 _COPIES_OF_SAMPLE = 4
+
+# Covariances and their factors, old and new, second moments of each task and of their sums: 8.8 were measured at least.
+_COPIES_OF_PARAMETERS = 8
+_LITTLE = 1 << 30  # bytes that every machine has
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,33 @@ class FitPlan:
         lines = self.told()
         width = max(map(len, lines))
         return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+
+
+def check_parameters(dataset: Dataset, structure: CovarianceStructure, n_components: int) -> None:
+    """Raise unless the mixture itself has room in the memory of this machine; nothing is allocated.
+
+    Rows and columns that are exchanged make a million features, whose covariances no machine holds.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    structure : CovarianceStructure
+    n_components : int
+
+    Raises
+    ------
+    WorkerMemoryError
+    """
+    n_bytes = 8 * math.prod(structure.covariance_shape(n_components, dataset.n_features))
+    if _COPIES_OF_PARAMETERS * n_bytes < _LITTLE or _COPIES_OF_PARAMETERS * n_bytes <= (memory := machine_bytes()):
+        return
+    exchanged = "Rows are samples and columns features: if these are exchanged, pass X.T. Otherwise use"
+    raise WorkerMemoryError(
+        f"X has {dataset.n_rows} rows and {dataset.n_features} features. The covariances ({structure.name}) of "
+        f"{n_components} components take {_size(n_bytes)}, a fit takes {_COPIES_OF_PARAMETERS} times that at least, "
+        f"and this machine has {_size(memory)}. {exchanged if dataset.n_rows < dataset.n_features else 'Use'} fewer "
+        "components, or a covariance_type with fewer parameters, such as 'diag'."
+    )
 
 
 def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:

@@ -1,0 +1,167 @@
+"""Datasets of HDF5 files, opened with h5py, as sources of rows.
+
+In this process the dataset itself is read, as long as its file is open. To another process it travels as the names of
+its file and of itself, and is opened there for reading. h5py is not needed until there is such a dataset.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataChangedError, MissingDependencyError, StoreError, StoreNotFoundError, UnsupportedDataError
+from .addresses import printable
+from .encoding import ATTRIBUTES, decoded, encoding_of
+from .guards import product
+from .retry import told
+from .source import Source
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_MOST_NAMES = 20
+_FILES = ("sec2", "stdio", "direct", "windows", "log")  # drivers of HDF5 that read a file of this machine by its name
+
+
+def is_dataset(data: Any) -> bool:
+    """Whether an object is a dataset that h5py opened.
+
+    Raises
+    ------
+    UnsupportedDataError
+        If it is a file or a group.
+    """
+    kinds = {kind.__name__ for kind in type(data).__mro__ if kind.__module__.partition(".")[0] == "h5py"}
+    if "Group" in kinds:
+        names = list(data)[:_MOST_NAMES] if data else []
+        shown = ", ".join(printable(str(name)) for name in names)
+        raise UnsupportedDataError(
+            f"X is an HDF5 {type(data).__name__.lower()} ({shown or 'closed, or empty'}); expected one dataset of it, "
+            "such as file['name']."
+        )
+    return "Dataset" in kinds
+
+
+class DatasetRows:
+    """A dataset, read row by row.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    name : str
+        Of the parameter that the rows are for, in errors.
+    """
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        if not dataset:
+            raise StoreError(
+                f"{name} is a dataset of an HDF5 file that was closed. Open the file again, and keep it open until "
+                "everything has been computed."
+            )
+        self._dataset = dataset
+        self.name, self.file, self.path, self._driver = name, dataset.file.filename, dataset.name, dataset.file.driver
+        self.shape, self.stored = tuple(dataset.shape or ()), np.dtype(dataset.dtype)
+        attributes = {key: dataset.attrs[key] for key in ATTRIBUTES if key in dataset.attrs}
+        self.encoding = encoding_of(self.stored, attributes, str(self))
+
+    def __str__(self) -> str:
+        return printable(f"{self.file}::{str(self.path).lstrip('/')}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._driver not in _FILES or self.path is None:
+            raise StoreError(
+                f"{self} cannot be read by other processes: the HDF5 file lies in the memory of this one, or is no "
+                f"file of this machine (driver {self._driver}). Write it to a file that the workers see, or use "
+                "scheduler='threads'."
+            )
+        return self.__dict__ | {"file": os.path.abspath(self.file), "_dataset": None}
+
+    def __getitem__(self, rows: slice) -> Array:
+        """Some of the rows.
+
+        Raises
+        ------
+        StoreError
+            If the file is closed, or cannot be read.
+        NonFiniteDataError, InvalidWeightsError
+            If a number is stored that means "missing".
+        """
+        if self._dataset is None:
+            self._dataset = self._open()
+        self.check_open()
+        start, stop, _ = rows.indices(self.shape[0])
+        try:
+            stored = np.asarray(self._dataset[start:stop])
+        except Exception as error:
+            raise StoreError(
+                f"Rows {start} to {stop} of {self} cannot be read ({told(error)}). The file is damaged, or its storage "
+                "fails."
+            ) from error
+        return stored if self.encoding is None else decoded(self.encoding, stored, start, self.name, str(self))
+
+    def check_open(self) -> None:
+        """Raise unless the dataset can still be read, and has the shape that it had."""
+        if not self._dataset:
+            raise StoreError(
+                f"The HDF5 file of {self} was closed. Keep it open until everything has been computed, lazy results "
+                "included."
+            )
+        if tuple(self._dataset.shape) != self.shape:
+            raise DataChangedError(
+                f"{self} was changed while it was read: its shape was {self.shape}, and is {self._dataset.shape}. Use "
+                "data that hold still, or a copy of them."
+            )
+
+    def _open(self) -> Any:
+        try:
+            import h5py
+        except ImportError:
+            raise MissingDependencyError("h5py", "hdf5", f"Reading {self} in a worker process") from None
+        try:
+            return h5py.File(self.file, "r")[self.path]
+        except FileNotFoundError as error:
+            raise StoreNotFoundError(
+                f"{self.file} is not visible to this worker. An HDF5 file has to lie on a file system that the workers "
+                "share."
+            ) from error
+        except (OSError, KeyError) as error:
+            raise StoreError(
+                f"{self} cannot be opened in a worker process ({told(error)}). If the file is open for writing, open "
+                "it with mode 'r'."
+            ) from error
+
+
+class DatasetSource(Source):
+    """A dataset of an HDF5 file, read in whole chunks.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    name : str
+        Of the parameter that the rows are for, in errors.
+    """
+
+    reads_ahead = True
+
+    def __init__(self, dataset: Any, name: str = "X") -> None:
+        self.handle = DatasetRows(dataset, name)
+        self.shape = self.handle.shape
+        encoding = self.handle.encoding
+        self.dtype = self.handle.stored if encoding is None else encoding.dtype
+        self.chunk_rows = self.batch_rows = int(dataset.chunks[0]) if dataset.chunks else 1
+
+    def __str__(self) -> str:
+        return str(self.handle)
+
+    def place(self, start: int, stop: int) -> str:
+        return f"rows {start} to {stop} of {self}"
+
+    def check_unchanged(self) -> None:
+        self.handle.check_open()
+
+    def reading_bytes(self, n_rows: int) -> int:
+        # HDF5 holds a chunk as it is stored and as it is decompressed; values take as much again, and what is missing.
+        width = product(self.shape[1:])
+        values = 0 if self.handle.encoding is None else n_rows * (self.row_bytes + 3 * width)
+        return (n_rows + 2 * min(n_rows, self.chunk_rows)) * width * self.handle.stored.itemsize + values

@@ -1,0 +1,112 @@
+"""Records: arrays of one dimension whose fields are the features, as tables in FITS files and recarrays are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from numpy.lib.recfunctions import structured_to_unstructured
+
+from ..errors import UnsupportedDataError
+from .arrays import mapped_source
+from .source import Part, Source
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_MOST_FIELDS = 20  # in a message
+
+
+def field_names(data: Any) -> tuple[str, ...] | None:
+    """Names of the fields of an array of records; None for anything else."""
+    names = getattr(getattr(data, "dtype", None), "names", None)
+    return tuple(names) if isinstance(names, tuple) else None
+
+
+def as_columns(data: Any, name: str) -> Any:
+    """Records as an array of rows × fields of the dtype that holds all of them; anything else as it is.
+
+    Parameters
+    ----------
+    data : numpy.ndarray, numpy.memmap, dask.array.Array, Source or object
+    name : str
+        Of the parameter that the data are for.
+
+    Raises
+    ------
+    UnsupportedDataError
+        If there is a field that is no real number.
+    """
+    if (names := field_names(data)) is None:
+        return data
+    if not isinstance(data, da.Array | Source | np.ndarray):
+        data = np.asarray(data)  # a table, whose values are in memory
+    if len(data.shape) != 1:
+        return data  # refused for its dtype
+    dtype = _common_dtype(data.dtype, name)
+    if isinstance(data, da.Array):
+        chunks = (data.chunks[0], (len(names),))
+        return data.map_blocks(_columns, dtype, new_axis=1, chunks=chunks, dtype=dtype, meta=np.empty((0, 0), dtype))
+    source = data if isinstance(data, Source) else mapped_source(data)
+    return _columns(data, dtype) if source is None else RecordSource(source, names, dtype)
+
+
+def _columns(records: Array, dtype: np.dtype[Any]) -> Array:
+    return np.asarray(structured_to_unstructured(np.asarray(records), dtype))
+
+
+def _common_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
+    kinds = {field: dtype[field] for field in dtype.names or ()}
+    numbers = [field for field, kind in kinds.items() if kind.kind in "biuf"]
+    for field, kind in kinds.items():
+        if field not in numbers:
+            shown = ", ".join(map(repr, numbers[:_MOST_FIELDS])) + ", …" * (len(numbers) > _MOST_FIELDS)
+            raise UnsupportedDataError(
+                f"{name} has dtype {dtype!s:.200}: its field {field!r:.80} is of dtype {kind!s:.80}, and features have "
+                f"to be boolean, integer or floating. Choose fields that are, for example {name}[[{shown or '…'}]]."
+            )
+    return np.result_type(*kinds.values())
+
+
+class RecordRows:
+    """The handle of records, read as rows of numbers."""
+
+    def __init__(self, handle: Any, dtype: np.dtype[Any]) -> None:
+        self._handle, self._dtype = handle, dtype
+
+    def __getitem__(self, rows: slice) -> Array:
+        return _columns(self._handle[rows], self._dtype)
+
+
+class RecordSource(Source):
+    """Records that are read piece by piece.
+
+    Parameters
+    ----------
+    records : Source
+        Of one dimension, all of whose parts are read by its handle.
+    names : tuple of str
+    dtype : numpy.dtype
+        That holds every field.
+    """
+
+    def __init__(self, records: Source, names: tuple[str, ...], dtype: np.dtype[Any]) -> None:
+        self._records = records
+        self.handle = RecordRows(records.handle, dtype)
+        self.shape, self.dtype, self.feature_names = (records.shape[0], len(names)), dtype, names
+        self.chunk_rows, self.batch_rows, self.reads_ahead = records.chunk_rows, records.batch_rows, records.reads_ahead
+
+    def __str__(self) -> str:
+        return str(self._records)
+
+    def part(self, start: int, stop: int) -> Part:
+        return self._records.part(start, stop)
+
+    def place(self, start: int, stop: int) -> str:
+        return self._records.place(start, stop)
+
+    def check_unchanged(self) -> None:
+        self._records.check_unchanged()
+
+    def reading_bytes(self, n_rows: int) -> int:
+        return self._records.reading_bytes(n_rows) + n_rows * self.row_bytes
