@@ -249,10 +249,7 @@ def _unwritable(url: str, error: Exception) -> OutputError:
 
 
 def _exists(name: str) -> str:
-    return (
-        f"{without_secrets(name)} exists already. Choose another name, or replace it with overwrite=True (in a "
-        "terminal --overwrite)."
-    )
+    return f"{without_secrets(name)} exists already. Choose another name, or replace it with overwrite=True."
 
 
 def _replaceable(path: str, kind: str) -> bool:

@@ -31,9 +31,10 @@ from ..fitting.fit import fit_mixtures
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.snapshot import Keeper
 from ..fitting.surveying import sample_dtype
+from ..names import HELD_OUT
 from .base import BaseMixture
 from .checkpointing import Checkpointing, check_checkpoint
-from .grid import HELD_OUT, Key, check_criterion, check_estimator, check_keys, check_rows
+from .grid import Key, check_criterion, check_estimator, check_keys, check_rows
 from .validation import check_callbacks
 
 

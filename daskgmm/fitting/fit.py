@@ -206,7 +206,7 @@ class _Fit(Generic[State]):
         self.history, self.notes = list(snapshot.history), list(snapshot.notes)
         self._failure = None if snapshot.failure is None else IllDefinedCovarianceError(snapshot.failure)
         for start, ascent in snapshot.ascents.items():
-            self._engine.emit(StartBegun(start, self._n_starts, self._candidate.label))
+            self._engine.emit(StartBegun(start, self._n_starts, self._candidate.label, ascent.n_iter))
             self._restore_ascent(start, ascent)
         if self._candidate.judge is not None and snapshot.prospects is not None:
             self._candidate.judge.restore(snapshot.prospects)
