@@ -41,7 +41,7 @@ RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 # Who may import what from outside; what stands nowhere here (and is not Python's own) may be imported by nobody.
 EXTERNAL = {
     "numpy": set(RANK) - {"errors", "names"},
-    "scipy": {"core"},
+    "scipy": {"core", "engine"},
     "numba": {"core"},
     "dask": {"data", "engine", "estimators", "results", "jobs", "options"},
     "distributed": {"engine"},

@@ -21,6 +21,7 @@ from ..data.claims import locked
 from ..errors import SchedulerError
 from .config import patience
 from .events import Listener, Waiting
+from .main_guard import check_main_guard
 from .memory import Worker, check_limit
 from .scheduler import Planned
 
@@ -69,6 +70,7 @@ def embedded_cluster(
         If the workers do not start within 5 minutes; the configuration value ``daskgmm.timeout`` replaces them. If the
         main script has no main guard, because each worker imports the script again.
     """
+    check_main_guard()
     workers = describe_workers(n_workers, threads_per_worker, memory_limit)
     for callback in callbacks:
         callback(Waiting(f"starting {len(workers)} worker process{'es' * (len(workers) > 1)}"))
@@ -167,7 +169,8 @@ def _ended(cluster: distributed.LocalCluster) -> Iterator[None]:
             cluster.close(timeout=patience(_STOP))
         except TimeoutError:
             _log.warning("The worker processes on this machine did not end, and are killed")
-            cluster.status = distributed.core.Status.closed  # nothing of it is left that could be waited for
+        finally:  # also after a second Ctrl-C: nothing of it is left that could be waited for
+            cluster.status = distributed.core.Status.closed
 
 
 @contextmanager
