@@ -20,7 +20,7 @@ from ..data.accept import as_dataset, is_lazy
 from ..data.held_out import HeldOut
 from ..data.source import Dataset
 from ..data.survey import check_weight_sum
-from ..diagnostics.selection import draw_criterion, new_axes, selection_text
+from ..diagnostics.selection import draw_criterion, new_axes, selection_html, selection_text
 from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener
 from ..engine.run import Engine
@@ -40,7 +40,7 @@ from .validation import check_callbacks
 
 @dataclass(frozen=True)
 class Selection:
-    """What `select` found. ``print`` it for a table.
+    """What `select` found. ``print`` it for a table; a notebook shows one by itself.
 
     Attributes
     ----------
@@ -119,6 +119,9 @@ class Selection:
         return selection_text(self.as_record())
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return selection_html(self.as_record())
 
 
 def select(
