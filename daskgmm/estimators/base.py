@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -369,12 +369,20 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         y : ndarray of shape (n_samples,)
             The component of each row.
         """
+        self._check_sampling(n_samples)
+        return self._parameters().sample(int(n_samples), check_random_state(self.random_state))
+
+    def _sample_blocks(self, n_samples: int) -> Iterator[tuple[Array, int]]:
+        """The rows of `sample` in blocks, and the component of each block."""
+        self._check_sampling(n_samples)
+        return self._parameters().sample_blocks(int(n_samples), check_random_state(self.random_state))
+
+    def _check_sampling(self, n_samples: int) -> None:
         check_is_fitted(self)
         if not isinstance(n_samples, int | np.integer) or n_samples < 1:
             raise ValueError(
                 f"Invalid value for 'n_samples': {n_samples}. The sampling requires at least one sample, as an int."
             )
-        return self._parameters().sample(int(n_samples), check_random_state(self.random_state))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model as a Zarr group, whole or not at all; `daskgmm.load` reads it.
