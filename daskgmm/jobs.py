@@ -28,7 +28,7 @@ from .errors import InterruptedWarning, StoreError, StoreNotFoundError
 from .estimators.base import BaseMixture
 from .estimators.bayesian_mixture import BayesianGaussianMixture
 from .estimators.gaussian_mixture import GaussianMixture
-from .estimators.grid import Key, check_criterion, check_keys
+from .estimators.grid import check_criterion, check_keys
 from .estimators.selection import select as daskgmm_select
 from .fitting.plan import FitPlan
 from .persistence import load, save
@@ -235,17 +235,26 @@ class Candidates:
         """Names of the fields."""
         return [field.name for field in fields(cls)]
 
-    def check(self, estimator: BaseMixture[Any]) -> list[Key]:
-        """Number of components and covariance type of each candidate; raise `WrongArguments` where they make no sense.
+    def largest(self, estimator: BaseMixture[Any]) -> list[BaseMixture[Any]]:
+        """The candidate with the most components of each covariance type.
 
         Parameters
         ----------
         estimator : GaussianMixture or BayesianGaussianMixture
             What the candidates have in common.
+
+        Raises
+        ------
+        WrongArguments
+            If the candidates or the criterion make no sense.
         """
         with _checking():
             check_criterion(estimator, self.criterion, self.held_out, self.patience)
-            return check_keys(self.n_components, self.covariance_types)
+            numbers = {name: number for number, name in sorted(check_keys(self.n_components, self.covariance_types))}
+            models = [clone(estimator).set_params(n_components=k, covariance_type=name) for name, k in numbers.items()]
+            for model in models:
+                model._validate_params()
+        return models
 
 
 def select(
@@ -281,16 +290,14 @@ def select(
     """
     compute.check()
     estimator = _unfitted(parameters, bayesian, None)
-    keys = candidates.check(estimator)
+    largest = candidates.largest(estimator)
     if model is not None:
         _check_output(model, "model", overwrite, rows.address, rows.weights, keeping.checkpoint)
     if picture is not None:
         with _checking():
             check_picture(picture, overwrite=overwrite)
     data, weights = rows.open(), rows.open_weights()
-    largest = {covariance_type: number for number, covariance_type in sorted(keys)}
-    models = [clone(estimator).set_params(n_components=k, covariance_type=name) for name, k in largest.items()]
-    compute.check_memory(models, data, weights)
+    compute.check_memory(largest, data, weights)
     begin = time.perf_counter()
     with compute.start(callbacks) as scheduler, contextlib.redirect_stdout(sys.stderr):
         selection = daskgmm_select(

@@ -44,7 +44,7 @@ from ..fitting.initialization import METHODS, Initialization
 from ..fitting.plan import FitPlan, plan_fit
 from .checkpointing import Checkpointing, check_checkpoint
 from .rows import Densities, Labels, Probabilities, RowResult
-from .validation import check_callbacks
+from .validation import check_callbacks, check_init_size
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -145,6 +145,10 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         return {}
 
     # ---- fitting
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        check_init_size(self.init_size, self.n_components)
 
     def fit(
         self,
