@@ -253,7 +253,7 @@ class Candidates:
             numbers = {name: number for number, name in sorted(check_keys(self.n_components, self.covariance_types))}
             models = [clone(estimator).set_params(n_components=k, covariance_type=name) for name, k in numbers.items()]
             for model in models:
-                model._validate_params()
+                model._check_settings()
         return models
 
 
@@ -327,7 +327,7 @@ def _unfitted(parameters: Mapping[str, Any], bayesian: bool, warm_start: str | N
     estimator.set_params(**{name: _value(name, value) for name, value in parameters.items()})
     estimator.set_params(warm_start=warm_start is not None)
     with _checking():
-        estimator._validate_params()
+        estimator._check_settings()
     return estimator
 
 

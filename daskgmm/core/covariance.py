@@ -1,7 +1,7 @@
 """Covariance structures: what the covariance matrix of a component may look like.
 
 One class for each structure and a registry. Everything that depends on the structure is asked of it here, so a fifth
-structure is one class and one row in `STRUCTURES`.
+structure is its name in `daskgmm.names`, one class and one row in `STRUCTURES`.
 
 ==========  ==========================  ===========================  ==========================
 structure   covariances, shape          second moments, shape        quadratic features

@@ -146,8 +146,9 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     # ---- fitting
 
-    def _validate_params(self) -> None:
-        super()._validate_params()
+    def _check_settings(self) -> None:
+        """Raise `ValueError` or `TypeError` for parameters that no fit can have, whatever the data are."""
+        self._validate_params()
         check_init_size(self.init_size, self.n_components)
 
     def fit(
@@ -200,7 +201,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             When Ctrl-C, a scheduler that went away, or storage that fails or is full ends a fit: the estimator has the
             best parameters so far, if there are any, as after a fit that did not converge. The exception goes on.
         """
-        self._validate_params()
+        self._check_settings()
         with check_checkpoint(checkpoint, resume) as keeping:
             return self._fit(X, sample_weight, keeping)
 
@@ -279,7 +280,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         SchedulerError
             If the scheduler does not answer.
         """
-        self._validate_params()
+        self._check_settings()
         data = clone(self)._accept(X, reset=True)  # a plan leaves no trace on the estimator
         with Engine(self.scheduler, in_process=not is_lazy(data)) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)

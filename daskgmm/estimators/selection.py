@@ -242,7 +242,7 @@ def _select(
     keys, criterion, share, patience = asked.keys, asked.criterion, asked.share, asked.patience
     models = {key: clone(base).set_params(n_components=key[0], covariance_type=key[1]) for key in keys}
     for model in models.values():
-        model._validate_params()
+        model._check_settings()
     first = models[keys[0]]
     data = first._accept(X, reset=True)
     _copy_features(first, models.values())
@@ -273,7 +273,7 @@ def _settled(base: BaseMixture[Any], scheduler: Any, drawn: Any) -> BaseMixture[
     base = clone(base)
     if scheduler is not None:
         base.set_params(scheduler=scheduler)
-    base._validate_params()
+    base._check_settings()
     if not isinstance(base.random_state, Integral):
         random_state = check_random_state(base.random_state)
         base.random_state = drawn if isinstance(drawn, int) else int(random_state.randint(np.iinfo(np.int32).max))
