@@ -51,7 +51,7 @@ class Messages:
 
     def show_usage(self, error: click.ClickException) -> None:
         """Print what is wrong with the command line, and where help is."""
-        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # there is one from click 8.2 on
             click.echo(error.format_message(), err=True)
             return
         self.show("error", error.format_message())

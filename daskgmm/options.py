@@ -6,7 +6,7 @@ Help and completions have to be quick, so nothing here imports NumPy or Dask bef
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,10 +21,21 @@ from .names import (
     Defaults,
 )
 
+if TYPE_CHECKING:
+    from click import ParamType
+else:
+
+    class ParamType(click.ParamType):
+        """click's own, which is generic from 8.4 on."""
+
+        def __class_getitem__(cls, kind):
+            return cls
+
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Bytes(click.ParamType[int]):
+class Bytes(ParamType[int]):
     """A size with its unit."""
 
     name = "bytes"
@@ -43,7 +54,7 @@ class Bytes(click.ParamType[int]):
         return size
 
 
-class Starts(click.ParamType[int | str]):
+class Starts(ParamType[int | str]):
     """A number of starts, or ``auto``."""
 
     name = "integer|auto"
@@ -52,7 +63,7 @@ class Starts(click.ParamType[int | str]):
         return "auto" if value == "auto" else click.IntRange(min=1).convert(value, param, ctx)
 
 
-class Numbers(click.ParamType[list[int]]):
+class Numbers(ParamType[list[int]]):
     """Numbers as ``1:20``, ``2,4,8`` or both."""
 
     name = "numbers"
@@ -69,7 +80,7 @@ def _range(part: str) -> range:
     return range(int(first), int(last if colon else first) + 1)
 
 
-class OneNumber(click.ParamType[int]):
+class OneNumber(ParamType[int]):
     """A number of components, where several belong to another command."""
 
     name = "integer"
@@ -82,7 +93,7 @@ class OneNumber(click.ParamType[int]):
         return click.IntRange(min=1).convert(value, param, ctx)
 
 
-class Names(click.ParamType[list[str]]):
+class Names(ParamType[list[str]]):
     """Names with commas between them."""
 
     name = "names"

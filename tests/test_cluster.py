@@ -43,6 +43,30 @@ def test_an_embedded_cluster(tmp_path):
     assert left == []
 
 
+@pytest.mark.cluster
+def test_a_second_ctrl_c_does_not_wait_for_workers(monkeypatch):
+    """It ends what the first one had begun to close; Dask would close it once more, and wait for ever."""
+    status_at_close = []
+    close = distributed.LocalCluster.close
+
+    def interrupted(self, timeout=None):
+        status_at_close.append(self.status.name)
+        if len(status_at_close) == 1:
+            raise KeyboardInterrupt
+        return close(self, timeout)
+
+    def interrupt():
+        monkeypatch.setattr(distributed.LocalCluster, "close", interrupted)
+        raise KeyboardInterrupt
+
+    before = set(psutil.Process().children(recursive=True))
+    with pytest.raises(KeyboardInterrupt), embedded_cluster(1, 1, None):
+        interrupt()
+    assert status_at_close == ["running", "closed"]
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not [p for p in left if "resource_tracker" not in " ".join(p.cmdline())]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
