@@ -15,7 +15,7 @@ from .data.output import as_blocks
 from .data.row_arrays import RowArray, write_rows
 from .data.store import describe, local_path, without_secrets
 from .data.stored_rows import check_unchanged
-from .data.write import Address, new_store, record, writing
+from .data.write import Address, check_room, check_target, new_store, record, writing
 from .engine.events import Listener
 from .engine.run import Engine
 from .errors import UnsupportedDataError
@@ -27,6 +27,9 @@ RESULTS, SAMPLES = "results", "samples"
 """Kinds of stores, as `daskgmm.data.write.record` names them."""
 
 _CHUNK_BYTES = 16 << 20
+
+_LEAST_SAMPLE_SHARE = 0.5
+"""Of its size in memory that a sample takes on disk, compressed: the digits of random numbers do not shrink."""
 
 
 def write_predictions(
@@ -130,6 +133,8 @@ def write_samples(
     blocks, n_features = model._sample_blocks(n_samples), model.means_.shape[1]
     chunk = max(1, min(n_samples, _CHUNK_BYTES // (8 * n_features)))
     shapes: dict[str, tuple[int, ...]] = {"rows": (n_samples, n_features), "labels": (n_samples,)}
+    check_target(output, SAMPLES, overwrite=overwrite)
+    check_room(output, int(_LEAST_SAMPLE_SHARE * 8 * n_samples * n_features))
     with new_store(output, record(SAMPLES, model=_full(model_name)), overwrite=overwrite) as group:
         rows = group.create_array(
             "rows",

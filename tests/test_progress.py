@@ -5,12 +5,14 @@ import pickle
 import re
 
 import dask.array as da
+import distributed
 import numpy as np
 import pytest
 from rich.console import Console
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture, ProgressBar
+from daskgmm.core.loops import choose_loops
 from daskgmm.diagnostics import progress
 from daskgmm.errors import InterruptedWarning, NonFiniteDataError
 from daskgmm.events import (
@@ -239,6 +241,29 @@ def test_in_a_fit(rows, capfd):
     assert err.startswith("survey: 1,000 rows in ")
     assert f"converged after {model.n_iter_} iterations, log-likelihood {model.lower_bound_:.6f}\n" in err
     assert "\nscore: 1,000 rows in " in err
+
+
+def test_a_fit_tells_of_compiled_loops_where_it_may_wait_for_them(rows, monkeypatch):
+    pytest.importorskip("numba")
+    seen = []
+    model = GaussianMixture(2, random_state=0, max_iter=2, tol=1e3, callbacks=[seen.append])
+    model.fit(rows)
+    assert not any(isinstance(event, Waiting) for event in seen)  # small data do without them
+    monkeypatch.setattr("daskgmm.core.loops._WORTH_LOADING", 0)
+    model.fit(rows)
+    assert choose_loops(1).is_loaded  # so this process need not wait any more, but workers may have to
+    seen.clear()
+    model.fit(rows)
+    assert not any(isinstance(event, Waiting) for event in seen)
+    seen.clear()
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+    )
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+        model.set_params(scheduler=client).fit(rows)
+    kinds = [event.what if isinstance(event, Waiting) else getattr(event, "label", "") for event in seen]
+    assert kinds.count("loading compiled loops") == 1
+    assert kinds.index("survey") < kinds.index("loading compiled loops") < kinds.index("estep")
 
 
 def test_a_model_with_a_bar_can_be_copied_while_it_shows(rows, capfd):
