@@ -12,13 +12,19 @@ A fit is a short pipeline, and each step is one place in the code:
     daskgmm.persistence
 """
 
-from . import errors, events
-from .data.store import open_zarr
-from .diagnostics.progress import ProgressBar
-from .estimators.bayesian_mixture import BayesianGaussianMixture
-from .estimators.gaussian_mixture import GaussianMixture
-from .estimators.selection import Selection, select
-from .persistence import load
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import errors as errors
+    from . import events as events
+    from .data.store import open_zarr as open_zarr
+    from .diagnostics.progress import ProgressBar as ProgressBar
+    from .estimators.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture
+    from .estimators.gaussian_mixture import GaussianMixture as GaussianMixture
+    from .estimators.selection import Selection as Selection
+    from .estimators.selection import select as select
+    from .persistence import load as load
 
 __all__ = [
     "BayesianGaussianMixture",
@@ -33,3 +39,28 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "BayesianGaussianMixture": ".estimators.bayesian_mixture",
+    "GaussianMixture": ".estimators.gaussian_mixture",
+    "ProgressBar": ".diagnostics.progress",
+    "Selection": ".estimators.selection",
+    "load": ".persistence",
+    "open_zarr": ".data.store",
+    "select": ".estimators.selection",
+}
+"""Where each public name is defined; modules that are public themselves do not stand here."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562): `daskgmm --help` needs none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        return import_module(f".{name}", __name__)
+    value = globals()[name] = getattr(import_module(_MODULES[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

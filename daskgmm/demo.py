@@ -10,16 +10,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .data.store import open_zarr
 from .data.write import check_target, new_store, record
-from .diagnostics.progress import ProgressBar
 from .diagnostics.summary import Record, model_record
 from .engine.cluster import embedded_cluster
+from .engine.events import Listener
 from .errors import MissingDependencyError, OutputExistsError
 from .estimators.gaussian_mixture import GaussianMixture
 from .persistence import save
@@ -34,7 +34,7 @@ _WORKERS, _MEMORY = 2, "600MB"
 _SOFTWARE = "daskgmm demo"
 
 
-def run_demo(output: str | os.PathLike[str] = "daskgmm-demo", *, quiet: bool = False) -> Record:
+def run_demo(output: str | os.PathLike[str] = "daskgmm-demo", *, callbacks: Sequence[Listener] = ()) -> Record:
     """Run it: under a minute on two processors.
 
     Parameters
@@ -42,8 +42,8 @@ def run_demo(output: str | os.PathLike[str] = "daskgmm-demo", *, quiet: bool = F
     output : str or path
         Directory for ``pixels.zarr``, ``model.zarr``, ``labels.zarr`` and a PNG for each photograph. Those of an
         earlier run are replaced, anything else is left alone.
-    quiet : bool
-        No progress display.
+    callbacks : sequence of callable
+        Called with every event, see `daskgmm.events`.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def run_demo(output: str | os.PathLike[str] = "daskgmm-demo", *, quiet: bool = F
         os.makedirs(output)
     _check_targets(paths, pictures)
     _write_pixels(paths["pixels"], photographs)
-    model = _fit_and_label(paths, () if quiet else (ProgressBar(),))
+    model = _fit_and_label(paths, tuple(callbacks))
     labels = open_zarr(paths["labels"], "labels")
     stops = np.cumsum([photograph[..., 0].size for photograph in photographs.values()])
     for (name, photograph), stop in zip(photographs.items(), stops.tolist(), strict=True):
@@ -119,7 +119,7 @@ def _write_pixels(path: str, photographs: Mapping[str, Array]) -> None:
 def _fit_and_label(paths: Mapping[str, str], callbacks: tuple[Any, ...]) -> GaussianMixture:
     # Values are rounded to integers, which adds a variance of 1/12 to whatever they were.
     model = GaussianMixture(_COMPONENTS, reg_covar=1 / 12, tol=5e-4, max_iter=300, random_state=0, callbacks=callbacks)
-    with embedded_cluster(_WORKERS, 1, _MEMORY) as client:
+    with embedded_cluster(_WORKERS, 1, _MEMORY, callbacks=callbacks) as client:
         model.set_params(scheduler=client).fit(paths["pixels"])
         save(model, paths["model"], overwrite=True)
         write_predictions(

@@ -1,6 +1,6 @@
 """Everything that a fit tells its callbacks while it runs."""
 
-from .engine.events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted
+from .engine.events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted, Waiting
 from .fitting.events import FitResumed, IterationFinished, SampleFitted, SampleStepped, StartBegun, StartFinished
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "SampleStepped",
     "StartBegun",
     "StartFinished",
+    "Waiting",
 ]

@@ -8,25 +8,27 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import dask
 import numpy as np
+from sklearn.base import clone
 
 from .data.accept import in_memory
 from .data.guards import check_file
 from .data.store import local_path, open_zarr, without_secrets
 from .data.write import check_target
-from .diagnostics.progress import ProgressBar
 from .diagnostics.selection import check_picture, save_picture
 from .diagnostics.summary import Record, model_record
-from .engine.cluster import embedded_cluster
+from .engine.choice import find_scheduler
+from .engine.cluster import embedded_cluster, planned_cluster
 from .engine.events import Listener
-from .errors import InterruptedWarning, StoreNotFoundError
+from .errors import InterruptedWarning, StoreError, StoreNotFoundError
 from .estimators.base import BaseMixture
 from .estimators.bayesian_mixture import BayesianGaussianMixture
 from .estimators.gaussian_mixture import GaussianMixture
+from .estimators.grid import check_criterion, check_keys
 from .estimators.selection import select as daskgmm_select
 from .fitting.plan import FitPlan
 from .persistence import load, save
@@ -38,19 +40,19 @@ _FILES = ("weights_init", "means_init", "precisions_init")
 """Parameters that are named by a file."""
 
 
-class ForeignParameters(ValueError):
-    """Parameters that belong to the other kind of mixture than the model that a fit goes on from.
+class WrongArguments(ValueError):
+    """Arguments that make no sense, or not together, whatever the data are."""
 
-    Attributes
-    ----------
-    names : list of str
-    kind : str
-        Class of that model.
-    """
 
-    def __init__(self, names: Iterable[str], kind: str) -> None:
-        self.names, self.kind = sorted(names), kind
-        super().__init__(f"{', '.join(self.names)}: not for a {kind}, which warm_start names")
+@contextlib.contextmanager
+def _checking() -> Iterator[None]:
+    """Tell errors of the arguments from those of data and storage: in the block nothing is read."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise WrongArguments(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,43 @@ class Compute:
     memory_limit: int | None = None
     """Of each worker process, in bytes."""
 
+    @property
+    def _is_cluster(self) -> bool:
+        """Whether worker processes are to be started."""
+        return bool(self.workers or self.memory_limit)
+
+    @property
+    def _cluster(self) -> tuple[int | None, int | None, int | str]:
+        return self.workers, self.threads, self.memory_limit or "auto"
+
+    def check(self) -> None:
+        """Raise `WrongArguments` for what can run no pass; nothing is started."""
+        with _checking(), self.describe() as scheduler:
+            find_scheduler(scheduler)
+
+    def check_memory(self, models: Iterable[BaseMixture[Any]], data: Any, weights: Any) -> None:
+        """Raise `WorkerMemoryError` if a fit does not fit into the workers that are to be started."""
+        if not self._is_cluster:
+            return
+        with self.describe() as cluster:
+            for model in models:
+                clone(model).set_params(scheduler=cluster).plan(data, weights)
+
     @contextlib.contextmanager
-    def start(self) -> Iterator[Any]:
-        """What a model's ``scheduler`` is to be."""
-        if self.workers or self.memory_limit:
-            with embedded_cluster(self.workers, self.threads, self.memory_limit or "auto") as client:
+    def start(self, callbacks: Iterable[Listener] = ()) -> Iterator[Any]:
+        """Start worker processes where they are asked for; yield what a model's ``scheduler`` is to be."""
+        if self._is_cluster:
+            with embedded_cluster(*self._cluster, callbacks=callbacks) as client:
                 yield client
+            return
+        with self.describe() as scheduler:
+            yield scheduler
+
+    @contextlib.contextmanager
+    def describe(self) -> Iterator[Any]:
+        """Yield what the ``scheduler`` of a model that only plans is to be: no worker is started."""
+        if self._is_cluster:
+            yield planned_cluster(*self._cluster)
             return
         with dask.config.set({"num_workers": self.threads} if self.threads else {}):
             yield self.scheduler
@@ -116,7 +149,7 @@ def fit(
     overwrite: bool = False,
     keeping: Keeping = Keeping(),
     compute: Compute = Compute(),
-    quiet: bool = False,
+    callbacks: Sequence[Listener] = (),
 ) -> Record:
     """Fit a mixture and save it.
 
@@ -134,20 +167,22 @@ def fit(
     overwrite : bool
     keeping : Keeping
     compute : Compute
-    quiet : bool
-        No progress display.
+    callbacks : sequence of callable
+        Called with every event.
 
     Raises
     ------
-    ForeignParameters
-        For those of the other kind of mixture than ``warm_start``.
+    WrongArguments
+        For parameters of the other kind of mixture, or out of range, and for a cluster that has no room for workers.
     """
+    compute.check()
     _check_output(model, "model", overwrite, rows.address, rows.weights, keeping.checkpoint)
+    estimator = _unfitted(parameters, bayesian, warm_start).set_params(callbacks=callbacks)
     data, weights = rows.open(), rows.open_weights()
-    estimator = _unfitted(parameters, bayesian, warm_start).set_params(callbacks=_callbacks(quiet))
+    compute.check_memory([estimator], data, weights)
     begin = time.perf_counter()
     # `verbose` prints on standard output, which belongs to the result here.
-    with compute.start() as scheduler, contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+    with compute.start(callbacks) as scheduler, contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore", InterruptedWarning)  # what it is told to go on from ends with this process
         estimator.set_params(scheduler=scheduler).fit(data, sample_weight=weights, **vars(keeping))
     seconds = round(time.perf_counter() - begin, 3)
@@ -178,9 +213,11 @@ def plan(
     warm_start : str, optional
     compute : Compute
     """
+    compute.check()
+    estimator = _unfitted(parameters, bayesian, warm_start)
     data, weights = rows.open(), rows.open_weights()
-    with compute.start() as scheduler:
-        return _unfitted(parameters, bayesian, warm_start).set_params(scheduler=scheduler).plan(data, weights)
+    with compute.describe() as scheduler:
+        return estimator.set_params(scheduler=scheduler).plan(data, weights)
 
 
 @dataclass(frozen=True)
@@ -192,6 +229,32 @@ class Candidates:
     criterion: str
     held_out: float | None = None
     patience: int | None = None
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Names of the fields."""
+        return [field.name for field in fields(cls)]
+
+    def largest(self, estimator: BaseMixture[Any]) -> list[BaseMixture[Any]]:
+        """The candidate with the most components of each covariance type.
+
+        Parameters
+        ----------
+        estimator : GaussianMixture or BayesianGaussianMixture
+            What the candidates have in common.
+
+        Raises
+        ------
+        WrongArguments
+            If the candidates or the criterion make no sense.
+        """
+        with _checking():
+            check_criterion(estimator, self.criterion, self.held_out, self.patience)
+            numbers = {name: number for number, name in sorted(check_keys(self.n_components, self.covariance_types))}
+            models = [clone(estimator).set_params(n_components=k, covariance_type=name) for name, k in numbers.items()]
+            for model in models:
+                model._check_settings()
+        return models
 
 
 def select(
@@ -205,7 +268,7 @@ def select(
     overwrite: bool = False,
     keeping: Keeping = Keeping(),
     compute: Compute = Compute(),
-    quiet: bool = False,
+    callbacks: Sequence[Listener] = (),
 ) -> Record:
     """Compare several mixtures, and save the best one and a plot of the criterion.
 
@@ -222,23 +285,27 @@ def select(
     overwrite : bool
     keeping : Keeping
     compute : Compute
-    quiet : bool
-        No progress display.
+    callbacks : sequence of callable
+        Called with every event.
     """
+    compute.check()
+    estimator = _unfitted(parameters, bayesian, None)
+    largest = candidates.largest(estimator)
     if model is not None:
         _check_output(model, "model", overwrite, rows.address, rows.weights, keeping.checkpoint)
     if picture is not None:
-        check_picture(picture, overwrite=overwrite)
+        with _checking():
+            check_picture(picture, overwrite=overwrite)
     data, weights = rows.open(), rows.open_weights()
-    estimator = _unfitted(parameters, bayesian, None)
+    compute.check_memory(largest, data, weights)
     begin = time.perf_counter()
-    with compute.start() as scheduler, contextlib.redirect_stdout(sys.stderr):
+    with compute.start(callbacks) as scheduler, contextlib.redirect_stdout(sys.stderr):
         selection = daskgmm_select(
             data,
             estimator=estimator,
             sample_weight=weights,
             scheduler=scheduler,
-            callbacks=_callbacks(quiet),
+            callbacks=callbacks,
             **vars(candidates),
             **vars(keeping),
         )
@@ -254,23 +321,26 @@ def select(
 
 def _unfitted(parameters: Mapping[str, Any], bayesian: bool, warm_start: str | None) -> BaseMixture[Any]:
     """The estimator that a fit begins with."""
-    if warm_start is None:
-        estimator = kind_of_model(bayesian=bayesian)()
-    else:
-        estimator = load(warm_start)
-        _check_kind(estimator, parameters, bayesian)
+    estimator = kind_of_model(bayesian=bayesian)() if warm_start is None else load(warm_start)
+    with _checking():
+        _check_kind(estimator, parameters, bayesian, warm_start)
     estimator.set_params(**{name: _value(name, value) for name, value in parameters.items()})
     estimator.set_params(warm_start=warm_start is not None)
-    estimator._validate_params()
+    with _checking():
+        estimator._check_settings()
     return estimator
 
 
-def _check_kind(model: BaseMixture[Any], parameters: Mapping[str, Any], bayesian: bool) -> None:
-    foreign = parameters.keys() - model.get_params().keys()
+def _check_kind(model: BaseMixture[Any], parameters: Mapping[str, Any], bayesian: bool, warm_start: str | None) -> None:
+    """Raise for parameters of the other kind of mixture."""
+    foreign = sorted(parameters.keys() - model.get_params().keys())
     if bayesian and not isinstance(model, BayesianGaussianMixture):
-        foreign |= {"bayesian"}
-    if foreign:
-        raise ForeignParameters(foreign, type(model).__name__)
+        foreign.append("bayesian=True")
+    if not foreign:
+        return
+    if warm_start is not None:
+        raise ValueError(f"{', '.join(foreign)}: the model of warm_start is a {type(model).__name__}.")
+    raise ValueError(f"{', '.join(foreign)}: not {'with' if bayesian else 'without'} bayesian=True.")
 
 
 def predict(
@@ -282,7 +352,7 @@ def predict(
     log_density: bool = False,
     overwrite: bool = False,
     compute: Compute = Compute(),
-    quiet: bool = False,
+    callbacks: Sequence[Listener] = (),
 ) -> Record:
     """Write what a model says of every row.
 
@@ -294,12 +364,14 @@ def predict(
         What to write besides labels.
     overwrite : bool
     compute : Compute
-    quiet : bool
+    callbacks : sequence of callable
+        Called with every event.
     """
+    compute.check()
     _check_output(output, RESULTS, overwrite, rows.address, model)
     estimator, data = load(model), rows.open()
     begin = time.perf_counter()
-    with compute.start() as scheduler:
+    with compute.start(callbacks) as scheduler:
         shapes = write_predictions(
             estimator.set_params(scheduler=scheduler),
             data,
@@ -308,13 +380,13 @@ def predict(
             log_density=log_density,
             overwrite=overwrite,
             model_name=model,
-            callbacks=_callbacks(quiet),
+            callbacks=callbacks,
         )
     seconds = round(time.perf_counter() - begin, 3)
     return {**_written(RESULTS, output, shapes["labels"][0], shapes), "seconds": seconds}
 
 
-def score(rows: Rows, model: str, *, compute: Compute = Compute(), quiet: bool = False) -> Record:
+def score(rows: Rows, model: str, *, compute: Compute = Compute(), callbacks: Sequence[Listener] = ()) -> Record:
     """Mean log-density of the rows, and the model's information criteria; one pass.
 
     Parameters
@@ -322,11 +394,13 @@ def score(rows: Rows, model: str, *, compute: Compute = Compute(), quiet: bool =
     rows : Rows
     model : str
     compute : Compute
-    quiet : bool
+    callbacks : sequence of callable
+        Called with every event.
     """
+    compute.check()
     estimator, data, weights = load(model), rows.open(), rows.open_weights()
-    with compute.start() as scheduler:
-        estimator.set_params(scheduler=scheduler, callbacks=_callbacks(quiet))
+    with compute.start(callbacks) as scheduler:
+        estimator.set_params(scheduler=scheduler, callbacks=callbacks)
         total = estimator._score(data, weights, entropy=bool(estimator._information))
     return {
         "kind": "score",
@@ -379,15 +453,12 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _check_output(output: str, kind: str, overwrite: bool, *inputs: str | None) -> None:
-    check_target(output, kind, overwrite=overwrite)
+    with _checking():
+        check_target(output, kind, overwrite=overwrite)
     for name in inputs:
         path, target = local_path((name or "").partition("::")[0]), local_path(output)
         if name and path and target and os.path.realpath(path) == os.path.realpath(target):
-            raise ValueError(f"{without_secrets(output)} is also an input; choose another name for the output")
-
-
-def _callbacks(quiet: bool) -> Sequence[Listener]:
-    return () if quiet else (ProgressBar(),)
+            raise WrongArguments(f"{without_secrets(output)} is also an input; choose another name for the output")
 
 
 def _written(kind: str, output: str, n_rows: int, shapes: Mapping[str, tuple[int, ...]]) -> Record:

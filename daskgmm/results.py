@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,17 +14,22 @@ from .data.accept import resolve
 from .data.output import as_blocks
 from .data.row_arrays import RowArray, write_rows
 from .data.source import Source
-from .data.store import local_path, without_secrets
-from .data.write import Address, new_store, record
+from .data.store import describe, local_path, without_secrets
+from .data.write import Address, check_room, check_target, new_store, record, writing
 from .engine.events import Listener
 from .engine.run import Engine
 from .errors import UnsupportedDataError
 from .estimators.base import BaseMixture
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 RESULTS, SAMPLES = "results", "samples"
 """Kinds of stores, as `daskgmm.data.write.record` names them."""
 
 _CHUNK_BYTES = 16 << 20
+
+_LEAST_SAMPLE_SHARE = 0.5
+"""Of its size in memory that a sample takes on disk, compressed: the digits of random numbers do not shrink."""
 
 
 def write_predictions(
@@ -106,13 +111,12 @@ def _row_arrays(
 def write_samples(
     model: BaseMixture[Any], n_samples: int, output: Address, *, overwrite: bool = False, model_name: str | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Draw rows and write them, with the component of each.
+    """Draw rows and write them, with the component of each: those of ``model.sample(n_samples)``, chunk by chunk.
 
     Parameters
     ----------
     model : GaussianMixture or BayesianGaussianMixture
     n_samples : int
-        They are in memory at once.
     output : str or path
         A new Zarr group with the arrays ``rows`` (n, D) and ``labels`` (n,), grouped by component.
     overwrite : bool
@@ -125,12 +129,44 @@ def write_samples(
     dict of str to tuple of int
         Shape of every array.
     """
-    rows, labels = model.sample(n_samples)
-    chunk = max(1, min(n_samples, _CHUNK_BYTES // (8 * rows.shape[1])))
+    blocks, n_features = model._sample_blocks(n_samples), model.means_.shape[1]
+    chunk = max(1, min(n_samples, _CHUNK_BYTES // (8 * n_features)))
+    shapes: dict[str, tuple[int, ...]] = {"rows": (n_samples, n_features), "labels": (n_samples,)}
+    check_target(output, SAMPLES, overwrite=overwrite)
+    check_room(output, int(_LEAST_SAMPLE_SHARE * 8 * n_samples * n_features))
     with new_store(output, record(SAMPLES, model=_full(model_name)), overwrite=overwrite) as group:
-        group.create_array("rows", data=rows, chunks=(chunk, rows.shape[1]), dimension_names=("row", "feature"))
-        group.create_array("labels", data=labels, chunks=(chunk,), dimension_names=("row",))
-    return {"rows": rows.shape, "labels": labels.shape}
+        rows = group.create_array(
+            "rows",
+            shape=shapes["rows"],
+            chunks=(chunk, n_features),
+            dtype=np.float64,
+            fill_value=np.nan,
+            dimension_names=("row", "feature"),
+        )
+        labels = group.create_array(
+            "labels", shape=shapes["labels"], chunks=(chunk,), dtype=np.int64, fill_value=-1, dimension_names=("row",)
+        )
+        for start, drawn, components in _chunks(blocks, chunk, n_features):
+            with writing(f"Rows {start} to {start + len(drawn)} of {describe(rows)}"):
+                rows[start : start + len(drawn)] = drawn
+                labels[start : start + len(drawn)] = components
+    return shapes
+
+
+def _chunks(blocks: Iterable[tuple[Array, int]], length: int, n_features: int) -> Iterator[tuple[int, Array, Array]]:
+    """Blocks of one component each, as chunks of equal length: first row, rows, components."""
+    rows, components = np.empty((length, n_features)), np.empty(length, np.int64)
+    start = filled = 0
+    for block, component in blocks:
+        while len(block):
+            taken = min(len(block), length - filled)
+            rows[filled : filled + taken], components[filled : filled + taken] = block[:taken], component
+            block, filled = block[taken:], filled + taken
+            if filled == length:
+                yield start, rows, components
+                start, filled = start + length, 0
+    if filled:
+        yield start, rows[:filled], components[:filled]
 
 
 def _full(name: str | None) -> str | None:

@@ -71,7 +71,9 @@ def wait_until(true, seconds=60):
 
 
 _server = multiprocessing.get_context("forkserver")  # what a process takes to start is its imports, made once
-_server.set_forkserver_preload(["daskgmm", "distributed.http.scheduler.info", "psutil", "zarr.codecs"])
+_server.set_forkserver_preload(
+    ["daskgmm.estimators.selection", "distributed.http.scheduler.info", "psutil", "zarr.codecs"]
+)
 
 
 def _begin(log, config):

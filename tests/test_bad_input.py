@@ -17,7 +17,7 @@ import scipy.sparse
 import xarray as xr
 import zarr
 
-from daskgmm import GaussianMixture, open_zarr, select
+from daskgmm import GaussianMixture, ProgressBar, open_zarr, select
 from daskgmm.errors import (
     DaskGMMError,
     InvalidWeightsError,
@@ -452,6 +452,19 @@ def test_initial_precisions_of_other_structures(structure, shape, message):
 @pytest.mark.parametrize("callbacks", [5, None, [5], "print"], ids=str)
 def test_callbacks(callbacks):
     expect(TypeError, "callbacks=.*expected an iterable of callables", fit, callbacks=callbacks)
+
+
+def test_a_class_in_the_place_of_a_callback():
+    """Every event would make another progress bar, which nobody sees."""
+    expect(TypeError, r"the class ProgressBar; expected .* such as ProgressBar\(\)", fit, callbacks=[ProgressBar])
+
+
+def test_a_sample_that_cannot_hold_a_row_for_each_component():
+    x = np.random.default_rng(0).normal(size=(100, 2))
+    message = "init_size=3 is less than n_components=5.*Increase init_size"
+    expect(ValueError, message, GaussianMixture(5, init_size=3).fit, x)
+    expect(ValueError, message, GaussianMixture(5, init_size=3).plan, x)
+    expect(ValueError, message, select, x, [2, 5], estimator=GaussianMixture(init_size=3))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 """The terminal: the exact calls, then the real thing; standard output and standard error apart."""
 
+import contextlib
 import json
 import os
+import re
 import signal
+import time
 
 import numpy as np
+import psutil
 import pytest
 import zarr
 from programs import read_until, terminal
@@ -12,6 +16,7 @@ from programs import read_until, terminal
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture, jobs
 from daskgmm.cli import _cli, main
+from daskgmm.messages import Messages, option_names
 
 COMMANDS = sorted(_cli.commands)
 
@@ -55,8 +60,9 @@ def calls(monkeypatch):
     seen = []
 
     def record(name):
-        def call(*args, **kwargs):
-            seen.append((name, args, kwargs))
+        def call(*args, callbacks=None, **kwargs):
+            shown = {} if callbacks is None else {"shown by": [type(callback).__name__ for callback in callbacks]}
+            seen.append((name, args, kwargs | shown))
             return {"kind": name}
 
         return call
@@ -81,7 +87,7 @@ def test_fit_passes_on_what_was_given_and_nothing_else(run, calls):
                 "bayesian": False,
                 "warm_start": None,
                 "overwrite": False,
-                "quiet": False,
+                "shown by": ["ProgressBar"],
             },
         )
     ]
@@ -111,7 +117,7 @@ def test_every_parameter_of_the_estimator_has_an_option(run, calls):
     assert run("fit", "data.zarr", "--model", "m.zarr", *as_options(given), *more)[0] == 0
     ((_, args, kwargs),) = calls
     assert args == (jobs.Rows("data.zarr", "x", "s.npy"), "m.zarr", given)
-    expected = {"bayesian": False, "warm_start": "old.zarr", "overwrite": True, "quiet": True}
+    expected = {"bayesian": False, "warm_start": "old.zarr", "overwrite": True, "shown by": []}
     assert kwargs == {"keeping": jobs.Keeping("run.checkpoint", True), "compute": jobs.Compute(), **expected}
 
 
@@ -142,11 +148,11 @@ def test_priors_have_options(run, calls):
     ],
     ids=str,
 )
-def test_options_of_the_other_kind_of_mixture_are_refused(run, calls, options, message):
-    status, _, err = run("fit", "data.zarr", "-k", 2, "--model", "m.zarr", *options)
+def test_options_of_the_other_kind_of_mixture_are_refused(run, options, message):
+    """Before anything is looked at: there are no such data."""
+    status, _, err = run("fit", "none.zarr", "-k", 2, "--model", "m.zarr", *options)
     assert status == 2
     assert message in " ".join(err.split())
-    assert calls == []
 
 
 @pytest.mark.parametrize(
@@ -189,11 +195,11 @@ def test_the_other_commands(run, calls):
                 "probabilities": True,
                 "log_density": True,
                 "overwrite": True,
-                "quiet": False,
+                "shown by": ["ProgressBar"],
                 "compute": jobs.Compute(),
             },
         ),
-        ("score", (jobs.Rows("d.zarr", None, "w.npy"), "m.zarr"), {"compute": jobs.Compute(), "quiet": True}),
+        ("score", (jobs.Rows("d.zarr", None, "w.npy"), "m.zarr"), {"compute": jobs.Compute(), "shown by": []}),
         ("sample", ("m.zarr", 10, "o.zarr"), {"random_state": 1, "overwrite": False}),
     ]
 
@@ -203,8 +209,8 @@ def test_the_other_commands(run, calls):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_that_parses(run, command, calls, monkeypatch):
-    for name in ("run_demo", "store_record"):
-        monkeypatch.setattr(f"daskgmm.cli.{name}", lambda *args, **kwargs: {"kind": "called"})
+    for name in ("demo.run_demo", "diagnostics.summary.store_record"):
+        monkeypatch.setattr(f"daskgmm.{name}", lambda *args, **kwargs: {"kind": "called"})
     status, out, err = run(command, "--help")
     assert (status, err) == (0, "")
     (example,) = [line.split() for line in out.partition("Example:")[2].splitlines() if "daskgmm" in line]
@@ -229,11 +235,21 @@ def test_the_command_list(run):
         ("fit d.zarr --model m.zarr", "Missing option '-k'"),
         ("fit d.zarr -k 0 --model m.zarr", "0 is not in the range"),
         ("fit d.zarr -k two --model m.zarr", "not a valid integer"),
+        ("fit d.zarr -k 1:10 --model m.zarr", "`daskgmm select DATA -k 1:10` compares several"),
+        ("fit d.zarr -k 2,4 --model m.zarr", "`daskgmm select DATA -k 2,4` compares several"),
+        ("fit d.zarr -k 5 --model m.zarr --init-size 3", "--init-size 3 is less than --n-components 5"),
+        ("fit d.zarr -k 5 --model m.zarr --resume", "--resume needs --checkpoint"),
+        ("fit d.zarr -k 5 --model m.zarr::x", "an output is a store of its own"),
+        ("score d.zarr --model m.zarr --scheduler nonsense", "--scheduler 'nonsense'; expected 'synchronous'"),
+        ("select d.zarr -k 0:3", "--n-components holds 0"),
+        ("select d.zarr -k 2,9 --init-size 5", "--init-size 5 is less than --n-components 9"),
+        ("select d.zarr --held-out 2", "--held-out 2.0; expected a share of the rows"),
+        ("select d.zarr --patience 3 --criterion icl", "Leave patience out"),
         ("fit d.zarr -k 2 --model m.zarr --covariance-type round", "'round' is not one of"),
         ("fit d.zarr -k 2 --model m.zarr --memory-limit lots", "not a size such as 500MB"),
         ("fit d.zarr -k 2 --model m.zarr --scheduler tcp://h:1 --workers 2", "--scheduler excludes"),
         ("fit d.zarr -k 2 --model m.zarr --random-state -1", "not in the range"),
-        ("predict d.zarr --model m.zarr", "Missing option '--output'"),
+        ("predict d.zarr --model m.zarr", "Missing option '-o' / '--output'"),
         ("sample m.zarr --output o.zarr", "Missing option '-n'"),
         ("score d.zarr --model m.zarr --surprise", "No such option"),
     ],
@@ -241,8 +257,112 @@ def test_the_command_list(run):
 def test_usage_errors(run, arguments, message):
     status, out, err = run(*arguments.split())
     assert (status, out) == (2, "")
-    assert message in err
-    assert "Traceback" not in err
+    first, *more = err.splitlines()
+    assert first.startswith("error: ")
+    assert message in first
+    command = arguments.split()[0]
+    assert more == [f"help: daskgmm{f' {command}' * (command in COMMANDS)} --help"]
+
+
+def test_no_command_shows_the_help(run):
+    status, out, err = run()
+    assert (status, out) == (2, "")
+    assert err.startswith("Usage: daskgmm [OPTIONS] COMMAND")
+    assert "Commands:" in err
+
+
+@pytest.mark.parametrize("limit", ["4", "4MB", "4096", "1"])
+def test_a_memory_limit_without_its_unit(run, limit):
+    """Nothing is started, and nothing is looked for: there are no such data."""
+    arguments = ["none.zarr", "--model", "m.zarr", "--quiet", "--workers", 2, "--memory-limit", limit]
+    for command in (["fit", *arguments, "-k", 2], ["score", *arguments], ["fit", *arguments, "-k", 2, "--plan"]):
+        status, out, err = run(*command)
+        assert (status, out) == (2, "")
+        assert re.match(r"error: --memory-limit \d+: .* Did you mean \dGi?B\? Give each worker 252.63 MiB or more", err)
+
+
+def test_a_memory_limit_that_python_itself_exceeds(run):
+    status, _, err = run("fit", "none.zarr", "-k", 2, "--model", "m.zarr", "--quiet", "--memory-limit", "100MB")
+    assert status == 2
+    assert "Give each worker 252.63 MiB or more" in err
+    assert "Did you mean" not in err
+
+
+def test_a_fit_that_has_no_room_is_refused_before_workers_start(here, run, monkeypatch):
+    forbid_clusters(monkeypatch)
+    zarr.create_array("huge.zarr", shape=(1 << 24, 8), chunks=(1 << 22, 8), dtype="f8")
+    where = ["huge.zarr", "--model", "m.zarr", "--quiet", "--workers", 2, "--memory-limit", "500MB"]
+    for command in (["fit", *where, "-k", 2], ["select", *where, "-k", "1:3"]):
+        status, out, err = run(*command)
+        assert (status, out) == (1, "")
+        assert "store the data in chunks of fewer rows" in err
+
+
+def test_a_plan_starts_no_workers(here, run, monkeypatch):
+    forbid_clusters(monkeypatch)
+    asked = ["--workers", 64, "--threads", 2, "--memory-limit", "1GB"]
+    status, out, err = run("fit", "data.zarr", "-k", 3, "--plan", "--json", *asked)
+    assert (status, err) == (0, "")
+    plan = json.loads(out)
+    assert len(plan["workers"]) == 64
+    assert plan["n_threads"] == 128
+    assert {(worker["n_threads"], worker["limit"]) for worker in plan["workers"]} == {(2, 10**9)}
+
+
+def forbid_clusters(monkeypatch):
+    monkeypatch.setattr("distributed.LocalCluster", lambda *args, **kwargs: pytest.fail("workers were started"))
+
+
+def test_short_and_other_names_of_options(run, calls):
+    assert run("sample", "m.zarr", "-n", 10, "-o", "o.zarr", "--seed", 1)[0] == 0
+    assert run("predict", "d.zarr", "--model", "m.zarr", "-o", "o.zarr")[0] == 0
+    assert run("fit", "d.zarr", "-k", 2, "--model", "m.zarr", "--seed", 3)[0] == 0
+    assert calls[0] == ("sample", ("m.zarr", 10, "o.zarr"), {"random_state": 1, "overwrite": False})
+    assert calls[1][1] == (jobs.Rows("d.zarr"), "m.zarr", "o.zarr")
+    assert calls[2][1][2] == {"n_components": 2, "random_state": 3}
+
+
+# ---- messages speak of options
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "Choose another name, or replace it with overwrite=True.",
+            "Choose another name, or replace it with --overwrite.",
+        ),
+        ("X has 2 features, but 3 are expected", "DATA has 2 features, but 3 are expected"),
+        ("Input X contains NaN in row 3", "Input DATA contains NaN in row 3"),
+        ("sample_weight has 5 values", "--sample-weight has 5 values"),
+        ("Increase max_iter, or tol.", "Increase --max-iter, or --tol."),
+        ("init_size=3 is too small", "--init-size 3 is too small"),
+        ("dask.config.set({'daskgmm.missing-chunks': 'fill'}).", "--missing-chunks fill."),
+        ("wait with dask.config.set({'daskgmm.timeout': '10min'})", "wait with DASK_DASKGMM__TIMEOUT=10min"),
+        # Names that are English, too, and such as only look like parameters.
+        ("the model was fitted with reg_covar.zarr", "the model was fitted with reg_covar.zarr"),
+        ("nothing at data/max_iter", "nothing at data/max_iter"),
+        ("nothing at n_init", "nothing at n_init"),
+        ("call X.compute_chunk_sizes()", "call X.compute_chunk_sizes()"),
+        ("expected 'bic' or 'held_out'", "expected 'bic' or 'held_out'"),
+        ("two\nlines", "two lines"),
+        ("\x1b[31mred", "?[31mred"),
+    ],
+)
+def test_a_message_in_the_words_of_a_terminal(said, shown):
+    messages = Messages(["fit", "n_init"], option_names(_cli.commands["fit"]))
+    assert messages.clean(said) == shown
+
+
+def test_the_words_of_a_terminal_for_real(fitted, rows, run):
+    narrow = zarr.create_array("narrow.zarr", data=rows[:, :2].copy())
+    status, _, err = run("fit", "data.zarr", "-k", 2, "--model", "model.zarr")
+    assert status == 1
+    assert err == "error: model.zarr exists already. Choose another name, or replace it with --overwrite.\n"
+    status, _, err = run("score", "narrow.zarr", "--model", "model.zarr", "--quiet")
+    assert err.startswith(f"error: DATA has {narrow.shape[1]} features, but GaussianMixture is expecting 3")
+    status, _, err = run("fit", "data.zarr", "-k", 3, "--model", "m.zarr", "--max-iter", 1, "--quiet")
+    assert "increase --max-iter, --tol" in err
 
 
 # ---- the real thing
@@ -439,11 +559,9 @@ def test_threads(here, run, monkeypatch):
         ("fit data.zarr --model m.zarr --warm-start data.zarr", "no model that daskgmm wrote"),
         ("predict data.zarr --model none.zarr --output o.zarr", "nothing at none.zarr"),
         ("predict data.zarr --model data.zarr --output o.zarr", "no model that daskgmm wrote"),
-        ("predict narrow.zarr --model model.zarr --output o.zarr", "X has 2 features, but GaussianMixture"),
+        ("predict narrow.zarr --model model.zarr --output o.zarr", "DATA has 2 features, but GaussianMixture"),
         ("predict bad.zarr --model model.zarr --output o.zarr", "NaN in row 1234"),
-        ("predict model.zarr::means --model model.zarr --output model.zarr::o", "store of its own"),
         ("score bad.zarr --model model.zarr", "NaN in row 1234"),
-        ("score data.zarr --model model.zarr --scheduler nonsense", "expected 'synchronous', 'threads', or an address"),
         ("inspect none.zarr", "nothing at none.zarr"),
         ("inspect data.zarr::x", "has no 'x' inside it"),
     ],
@@ -506,7 +624,7 @@ def test_an_input_is_never_replaced(fitted, run):
     )
     arguments = ["o.zarr::probabilities", "--model", "model.zarr", "--output", "./o.zarr", "--overwrite"]
     status, _, err = run("predict", *arguments)
-    assert status == 1
+    assert status == 2
     assert "./o.zarr is also an input" in err
 
 
@@ -555,9 +673,11 @@ def test_names_in_files_cannot_drive_the_terminal(fitted, run):
 
 @pytest.mark.cluster
 def test_worker_processes_of_its_own(here, run):
-    base = ["--quiet", "--workers", 2, "--memory-limit", "1GB"]
+    base = ["--workers", 2, "--memory-limit", "1GB"]
     status, _, err = run("fit", "data.zarr", "-k", 3, "--model", "m.zarr", "--random-state", 0, *base)
     assert status == 0, err
+    assert err.splitlines()[:2] == ["loading packages …", "starting 2 worker processes …"]
+    assert err.splitlines()[2].startswith("survey: 12,000 rows in ")
     expected = GaussianMixture(3, random_state=0).fit("data.zarr")
     np.testing.assert_array_equal(daskgmm.load("m.zarr").means_, expected.means_)
 
@@ -576,3 +696,38 @@ def test_as_a_program_and_interrupted(here, rows):
     assert "Traceback" not in err
     assert err.rstrip().endswith("interrupted")
     assert os.listdir() == ["data.zarr"]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("words", ["loading packages", "starting 2 worker processes"])
+def test_interrupted_while_workers_start(here, words):
+    """One line, and no process is left; the terminal sends Ctrl-C to all of them."""
+    asked = ["fit", "data.zarr", "-k", "3", "--model", "m.zarr", "--workers", "2"]
+    with terminal(here, *asked, start_new_session=True) as process:
+        read_until(process.stderr, words)
+        if words.startswith("starting"):
+            wait_for(lambda: len(others_of(process)) >= 2)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        left = others_of(process)
+    assert process.returncode in (130, -signal.SIGINT)  # the latter where Python was importing, and means the same
+    assert (out, err.split()) == ("", ["interrupted"])
+    assert left == []
+    assert os.listdir() == ["data.zarr"]
+
+
+def others_of(process):
+    """Worker processes of a program that leads its session."""
+    found = []
+    for other in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(other.pid) == process.pid != other.pid and other.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(other.cmdline()))
+    return [command for command in found if "spawn_main" in command]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from unittest import mock
 
 import dask
@@ -14,9 +16,9 @@ from clusters import wait_until
 
 from daskgmm import GaussianMixture
 from daskgmm.engine import run, tree
-from daskgmm.engine.cluster import embedded_cluster
-from daskgmm.errors import SchedulerError
-from daskgmm.events import IterationFinished, PassStarted
+from daskgmm.engine.cluster import embedded_cluster, planned_cluster
+from daskgmm.errors import SchedulerError, WorkerMemoryError
+from daskgmm.events import IterationFinished, PassStarted, Waiting
 from daskgmm.results import write_predictions
 
 
@@ -27,7 +29,9 @@ def test_an_embedded_cluster(tmp_path):
     rows = np.concatenate([np.random.default_rng(0).normal(c, 1.0, (20_000, 2)) for c in (0.0, 8.0)])
     data = da.from_array(rows, chunks=(10_000, 2))
     expected = GaussianMixture(2, random_state=0).fit(data)
-    with embedded_cluster(2, 1, "500MB") as client:
+    told = []
+    with embedded_cluster(2, 1, "500MB", callbacks=[told.append]) as client:
+        assert told == [Waiting("starting 2 worker processes")]
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         assert [(w["nthreads"], w["memory_limit"]) for w in workers] == [(1, 500_000_000)] * 2
         processes = [me, *(set(me.children(recursive=True)) - before)]
@@ -40,6 +44,101 @@ def test_an_embedded_cluster(tmp_path):
     assert [type(event).__name__ for event in rows_done][-1] == "EngineClosed"
     left = [p for p in set(me.children(recursive=True)) - before if "resource_tracker" not in " ".join(p.cmdline())]
     assert left == []
+
+
+@pytest.mark.cluster
+def test_a_second_ctrl_c_does_not_wait_for_workers(monkeypatch):
+    """It ends what the first one had begun to close; Dask would close it once more, and wait for ever."""
+    status_at_close = []
+    close = distributed.LocalCluster.close
+
+    def interrupted(self, timeout=None):
+        status_at_close.append(self.status.name)
+        if len(status_at_close) == 1:
+            raise KeyboardInterrupt
+        return close(self, timeout)
+
+    def interrupt():
+        monkeypatch.setattr(distributed.LocalCluster, "close", interrupted)
+        raise KeyboardInterrupt
+
+    before = set(psutil.Process().children(recursive=True))
+    with pytest.raises(KeyboardInterrupt), embedded_cluster(1, 1, None):
+        interrupt()
+    assert status_at_close == ["running", "closed"]
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not [p for p in left if "resource_tracker" not in " ".join(p.cmdline())]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2, 1, 4), r"memory_limit=4: worker processes of 4 B cannot run.* Did you mean 4GB\? .* 252.63 MiB or more"),
+        ((2, 1, "8MB"), r"memory_limit=8MB: .* Did you mean 8GB\?"),
+        ((2, 1, 1), r"memory_limit=1: .* Did you mean 1GB\?"),
+        ((2, 1, "100MB"), r"memory_limit=100MB: .* Give each worker 252.63 MiB or more"),
+        ((100_000, 1), r"100000 worker processes would share this machine's memory, .* Start \d+ or fewer"),
+        ((2, 1, "lots"), "memory_limit='lots'; expected a size such as '500MB'"),
+        ((0,), "n_workers=0; expected a number of 1 or more"),
+        ((1, -1), "threads_per_worker=-1; expected"),
+    ],
+    ids=str,
+)
+def test_what_no_worker_can_run_in_is_refused_before_one_starts(monkeypatch, arguments, message):
+    monkeypatch.setattr(distributed, "LocalCluster", lambda *args, **kwargs: pytest.fail("workers were started"))
+    with pytest.raises(ValueError, match=message), embedded_cluster(*arguments):
+        pass
+    with pytest.raises(ValueError, match=message):
+        planned_cluster(*arguments)
+
+
+def test_a_planned_cluster_plans_and_does_nothing_else():
+    cluster = planned_cluster(64, 2, "1GB")
+    x = da.zeros((100_000, 3), chunks=(10_000, 3))
+    plan = GaussianMixture(2, scheduler=cluster).plan(x)
+    assert [(worker.n_threads, worker.limit) for worker in plan.workers] == [(2, 10**9)] * 64
+    assert plan.n_threads == 128
+    with pytest.raises(WorkerMemoryError, match="1 of 1"):
+        GaussianMixture(2, scheduler=planned_cluster(1, 1, "300MB")).plan(da.zeros((2**22, 8), chunks=(2**21, 8)))
+    unknown = x[x[:, 0] > 1]
+    with pytest.raises(SchedulerError, match=r"compute_chunk_sizes\(\) .* or start the cluster"):
+        GaussianMixture(2, scheduler=cluster).plan(unknown)
+    with pytest.raises(SchedulerError, match="planned cluster has no worker processes"):
+        GaussianMixture(2, scheduler=cluster).fit(x)
+
+
+WITHOUT_A_GUARD = """
+from daskgmm.engine.cluster import embedded_cluster
+
+def run():
+    with embedded_cluster(1, 1, "1GB"):
+        print("started")
+
+run()
+"""
+GUARDED = WITHOUT_A_GUARD.replace("\nrun()", "\nif __name__ == '__main__':\n    run()")
+
+
+def test_a_script_without_a_main_guard(tmp_path):
+    """Dask alone would print hundreds of lines, and wait for workers that never come."""
+    script = tmp_path / "script.py"
+    script.write_text(WITHOUT_A_GUARD)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("Traceback") == 1
+    assert done.stderr.splitlines()[-1] == (
+        "daskgmm.errors.SchedulerError: script.py, line 8, starts worker processes without a main guard. Every worker "
+        'imports the script, and would start workers in turn: put what it does below `if __name__ == "__main__":`.'
+    )
+
+
+@pytest.mark.cluster
+def test_a_script_with_a_main_guard_and_code_that_is_no_script(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(GUARDED)
+    for program in ([script], ["-c", WITHOUT_A_GUARD]):
+        done = subprocess.run([sys.executable, *program], capture_output=True, text=True, timeout=240, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "started\n", "")
 
 
 def _pause(dask_worker):

@@ -29,7 +29,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(
         demo, "_load_photographs", lambda: {name: image[::7, ::8].copy() for name, image in load().items()}
     )
-    monkeypatch.setattr(demo, "embedded_cluster", lambda *_: contextlib.nullcontext("threads"))
+    monkeypatch.setattr(demo, "embedded_cluster", lambda *_, **__: contextlib.nullcontext("threads"))
     return tmp_path
 
 
@@ -43,7 +43,7 @@ def test_the_pixels_are_those_of_the_photographs():
 
 
 def test_everything_is_written(small):
-    record = demo.run_demo(quiet=True)
+    record = demo.run_demo()
     assert sorted(os.listdir("daskgmm-demo")) == OUTPUTS
     pixels = daskgmm.open_zarr("daskgmm-demo/pixels.zarr")
     assert pixels.shape == (2 * 61 * 80, 3)
@@ -63,7 +63,7 @@ def test_its_own_outputs_are_replaced_and_nothing_else(small):
     output.mkdir()
     (output / "notes.txt").write_text("mine")
     for _ in range(2):
-        demo.run_demo(output, quiet=True)
+        demo.run_demo(output)
     assert sorted(os.listdir(output)) == sorted([*OUTPUTS, "notes.txt"])
     assert (output / "notes.txt").read_text() == "mine"
 
@@ -77,7 +77,7 @@ def test_foreign_files_of_the_same_names_are_left_alone(small, name):
     else:
         zarr.create_array(output / name, data=np.ones(3))
     with pytest.raises(OutputExistsError, match=name):
-        demo.run_demo(output, quiet=True)
+        demo.run_demo(output)
     assert os.listdir(output) == [name]
 
 
@@ -86,7 +86,7 @@ def test_missing_packages_are_named_first(small, monkeypatch, package):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
     with pytest.raises(MissingDependencyError, match=rf"needs {package}, .*pip install 'daskgmm\[demo\]'"):
-        demo.run_demo(quiet=True)
+        demo.run_demo()
     assert os.listdir() == []
 
 

@@ -511,6 +511,7 @@ def test_worker_processes_use_memory_again(processes, tmp_path, monkeypatch):
 
 KEPT = """
 import numpy as np
+import daskgmm.estimators.selection  # a process with as much in it as a worker has
 from daskgmm.engine import malloc
 
 def use(limit):

@@ -86,8 +86,8 @@ def refused(path, message):
     assert "m.zarr" in str(error)
     for function in (
         lambda: store_record(str(path)),
-        lambda: jobs.predict(jobs.Rows(str(path)), str(path), f"{path}.out", quiet=True),
-        lambda: jobs.score(jobs.Rows(str(path)), str(path), quiet=True),
+        lambda: jobs.predict(jobs.Rows(str(path)), str(path), f"{path}.out"),
+        lambda: jobs.score(jobs.Rows(str(path)), str(path)),
         lambda: jobs.sample(str(path), 3, f"{path}.out"),
     ):
         refuse(ModelFormatError, message, function)
@@ -95,7 +95,7 @@ def refused(path, message):
     refuse(
         ModelFormatError,
         message,
-        lambda: jobs.fit(jobs.Rows(str(rows)), f"{path}.new", {}, warm_start=str(path), quiet=True),
+        lambda: jobs.fit(jobs.Rows(str(rows)), f"{path}.new", {}, warm_start=str(path)),
     )
     assert sorted(os.listdir(path.parent)) == ["m.zarr", "rows.zarr"]
 

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,7 +23,7 @@ PYPROJECT = PACKAGE.parent / "pyproject.toml"
 
 # A unit is a folder or a file of the package. It may import from those before it, and from others in its own row.
 LAYERS = [
-    {"errors"},
+    {"errors", "names"},
     {"core"},
     {"data"},
     {"engine"},
@@ -31,6 +32,7 @@ LAYERS = [
     {"estimators", "diagnostics", "persistence"},
     {"results"},
     {"jobs", "demo"},
+    {"options", "messages"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -38,18 +40,18 @@ RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 
 # Who may import what from outside; what stands nowhere here (and is not Python's own) may be imported by nobody.
 EXTERNAL = {
-    "numpy": set(RANK) - {"errors"},
-    "scipy": {"core"},
+    "numpy": set(RANK) - {"errors", "names"},
+    "scipy": {"core", "engine"},
     "numba": {"core"},
-    "dask": {"data", "engine", "estimators", "results", "jobs", "cli"},
+    "dask": {"data", "engine", "estimators", "results", "jobs", "options"},
     "distributed": {"engine"},
     "h5py": {"data"},
-    "zarr": {"data", "persistence", "diagnostics", "results", "demo", "cli"},
+    "zarr": {"data", "persistence", "diagnostics", "results", "demo"},
     "fsspec": {"data"},
-    "sklearn": {"fitting", "estimators", "persistence", "demo"},
+    "sklearn": {"fitting", "estimators", "persistence", "demo", "jobs"},
     "threadpoolctl": {"engine"},
     "rich": {"diagnostics"},
-    "click": {"cli"},
+    "click": {"cli", "options", "messages"},
     "matplotlib": {"diagnostics", "demo"},
     "PIL": {"demo"},
 }
@@ -236,10 +238,10 @@ def test_a_question_for_the_structure_is_found(line):
     assert COMPARISON.search(line)
 
 
-def test_names_of_structures_stand_in_their_classes_alone():
+def test_names_of_structures_stand_in_one_place():
     # Documentation and scikit-learn's vocabulary aside: no other code knows them.
     for name, path in modules().items():
-        if name in ("daskgmm.core.covariance",):
+        if name == "daskgmm.names":
             continue
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
@@ -251,13 +253,23 @@ def test_names_of_structures_stand_in_their_classes_alone():
 
 
 def test_public_names_are_those_in_all():
-    own = {
-        name
-        for name, value in vars(daskgmm).items()
-        if not name.startswith("_") and not (inspect.ismodule(value) and name not in daskgmm.__all__)
-    }
-    assert own == set(daskgmm.__all__)
+    assert dir(daskgmm) == sorted([*daskgmm.__all__, "__version__"])
     assert daskgmm.__all__ == sorted(daskgmm.__all__)
+    for name in daskgmm.__all__:
+        assert getattr(daskgmm, name) is getattr(daskgmm, name)
+    with pytest.raises(AttributeError, match="module 'daskgmm' has no attribute 'GausianMixture'"):
+        daskgmm.GausianMixture  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'GausianMixture'"):
+        from daskgmm import GausianMixture  # noqa: F401
+
+
+def test_tools_that_read_the_package_see_the_public_names():
+    """Type checkers and editors do not run `__getattr__`."""
+    tree = ast.parse(PACKAGE.joinpath("__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    declared = {alias.asname for node in block.body for alias in node.names}
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    assert declared == set(daskgmm.__all__)
 
 
 @pytest.mark.parametrize("name", daskgmm.__all__)
@@ -351,6 +363,63 @@ def test_an_import_brings_nothing_that_is_not_needed():
     unwanted = {"matplotlib", "PIL", "IPython", "numba", "cupy", "obstore", "pytest", "hypothesis", "dask.dataframe"}
     unwanted |= {"daskgmm.cli", "daskgmm.demo", "daskgmm.jobs"}
     assert not unwanted & set(loaded)
+
+
+HEAVY = {"numpy", "scipy", "sklearn", "dask", "distributed", "zarr", "numba", "pandas", "fsspec", "rich"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complete"),
+    [
+        (["--help"], ""),
+        (["--version"], ""),
+        (["fit", "--help"], ""),
+        (["select", "--help"], ""),
+        (["demo", "--help"], ""),
+        ([], "daskgmm "),
+        ([], "daskgmm fit data.zarr --covariance-type "),
+        ([], "daskgmm predict --missing-chunks fill --"),
+        ([], "daskgmm fit data.zarr --memory-limit 2GB --init-"),
+    ],
+    ids=str,
+)
+def test_help_and_completions_import_no_package_that_takes_long(arguments, complete):
+    code = f"""
+import atexit, json, sys
+sys.argv[1:] = {arguments!r}
+atexit.register(lambda: print("MODULES", json.dumps(sorted(sys.modules))))
+from daskgmm.cli import main
+main()
+"""
+    completion = {"_DASKGMM_COMPLETE": "bash_complete", "COMP_WORDS": complete, "COMP_CWORD": str(complete.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env=os.environ | (completion if complete else {}),
+    )
+    told, _, loaded = done.stdout.rpartition("MODULES")
+    assert told.strip(), "neither help nor a completion"
+    assert not HEAVY & set(json.loads(loaded))
+
+
+def test_choices_that_the_terminal_offers_are_those_that_there_are():
+    from daskgmm import names
+    from daskgmm.core.acceleration import ACCELERATIONS
+    from daskgmm.core.concentration import WEIGHT_DISTRIBUTIONS
+    from daskgmm.fitting.criteria import CRITERIA
+    from daskgmm.fitting.initialization import METHODS
+
+    assert tuple(STRUCTURES) == names.COVARIANCE_TYPES
+    assert tuple(METHODS) == names.INIT_METHODS
+    assert tuple(ACCELERATIONS) == names.ACCELERATIONS
+    assert tuple(WEIGHT_DISTRIBUTIONS) == names.WEIGHT_PRIORS
+    assert tuple(CRITERIA) == names.INFORMATION_CRITERIA
+    for kind in (daskgmm.GaussianMixture, daskgmm.BayesianGaussianMixture):
+        defaults = {name: value for name, value in kind().get_params().items() if hasattr(names.Defaults, name)}
+        assert defaults == {name: getattr(names.Defaults, name) for name in defaults}
 
 
 def test_optional_packages_may_be_absent():

@@ -273,7 +273,6 @@ def test_the_terminal_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert "--model" in capfd.readouterr().err
 
 
-@pytest.mark.cluster
 def test_a_plan_names_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.chdir(tmp_path)
     zarr.create_array("a.zarr", shape=(1 << 20, 8), chunks=(1 << 16, 8), dtype="f8")

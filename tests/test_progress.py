@@ -2,23 +2,31 @@
 
 import copy
 import pickle
+import re
 
 import dask.array as da
+import distributed
 import numpy as np
 import pytest
 from rich.console import Console
+from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture, ProgressBar
+from daskgmm.core.loops import choose_loops
 from daskgmm.diagnostics import progress
-from daskgmm.errors import NonFiniteDataError
+from daskgmm.errors import InterruptedWarning, NonFiniteDataError
 from daskgmm.events import (
     BatchFinished,
     EngineClosed,
+    FitResumed,
     IterationFinished,
     PassFinished,
     PassStarted,
+    SampleFitted,
+    SampleStepped,
     StartBegun,
     StartFinished,
+    Waiting,
 )
 
 
@@ -129,6 +137,94 @@ def test_a_bar_goes_when_the_fit_fails(terminal, rows):
     assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h") == 1
 
 
+def test_what_is_waited_for_is_said_at_once(capfd):
+    bar = ProgressBar(interval=3600)
+    bar(Waiting("starting 2 worker processes"))
+    assert capfd.readouterr().err == "starting 2 worker processes …\n"
+    for event in whole_fit():
+        bar(event)
+    assert capfd.readouterr().err.startswith("survey: 1,000 rows")
+
+
+def test_what_a_bar_waits_for_stays_until_the_pass_is_over(terminal):
+    bar = ProgressBar()
+    shown = []
+
+    def show(*events):
+        for event in events:
+            bar(event)
+        shown.append(last_screen(bar, terminal))
+
+    show(Waiting("starting 2 worker processes"))
+    show(PassStarted("survey", 1000, 2), BatchFinished("survey", 500))
+    show(PassFinished("survey", 1000, 0.5), StartBegun(0, 1), Waiting("loading compiled loops"))
+    show(PassStarted("estep", 1000, 2))
+    show(PassFinished("estep", 1000, 0.5), IterationFinished(0, 1, -3.5, np.inf, 0.3, "float64"))
+    show(PassStarted("estep", 1000, 2))
+    bar(EngineClosed(failed=False))
+    words = ["starting 2 worker processes …", "survey", "loading compiled loops …"]
+    words += ["iteration 1: loading compiled loops …", "iteration 1", "iteration 2"]
+    assert [text.strip() for text in shown] == words
+
+
+def last_screen(bar, terminal):
+    """The description at the left of a bar, as it was last drawn."""
+    terminal.truncate(0)
+    terminal.seek(0)
+    bar._display._progress.refresh()
+    line = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", terminal.getvalue()).strip("\r\n")
+    return re.split(r" [━╸╺ ]", line)[0]
+
+
+def test_the_first_iteration_does_not_show_what_a_sample_achieved(terminal):
+    bar = ProgressBar()
+    bar(SampleStepped(3, 4, 1000, 17, -9.125, 0.5))
+    bar(SampleFitted(3, 4, 1000, 18, -9.125, True, 0.1))
+    terminal.truncate(0)
+    bar(StartBegun(0, 1))
+    bar(PassStarted("estep", 5000, 2))
+    last_screen(bar, terminal)
+    assert "iteration 1" in terminal.getvalue()
+    assert "9.125" not in terminal.getvalue()
+    bar(IterationFinished(0, 1, -4.25, np.inf, 0.3, "float64"))
+    bar(PassStarted("estep", 5000, 2))
+    last_screen(bar, terminal)
+    assert "iteration 2" in terminal.getvalue()
+    assert "-4.25" in terminal.getvalue()
+    bar(EngineClosed(failed=False))
+
+
+@pytest.mark.parametrize("n_init", [1, 2])
+def test_iterations_of_an_earlier_run_count(rows, tmp_path, capsys, n_init):
+    """In the bar, whose first pass is the one after them, and in what ``verbose`` prints."""
+
+    def stop(event):
+        if isinstance(event, IterationFinished) and event.iteration == 3:
+            raise KeyboardInterrupt
+
+    started = []
+    model = GaussianMixture(3, random_state=0, tol=0, max_iter=5, n_init=n_init, callbacks=[stop])
+    with pytest.raises(KeyboardInterrupt), pytest.warns(InterruptedWarning):
+        model.fit(rows, checkpoint=tmp_path / "c")
+    model.set_params(verbose=1, verbose_interval=1, callbacks=[started.append])
+    with pytest.warns(ConvergenceWarning):
+        model.fit(rows, checkpoint=tmp_path / "c", resume=True)
+    done = [event.n_iter for event in started if isinstance(event, StartBegun)]
+    assert done == [2] * n_init
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "Initialization 0 goes on after 2 iterations"
+    assert printed[1:4] == ["  Iteration 3", "  Iteration 4", "  Iteration 5"]
+
+
+def test_the_bar_goes_on_counting(terminal):
+    bar = ProgressBar()
+    for event in (StartBegun(0, 2, n_iter=7), StartBegun(1, 2, n_iter=4), FitResumed(8)):
+        bar(event)
+    bar(PassStarted("estep", 1000, 2))
+    assert last_screen(bar, terminal).strip() == "iteration 8"
+    bar(EngineClosed(failed=False))
+
+
 def test_late_events_do_no_harm(capfd):
     bar = ProgressBar()
     for event in (BatchFinished("estep", 10), EngineClosed(failed=True), EngineClosed(failed=True)):
@@ -145,6 +241,29 @@ def test_in_a_fit(rows, capfd):
     assert err.startswith("survey: 1,000 rows in ")
     assert f"converged after {model.n_iter_} iterations, log-likelihood {model.lower_bound_:.6f}\n" in err
     assert "\nscore: 1,000 rows in " in err
+
+
+def test_a_fit_tells_of_compiled_loops_where_it_may_wait_for_them(rows, monkeypatch):
+    pytest.importorskip("numba")
+    seen = []
+    model = GaussianMixture(2, random_state=0, max_iter=2, tol=1e3, callbacks=[seen.append])
+    model.fit(rows)
+    assert not any(isinstance(event, Waiting) for event in seen)  # small data do without them
+    monkeypatch.setattr("daskgmm.core.loops._WORTH_LOADING", 0)
+    model.fit(rows)
+    assert choose_loops(1).is_loaded  # so this process need not wait any more, but workers may have to
+    seen.clear()
+    model.fit(rows)
+    assert not any(isinstance(event, Waiting) for event in seen)
+    seen.clear()
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+    )
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+        model.set_params(scheduler=client).fit(rows)
+    kinds = [event.what if isinstance(event, Waiting) else getattr(event, "label", "") for event in seen]
+    assert kinds.count("loading compiled loops") == 1
+    assert kinds.index("survey") < kinds.index("loading compiled loops") < kinds.index("estep")
 
 
 def test_a_model_with_a_bar_can_be_copied_while_it_shows(rows, capfd):

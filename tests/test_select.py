@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import itertools
 import json
@@ -628,6 +629,23 @@ def test_a_selection_can_be_read():
     assert frame[["log_likelihood", "bic", "aic", "icl", "held_out"]].dtypes.eq(np.float64).all()
 
 
+def test_a_notebook_gets_the_same_table(monkeypatch):
+    """As text, too: rich shows what it prints in a notebook, and writes nothing, where it finds one."""
+    found = select(X, [1, 3], ("full", "diag"), estimator=GaussianMixture(random_state=0))
+    text = str(found)
+    shell = type("ZMQInteractiveShell", (), {})  # what Jupyter's kernel has, and rich looks for
+    monkeypatch.setattr(builtins, "get_ipython", shell, raising=False)
+    assert str(found) == repr(found) == text
+    assert "best by bic: 3 components" in text
+    html = found._repr_html_()
+    assert html.startswith("<table><tr><th>K</th><th>covariance</th><th>log-likelihood</th>")
+    assert html.count("<tr>") == 5
+    assert "<td><b>3</b></td><td><b>diag</b></td>" in html
+    for row in found.table:
+        assert f"{row['bic']:,.1f}" in html
+    assert html.endswith(" for 4 candidates</p>")
+
+
 def test_a_narrow_terminal_shows_what_decides():
     found = select(X, [1, 3], criterion="aic", estimator=GaussianMixture(random_state=0))
     texts = {}
@@ -723,7 +741,12 @@ def run(capfd):
 
 def test_the_exact_call(run, monkeypatch):
     calls = []
-    monkeypatch.setattr(jobs, "select", lambda *args, **kwargs: calls.append((args, kwargs)) or {"kind": "called"})
+
+    def called(*args, callbacks, **kwargs):
+        calls.append((args, kwargs | {"quiet": not callbacks}))
+        return {"kind": "called"}
+
+    monkeypatch.setattr(jobs, "select", called)
     assert run("select", "d.zarr")[0] == 0
     more = ["--covariance-types", "full,diag", "--criterion", "aic", "--held-out", 0.2, "--patience", 3, "--tol", 0.5]
     more += ["--model", "m.zarr", "--plot", "p.png", "--overwrite", "--quiet", "--sample-weight", "w.npy"]
@@ -766,7 +789,7 @@ def test_bayesian_in_a_terminal(here, run):
     assert status == 0
     assert json.loads(out)["best"]["n_components"] == 3
     status, _, err = run("select", "data.zarr", "--bayesian")
-    assert status == 1
+    assert status == 2
     assert "expected 'held_out' for a BayesianGaussianMixture" in err
 
 
@@ -774,11 +797,11 @@ def test_bayesian_in_a_terminal(here, run):
     ("arguments", "status", "message"),
     [
         (["-k", "one"], 2, "'one' is not a list such as 1:20"),
-        (["-k", "4:2"], 1, "n_components is empty"),
-        (["-k", "2,2"], 1, "holds 2 twice"),
+        (["-k", "4:2"], 2, "--n-components is empty"),
+        (["-k", "2,2"], 2, "holds 2 twice"),
         (["--criterion", "mdl"], 2, "--criterion"),
-        (["--covariance-types", "round"], 1, "covariance_types holds 'round'"),
-        (["--plot", "picture.tiff"], 1, "ends in .png, .pdf, .svg"),
+        (["--covariance-types", "round"], 2, "--covariance-types holds 'round'"),
+        (["--plot", "picture.tiff"], 2, "ends in .png, .pdf, .svg"),
         (["--plot", "nowhere/picture.png"], 1, "There is no directory"),
         (["--plot", "there.png"], 1, "there.png is there already"),
         (["--model", "data.zarr"], 1, "data.zarr"),

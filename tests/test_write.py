@@ -3,6 +3,7 @@
 import os
 import pickle
 import threading
+import tracemalloc
 
 import dask.array as da
 import numpy as np
@@ -246,6 +247,28 @@ def test_samples(model, tmp_path):
     rows, labels = model.sample(500)
     np.testing.assert_array_equal(group["rows"][:], rows)
     np.testing.assert_array_equal(group["labels"][:], labels)
+
+
+def test_many_samples_are_never_in_memory_at_once(tmp_path):
+    """Five chunks of several blocks each, where components end inside of both."""
+    rng = np.random.default_rng(0)
+    model = GaussianMixture(3, random_state=0)
+    model.fit(rng.normal(size=(300, 8)) + 6.0 * rng.integers(3, size=(300, 1)))
+    n_samples = 1_200_000
+    write_samples(model, 10, tmp_path / "few.zarr")  # once before: what loading code takes is not meant
+    tracemalloc.start()
+    try:
+        write_samples(model, n_samples, tmp_path / "s.zarr")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    rows, labels = model.sample(n_samples)
+    group = zarr.open_group(tmp_path / "s.zarr", mode="r")
+    np.testing.assert_array_equal(group["rows"][:], rows)
+    np.testing.assert_array_equal(group["labels"][:], labels)
+    assert group["rows"].nchunks == 5
+    assert peak < 0.8 * rows.nbytes, f"{peak / 1e6:.0f} MB"
+    assert set(np.unique(labels)) == {0, 1, 2}
 
 
 def test_relative_stores_are_anchored(model, rows, tmp_path, monkeypatch):

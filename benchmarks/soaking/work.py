@@ -101,8 +101,8 @@ def terminal(ground: Ground) -> Arrays:
     """Fit, go on from the saved model, and predict, each with a client of its own and a progress display."""
     rows, first, second = jobs.Rows(ground.rows), ground.output("first.zarr"), ground.output("second.zarr")
     there = {"compute": jobs.Compute(scheduler=ground.address), "overwrite": True}
-    jobs.fit(rows, first, {"n_components": 4, "max_iter": 3, "random_state": 7}, quiet=True, **there)
-    jobs.fit(rows, second, {"max_iter": 2}, warm_start=first, quiet=True, **there)
+    jobs.fit(rows, first, {"n_components": 4, "max_iter": 3, "random_state": 7}, **there)
+    jobs.fit(rows, second, {"max_iter": 2}, warm_start=first, **there)
     jobs.predict(rows, second, ground.output("results.zarr"), probabilities=True, log_density=True, **there)
     results = zarr.open_group(ground.output("results.zarr"), mode="r")
     return {**_found(daskgmm.load(second)), **{name: array[...] for name, array in results.arrays()}}

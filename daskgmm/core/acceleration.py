@@ -23,6 +23,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from .. import names
 from ..errors import IllDefinedCovarianceError
 from .coordinates import displaced, displacement, shortened
 from .mixture import MixtureParameters
@@ -261,5 +262,5 @@ class LimitedMemoryBFGS(Accelerator):
         return bool(np.isfinite(proposal.means).all() and np.isfinite(proposal.weights).all())
 
 
-ACCELERATIONS: dict[str, type[LimitedMemoryBFGS]] = {"lbfgs": LimitedMemoryBFGS}
+ACCELERATIONS: dict[str, type[LimitedMemoryBFGS]] = dict(zip(names.ACCELERATIONS, [LimitedMemoryBFGS], strict=True))
 """Accelerations by name; each makes a new one for the smallest variance that its proposals may have."""

@@ -61,6 +61,10 @@ class CompiledLoops(Loops):
         _, processor, _ = cpu_target.target_context.codegen().magic_tuple()  # what numba's cache goes by
         return f"numba {numba.__version__} for {processor}"
 
+    @property
+    def is_loaded(self) -> bool:
+        return bool(_expectation.signatures)
+
     def warm_up(self, dtype: np.dtype[Any]) -> None:
         _warm_up_once(np.dtype(dtype).name)
 

@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.special import betaln, digamma, gammaln
 
+from ..names import DIRICHLET_DISTRIBUTION, DIRICHLET_PROCESS
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -50,7 +52,7 @@ class WeightDistribution(ABC):
 class DirichletDistribution(WeightDistribution):
     """Bishop (2006), Pattern Recognition and Machine Learning, section 10.2."""
 
-    name = "dirichlet_distribution"
+    name = DIRICHLET_DISTRIBUTION
 
     def shape(self, n_components: int) -> tuple[int, ...]:
         return (n_components,)
@@ -71,7 +73,7 @@ class DirichletDistribution(WeightDistribution):
 class DirichletProcess(WeightDistribution):
     """Stick-breaking, truncated at K pieces: Blei & Jordan, Bayesian Analysis 1(1), 2006."""
 
-    name = "dirichlet_process"
+    name = DIRICHLET_PROCESS
 
     def shape(self, n_components: int) -> tuple[int, ...]:
         return 2, n_components

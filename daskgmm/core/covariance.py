@@ -1,7 +1,7 @@
 """Covariance structures: what the covariance matrix of a component may look like.
 
 One class for each structure and a registry. Everything that depends on the structure is asked of it here, so a fifth
-structure is one class and one row in `STRUCTURES`.
+structure is its name in `daskgmm.names`, one class and one row in `STRUCTURES`.
 
 ==========  ==========================  ===========================  ==========================
 structure   covariances, shape          second moments, shape        quadratic features
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import IllDefinedCovarianceError
+from ..names import DIAG, FULL, SPHERICAL, TIED
 from .structure import CovarianceStructure
 from .triangle import (
     amplification,
@@ -50,7 +51,7 @@ _NO_TERM = np.empty(0, np.intp)
 class Full(CovarianceStructure):
     """Every component has its own general covariance matrix."""
 
-    name = "full"
+    name = FULL
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return n_components, n_features, n_features
@@ -168,7 +169,7 @@ class Tied(CovarianceStructure):
     depend on them either, and the features are [x, 1] alone.
     """
 
-    name = "tied"
+    name = TIED
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return n_features, n_features
@@ -294,7 +295,7 @@ class Tied(CovarianceStructure):
 class Diag(CovarianceStructure):
     """Every component has its own variance for each feature; features are independent within a component."""
 
-    name = "diag"
+    name = DIAG
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return n_components, n_features
@@ -397,7 +398,7 @@ class Diag(CovarianceStructure):
 class Spherical(CovarianceStructure):
     """Every component has one variance for all features."""
 
-    name = "spherical"
+    name = SPHERICAL
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components,)

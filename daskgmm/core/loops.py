@@ -68,6 +68,11 @@ class Loops(ABC):
     def made_by(self) -> str:
         """What made the machine code that runs, on which the last bits of results depend."""
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the first E-step in this process need not wait for machine code."""
+        return True
+
     @abstractmethod
     def warm_up(self, dtype: np.dtype[Any]) -> None:
         """Begin, in the background, to load what the first E-step of rows of that dtype would have to wait for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_SAMPLE_BYTES = 4 << 20
+"""Of the rows that are drawn at a time."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,31 @@ class MixtureParameters:
         rows : array of shape (n_samples, D)
         labels : array of shape (n_samples,)
         """
-        counts = random_state.multinomial(n_samples, self.weights)
-        rows = np.empty((n_samples, self.n_features))
+        rows, labels = np.empty((n_samples, self.n_features)), np.empty(n_samples, np.int64)
         stop = 0
-        for k, count in enumerate(counts):
-            start, stop = stop, stop + int(count)
-            noise = random_state.standard_normal((int(count), self.n_features))
-            rows[start:stop] = self.means[k] + self.structure.color(self.covariances, k, noise)
-        return rows, np.repeat(np.arange(self.n_components), counts)
+        for block, component in self.sample_blocks(n_samples, random_state):
+            start, stop = stop, stop + len(block)
+            rows[start:stop], labels[start:stop] = block, component
+        return rows, labels
+
+    def sample_blocks(self, n_samples: int, random_state: np.random.RandomState) -> Iterator[tuple[Array, int]]:
+        """The rows of `sample`, to the last bit, in blocks of a few megabytes, and the component of each block.
+
+        Parameters
+        ----------
+        n_samples : int
+        random_state : numpy.random.RandomState
+
+        Yields
+        ------
+        rows : array of shape (n, D)
+        component : int
+        """
+        longest = max(1, _SAMPLE_BYTES // (8 * self.n_features))
+        for component, count in enumerate(random_state.multinomial(n_samples, self.weights).tolist()):
+            for start in range(0, count, longest):
+                noise = random_state.standard_normal((min(longest, count - start), self.n_features))
+                yield self.means[component] + self.structure.color(self.covariances, component, noise), component
 
 
 def free_parameters(structure: CovarianceStructure, n_components: int, n_features: int) -> int:

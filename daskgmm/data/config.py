@@ -7,8 +7,7 @@ from typing import Any
 
 import dask
 
-#: What a chunk that is not in its store may mean.
-MISSING_CHUNKS = ("raise", "fill")
+from ..names import MISSING_CHUNKS
 
 
 @dataclass(frozen=True, slots=True)

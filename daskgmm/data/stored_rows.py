@@ -190,7 +190,7 @@ class StoredRows:
                 f"{self._rows_of(chunk, self.files)} are missing ({self._name(chunk, self.files)}): there is nothing "
                 f"under {self._key(chunk.coordinates)!r}, and Zarr would read the fill value {self.fill_value}. "
                 "Restore it. If this store leaves out what is nothing but fill value, as Zarr does by default, say so: "
-                "dask.config.set({'daskgmm.missing-chunks': 'fill'}), in a terminal --missing-chunks fill.",
+                "dask.config.set({'daskgmm.missing-chunks': 'fill'}).",
                 **self._place(chunk, self.files),
             )
 

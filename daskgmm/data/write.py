@@ -11,12 +11,14 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import fsspec
 import zarr
+from dask.utils import format_bytes
 
 from ..errors import DaskGMMError, OutputError, OutputExistsError, StoreError
 from .addresses import Secrets
@@ -91,6 +93,31 @@ def check_target(address: Address, kind: str, *, overwrite: bool = False) -> Non
     if os.path.lexists(path) and not overwrite:
         raise OutputExistsError(_exists(name))
     _check_directory(os.path.dirname(path))
+
+
+def check_room(address: Address, n_bytes: int) -> None:
+    """Raise unless the disk may hold a store of that size; what is free behind a URL is not known.
+
+    Parameters
+    ----------
+    address : str or path
+    n_bytes : int
+        Least size of the store.
+
+    Raises
+    ------
+    OutputError
+        If less is free.
+    """
+    path = local_path(address)
+    if path is None:
+        return
+    free = shutil.disk_usage(_nearest_directory(os.path.dirname(path))).free
+    if n_bytes > free:
+        raise OutputError(
+            f"{without_secrets(os.fspath(address))} cannot be written: it takes {format_bytes(n_bytes)} or more, and "
+            f"{format_bytes(free)} are free there. Make room, choose another place, or write fewer rows."
+        )
 
 
 @contextmanager
@@ -245,10 +272,7 @@ def _unwritable(url: str, error: Exception) -> OutputError:
 
 
 def _exists(name: str) -> str:
-    return (
-        f"{without_secrets(name)} exists already. Choose another name, or replace it with overwrite=True (in a "
-        "terminal --overwrite)."
-    )
+    return f"{without_secrets(name)} exists already. Choose another name, or replace it with overwrite=True."
 
 
 def _exists_remotely(url: str) -> str:
@@ -267,17 +291,21 @@ def _replaceable(path: str, kind: str) -> bool:
         return False
 
 
+def _nearest_directory(directory: str) -> str:
+    """The directory, or the nearest one above it that is there."""
+    while not os.path.lexists(directory):
+        directory = os.path.dirname(directory)
+    return directory
+
+
 def _check_directory(directory: str) -> None:
-    if not os.path.lexists(directory):
-        above = directory
-        while not os.path.lexists(above):
-            above = os.path.dirname(above)
-        if os.path.isdir(above):
-            raise OutputError(
-                f"There is no directory {directory} to write into. Make it first (mkdir -p {shlex.quote(directory)}), "
-                "or check the path."
-            )
-        directory = above
+    above = _nearest_directory(directory)
+    if above != directory and os.path.isdir(above):
+        raise OutputError(
+            f"There is no directory {directory} to write into. Make it first (mkdir -p {shlex.quote(directory)}), or "
+            "check the path."
+        )
+    directory = above
     if not os.path.isdir(directory):
         raise NotADirectoryError(f"{directory} is a file: nothing can be written below it")
     if not os.access(directory, os.W_OK | os.X_OK):

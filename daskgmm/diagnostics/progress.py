@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Column
 
-from ..engine.events import BatchFinished, EngineClosed, PassFinished, PassStarted
+from ..engine.events import BatchFinished, EngineClosed, PassFinished, PassStarted, Waiting
 from ..fitting.events import FitResumed, IterationFinished, SampleFitted, SampleStepped, StartBegun, StartFinished
 
 
@@ -59,23 +59,34 @@ class ProgressBar:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._display: _Display | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew with the next fit."""
         self._n_starts: dict[str, int] = {}
         self._n_ended: Counter[str] = Counter()
         self._changes: dict[str, float] = {}
         self._iteration = 1
+        self._has_iterated = False
+        self._waiting = ""
 
     def _close(self) -> None:
         if self._display is not None:
             self._display.close()
             self._display = None
-        self._n_starts, self._n_ended, self._changes = {}, Counter(), {}
+        self._forget()
 
     def _show(self, event: Any) -> None:
         display = self._display = self._display or _display(self.interval)
         match event:
+            case Waiting():
+                self._waiting = event.what
+                display.wait(f"{event.what} …")
             case StartBegun():
+                # Iterations of an earlier run count; those on samples, and what they achieved, do not.
+                self._iteration = event.n_iter + 1 if not self._n_starts else max(self._iteration, event.n_iter + 1)
                 self._n_starts[event.label] = event.n_starts
-                self._iteration = 1
+                self._has_iterated = False
                 if event.label:
                     display.iterated(event.label, "start")
             case FitResumed():
@@ -85,6 +96,7 @@ class ProgressBar:
             case BatchFinished():
                 display.advance(event.n_rows)
             case PassFinished():
+                self._waiting = ""
                 display.rate = _per_second(event.n_rows, event.seconds)
                 if event.label != "estep":
                     display.line(f"{event.label}: {event.n_rows:,} rows in {event.seconds:.1f} s, {display.rate}")
@@ -99,9 +111,11 @@ class ProgressBar:
                 else:
                     display.line(f"{what}: {_outcome(event)}")
             case IterationFinished() if len(self._n_starts) > 1:
+                self._has_iterated = True
                 self._iteration = max(self._iteration, event.iteration + 1)
                 self._changes[event.label] = event.change
             case IterationFinished():
+                self._has_iterated = True
                 self._iteration = event.iteration + 1
                 display.iterated(
                     f"{self._of(event)}iteration {event.iteration}", f"{_achievement(event)}, {display.rate}"
@@ -116,7 +130,9 @@ class ProgressBar:
             return
         if self._changes:
             display.iterated(self._working(self._iteration - 1), self._achievements())
-        display.begin(self._working(self._iteration), event.n_rows)
+        waiting = f": {self._waiting} …" if self._waiting else ""
+        status = None if self._has_iterated else ""
+        display.begin(self._working(self._iteration) + waiting, event.n_rows, status)
 
     def _running(self) -> list[str]:
         return [label for label, n_starts in self._n_starts.items() if self._n_ended[label] < n_starts]
@@ -143,6 +159,10 @@ class _Display(ABC):
 
     rate = ""
     """Of the last pass."""
+
+    @abstractmethod
+    def wait(self, text: str) -> None:
+        """Something takes a while before the next pass."""
 
     @abstractmethod
     def begin(self, text: str, n_rows: int, status: str | None = None) -> None:
@@ -180,6 +200,10 @@ class _Bar(_Display):
         self._task = self._progress.add_task("", total=None, status="")
         self._progress.start()
 
+    def wait(self, text: str) -> None:
+        self._progress.reset(self._task, total=None, description=text)
+        self._progress.update(self._task, status="")
+
     def begin(self, text: str, n_rows: int, status: str | None = None) -> None:
         self._progress.reset(self._task, total=n_rows, description=text)
         if status is not None:
@@ -202,6 +226,9 @@ class _Lines(_Display):
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._last = -math.inf
+
+    def wait(self, text: str) -> None:
+        self.line(text)
 
     def begin(self, text: str, n_rows: int, status: str | None = None) -> None:
         pass

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -63,18 +64,25 @@ class SelectionTable:
     def _table(self, columns: Mapping[str, tuple[str, int]]) -> Table:
         rows = self._record["candidates"]
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        shown = _shown(rows, columns)
         table.add_column("K", justify="right", no_wrap=True)
         table.add_column("covariance", no_wrap=True)
-        shown = {name: of for name, of in columns.items() if any(row[of[0]] is not None for row in rows)}
         for name in shown:
             table.add_column(name, justify="right", overflow="fold")
         table.add_column("")
         for row in rows:
-            numbers = [_number(row[field], digits) for field, digits in shown.values()]
-            style = "bold" if _is_best(self._record, row) else None
-            note = _note(self._record, row)
-            table.add_row(str(row["n_components"]), row["covariance_type"], *numbers, note, style=style)
+            table.add_row(*_cells(self._record, row, shown), style="bold" if _is_best(self._record, row) else None)
         return table
+
+
+def _shown(rows: Sequence[Record], columns: Mapping[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
+    """The columns that say something."""
+    return {name: of for name, of in columns.items() if any(row[of[0]] is not None for row in rows)}
+
+
+def _cells(record: Record, row: Record, columns: Mapping[str, tuple[str, int]]) -> list[str]:
+    numbers = [_number(row[field], digits) for field, digits in columns.values()]
+    return [str(row["n_components"]), row["covariance_type"], *numbers, _note(record, row)]
 
 
 def selection_summary(record: Record) -> str:
@@ -93,9 +101,32 @@ def selection_summary(record: Record) -> str:
 def selection_text(record: Record) -> str:
     """Table and sentence as plain text."""
     written = io.StringIO()
-    console = Console(file=written, width=_WIDTH, color_system=None, markup=False, emoji=False, legacy_windows=False)
+    console = Console(
+        file=written,
+        width=_WIDTH,
+        color_system=None,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+        force_jupyter=False,  # in a notebook it would show the table there, and write nothing
+    )
     console.print(SelectionTable(record), selection_summary(record), highlight=False)
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
+
+
+def selection_html(record: Record) -> str:
+    """Table and sentence for a notebook."""
+    rows = record["candidates"]
+    shown = _shown(rows, _COLUMNS)
+    lines = [_html_row("th", ["K", "covariance", *shown, ""])]
+    for row in rows:
+        cells = map(html.escape, _cells(record, row, shown))
+        lines.append(_html_row("td", [f"<b>{cell}</b>" for cell in cells] if _is_best(record, row) else cells))
+    return f"<table>{''.join(lines)}</table><p>{html.escape(selection_summary(record))}</p>"
+
+
+def _html_row(tag: str, cells: Iterable[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
 
 
 def _is_best(record: Record, row: Record) -> bool:
@@ -186,7 +217,7 @@ def check_picture(path: str, *, overwrite: bool = False) -> None:
     if _format(path) not in _FORMATS:
         raise ValueError(f"{path!r}: the name of a picture ends in {', '.join('.' + name for name in _FORMATS)}")
     if os.path.lexists(path) and not (overwrite and os.path.isfile(path)):
-        raise OutputExistsError(f"{path} is there already. Choose another name, or overwrite it.")
+        raise OutputExistsError(f"{path} is there already. Choose another name, or replace it with overwrite=True.")
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory):
         raise FileNotFoundError(f"There is no directory {directory}.")

@@ -35,7 +35,9 @@ class VerboseListener:
             key = event.label, event.start
             self._seconds[key] = 0.0
             self._waiting[key] = []
-            self._print(key, f"Initialization {event.start}{f' of {event.label}' if event.label else ''}")
+            of = f" of {event.label}" if event.label else ""
+            resumed = f" goes on after {event.n_iter} iterations" if event.n_iter else ""
+            self._print(key, f"Initialization {event.start}{of}{resumed}")
         elif isinstance(event, IterationFinished):
             key = event.label, event.start
             self._seconds[key] += event.seconds

@@ -11,6 +11,7 @@ remote     a cluster, which may lose workers and its scheduler
 choice     which scheduler a user means
 report     how tasks tell the driver that they have finished
 cluster    worker processes on this machine
+main_guard scripts that worker processes cannot import
 memory     what a task takes, and whether the workers have room for it
 blas       one BLAS thread for each task
 events     what a pass tells while it runs

@@ -16,7 +16,7 @@ from dask.local import get_sync
 from dask.threaded import get as get_threaded
 
 from .remote import Remote
-from .scheduler import Local, Scheduler
+from .scheduler import Local, Planned, Scheduler
 
 _SYNCHRONOUS = {"synchronous", "sync", "single-threaded"}
 _THREADED = {"threads", "threading", "threaded"}
@@ -27,7 +27,7 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
 
     Parameters
     ----------
-    choice : None, str or distributed.Client
+    choice : None, str, distributed.Client or Planned
         None: the client or scheduler in scope, and where there is none the threaded scheduler in this process.
         ``"synchronous"``, ``"threads"``, the address of a scheduler, or a client.
     in_process : bool
@@ -46,6 +46,8 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
     """
     if isinstance(choice, distributed.Client):
         return Remote(client=choice)
+    if isinstance(choice, Planned):
+        return nullcontext(choice)
     if isinstance(choice, str):
         return _of_name(choice)
     if choice is not None:

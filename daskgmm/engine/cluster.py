@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import re
 import shutil
 import signal
 import tempfile
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import dask
@@ -20,6 +20,10 @@ from distributed.worker_memory import parse_memory_limit
 from ..data.claims import locked
 from ..errors import SchedulerError
 from .config import patience
+from .events import Listener, Waiting
+from .main_guard import check_main_guard
+from .memory import Worker, check_limit
+from .scheduler import Planned
 
 _LOOPBACK = "127.0.0.1"  # nobody else on the network can reach it: whoever reaches a scheduler can run code
 _SCRATCH = "daskgmm-cluster-"
@@ -35,6 +39,7 @@ def embedded_cluster(
     memory_limit: str | int | None = "auto",
     *,
     dashboard: bool = False,
+    callbacks: Iterable[Listener] = (),
 ) -> Iterator[distributed.Client]:
     """Client of worker processes on this machine, which end with the block.
 
@@ -45,9 +50,12 @@ def embedded_cluster(
     threads_per_worker : int, optional
         None: the processors divided among the workers; one each where the number of workers is open, too.
     memory_limit : str or int, optional
-        Of each worker, for example ``"1GB"``; ``"auto"``: its share of this machine's memory; None: no limit.
+        Of each worker, for example ``"1GB"`` or a number of bytes; ``"auto"``: its share of this machine's memory;
+        None: no limit.
     dashboard : bool, default=False
         Serve Dask's dashboard, on this machine alone. It needs bokeh.
+    callbacks : iterable of callable, default=()
+        Called with a `Waiting` when worker processes are started.
 
     Yields
     ------
@@ -56,18 +64,23 @@ def embedded_cluster(
 
     Raises
     ------
+    WorkerMemoryError
+        If ``memory_limit`` is less than a worker process takes before any data. Nothing has been started.
     SchedulerError
-        If the workers do not start within 5 minutes; the configuration value ``daskgmm.timeout`` replaces them.
+        If the workers do not start within 5 minutes; the configuration value ``daskgmm.timeout`` replaces them. If the
+        main script has no main guard, because each worker imports the script again.
     """
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = n_workers or max(1, processors // (threads_per_worker or 1))
+    check_main_guard()
+    workers = describe_workers(n_workers, threads_per_worker, memory_limit)
+    for callback in callbacks:
+        callback(Waiting(f"starting {len(workers)} worker process{'es' * (len(workers) > 1)}"))
     with (
         _children_end_with_it(),
         _scratch() as scratch,
         distributed.LocalCluster(
             n_workers=0,  # what is started here is waited for without a bound
-            threads_per_worker=threads_per_worker or max(1, processors // workers),
-            memory_limit=parse_memory_limit(memory_limit, 1, workers, logger=_log) if memory_limit else None,
+            threads_per_worker=workers[0].n_threads,
+            memory_limit=workers[0].limit or None,
             host=_LOOPBACK,
             dashboard_address=f"{_LOOPBACK}:0",  # any free port: a fixed one may be taken
             scheduler_kwargs={"dashboard": dashboard, "local_directory": scratch},
@@ -77,10 +90,62 @@ def embedded_cluster(
         _ended(cluster),
         distributed.Client(cluster, set_as_default=False) as client,
     ):
-        client.register_plugin(_IgnoreInterrupts())
-        cluster.scale(workers)
-        _await(client, workers)
+        cluster.sync(_block_interrupts)
+        cluster.scale(len(workers))
+        _await(client, len(workers))
         yield client
+
+
+def planned_cluster(
+    n_workers: int | None = None, threads_per_worker: int | None = None, memory_limit: str | int | None = "auto"
+) -> Planned:
+    """Scheduler for `plan` alone: the cluster that `embedded_cluster` would start, of which nothing is started."""
+    return Planned(describe_workers(n_workers, threads_per_worker, memory_limit))
+
+
+def describe_workers(
+    n_workers: int | None, threads_per_worker: int | None, memory_limit: str | int | None
+) -> list[Worker]:
+    """Worker processes that `embedded_cluster` starts for these arguments.
+
+    Raises
+    ------
+    ValueError
+        If one of the numbers is not positive, or the limit is no size.
+    WorkerMemoryError
+        If the limit is less than a worker process takes before any data.
+    """
+    for name, number in (("n_workers", n_workers), ("threads_per_worker", threads_per_worker)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name}={number}; expected a number of 1 or more, or None")
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = n_workers or max(1, processors // (threads_per_worker or 1))
+    limit = _limit(memory_limit, workers)
+    check_limit(memory_limit, limit, workers)
+    threads = threads_per_worker or max(1, processors // workers)
+    return [Worker(f"{number} of {workers}", threads, limit) for number in range(1, workers + 1)]
+
+
+def _limit(asked: str | int | None, n_workers: int) -> int:
+    """Bytes of each worker; 0 for no limit."""
+    if not asked:
+        return 0
+    asked = f"{asked}B" if isinstance(asked, int) else asked  # Dask takes the number 1 for all memory
+    try:
+        return parse_memory_limit(asked, 1, n_workers, logger=_log) or 0
+    except ValueError as error:
+        raise ValueError(f"memory_limit={asked!r:.80}; expected a size such as '500MB', '2GB' or '1GiB'") from error
+
+
+async def _block_interrupts() -> None:
+    """Keep Ctrl-C, which a terminal sends to every process, from workers: they inherit what the thread blocks.
+
+    The thread is the one that starts them, and no signal of this process is handled there. Workers are spared from
+    their first instruction on; the one process that is interrupted ends the others.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        multiprocessing.resource_tracker.ensure_running()  # which unblocks the signal where it has to start first
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _await(client: distributed.Client, n_workers: int) -> None:
@@ -90,8 +155,7 @@ def _await(client: distributed.Client, n_workers: int) -> None:
     except TimeoutError as error:
         raise SchedulerError(
             f"{n_workers} worker processes were to start on this machine, and did not within {limit:g} s ({error}). "
-            "Start fewer, or wait longer for them: dask.config.set({'daskgmm.timeout': '10min'}), in a terminal "
-            "DASK_DASKGMM__TIMEOUT=10min."
+            "Start fewer, or wait longer for them: dask.config.set({'daskgmm.timeout': '10min'})."
         ) from error
 
 
@@ -105,7 +169,8 @@ def _ended(cluster: distributed.LocalCluster) -> Iterator[None]:
             cluster.close(timeout=patience(_STOP))
         except TimeoutError:
             _log.warning("The worker processes on this machine did not end, and are killed")
-            cluster.status = distributed.core.Status.closed  # nothing of it is left that could be waited for
+        finally:  # also after a second Ctrl-C: nothing of it is left that could be waited for
+            cluster.status = distributed.core.Status.closed
 
 
 @contextmanager
@@ -163,13 +228,3 @@ def _is_ours(entry: os.DirEntry[str]) -> bool:
     with suppress(OSError):
         return hasattr(os, "geteuid") and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
     return False
-
-
-class _IgnoreInterrupts(distributed.WorkerPlugin):  # type: ignore[misc]
-    """Leaves Ctrl-C, which a terminal sends to every process, to the one that ends the others."""
-
-    name = "daskgmm-ignore-interrupts"
-
-    def setup(self, worker: distributed.Worker) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -20,6 +20,7 @@ from typing import Any
 
 import distributed
 import numpy as np
+import scipy.linalg  # noqa: F401  # loads its BLAS, which counts whether or not a task of this process has used it yet
 from threadpoolctl import threadpool_info
 
 from ..errors import ReproducibilityWarning

@@ -8,6 +8,14 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Something begins that takes seconds before a pass can go on."""
+
+    what: str
+    """Such as ``"starting 2 worker processes"`` or ``"loading compiled loops"``."""
+
+
+@dataclass(frozen=True)
 class PassStarted:
     """A pass over the data begins."""
 

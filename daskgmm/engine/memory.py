@@ -20,6 +20,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 #: What Python, Dask, Zarr and this library take in a worker before any data.
 PROCESS_BYTES = 240 << 20
 
+_LARGEST_SLIP = 64
+"""Gigabytes that somebody may have meant who left the unit out, or wrote a smaller one."""
+
 
 class Costs(Protocol):
     """What is known of a fold before the pass."""
@@ -144,12 +147,62 @@ def plan_pass(dataset: Dataset, costs: Costs, edges: Array, arity: int) -> PassP
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker process, as its scheduler sees it."""
+    """A worker process, as its scheduler sees it, or as it is planned."""
 
     address: str
     n_threads: int
     limit: int
     """Bytes; 0 for none."""
+
+
+def check_limit(asked: Any, limit: int, n_workers: int) -> None:
+    """Raise if a worker process cannot even be started.
+
+    Parameters
+    ----------
+    asked : str or int
+        Limit as the user gave it, or ``"auto"`` for a share of this machine's memory.
+    limit : int
+        Limit in bytes; 0 for none.
+    n_workers : int
+
+    Raises
+    ------
+    WorkerMemoryError
+        If the limit is less than Python and packages take.
+    """
+    least = math.ceil(PROCESS_BYTES / _usable_share())
+    if not limit or limit >= least:
+        return
+    takes = f"Python and packages take {format_bytes(PROCESS_BYTES)} of each before any data"
+    if asked == "auto":
+        most = max(1, limit * n_workers // least)
+        raise WorkerMemoryError(
+            f"{n_workers} worker processes would share this machine's memory, {format_bytes(limit)} each, and {takes}. "
+            f"Start {most} or fewer."
+        )
+    meant = _larger_unit(limit)
+    raise WorkerMemoryError(
+        f"memory_limit={asked}: worker processes of {format_bytes(limit)} cannot run, because {takes}. "
+        + (f"Did you mean {meant}? " if meant else "")
+        + f"Give each worker {format_bytes(least)} or more."
+    )
+
+
+def _larger_unit(size: int) -> str:
+    """The size in gigabytes that a size in bytes, kilobytes or megabytes may have been meant for; empty for none."""
+    for base, unit in ((1000, "GB"), (1024, "GiB")):
+        number = size
+        while number % base == 0:
+            number //= base
+        if number <= _LARGEST_SLIP:
+            return f"{number}{unit}"
+    return ""
+
+
+def _usable_share() -> float:
+    """Share of its limit above which Dask kills a worker."""
+    return float(dask.config.get("distributed.worker.memory.terminate", 0.95) or 1.0)
 
 
 def check_memory(workers: Sequence[Worker], plan: PassPlan, held_bytes: int = 0) -> None:
@@ -167,7 +220,7 @@ def check_memory(workers: Sequence[Worker], plan: PassPlan, held_bytes: int = 0)
     WorkerMemoryError
         If a worker would come so near its limit that Dask kills it.
     """
-    fraction = dask.config.get("distributed.worker.memory.terminate", 0.95) or 1.0
+    fraction = _usable_share()
     for worker in workers:
         # Not what it takes now: results and persisted data can go to its disk, and freed memory may still be with it.
         held = held_bytes // len(workers)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..errors import SchedulerError
 from .memory import Worker
 from .report import Report, listening
 
@@ -79,6 +80,33 @@ class Scheduler(ABC):
     def compute(self, graph: Any, key: Any, *, place: Callable[[Any], str] = repr, **options: Any) -> Any:
         """The same as Dask calls its schedulers."""
         return self.run(GivenGraph(graph, key, place), **options)
+
+
+class Planned(Scheduler):
+    """A cluster that is described and not started: enough to plan a pass.
+
+    Parameters
+    ----------
+    workers : iterable of Worker
+    """
+
+    is_remote = True
+
+    def __init__(self, workers: Iterable[Worker]) -> None:
+        self._workers = list(workers)
+
+    @property
+    def n_threads(self) -> int:
+        return sum(worker.n_threads for worker in self._workers)
+
+    def workers(self) -> list[Worker]:
+        return list(self._workers)
+
+    def run(self, work: Work, **options: Any) -> Any:
+        raise SchedulerError(
+            "A planned cluster has no worker processes, and these data have to be read before a pass can be planned: "
+            "call compute_chunk_sizes() on the dask array first, or start the cluster."
+        )
 
 
 class Local(Scheduler):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -44,7 +44,7 @@ from ..fitting.initialization import METHODS, Initialization
 from ..fitting.plan import FitPlan, check_parameters, plan_fit
 from .checkpointing import Checkpointing, check_checkpoint
 from .rows import Densities, Labels, Probabilities, RowResult
-from .validation import check_callbacks
+from .validation import check_callbacks, check_init_size
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -146,6 +146,11 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     # ---- fitting
 
+    def _check_settings(self) -> None:
+        """Raise `ValueError` or `TypeError` for parameters that no fit can have, whatever the data are."""
+        self._validate_params()
+        check_init_size(self.init_size, self.n_components)
+
     def fit(
         self,
         X: Any,
@@ -196,7 +201,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             When Ctrl-C, a scheduler that went away, or storage that fails or is full ends a fit: the estimator has the
             best parameters so far, if there are any, as after a fit that did not converge. The exception goes on.
         """
-        self._validate_params()
+        self._check_settings()
         with check_checkpoint(checkpoint, resume) as keeping:
             return self._fit(X, sample_weight, keeping)
 
@@ -276,7 +281,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         SchedulerError
             If the scheduler does not answer.
         """
-        self._validate_params()
+        self._check_settings()
         data = clone(self)._accept(X, reset=True)  # a plan leaves no trace on the estimator
         with Engine(self.scheduler, in_process=not is_lazy(data)) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)
@@ -371,12 +376,20 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         y : ndarray of shape (n_samples,)
             The component of each row.
         """
+        self._check_sampling(n_samples)
+        return self._parameters().sample(int(n_samples), check_random_state(self.random_state))
+
+    def _sample_blocks(self, n_samples: int) -> Iterator[tuple[Array, int]]:
+        """The rows of `sample` in blocks, and the component of each block."""
+        self._check_sampling(n_samples)
+        return self._parameters().sample_blocks(int(n_samples), check_random_state(self.random_state))
+
+    def _check_sampling(self, n_samples: int) -> None:
         check_is_fitted(self)
         if not isinstance(n_samples, int | np.integer) or n_samples < 1:
             raise ValueError(
                 f"Invalid value for 'n_samples': {n_samples}. The sampling requires at least one sample, as an int."
             )
-        return self._parameters().sample(int(n_samples), check_random_state(self.random_state))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model as a Zarr group, whole or not at all; `daskgmm.load` reads it.

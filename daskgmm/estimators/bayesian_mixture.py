@@ -12,6 +12,7 @@ from ..core.concentration import WEIGHT_DISTRIBUTIONS, WeightDistribution
 from ..core.mixture import MixtureParameters
 from ..core.variational import Posterior, Priors, Variational
 from ..data.survey import Survey
+from ..names import Defaults
 from .base import Array, BaseMixture, Preparation
 from .validation import check_priors
 
@@ -158,13 +159,13 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         self,
         *,
         n_components: int = 1,
-        covariance_type: str = "full",
-        tol: float = 1e-3,
-        reg_covar: float = 1e-6,
-        max_iter: int = 100,
-        n_init: int | str = 1,
-        init_params: str = "kmeans",
-        weight_concentration_prior_type: str = "dirichlet_process",
+        covariance_type: str = Defaults.covariance_type,
+        tol: float = Defaults.tol,
+        reg_covar: float = Defaults.reg_covar,
+        max_iter: int = Defaults.max_iter,
+        n_init: int | str = Defaults.n_init,
+        init_params: str = Defaults.init_params,
+        weight_concentration_prior_type: str = Defaults.weight_concentration_prior_type,
         weight_concentration_prior: float | None = None,
         mean_precision_prior: float | None = None,
         mean_prior: Any = None,
@@ -172,8 +173,8 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         covariance_prior: Any = None,
         random_state: Any = None,
         warm_start: bool = False,
-        verbose: int = 0,
-        verbose_interval: int = 10,
+        verbose: int = Defaults.verbose,
+        verbose_interval: int = Defaults.verbose_interval,
         init_size: int | None = None,
         scheduler: Any = None,
         callbacks: Any = (),

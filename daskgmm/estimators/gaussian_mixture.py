@@ -14,6 +14,7 @@ from ..core.maximum_likelihood import MaximumLikelihood
 from ..core.mixture import MixtureParameters
 from ..fitting.criteria import CRITERIA, information_criteria
 from ..fitting.folds import Score
+from ..names import Defaults
 from .base import BaseMixture, Preparation
 from .validation import check_given
 
@@ -152,19 +153,19 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         self,
         n_components: int = 1,
         *,
-        covariance_type: str = "full",
-        tol: float = 1e-3,
-        reg_covar: float = 1e-6,
-        max_iter: int = 100,
-        n_init: int | str = 1,
-        init_params: str = "kmeans",
+        covariance_type: str = Defaults.covariance_type,
+        tol: float = Defaults.tol,
+        reg_covar: float = Defaults.reg_covar,
+        max_iter: int = Defaults.max_iter,
+        n_init: int | str = Defaults.n_init,
+        init_params: str = Defaults.init_params,
         weights_init: Any = None,
         means_init: Any = None,
         precisions_init: Any = None,
         random_state: Any = None,
         warm_start: bool = False,
-        verbose: int = 0,
-        verbose_interval: int = 10,
+        verbose: int = Defaults.verbose,
+        verbose_interval: int = Defaults.verbose_interval,
         init_size: int | None = None,
         acceleration: str | None = None,
         scheduler: Any = None,

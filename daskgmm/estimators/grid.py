@@ -11,18 +11,13 @@ import numpy as np
 from ..core.covariance import STRUCTURES
 from ..data.held_out import HeldOut
 from ..data.source import Dataset
-from ..fitting.criteria import CRITERIA, Contest
+from ..fitting.criteria import Contest
+from ..names import HELD_OUT
 from .base import BaseMixture
 from .gaussian_mixture import GaussianMixture
 
 Key = tuple[int, str]
 """Number of components and covariance type."""
-
-HELD_OUT = "held_out"
-"""The criterion that is computed on rows that no fit has seen."""
-
-CHOICES = (*CRITERIA, HELD_OUT)
-"""What may decide."""
 
 _SHARE = 0.1
 """Of the rows that are held out where nothing else is asked for."""

@@ -21,7 +21,7 @@ from ..data.accept import as_dataset, is_lazy
 from ..data.held_out import HeldOut
 from ..data.source import Dataset
 from ..data.survey import check_weight_sum
-from ..diagnostics.selection import draw_criterion, new_axes, selection_text
+from ..diagnostics.selection import draw_criterion, new_axes, selection_html, selection_text
 from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener
 from ..engine.run import Engine
@@ -33,9 +33,10 @@ from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.plan import check_parameters
 from ..fitting.snapshot import Keeper
 from ..fitting.surveying import n_weight_passes, sample_dtype
+from ..names import HELD_OUT
 from .base import BaseMixture
 from .checkpointing import Checkpointing, check_checkpoint
-from .grid import HELD_OUT, Key, check_criterion, check_estimator, check_keys, check_rows
+from .grid import Key, check_criterion, check_estimator, check_keys, check_rows
 from .validation import check_callbacks
 
 # Times tol, in nats per row: fits end when a step gains less than tol, a few of these short of their maximum.
@@ -44,7 +45,7 @@ _SIGNIFICANT_FALL = 10
 
 @dataclass(frozen=True)
 class Selection:
-    """What `select` found. ``print`` it for a table.
+    """What `select` found. ``print`` it for a table; a notebook shows one by itself.
 
     Attributes
     ----------
@@ -123,6 +124,9 @@ class Selection:
         return selection_text(self.as_record())
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return selection_html(self.as_record())
 
 
 def select(
@@ -243,7 +247,7 @@ def _select(
     keys, criterion, share, patience = asked.keys, asked.criterion, asked.share, asked.patience
     models = {key: clone(base).set_params(n_components=key[0], covariance_type=key[1]) for key in keys}
     for model in models.values():
-        model._validate_params()
+        model._check_settings()
     first = models[keys[0]]
     data = first._accept(X, reset=True)
     _copy_features(first, models.values())
@@ -277,7 +281,7 @@ def _settled(base: BaseMixture[Any], scheduler: Any, drawn: Any) -> BaseMixture[
     base = clone(base)
     if scheduler is not None:
         base.set_params(scheduler=scheduler)
-    base._validate_params()
+    base._check_settings()
     if not isinstance(base.random_state, Integral):
         random_state = check_random_state(base.random_state)
         base.random_state = drawn if isinstance(drawn, int) else int(random_state.randint(np.iinfo(np.int32).max))

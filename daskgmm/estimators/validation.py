@@ -90,6 +90,11 @@ def check_callbacks(callbacks: Any) -> tuple[Listener, ...]:
     listeners: list[Listener] = []
     # One by one: an iterable may have no end.
     for listener in callbacks if isinstance(callbacks, Iterable) else (None,):
+        if isinstance(listener, type):
+            raise TypeError(
+                f"callbacks holds the class {listener.__name__}; expected objects that are called with events, such as "
+                f"{listener.__name__}()"
+            )
         if not callable(listener) or len(listeners) == _MOST_CALLBACKS:
             raise TypeError(
                 f"callbacks={callbacks!r:.200}; expected an iterable of callables, such as [print], and at most "
@@ -97,6 +102,16 @@ def check_callbacks(callbacks: Any) -> tuple[Listener, ...]:
             )
         listeners.append(listener)
     return tuple(listeners)
+
+
+def check_init_size(init_size: int | None, n_components: int) -> None:
+    """Raise `ValueError` for a sample that has fewer rows than the mixture has components."""
+    if init_size is not None and init_size < n_components:
+        raise ValueError(
+            f"init_size={init_size} is less than n_components={n_components}: starts are made from a sample of so many "
+            f"rows, and need one for each component. Increase init_size, to 50 rows for each parameter of the mixture "
+            f"or more, or leave it out."
+        )
 
 
 def _check_numbers(**parameters: Any) -> None:

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..names import INFORMATION_CRITERIA
 from .folds import Score
 
 
@@ -32,7 +33,7 @@ def _icl(score: Score, n_free: int) -> float:
     return _bic(score, n_free) + 2 * score.entropy
 
 
-CRITERIA: dict[str, Callable[[Score, int], float]] = {"bic": _bic, "aic": _aic, "icl": _icl}
+CRITERIA: dict[str, Callable[[Score, int], float]] = dict(zip(INFORMATION_CRITERIA, (_bic, _aic, _icl), strict=True))
 """Every criterion by its name: score and number of free parameters -> value."""
 
 

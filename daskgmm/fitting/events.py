@@ -25,6 +25,9 @@ class StartBegun:
     label: str = ""
     """Which mixture it is of, where several are fitted at once."""
 
+    n_iter: int = 0
+    """Iterations that an earlier run has made of it, where a fit goes on from a checkpoint."""
+
 
 @dataclass(frozen=True)
 class SampleStepped:

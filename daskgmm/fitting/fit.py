@@ -12,10 +12,11 @@ import numpy as np
 
 from ..core.coincidence import coinciding
 from ..core.estimation import State
-from ..core.loops import Loops
+from ..core.loops import PLAIN, Loops
 from ..core.statistics import Frame
 from ..data.source import Dataset
 from ..data.survey import Survey
+from ..engine.events import Waiting
 from ..engine.probe import probe
 from ..engine.run import Engine
 from ..errors import (
@@ -98,6 +99,7 @@ class MixtureFits(Generic[State]):
 
         if kept is None:
             self._keep(sweep)
+        self._tell_of_loading()
         climb(sweep, [fit.ascents[start] for fit, start in climbing], on_step, lambda: self._keep(sweep))
 
     def outcomes(self) -> list[Run[State] | Failed]:
@@ -139,6 +141,13 @@ class MixtureFits(Generic[State]):
         for fit, snapshot in zip(fits, kept.fits, strict=True):
             fit.restore(snapshot)
         self._engine.emit(FitResumed(kept.n_passes))
+
+    def _tell_of_loading(self) -> None:
+        """Say so if the first E-step waits for machine code. What workers have loaded is not known."""
+        engine = self._engine
+        waiting = [fit.loops for fit in self._fits if fit.is_running]
+        if any(loops is not PLAIN and (engine.scheduler.is_remote or not loops.is_loaded) for loops in waiting):
+            engine.emit(Waiting("loading compiled loops"))
 
     def _keep(self, sweep: Sweep) -> None:
         if self._keeper is not None:
@@ -238,7 +247,7 @@ class _Fit(Generic[State]):
         self.history, self.notes = list(snapshot.history), list(snapshot.notes)
         self._failure = None if snapshot.failure is None else IllDefinedCovarianceError(snapshot.failure)
         for start, ascent in snapshot.ascents.items():
-            self._engine.emit(StartBegun(start, self._n_starts, self._candidate.label))
+            self._engine.emit(StartBegun(start, self._n_starts, self._candidate.label, ascent.n_iter))
             self._restore_ascent(start, ascent)
         if self._candidate.judge is not None and snapshot.prospects is not None:
             self._candidate.judge.restore(snapshot.prospects)
@@ -370,7 +379,7 @@ class _Fit(Generic[State]):
             return Failed(self._failure, self.history, self.notes)
         best = max(alive, key=lambda ascent: ascent.lower_bound)
         notes = [*self.notes, *(self._told(reseeding) for reseeding in best.reseedings), *self._coincidences(best)]
-        environment = self._engine.environment() | {"loops": self._loops.made_by}
+        environment = self._engine.environment() | {"loops": self.loops.made_by}
         return Run(
             best.state,
             best.lower_bounds,
@@ -399,7 +408,13 @@ class _Fit(Generic[State]):
             )
 
     @property
-    def _loops(self) -> Loops:
+    def is_running(self) -> bool:
+        """Whether a start asks for another E-step."""
+        return not all(ascent.finished for ascent in self.ascents.values())
+
+    @property
+    def loops(self) -> Loops:
+        """What its kernels use beside matrix products."""
         return loops_for(self._dataset, self._settings.initialization.n_components)
 
     def _told(self, reseeding: Reseeding, n_sampled: int | None = None) -> ReseedingWarning:

@@ -25,6 +25,7 @@ from sklearn.metrics import pairwise_distances_argmin
 from ..core.statistics import Frame, SufficientStatistics, statistics_of_responsibilities
 from ..core.structure import CovarianceStructure
 from ..errors import InvalidWeightsError
+from ..names import INIT_METHODS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -167,10 +168,7 @@ def _around_seeds(how: Initialization, sample: Sample, seeds: Array) -> Sufficie
     )
 
 
-METHODS: dict[str, Callable[[Initialization, Sample, np.random.RandomState], SufficientStatistics]] = {
-    "kmeans": _kmeans,
-    "k-means++": _kmeans_plusplus,
-    "random": _random,
-    "random_from_data": _random_from_data,
-}
+METHODS: dict[str, Callable[[Initialization, Sample, np.random.RandomState], SufficientStatistics]] = dict(
+    zip(INIT_METHODS, (_kmeans, _kmeans_plusplus, _random, _random_from_data), strict=True)
+)
 """Every method by its name, which is scikit-learn's ``init_params``."""

@@ -122,7 +122,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         self.stored = StoredBeginning.open(self._path)
         if not resume:
             raise OutputExistsError(
-                f"checkpoint: {self.name} exists already. Go on from it with resume=True (in a terminal --resume), or "
+                f"checkpoint: {self.name} exists already. Go on from it with resume=True, or "
                 "choose another name, or remove it."
             )
 
@@ -134,10 +134,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self._resources.close()
         if isinstance(error, _TO_GO_ON_AFTER) and os.path.isdir(self._path):
-            error.add_note(
-                f"The checkpoint {self.name} has what was done until then: resume=True (in a terminal --resume) goes "
-                "on from it."
-            )
+            error.add_note(f"The checkpoint {self.name} has what was done until then: resume=True goes on from it.")
 
     def _lock(self) -> None:
         try:

@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import chi2, multivariate_normal
 from sklearn.mixture import GaussianMixture
 
+from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.mixture import MixtureParameters
 
 
@@ -69,6 +70,18 @@ def test_sample_repeats_with_its_seed(mixture):
     one, other, third = (mixture.sample(50, np.random.RandomState(seed))[0] for seed in (3, 3, 4))
     assert np.array_equal(one, other)
     assert not np.array_equal(one, third)
+
+
+def test_rows_are_drawn_in_blocks_from_one_stream():
+    means, variances = np.array([[0.0, 10.0], [5.0, -5.0]]), np.array([4.0, 0.25])
+    mixture = MixtureParameters.from_covariances(STRUCTURES["spherical"], np.array([0.25, 0.75]), means, variances)
+    n_samples = 600_000
+    blocks = list(mixture.sample_blocks(n_samples, np.random.RandomState(0)))
+    assert [component for _, component in blocks] == [0, 1, 1]
+    random_state = np.random.RandomState(0)
+    counts = random_state.multinomial(n_samples, mixture.weights)
+    whole = [means[k] + np.sqrt(variances[k]) * random_state.standard_normal((counts[k], 2)) for k in (0, 1)]
+    assert np.array_equal(np.concatenate([rows for rows, _ in blocks]), np.concatenate(whole))
 
 
 @pytest.mark.parametrize("n_samples", [0, 1])

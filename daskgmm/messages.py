@@ -1,0 +1,100 @@
+"""What the terminal says of errors and warnings: one style, one line each, in the words of the terminal.
+
+Everything below the terminal speaks Python: ``X``, ``sample_weight``, ``overwrite=True``. The names of a command's
+options follow from those of the parameters, so one translation at this border serves every message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import click
+
+from .data.addresses import Secrets, printable
+
+_LONGEST_MESSAGE = 4000
+
+# A name that stands alone: neither a value, nor a call, nor part of a path, of a longer name or of an expression.
+_BEFORE, _AFTER = r"(?<![\w./:\\'\"-])", r"(?![\w(\[]|[./:\\-]\w)"
+_CONFIGURATION = re.compile(r"dask\.config\.set\(\{'daskgmm\.([\w-]+)': '?([\w.-]+)'?\}\)")
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Messages about one command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+    options : mapping, optional
+        The parameters of the command's options, and how they are said in a terminal; see `option_names`.
+    """
+
+    arguments: Sequence[str]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def show(self, kind: str, text: str) -> None:
+        """Print a message on standard error; ``kind`` is ``"error"``, ``"warning"`` or ``"help"``, or empty."""
+        click.echo(f"{kind}: {self.clean(text)}" if kind else self.clean(text), err=True)
+
+    def show_error(self, error: BaseException) -> None:
+        """Print an error and its notes."""
+        self.show("error", str(error) or type(error).__name__)
+        self.show_notes(error)
+
+    def show_notes(self, error: BaseException | None) -> None:
+        """Print what was added to an error on its way."""
+        for note in getattr(error, "__notes__", ()):
+            self.show("", note)
+
+    def show_usage(self, error: click.ClickException) -> None:
+        """Print what is wrong with the command line, and where help is."""
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # there is one from click 8.2 on
+            click.echo(error.format_message(), err=True)
+            return
+        self.show("error", error.format_message())
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            self.show("help", f"{context.command_path} --help")
+
+    def clean(self, text: str) -> str:
+        """A text in one line, without the secrets of any address that was given, and without control characters."""
+        for argument in self.arguments:
+            if "://" in argument:
+                text = Secrets(argument).hide(text)
+        return printable(self._as_options(" ".join(text.split())), _LONGEST_MESSAGE)
+
+    def _as_options(self, text: str) -> str:
+        text = _CONFIGURATION.sub(lambda found: self._configured(*found.groups()), text)
+        for name, option in self.options.items():
+            if name not in self.arguments:
+                text = re.sub(f"{_BEFORE}{name}=True{_AFTER}", option, text)
+                text = re.sub(f"{_BEFORE}{name}=", f"{option} ", text)
+                if _is_no_word(name):
+                    text = re.sub(f"{_BEFORE}{name}{_AFTER}", option, text)
+        return text
+
+    def _configured(self, name: str, value: str) -> str:
+        option = self.options.get(name.replace("-", "_"))
+        return f"{option} {value}" if option else f"DASK_DASKGMM__{name.replace('-', '_').upper()}={value}"
+
+
+def option_names(command: click.Command | None) -> dict[str, str]:
+    """The parameters that a command's options stand for, and how they are said in a terminal."""
+    return dict(_option_names(command)) if command is not None else {}
+
+
+def _option_names(command: click.Command) -> Iterator[tuple[str, str]]:
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            option = next(name for name in parameter.opts if name.startswith("--"))
+            yield option.removeprefix("--").replace("-", "_"), option
+        elif parameter.name == "data":
+            yield "X", "DATA"
+
+
+def _is_no_word(name: str) -> bool:
+    """Whether a name is only a parameter's: "model" and "output" are English, too."""
+    return "_" in name or name in ("X", "tol")

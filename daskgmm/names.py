@@ -1,0 +1,41 @@
+"""Values that parameters take by name, and defaults: each is named here once, for the estimators and the terminal.
+
+This module imports nothing: `daskgmm --help` and completions must not wait for NumPy and Dask.
+"""
+
+COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
+FULL, TIED, DIAG, SPHERICAL = COVARIANCE_TYPES
+
+INIT_METHODS = ("kmeans", "k-means++", "random", "random_from_data")
+"""Values of ``init_params``."""
+
+ACCELERATIONS = ("lbfgs",)
+
+WEIGHT_PRIORS = ("dirichlet_process", "dirichlet_distribution")
+"""Values of ``weight_concentration_prior_type``."""
+DIRICHLET_PROCESS, DIRICHLET_DISTRIBUTION = WEIGHT_PRIORS
+
+INFORMATION_CRITERIA = ("bic", "aic", "icl")
+
+HELD_OUT = "held_out"
+"""The criterion that is computed on rows that no fit has seen."""
+
+SELECTION_CRITERIA = (*INFORMATION_CRITERIA, HELD_OUT)
+"""Values of ``criterion``; the first is the default."""
+
+MISSING_CHUNKS = ("raise", "fill")
+"""Values of ``daskgmm.missing-chunks``; the first is the default."""
+
+
+class Defaults:
+    """Defaults of the estimators' parameters that are not None."""
+
+    covariance_type = FULL
+    tol = 1e-3
+    reg_covar = 1e-6
+    max_iter = 100
+    n_init = 1
+    init_params = INIT_METHODS[0]
+    weight_concentration_prior_type = DIRICHLET_PROCESS
+    verbose = 0
+    verbose_interval = 10

@@ -1,0 +1,222 @@
+"""The terminal's options, each named once.
+
+Help and completions have to be quick, so nothing here imports NumPy or Dask before an option is given that needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .names import (
+    ACCELERATIONS,
+    COVARIANCE_TYPES,
+    FULL,
+    INIT_METHODS,
+    MISSING_CHUNKS,
+    SELECTION_CRITERIA,
+    WEIGHT_PRIORS,
+    Defaults,
+)
+
+if TYPE_CHECKING:
+    from click import ParamType
+else:
+
+    class ParamType(click.ParamType):
+        """click's own, which is generic from 8.4 on."""
+
+        def __class_getitem__(cls, kind):
+            return cls
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Bytes(ParamType[int]):
+    """A size with its unit."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if ctx is not None and ctx.resilient_parsing:
+            return 0  # only for a completion, which does not need the value
+        from dask.utils import parse_bytes
+
+        try:
+            size = int(parse_bytes(value))
+        except (ValueError, OverflowError):
+            size = 0
+        if size < 1:
+            self.fail(f"{value!r} is not a size such as 500MB, 2GB or 1GiB", param, ctx)
+        return size
+
+
+class Starts(ParamType[int | str]):
+    """A number of starts, or ``auto``."""
+
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        return "auto" if value == "auto" else click.IntRange(min=1).convert(value, param, ctx)
+
+
+class Numbers(ParamType[list[int]]):
+    """Numbers as ``1:20``, ``2,4,8`` or both."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        try:
+            return [number for part in value.split(",") for number in _range(part)]
+        except ValueError:
+            self.fail(f"{value!r} is not a list such as 1:20, 2,4,8 or 1:4,8,16", param, ctx)
+
+
+def _range(part: str) -> range:
+    first, colon, last = part.partition(":")
+    return range(int(first), int(last if colon else first) + 1)
+
+
+class OneNumber(ParamType[int]):
+    """A number of components, where several belong to another command."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if any(mark in str(value) for mark in ":,"):
+            self.fail(
+                f"fit takes one number, not {value!r}: `daskgmm select DATA -k {value}` compares several", param, ctx
+            )
+        return click.IntRange(min=1).convert(value, param, ctx)
+
+
+class Names(ParamType[list[str]]):
+    """Names with commas between them."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[str]:
+        return [name.strip() for name in value.split(",")]
+
+
+def _together(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def _parameter(name: str, kind: Any, text: str) -> Callable[[F], F]:
+    """Option for a parameter of the estimator, None where it is not given."""
+    default = getattr(Defaults, name, None)
+    shown = "" if default is None else f"  [default: {default}]"
+    return click.option(f"--{name.replace('_', '-')}", type=kind, help=text + shown)
+
+
+def _set_missing_chunks(ctx: click.Context, _: Any, value: str | None) -> None:
+    if value is not None and not ctx.resilient_parsing:
+        import dask
+
+        ctx.with_resource(dask.config.set({"daskgmm.missing-chunks": value}))
+
+
+_positive = click.IntRange(min=1)
+_above_zero = click.FloatRange(min=0, min_open=True)
+_not_negative = click.FloatRange(min=0)
+
+data = _together(
+    click.argument("data"),
+    click.option("--array", metavar="NAME", help="The array inside the group DATA, as DATA::NAME also says."),
+    click.option(
+        "--missing-chunks",
+        type=click.Choice(MISSING_CHUNKS),
+        callback=_set_missing_chunks,
+        expose_value=False,
+        help=f"What a chunk that is not in its store is: an error, or fill values.  [default: {MISSING_CHUNKS[0]}]",
+    ),
+)
+model = click.option("--model", required=True, metavar="MODEL", help="A model that `daskgmm fit` wrote.")
+output = click.option("-o", "--output", required=True, metavar="OUT", help="The Zarr group to write.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an output of the same kind that daskgmm wrote.")
+weights = click.option(
+    "--sample-weight", "weights", metavar="FILE", help="One weight for each row: a .npy file or a Zarr array."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+quiet = click.option("--quiet", is_flag=True, help="No progress display.")
+random_state = click.option(
+    "--random-state",
+    "--seed",
+    "random_state",
+    type=click.IntRange(0, 2**32 - 1),
+    metavar="SEED",
+    help="Makes draws repeatable.",
+)
+compute = _together(
+    click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, such as tcp://host:8786."),
+    click.option("--workers", type=_positive, help="Start this many worker processes on this machine."),
+    click.option("--threads", type=_positive, help="Threads of each worker, or of this process."),
+    click.option("--memory-limit", type=Bytes(), metavar="SIZE", help="Memory of each worker process, such as 2GB."),
+)
+keeping = _together(
+    click.option("--checkpoint", metavar="PATH", help="Keep there, after every pass, what it takes to go on."),
+    click.option("--resume", is_flag=True, help="Go on from --checkpoint, or begin where there is none yet."),
+)
+em = _together(
+    _parameter("tol", _not_negative, "Stop when the mean log-likelihood changes by less, in nats per row."),
+    _parameter("reg_covar", _not_negative, "Added to every variance, in squared units of the data."),
+    _parameter("max_iter", click.IntRange(min=0), "Largest number of iterations."),
+    _parameter("n_init", Starts(), "Number of starts; the best one is kept."),
+    _parameter("init_params", click.Choice(INIT_METHODS), "How starts are made."),
+    _parameter("init_size", click.IntRange(min=2), "Run starts on a sample of so many rows before they see all data."),
+    _parameter("acceleration", click.Choice(ACCELERATIONS), "Take larger steps than EM's where they lead up."),
+    _parameter("verbose", click.IntRange(min=0), "1 prints iterations, 2 details, on standard error."),
+    _parameter("verbose_interval", _positive, "Iterations between two such lines."),
+    random_state,
+)
+estimator = _together(
+    click.option("-k", "--n-components", type=OneNumber(), help="Number of components; required without --warm-start."),
+    _parameter("covariance_type", click.Choice(COVARIANCE_TYPES), "What covariance matrices may look like."),
+    em,
+    _parameter("weights_init", str, "Initial weights: a .npy file or a Zarr array."),
+    _parameter("means_init", str, "Initial means, likewise."),
+    _parameter("precisions_init", str, "Initial inverses of the covariances, likewise."),
+    click.option("--warm-start", metavar="MODEL", help="Go on from this model instead of making starts."),
+)
+candidates = _together(
+    click.option(
+        "-k",
+        "--n-components",
+        type=Numbers(),
+        default="1:20",
+        show_default=True,
+        help="Numbers of components: 1:20 (both included), 2,4,8, or both.",
+    ),
+    click.option(
+        "--covariance-types",
+        type=Names(),
+        default=FULL,
+        show_default=True,
+        help=f"What covariance matrices may look like: {', '.join(COVARIANCE_TYPES)}, with commas between several.",
+    ),
+    click.option(
+        "--criterion",
+        type=click.Choice(SELECTION_CRITERIA),
+        default=SELECTION_CRITERIA[0],
+        show_default=True,
+        help="What decides: the lowest bic, aic or icl, or the highest likelihood of rows held out.",
+    ),
+    click.option("--held-out", type=float, metavar="SHARE", help="Share of the rows that no fit sees."),
+    click.option("--patience", type=int, metavar="ITERATIONS", help="Give up candidates that could not win so long."),
+)
+priors = _together(
+    click.option("--bayesian", is_flag=True, help="With priors, by variational inference: -k is the largest number."),
+    _parameter("weight_concentration_prior_type", click.Choice(WEIGHT_PRIORS), "Bayesian: prior of the weights."),
+    _parameter("weight_concentration_prior", _above_zero, "Its concentration; smaller, fewer components.  [1/k]"),
+    _parameter("mean_precision_prior", _above_zero, "Bayesian: rows that the prior mean is worth.  [1]"),
+    _parameter("degrees_of_freedom_prior", _above_zero, "The same of the prior covariance.  [number of features]"),
+)
