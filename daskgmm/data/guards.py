@@ -103,13 +103,29 @@ def check_chunks(array: zarr.Array[Any], start: int, stop: int) -> None:
     root = getattr(array.store, "root", None)
     if not isinstance(root, Path):
         return
-    grid = _grid(array)
-    most = _LARGEST_CHUNK * product(grid) * array.dtype.itemsize + _BESIDE_CHUNK
+    grid, most = _grid(array), _most_bytes(array)
     folder = os.path.join(root, array.path)
     rows = range(start // grid[0], -(-stop // grid[0]))
     others = (range(-(-n // size)) for n, size in zip(array.shape[1:], grid[1:], strict=True))
     for coordinates in itertools.product(rows, *others):
         check_file(os.path.join(folder, array.metadata.encode_chunk_key(coordinates)), most, "chunks")
+
+
+def check_archive(array: zarr.Array[Any]) -> None:
+    """The same for all chunks of an array in a zip archive, of which a few bytes may become any number."""
+    if not isinstance(array.store, zarr.storage.ZipStore) or not array.store.read_only:
+        return
+    path, most, below = array.store.path, _most_bytes(array), f"{array.path}/".lstrip("/")
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            is_chunk = entry.filename.startswith(below) and entry.filename.rpartition("/")[2] not in _DOCUMENTS
+            if is_chunk and entry.file_size > most:
+                raise StoreError(_too_large(f"{path}/{entry.filename}", entry.file_size, most, "chunks"))
+
+
+def _most_bytes(array: zarr.Array[Any]) -> int:
+    """Of a file that holds a chunk, or a shard."""
+    return _LARGEST_CHUNK * product(_grid(array)) * array.dtype.itemsize + _BESIDE_CHUNK
 
 
 def _grid(array: zarr.Array[Any]) -> tuple[int, ...]:

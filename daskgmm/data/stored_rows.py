@@ -27,7 +27,7 @@ from .blosc import checked
 from .config import Reading
 from .encoding import ATTRIBUTES, decoded, zarr_encoding
 from .forks import check_decoder
-from .guards import check_chunks, product
+from .guards import check_archive, check_chunks, product
 from .retry import may_pass, retried, told
 from .source import Source
 from .store import describe
@@ -333,6 +333,7 @@ class StoreSource(Source):
     reads_ahead = True
 
     def __init__(self, array: zarr.Array[Any], name: str = "X") -> None:
+        check_archive(array)
         self.handle = StoredRows(_anchored(array), Reading.configured(), name)
         self.shape = array.shape
         encoding = self.handle.encoding

@@ -122,6 +122,18 @@ def test_an_archive_of_a_folder(zipped, tmp_path):
         fit(path)
 
 
+def test_a_chunk_of_an_archive_that_would_fill_the_memory(zipped):
+    def add(name):
+        with zipfile.ZipFile(zipped, "a", zipfile.ZIP_DEFLATED) as file:
+            file.writestr(name, bytes(5 << 20))
+
+    add("a/bb/c/4/0")  # of another array
+    np.testing.assert_array_equal(fit(f"{zipped}::a/b").means_, fit(X).means_)
+    add("a/b/c/4/0")
+    with pytest.raises(StoreError, match=r"g\.zip/a/b/c/4/0 has 5242880 bytes, and chunks of this store take"):
+        fit(f"{zipped}::a/b")
+
+
 def test_a_damaged_archive(zipped):
     content = zipped.read_bytes()
     zipped.write_bytes(content[:100] + bytes(len(content) - 200) + content[-100:])
@@ -260,6 +272,8 @@ def test_a_server_that_lists_nothing(model, served, tmp_path):
     zarr.open_group(tmp_path / "g.zarr", mode="w").create_array("a/rows", data=X, chunks=(ROWS, D))
     zarr.open_group(tmp_path / "c.zarr", mode="w").create_array("rows", data=X, chunks=(ROWS, D))
     zarr.consolidate_metadata(tmp_path / "c.zarr")
+    zarr.create_array(tmp_path / "packed.zarr", data=X * 4, chunks=(ROWS, D), attributes={"scale_factor": 0.25})
+    assert_reads(model, f"{served}/packed.zarr")
     for address in ("g.zarr/a/rows", "g.zarr::a/rows", "c.zarr", "c.zarr::rows"):
         np.testing.assert_array_equal(open_zarr(f"{served}/{address}")[:], X)
     with pytest.raises(StoreError, match=r"its storage does not list .*403.*path::array"):
