@@ -190,7 +190,7 @@ def test_a_scalar_weight_of_any_input():
         assert_same_bits(fit(x, 3), expected)
 
 
-@given(lengths(), st.integers(5, 60), st.sampled_from(["kmeans", "k-means++", "random", "random_from_data"]))
+@given(lengths(), st.integers(50, 200), st.sampled_from(["kmeans", "k-means++", "random", "random_from_data"]))
 @quick
 def test_the_sample_for_starts_does_not_depend_on_chunks(chunks, init_size, init):
     parameters = {"init_size": init_size, "init_params": init, "n_init": 2, "reg_covar": 1e-1, "tol": 1e-2}
