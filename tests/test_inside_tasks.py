@@ -148,7 +148,8 @@ class Fitter:
 
 def test_a_fit_inside_an_actor(path, client, expected):
     with client.as_current():
-        actor = client.submit(Fitter, actor=True).result(SECONDS)
+        made = client.submit(Fitter, actor=True)  # as long as somebody wants it, it is there
+        actor = made.result(SECONDS)
         assert actor.fit(path).result(SECONDS) == expected.lower_bound_
 
 
