@@ -18,7 +18,7 @@ from daskgmm import GaussianMixture
 from daskgmm.engine import run, tree
 from daskgmm.engine.cluster import embedded_cluster, planned_cluster
 from daskgmm.errors import SchedulerError, WorkerMemoryError
-from daskgmm.events import IterationFinished, PassStarted, Waiting
+from daskgmm.events import EngineClosed, IterationFinished, PassStarted, Waiting
 from daskgmm.results import write_predictions
 
 
@@ -62,9 +62,10 @@ def test_a_second_ctrl_c_does_not_wait_for_workers(monkeypatch):
         monkeypatch.setattr(distributed.LocalCluster, "close", interrupted)
         raise KeyboardInterrupt
 
-    before = set(psutil.Process().children(recursive=True))
-    with pytest.raises(KeyboardInterrupt), embedded_cluster(1, 1, None):
+    before, told = set(psutil.Process().children(recursive=True)), []
+    with pytest.raises(KeyboardInterrupt), embedded_cluster(1, 1, None, callbacks=[told.append]):
         interrupt()
+    assert told == [Waiting("starting 1 worker process"), EngineClosed(failed=True)]
     assert status_at_close == ["running", "closed"]
     left = set(psutil.Process().children(recursive=True)) - before
     assert not [p for p in left if "resource_tracker" not in " ".join(p.cmdline())]

@@ -20,7 +20,7 @@ from distributed.worker_memory import parse_memory_limit
 from ..data.claims import locked
 from ..errors import SchedulerError
 from .config import patience
-from .events import Listener, Waiting
+from .events import EngineClosed, Listener, Waiting
 from .main_guard import check_main_guard
 from .memory import Worker, check_limit
 from .scheduler import Planned
@@ -55,7 +55,7 @@ def embedded_cluster(
     dashboard : bool, default=False
         Serve Dask's dashboard, on this machine alone. It needs bokeh.
     callbacks : iterable of callable, default=()
-        Called with a `Waiting` when worker processes are started.
+        Called with a `Waiting` when worker processes are started, and with an `EngineClosed` where the block fails.
 
     Yields
     ------
@@ -72,9 +72,9 @@ def embedded_cluster(
     """
     check_main_guard()
     workers = describe_workers(n_workers, threads_per_worker, memory_limit)
-    for callback in callbacks:
-        callback(Waiting(f"starting {len(workers)} worker process{'es' * (len(workers) > 1)}"))
+    waiting = Waiting(f"starting {len(workers)} worker process{'es' * (len(workers) > 1)}")
     with (
+        _told(tuple(callbacks), waiting),
         _children_end_with_it(),
         _scratch() as scratch,
         distributed.LocalCluster(
@@ -148,6 +148,19 @@ async def _block_interrupts() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
+@contextmanager
+def _told(callbacks: tuple[Listener, ...], waiting: Waiting) -> Iterator[None]:
+    """Tell of what begins, and, where it fails, that nothing more will come."""
+    for callback in callbacks:
+        callback(waiting)
+    try:
+        yield
+    except BaseException:
+        for callback in callbacks:
+            callback(EngineClosed(failed=True))
+        raise
+
+
 def _await(client: distributed.Client, n_workers: int) -> None:
     limit = patience(_START)
     try:
@@ -170,6 +183,8 @@ def _ended(cluster: distributed.LocalCluster) -> Iterator[None]:
         except TimeoutError:
             _log.warning("The worker processes on this machine did not end, and are killed")
         finally:  # also after a second Ctrl-C: nothing of it is left that could be waited for
+            for nanny in cluster.workers.values():
+                nanny.close_gracefully("daskgmm-cluster-ends")  # which does not restart a worker that is killed
             cluster.status = distributed.core.Status.closed
 
 
