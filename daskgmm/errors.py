@@ -5,6 +5,7 @@
     DaskGMMError
     ├── IllDefinedCovarianceError   (ValueError)         a component collapsed: no Cholesky factor exists
     ├── NonFiniteDataError          (ValueError)         NaN or infinity, with the row where it was found
+    ├── InvalidAttributesError      (ValueError)         fitted attributes, set by hand, that are no mixture
     ├── InvalidWeightsError         (ValueError)         sample weights that are negative, not finite or all zero
     ├── UnsupportedDataError        (TypeError, ValueError)  a kind of data or a dtype that has no meaning here
     ├── DataChangedError            (ValueError)         a pass saw other rows than the passes before it
@@ -95,6 +96,20 @@ class NonFiniteDataError(DaskGMMError, ValueError):
             f"Input X contains {what} in {where}. A Gaussian mixture needs finite values: drop or impute such rows "
             "first (for a dask array for instance with x[~da.isnan(x).any(axis=1)])."
         )
+
+
+class InvalidAttributesError(DaskGMMError, ValueError):
+    """Fitted attributes that are not those of a mixture: somebody has set them by hand.
+
+    Attributes
+    ----------
+    attribute : str
+        The one to look at, such as ``"weights_"``.
+    """
+
+    def __init__(self, attribute: str, problem: str) -> None:
+        self.attribute = attribute
+        super().__init__(f"{attribute} {problem}")
 
 
 class InvalidWeightsError(DaskGMMError, ValueError):

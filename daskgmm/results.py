@@ -67,8 +67,8 @@ def write_predictions(
             f"data are a {type(data).__name__}; expected a path or URL, a Zarr array or a dask array"
         )
     source = describe(data) if isinstance(data, zarr.Array) else "a dask array"
-    model._accept(data, reset=False)
-    n_columns = 1 + log_density + probabilities * len(model.weights_)
+    model._accept_new(data)
+    n_columns = 1 + log_density + probabilities * model._parameters().n_components
     blocks = as_blocks(data, 8 * n_columns)
     arrays = _row_arrays(model, blocks, probabilities, log_density)
     with (

@@ -70,6 +70,11 @@ def upper_factor(precision: Array) -> Array:
     return np.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1].copy()
 
 
+def is_upper_factor(matrices: Array) -> bool:
+    """Whether matrices, (…, D, D), are upper triangular with positive diagonals."""
+    return bool((np.tril(matrices, -1) == 0).all() and (np.diagonal(matrices, axis1=-2, axis2=-1) > 0).all())
+
+
 def gram_inverse(upper: Array) -> Array:
     """(U Uᵀ)⁻¹."""
     inverse = solve_triangular(upper, np.eye(len(upper)), lower=False, check_finite=False)

@@ -110,8 +110,8 @@ class Posterior:
 
     structure: CovarianceStructure
     weight_distribution: WeightDistribution
-    priors: Priors
-    """Where it came from."""
+    priors: Priors | None
+    """Where it came from; None where nobody knows."""
 
     weight_concentration: Array
     """In the shape of the weight distribution's `shape`."""

@@ -42,12 +42,12 @@ def model_record(model: BaseMixture[Any]) -> Record:
         "n_components": p.n_components,
         "n_features": p.n_features,
         "feature_names": [str(name) for name in names],
-        "converged": bool(model.converged_),
-        "n_iter": int(model.n_iter_),
+        "converged": getattr(model, "converged_", None),
+        "n_iter": getattr(model, "n_iter_", None),
         **model._told(),
-        "n_passes": int(model.n_passes_),
-        "history": [passed.as_record() for passed in model.history_],
-        "environment": dict(model.environment_),
+        "n_passes": getattr(model, "n_passes_", None),
+        "history": [passed.as_record() for passed in getattr(model, "history_", ())],
+        "environment": dict(getattr(model, "environment_", {})),
         "weights": p.weights.tolist(),
         "means": p.means.tolist(),
         "standard_deviations": deviations.tolist(),
@@ -140,12 +140,12 @@ def _model_fields(record: Record) -> Record:
     shown = {
         "mixture": f"{record['estimator']}, {record['n_components']} components, {record['n_features']} features, "
         f"{record['covariance_type']} covariance",
-        "converged": f"{_word(record['converged'])}, {record['n_iter']} iterations",
-        "cost": _cost(record["n_passes"], record["history"]),
+        "converged": _ending(record),
+        "cost": None if record["n_passes"] is None else _cost(record["n_passes"], record["history"]),
     }
     if record["environment"]:
         shown["fitted with"] = _software(record["environment"])
-    for name in {"log_likelihood", "lower_bound"} & record.keys():
+    for name in [name for name in ("log_likelihood", "lower_bound") if record.get(name) is not None]:
         shown[name.replace("_", "-")] = f"{record[name]:.6f} nats per row"
     hidden = {
         "kind",
@@ -168,6 +168,12 @@ def _model_fields(record: Record) -> Record:
         "standard_deviations",
     }
     return shown | {key: value for key, value in record.items() if key not in hidden}
+
+
+def _ending(record: Record) -> str:
+    """How the fit ended, as far as a model made by hand or an old file tells."""
+    told = "not known" if record["converged"] is None else _word(record["converged"])
+    return told if record["n_iter"] is None else f"{told}, {record['n_iter']} iterations"
 
 
 def _checkpoint_fields(record: Record) -> Record:

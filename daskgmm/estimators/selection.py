@@ -312,10 +312,9 @@ def _entered(candidate: Candidate[Any], dataset: Dataset, contest: Contest | Non
 
 
 def _store(model: BaseMixture[Any], run: Run[Any], dataset: Dataset, counting: int) -> None:
-    model._store(run, sample_dtype(dataset))
     # As it would be alone: its own starts share passes, too.
     steps = Counter(record.start for record in run.history if record.kind not in ("survey", "sample"))
-    model.n_passes_ = counting + 1 + max(steps.values(), default=0)
+    model._store(run, sample_dtype(dataset), counting + 1 + max(steps.values(), default=0))
 
 
 def _tell(runs: Mapping[Key, Run[Any] | Failed]) -> None:
