@@ -25,8 +25,8 @@ from .blosc import checked
 from .config import Reading
 from .guards import check_chunks
 from .retry import may_pass, retried, told
-from .source import Source
-from .store import describe
+from .source import LONGEST_ADDRESS, Source
+from .store import address_of, describe
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -297,12 +297,14 @@ def _said(metadata: Any) -> dict[str, str]:
 class StoreSource(Source):
     """A Zarr array, read directly inside the tasks."""
 
+    kind = "Zarr array"
     reads_ahead = True
 
     def __init__(self, array: zarr.Array[Any]) -> None:
         self.handle = StoredRows(_anchored(array), Reading.configured())
         self.shape = array.shape
         self.dtype = np.dtype(array.dtype)
+        self.address = address_of(array, LONGEST_ADDRESS)
         self.chunk_rows = self.handle.chunks[0]
         self.batch_rows = self.handle.files[0]
         self._is_encoded = bool(self.handle.shards or array.compressors or array.filters)

@@ -25,7 +25,7 @@ from ..errors import InvalidAttributesError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 COVARIANCES = ("precisions_cholesky_", "covariances_", "precisions_")
-"""Attributes of which each says what the covariances are. The first that is there serves: scikit-learn predicts by it."""
+"""Attributes that say what the covariances are: the first that is there serves, and scikit-learn predicts by it."""
 
 
 @dataclass(frozen=True)

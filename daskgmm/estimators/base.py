@@ -28,6 +28,7 @@ from ..core.mixture import MixtureParameters
 from ..core.structure import CovarianceStructure
 from ..data.accept import as_dataset, check_dtype, check_layout, is_lazy, resolve
 from ..data.output import apply_rows, as_blocks, map_rows
+from ..data.source import Dataset
 from ..data.survey import Survey, check_weight_sum
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
@@ -41,7 +42,9 @@ from ..fitting.fit import MixtureFits
 from ..fitting.folds import Score, ScoreFold
 from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS, Initialization
+from ..fitting.origin import Origin
 from ..fitting.plan import FitPlan, plan_fit
+from ..fitting.surveying import sample_dtype
 from .attributes import COVARIANCES, Memory, Prepared, agreed_covariances, as_array
 from .checkpointing import Checkpointing, check_checkpoint
 from .rows import Densities, Labels, Probabilities, RowResult
@@ -117,6 +120,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
     lower_bound_: float
     history_: list[PassRecord]
     environment_: dict[str, str]
+    origin_: Origin
 
     # ---- what tells one kind of mixture from another
 
@@ -235,11 +239,10 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                 )
             keeper = None if keeping is None else keeping.keeper(dataset, [self])
             fits = MixtureFits(engine, dataset, [self._candidate(dataset.n_features)], keeper)
-            dtype = np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64
             try:
                 fits.run()
             except (KeyboardInterrupt, SchedulerError, StoreError, OutputError) as error:
-                self._keep_best(fits, n_passes + engine.n_passes, dtype, error)
+                self._keep_best(fits, dataset, n_passes + engine.n_passes, error)
                 raise
             (run,) = fits.outcomes()
             for note in run.notes:
@@ -254,15 +257,15 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        self._store(run, dtype, n_passes)
+        self._store(run, dataset, n_passes)
         return self
 
-    def _keep_best(self, fits: MixtureFits[State], n_passes: int, dtype: Any, error: BaseException) -> None:
+    def _keep_best(self, fits: MixtureFits[State], dataset: Dataset, n_passes: int, error: BaseException) -> None:
         """Leave what a fit had found when it was stopped."""
         run = next(iter(fits.outcomes()), None)
         if not isinstance(run, Run) or run.n_iter == 0:
             return
-        self._store(run, dtype, n_passes)
+        self._store(run, dataset, n_passes)
         told = (
             f"the fit was stopped ({type(error).__name__}) after {run.n_iter} iterations, before it had converged. The "
             "estimator has the best parameters so far; with warm_start=True a fit goes on from them."
@@ -495,8 +498,8 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             )
         return Continuation(self._state(), getattr(self, "lower_bound_", -np.inf))
 
-    def _store(self, run: Run[State], dtype: Any, n_passes: int) -> None:
-        self._store_state(run.state, dtype)
+    def _store(self, run: Run[State], dataset: Dataset, n_passes: int) -> None:
+        self._store_state(run.state, sample_dtype(dataset))
         self._memory = Memory[State]()  # now, because no method but `fit` adds attributes
         self.n_passes_ = n_passes
         self.converged_ = run.converged
@@ -505,6 +508,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         self.lower_bounds_ = run.lower_bounds
         self.history_ = run.history
         self.environment_ = dict(run.environment)
+        self.origin_ = Origin.of(dataset)
 
     # ---- parameters, and what depends on them alone
 

@@ -133,6 +133,8 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         How often the last fit read the data, see `GaussianMixture`.
     environment_ : dict of str to str
         What the last bits depend on besides, see `GaussianMixture`.
+    origin_ : Origin
+        Data and date of the fit, see `GaussianMixture`.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only for data frames whose column names are all strings.

@@ -118,6 +118,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     environment_ : dict of str to str
         What the last bits depend on besides data, parameters and seed: versions, BLAS, kind of processor, compiled
         loops, and workers that differ from this process. Loaded models keep it.
+    origin_ : Origin
+        Where the data were and what they were like, the same of the weights, and when the fit ended: ``date``,
+        ``data`` and ``sample_weight``, these with ``kind``, ``address`` (without passwords), ``shape`` and ``dtype``.
+        Loaded models keep it.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only for data frames whose column names are all strings.

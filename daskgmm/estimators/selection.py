@@ -30,7 +30,6 @@ from ..fitting.criteria import Contest
 from ..fitting.fit import fit_mixtures
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.snapshot import Keeper
-from ..fitting.surveying import sample_dtype
 from .base import BaseMixture
 from .checkpointing import Checkpointing, check_checkpoint
 from .grid import HELD_OUT, Key, check_criterion, check_estimator, check_keys, check_rows
@@ -314,7 +313,7 @@ def _entered(candidate: Candidate[Any], dataset: Dataset, contest: Contest | Non
 def _store(model: BaseMixture[Any], run: Run[Any], dataset: Dataset, counting: int) -> None:
     # As it would be alone: its own starts share passes, too.
     steps = Counter(record.start for record in run.history if record.kind not in ("survey", "sample"))
-    model._store(run, sample_dtype(dataset), counting + 1 + max(steps.values(), default=0))
+    model._store(run, dataset, counting + 1 + max(steps.values(), default=0))
 
 
 def _tell(runs: Mapping[Key, Run[Any] | Failed]) -> None:

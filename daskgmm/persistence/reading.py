@@ -16,6 +16,7 @@ from ..data.write import Address
 from ..errors import DaskGMMError, ModelFormatError
 from ..estimators.base import BaseMixture
 from ..fitting.history import PassRecord
+from ..fitting.origin import Origin
 from .layout import KIND, LAYOUTS, NOT_STORED, Layout, decode, environment_problem, is_text
 from .stored import StoredGroup
 
@@ -110,6 +111,8 @@ class _Reader(StoredGroup):
         told = {f"{name}_": read(fitted, name) for name, read in readers.items() if name in fitted}
         model._store_state(state, dtype)
         vars(model).update(told, environment_=dict(self._environment()), n_features_in_=n_features)
+        if "origin" in self.attributes:
+            model.origin_ = self._origin(n_features)
         if fitted.get("feature_names_in") is not None:
             model.feature_names_in_ = self._feature_names(fitted["feature_names_in"], n_features)
 
@@ -153,6 +156,15 @@ class _Reader(StoredGroup):
         if problem := environment_problem(value):
             raise self.error("environment", problem)
         return value
+
+    def _origin(self, n_features: int) -> Origin:
+        try:
+            origin = Origin.from_record(self.attributes["origin"])
+        except (TypeError, ValueError, AttributeError) as error:
+            raise self.error("origin", f"is not that of a fit ({error!s:.200})") from error
+        if origin.data.shape[1] != n_features:
+            raise self.error("origin", f"has data of the shape {origin.data.shape}; expected {n_features} features")
+        return origin
 
     def _feature_names(self, names: Any, n_features: int) -> Array:
         if not isinstance(names, list) or len(names) != n_features or not all(map(is_text, names)):

@@ -17,6 +17,7 @@ from ..core.mixture import MixtureParameters
 from ..data.write import Address, new_store, record
 from ..errors import InvalidAttributesError
 from ..estimators.base import BaseMixture
+from ..fitting.origin import Origin
 from .layout import KIND, NOT_STORED, Layout, checksum, digest, encode, environment_problem, layout_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -64,6 +65,7 @@ def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> 
         library_versions={library: importlib.metadata.version(library) for library in _LIBRARIES}
         | {"python": platform.python_version()},
         **_environment(model),
+        **_origin(model),
         estimator=name,
         parameters={key: encode(key, value) for key, value in _plain_parameters(model, layout).items()},
         fitted=_fitted_values(model, parameters),
@@ -91,6 +93,14 @@ def _environment(model: BaseMixture[Any]) -> dict[str, Any]:
     if problem := environment_problem(model.environment_):
         raise ValueError(f"{type(model).__name__} cannot be saved: its environment_ {problem}")
     return {"environment": dict(model.environment_)}
+
+
+def _origin(model: BaseMixture[Any]) -> dict[str, Any]:
+    if not hasattr(model, "origin_"):
+        return {}
+    if not isinstance(model.origin_, Origin):
+        raise InvalidAttributesError("origin_", f"is {model.origin_!r:.40}; expected what a fit left there")
+    return {"origin": model.origin_.as_record()}
 
 
 def _plain_parameters(model: BaseMixture[Any], layout: Layout) -> dict[str, Any]:
