@@ -16,7 +16,8 @@ from sklearn.mixture import GaussianMixture as Reference
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.diagnostics.summary import print_record, store_record
-from daskgmm.errors import InvalidAttributesError, NonFiniteDataError
+from daskgmm.errors import InterruptedWarning, InvalidAttributesError, NonFiniteDataError
+from daskgmm.events import IterationFinished
 
 STRUCTURES = ["full", "tied", "diag", "spherical"]
 KINDS = [GaussianMixture, BayesianGaussianMixture]
@@ -395,3 +396,23 @@ def test_the_score_of_few_rows_is_that_of_a_pass(weights):
     assert here[0] == model.set_params(scheduler=None).score(da.from_array(X, chunks=30), sample_weight=weights)
     with pytest.raises(NonFiniteDataError, match="row 2"):
         model.score(np.where(np.arange(len(X))[:, None] == 2, np.nan, X))
+
+
+def test_a_posterior_without_priors_is_kept_in_a_checkpoint(tmp_path):
+    """A warm start from attributes set by hand, interrupted in its first iteration."""
+
+    def made(**parameters):
+        fitted = BayesianGaussianMixture(n_components=2, random_state=0, max_iter=2).fit(X)
+        model = BayesianGaussianMixture(n_components=2, warm_start=True, tol=1e-9, max_iter=5, random_state=0)
+        for name in ("weight_concentration_", "mean_precision_", "means_", "degrees_of_freedom_", "covariances_"):
+            setattr(model, name, getattr(fitted, name))
+        return model.set_params(**parameters)
+
+    def interrupt(event):
+        if isinstance(event, IterationFinished):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), pytest.warns(InterruptedWarning):
+        made(callbacks=[interrupt]).fit(X, checkpoint=tmp_path / "c")
+    resumed = made().fit(X, checkpoint=tmp_path / "c", resume=True)
+    assert resumed.lower_bounds_ == made().fit(X).lower_bounds_

@@ -54,14 +54,15 @@ class Prepared(Generic[State]):
         return settings == self.settings and all(map(_equal, self.attributes, attributes))
 
     def kernel(self, dtype: np.dtype[Any], loops: Loops) -> Kernel:
-        """Kernel for rows of that dtype that lie where the mixture does."""
+        """Kernel for rows of that dtype that lie where the mixture does; made once."""
         key = dtype.newbyteorder("=") == np.float32, loops.name
         found = self.kernels.get(key)
-        if found is None:
-            with one_blas_thread():
-                made = choose_kernel(self.parameters, _frame(self.parameters), dtype, loops)
-            found = self.kernels.setdefault(key, made)
-        return found
+        return self.kernels.setdefault(key, self.new_kernel(dtype, loops)) if found is None else found
+
+    def new_kernel(self, dtype: np.dtype[Any], loops: Loops) -> Kernel:
+        """The same, for one use: a kernel may be larger than the mixture."""
+        with one_blas_thread():
+            return choose_kernel(self.parameters, _frame(self.parameters), dtype, loops)
 
 
 def _equal(ours: Array, theirs: Array) -> bool:

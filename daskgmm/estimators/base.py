@@ -23,7 +23,7 @@ from ..core.acceleration import Accelerator
 from ..core.covariance import STRUCTURES
 from ..core.estimation import Estimation, State
 from ..core.kernels import Kernel
-from ..core.loops import choose_loops
+from ..core.loops import Loops, choose_loops
 from ..core.mixture import MixtureParameters
 from ..core.structure import CovarianceStructure
 from ..data.accept import as_dataset, check_dtype, check_layout, is_lazy, resolve
@@ -562,14 +562,14 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         return agreed_covariances(parameters, array, fitted=parameters is getattr(self, "_exact", None))
 
     def _kernel(self, data: Any) -> Kernel:
-        """Kernel for data that lie where the mixture does."""
-        return self._kernel_of(self._prepared(), data)
+        """Kernel for one pass over data that lie where the mixture does."""
+        prepared = self._prepared()
+        return prepared.new_kernel(np.dtype(data.dtype), _loops(prepared, data))
 
     @staticmethod
-    def _kernel_of(prepared: Prepared[State], data: Any) -> Kernel:
-        n_rows = data.shape[0] if data.shape[0] == data.shape[0] else np.inf  # unknown lengths of dask arrays are NaN
-        loops = choose_loops(n_rows * prepared.parameters.n_components, compiled=compiled())
-        return prepared.kernel(np.dtype(data.dtype), loops)
+    def _kept_kernel(prepared: Prepared[State], data: Any) -> Kernel:
+        """The same, kept for the next call."""
+        return prepared.kernel(np.dtype(data.dtype), _loops(prepared, data))
 
     def _accept_new(self, X: Any) -> tuple[Any, Prepared[State]]:
         """Resolved data of which a fitted model is to say something, and the model."""
@@ -589,7 +589,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             listeners = check_callbacks(self.callbacks)
             with Engine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
                 dataset, _ = as_dataset(data, sample_weight, engine.compute)
-                score = engine.run(dataset, ScoreFold(self._kernel_of(prepared, dataset.rows), entropy), "score")
+                score = engine.run(dataset, ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy), "score")
         check_weight_sum(score.weight_sum)
         return score
 
@@ -598,7 +598,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         if self.scheduler is not None or self.callbacks or is_lazy(data) or is_lazy(resolve(sample_weight)):
             return None
         dataset, _ = as_dataset(data, sample_weight)
-        fold = ScoreFold(self._kernel_of(prepared, dataset.rows), entropy)
+        fold = ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy)
         return run_here(dataset, fold) if is_short(dataset, fold) else None
 
     def _for_each_row(self, X: Any, kind: type[RowResult], dtype: Any = None, *, by_component: bool = False) -> Any:
@@ -606,13 +606,18 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         if dtype is None:
             dtype = np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64
         n_columns = prepared.parameters.n_components if by_component else None
-        function = kind(self._kernel_of(prepared, data))
+        function = kind(self._kept_kernel(prepared, data))
         if isinstance(data, np.ndarray):
             with one_blas_thread():
                 return apply_rows(data, function, dtype, n_columns, os.cpu_count() or 1)
         blocks = as_blocks(data, 8 * (n_columns or 1))
         result: da.Array = map_rows(blocks, function, dtype, n_columns)
         return result
+
+
+def _loops(prepared: Prepared[Any], data: Any) -> Loops:
+    n_rows = data.shape[0] if data.shape[0] == data.shape[0] else np.inf  # unknown lengths of dask arrays are NaN
+    return choose_loops(n_rows * prepared.parameters.n_components, compiled=compiled())
 
 
 def _names(key: tuple[int, int, CovarianceStructure]) -> tuple[int, int, str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -89,6 +89,11 @@ class Layout(ABC):
         self, structure: CovarianceStructure, n_components: int, n_features: int, parameters: Mapping[str, Any]
     ) -> dict[str, tuple[int, ...]]:
         """Shape of every fitted array by its name; ``parameters`` are the constructor's."""
+
+    def known(self, shapes: Mapping[str, tuple[int, ...]], names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """The shapes without those of `optional` arrays, if none of them is among ``names``."""
+        left_out = self.optional if set(names).isdisjoint(self.optional) else ()
+        return {name: shape for name, shape in shapes.items() if name not in left_out}
 
     @abstractmethod
     def arrays(self, state: Any) -> dict[str, Array]:

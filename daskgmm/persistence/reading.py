@@ -122,8 +122,7 @@ class _Reader(StoredGroup):
         """What the fit had found."""
         layout, parameters = self.layout, model.get_params(deep=False)
         shapes = layout.shapes(structure, n_components, n_features, parameters)
-        if self.mapping("checksums").keys().isdisjoint(layout.optional):
-            shapes = {name: shape for name, shape in shapes.items() if name not in layout.optional}
+        shapes = layout.known(shapes, self.mapping("checksums"))
         arrays = {name: self.array(name, shape, (np.float64,)) for name, shape in shapes.items()}
         if found := layout.problem(structure, arrays):
             raise self.error(*found)
