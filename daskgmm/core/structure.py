@@ -19,7 +19,7 @@ class CovarianceStructure(ABC):
     name: ClassVar[str]
 
     has_matrices: ClassVar[bool] = False
-    """Whether covariances are matrices, which may have entries off their diagonals."""
+    """True where covariances are matrices, which may have entries off their diagonals."""
 
     # ---- shapes and counts
 
@@ -64,7 +64,7 @@ class CovarianceStructure(ABC):
         """Raise ValueError unless every precision is symmetric and positive definite."""
 
     def is_factor(self, roots: Array) -> bool:
-        """Whether matrices R with precisions R Rᵀ are what `precisions_cholesky` gives, and no other square roots."""
+        """Test square roots R of precisions R Rᵀ for the form that `precisions_cholesky` gives them."""
         return bool((roots > 0).all())
 
     @abstractmethod

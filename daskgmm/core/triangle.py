@@ -71,7 +71,7 @@ def upper_factor(precision: Array) -> Array:
 
 
 def is_upper_factor(matrices: Array) -> bool:
-    """Whether matrices, (…, D, D), are upper triangular with positive diagonals."""
+    """Test matrices, (…, D, D), for zeros below a positive diagonal."""
     return bool((np.tril(matrices, -1) == 0).all() and (np.diagonal(matrices, axis1=-2, axis2=-1) > 0).all())
 
 

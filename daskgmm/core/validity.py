@@ -1,4 +1,4 @@
-"""Whether arrays are those of a mixture: ranges, and covariances and factors that belong together."""
+"""Checks of the arrays of a mixture: ranges, and covariances and factors that belong together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WEIGHT_TOLERANCE = 1e-5  # of their sum: single precision, and thousands of the
 
 
 def weights_problem(weights: Array) -> Problem | None:
-    """What keeps finite numbers from being the weights of components; None if nothing does."""
+    """Reason why finite numbers are not the weights of components; None for weights."""
     total, least = weights.sum(), weights.min()
     if least < 0 or abs(total - 1) > _WEIGHT_TOLERANCE:
         return "weights", f"have to be positive and sum to one: the sum is {total:.8g}, the least {least:.4g}"
@@ -30,7 +30,7 @@ def weights_problem(weights: Array) -> Problem | None:
 def matrices_problem(
     structure: CovarianceStructure, covariances: Array, precisions_cholesky: Array, means: Array, eps: float = 0.0
 ) -> Problem | None:
-    """What is wrong with finite covariances and factors of their inverses; None for nothing.
+    """Reason why finite covariances and factors of their inverses are not those of a mixture; None for a mixture.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def matrices_problem(
 
 
 def covariances_problem(structure: CovarianceStructure, covariances: Array, eps: float = 0.0) -> Problem | None:
-    """What is wrong with finite covariances alone; see `matrices_problem`."""
+    """Reason that lies in finite covariances alone; see `matrices_problem`."""
     if structure.has_matrices and not _is_symmetric(covariances, max(_ASYMMETRY, 4 * eps)):
         return "covariances", "are not symmetric"
     try:
@@ -74,7 +74,7 @@ def _agree(
     shape: tuple[int, ...],
     eps: float,
 ) -> bool:
-    """Whether factors are equal as far as rounding lets them; ``shape`` is that of the means, (K, D).
+    """Compare factors as far as rounding lets them be equal; ``shape`` is that of the means, (K, D).
 
     It moves them by eps · κ(Σ), relative to the largest entry; with variances of about one, κ ≤ K D ‖U‖².
     """

@@ -1,4 +1,4 @@
-"""How many digits of a log-likelihood are shown.
+"""Digits of log-likelihoods and information criteria in tables.
 
 Mixtures are compared by the log-likelihood of all rows, and by criteria made of it, in which a difference below one is
 no evidence (Kass & Raftery, J. Am. Stat. Assoc. 90, 1995). So totals are shown to a tenth, and means of n rows to a

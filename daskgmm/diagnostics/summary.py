@@ -237,7 +237,7 @@ def _rows_of_fit(record: Record) -> int | None:
 
 
 def _ending(record: Record) -> str:
-    """How the fit ended, as far as a model made by hand or an old file tells."""
+    """End of the fit, as far as a model made by hand or an old file tells."""
     told = "not known" if record["converged"] is None else _word(record["converged"])
     return told if record["n_iter"] is None else f"{told}, {record['n_iter']} iterations"
 

@@ -14,7 +14,7 @@ _SHORTEST_PASS = 0.05  # seconds
 
 
 def is_short(dataset: Dataset, costs: Costs) -> bool:
-    """Whether rows in this process's memory are so few that a pass over them is best made here."""
+    """Test for rows in this process's memory that are so few that a pass over them is best made here."""
     return all(source.in_process for source in dataset.sources) and dataset.n_rows * costs.row_seconds < _SHORTEST_PASS
 
 

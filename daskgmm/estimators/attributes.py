@@ -43,14 +43,14 @@ class Prepared(Generic[State]):
     def of(
         cls, settings: tuple[str, ...], attributes: Sequence[Array], state: State, parameters: MixtureParameters
     ) -> Prepared[State]:
-        """What was prepared for attributes, which no one else has; arrays that are equal are kept once."""
+        """Prepare attributes, which no one else has; arrays that are equal are kept once."""
         p = parameters
         known = [array for array in (p.weights, p.means, p.precisions_cholesky) if array.base is None]
         kept = (next((k for k in known if _equal(k, array)), array) for array in attributes)
         return cls(settings, tuple(kept), state, parameters)
 
     def follows_from(self, settings: tuple[str, ...], attributes: Sequence[Array]) -> bool:
-        """Whether these are the same attributes, to the last bit."""
+        """Test for the same attributes, to the last bit."""
         return settings == self.settings and all(map(_equal, self.attributes, attributes))
 
     def kernel(self, dtype: np.dtype[Any], loops: Loops) -> Kernel:
@@ -60,7 +60,7 @@ class Prepared(Generic[State]):
         return self.kernels.setdefault(key, self.new_kernel(dtype, loops)) if found is None else found
 
     def new_kernel(self, dtype: np.dtype[Any], loops: Loops) -> Kernel:
-        """The same, for one use: a kernel may be larger than the mixture."""
+        """Kernel as `kernel` makes it, not kept: a kernel may be larger than the mixture."""
         with one_blas_thread():
             return choose_kernel(self.parameters, _frame(self.parameters), dtype, loops)
 
@@ -76,7 +76,7 @@ def _frame(p: MixtureParameters) -> Frame:
 
 
 class Memory(Generic[State]):
-    """What an estimator was prepared for last; it does not travel with the estimator."""
+    """Place for the last `Prepared` of an estimator; copies and pickles of the estimator leave it out."""
 
     def __init__(self) -> None:
         self.prepared: Prepared[State] | None = None

@@ -140,7 +140,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     @abstractmethod
     def _read(self, attributes: Mapping[str, Array]) -> tuple[State, MixtureParameters]:
-        """What attributes say: the state, as far as E-steps follow from it, and what E-steps are computed with.
+        """State, as far as E-steps follow from it, and parameters of the E-steps that attributes mean.
 
         Parameters
         ----------
@@ -155,7 +155,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     @abstractmethod
     def _state(self) -> State:
-        """Everything that the attributes say."""
+        """State that the attributes mean, whole."""
 
     @abstractmethod
     def _told(self) -> dict[str, Any]:
@@ -427,7 +427,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
     # ---- scikit-learn's protocol
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Whether there are parameters, from a fit or set by hand."""
+        """Test for parameters, from a fit or set by hand."""
         return all(hasattr(self, name) for name in self._followed) and any(hasattr(self, name) for name in COVARIANCES)
 
     def __sklearn_clone__(self) -> Self:
@@ -513,7 +513,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
     # ---- parameters, and what depends on them alone
 
     def _prepared(self) -> Prepared[State]:
-        """What the attributes say.
+        """Mixture that the attributes mean.
 
         Raises
         ------
@@ -544,7 +544,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         return next(name for name in COVARIANCES if hasattr(self, name))
 
     def _parameters(self) -> MixtureParameters:
-        """What E-steps under the attributes are computed with, in double precision."""
+        """Parameters of E-steps under the attributes, in double precision."""
         return self._prepared().parameters
 
     def _agreed_covariances(self) -> Array:
@@ -568,7 +568,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     @staticmethod
     def _kept_kernel(prepared: Prepared[State], data: Any) -> Kernel:
-        """The same, kept for the next call."""
+        """Kernel for data that lie where the mixture does, kept for the next call."""
         return prepared.kernel(np.dtype(data.dtype), _loops(prepared, data))
 
     def _accept_new(self, X: Any) -> tuple[Any, Prepared[State]]:

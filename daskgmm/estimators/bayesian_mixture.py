@@ -83,7 +83,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     random_state : int, RandomState instance or None, default=None
         Determines the starts, and the rows they are made from.
     warm_start : bool, default=False
-        Go on from the last fit, if there was one, instead of making starts.
+        Go on from the fitted attributes, if there are any (the last fit's, or set by hand), instead of making starts.
     verbose : int, default=0
         1 prints the iterations, 2 their change and time as well.
     verbose_interval : int, default=10

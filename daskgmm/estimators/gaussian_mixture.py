@@ -69,7 +69,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     random_state : int, RandomState instance or None, default=None
         Determines the starts, and the rows they are made from.
     warm_start : bool, default=False
-        Go on from the last fit, if there was one, instead of making starts.
+        Go on from the fitted attributes, if there are any (the last fit's, or set by hand), instead of making starts.
     verbose : int, default=0
         1 prints the iterations, 2 their change and time as well.
     verbose_interval : int, default=10
@@ -285,7 +285,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
 
 
 def _is_rounded(exact: MixtureParameters, attributes: Mapping[str, Array]) -> bool:
-    """Whether attributes are these parameters, rounded to their own precision."""
+    """Compare attributes with parameters that are rounded to the attributes' own precision."""
     found = {name: getattr(exact, name.removesuffix("_"), None) for name in attributes}
     return all(
         ours is not None and np.array_equal(ours.astype(attributes[name].dtype), attributes[name])

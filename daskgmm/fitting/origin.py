@@ -1,4 +1,4 @@
-"""What a fit was made of, and when."""
+"""Data and date of a fit."""
 
 from __future__ import annotations
 

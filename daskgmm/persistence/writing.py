@@ -123,7 +123,7 @@ def _given_arrays(model: BaseMixture[Any], layout: Layout) -> dict[str, Array]:
 
 
 def _fitted_values(model: BaseMixture[Any], parameters: MixtureParameters) -> dict[str, Any]:
-    """What is no array. What a fit tells of itself is left out where nobody knows it."""
+    """Fitted values that are no arrays; those that nobody knows are left out."""
     names = getattr(model, "feature_names_in_", None)
     if names is not None and len(names) != parameters.n_features:
         raise InvalidAttributesError(
@@ -148,4 +148,4 @@ _TOLD: dict[str, Callable[[Any], Any]] = {
     "lower_bounds": lambda bounds: [encode("lower_bounds_", bound) for bound in bounds],
     "history": lambda history: [{key: encode(key, value) for key, value in asdict(one).items()} for one in history],
 }
-"""How the attributes that a fit leaves beside its parameters are written, by their names."""
+"""Encoders of the attributes that a fit leaves beside its parameters, by name."""
