@@ -6,6 +6,7 @@
     ├── IllDefinedCovarianceError   (ValueError)         a component collapsed: no Cholesky factor exists
     ├── NonFiniteDataError          (ValueError)         NaN or infinity, with the row where it was found
     ├── DataRangeError              (ValueError)         values whose squares double precision does not hold
+    ├── InvalidAttributesError      (ValueError)         fitted attributes, set by hand, that are no mixture
     ├── InvalidWeightsError         (ValueError)         sample weights that are negative, not finite or all zero
     ├── UnsupportedDataError        (TypeError, ValueError)  a kind of data or a dtype that has no meaning here
     ├── DataChangedError            (ValueError)         a pass saw other rows than the passes before it
@@ -118,6 +119,20 @@ class DataRangeError(DaskGMMError, ValueError):
             "(times sample_weight, if there is any) are beyond the largest double. Scale the feature, for example "
             "divide X by its largest absolute value, or remove rows that hold a fill value."
         )
+
+
+class InvalidAttributesError(DaskGMMError, ValueError):
+    """Fitted attributes that are not those of a mixture: somebody has set them by hand.
+
+    Attributes
+    ----------
+    attribute : str
+        The one to look at, such as ``"weights_"``.
+    """
+
+    def __init__(self, attribute: str, problem: str) -> None:
+        self.attribute = attribute
+        super().__init__(f"{attribute} {problem}")
 
 
 class InvalidWeightsError(DaskGMMError, ValueError):

@@ -72,7 +72,7 @@ def write_predictions(
             f"data are a {type(data).__name__}; expected a path or URL, a Zarr array, an h5py.Dataset or a dask array"
         )
     source = str(data) if isinstance(data, Source) else "a dask array"
-    model._accept(data, reset=False)
+    model._accept_new(data)
     blocks = as_blocks(data)
     arrays = _row_arrays(model, blocks, probabilities, log_density)
     with (

@@ -42,6 +42,25 @@ def test_kernels_table() -> None:
     assert [line.split()[2] for line in lines[header + 1 : -1]] == ["diag"] * 3
 
 
+FEW_ROWS = ("few_rows.py", "--cases", "3x2", "--rows", "1", "20", "--calls", "3")
+
+
+def test_few_rows_agree_with_scikit_learn() -> None:
+    report = json.loads(run(*FEW_ROWS, "--json"))
+    assert {"processor", "cores", "versions"} <= report["machine"].keys()
+    assert len(report["results"]) == 4 * 2 * 2 * 4  # structures, dtypes, numbers of rows, methods
+    for result in report["results"]:
+        assert result["difference"] < (1e-4 if result["dtype"] == "float32" else 1e-10), result
+        assert result["ratio"] > 0
+        assert result["first"] > 0
+
+
+def test_few_rows_table() -> None:
+    lines = run(*FEW_ROWS, "--structures", "tied", "--dtypes", "float64").splitlines()
+    assert [line.split()[2:4] for line in lines if "tied" in line] == [["tied", "1"], ["tied", "20"]]
+    assert lines[-1].startswith("largest ratio")
+
+
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_out_of_core_makes_a_store_and_uses_it_again(tmp_path: Path) -> None:

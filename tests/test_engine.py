@@ -17,6 +17,7 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
 
 import dask
 import dask.array as da
@@ -1094,6 +1095,26 @@ def test_blas_is_for_others_to_set_after_a_fit():
         for n_threads in (1, 2):
             with threadpoolctl.threadpool_limits(n_threads, user_api="blas"):
                 assert blas_threads() == {n_threads}
+
+
+def test_libraries_that_come_with_a_later_import_are_held_too(monkeypatch):
+    class Library:
+        user_api, n_threads = "blas", 4
+
+        def get_num_threads(self):
+            return self.n_threads
+
+        def set_num_threads(self, n_threads):
+            self.n_threads = n_threads
+
+    with blas.one_blas_thread():
+        pass
+    late, found = Library(), blas.ThreadpoolController().lib_controllers
+    monkeypatch.setattr(blas, "ThreadpoolController", lambda: SimpleNamespace(lib_controllers=[*found, late]))
+    monkeypatch.setitem(sys.modules, "one_that_brings_a_library", ModuleType("one_that_brings_a_library"))
+    with blas.one_blas_thread():
+        assert late.n_threads == 1
+    assert late.n_threads == 4
 
 
 def test_fits_that_end_in_another_order_leave_blas_as_it_was():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from hostile import D, X, edit_json, good_store, refuse
+from hostile import D, N, X, edit_json, good_store, refuse
 
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture, jobs
@@ -131,11 +131,32 @@ FITTED = {
     ),
 }
 
+DATE = "2026-01-31T12:00:00+00:00"
+ARRAY = {"kind": "Zarr array", "address": "/data.zarr", "shape": [N, D], "dtype": "float64"}
+ORIGIN = {"date": DATE, "data": ARRAY, "sample_weight": None}
+ODD_ARRAYS = [
+    *({"kind": value} for value in ["pickle", None, 5, ["Zarr array"], DEEP]),
+    *({"address": value} for value in [5, [], {}, "\x1b[2J", "x" * 5000, "\ud800", "a\nb", DEEP]),
+    *({"shape": value} for value in [None, 5, "ab", [], [N], [N, D + 1], [N, D, 1], [0, D], [-1, D], [True, D], DEEP]),
+    *({"shape": value} for value in [[1e3, D], [10**400, D], [float("nan"), D], {}, [[N], D]]),
+    *({"dtype": value} for value in [None, 5, "", "object; import os", "x" * 99, "\ud800", ["float64"], DEEP]),
+    {"__class__": "x"},
+]
+
 # The same for the attributes themselves.
 ATTRIBUTES = {
     "format_version": ([0.5, "1", None, [], True, -1, 10**30], "format_version"),
     "estimator": (["os.system", "__class__", "BaseMixture", None, 5, ["GaussianMixture"], {}], "estimator"),
     "fitted": ([None, [], "x", 5], "fitted is missing"),
+    "origin": (
+        [
+            *(None, [], "x", 5, {}, DEEP, {"date": DATE}, {**ORIGIN, "more": 1}, {**ORIGIN, "data": None}),
+            *({**ORIGIN, "date": value} for value in ["today", None, 5, f"{DATE} ", "2026-13-01T00:00:00+00:00", DEEP]),
+            *({**ORIGIN, "sample_weight": value} for value in [5, [], {}, "x", {**ARRAY, "shape": [N + 1]}, ARRAY]),
+            *({**ORIGIN, "data": {**ARRAY, **change}} for change in ODD_ARRAYS),
+        ],
+        "origin",
+    ),
     "checksums": ([None, [], "x", 5], "checksums is missing"),
     "parameters": (
         [
@@ -352,7 +373,7 @@ def test_what_no_check_foresees_is_an_error_of_the_file(error, saved, monkeypatc
         raise error
 
     monkeypatch.setattr(layout.Layout, "problem", fail)
-    monkeypatch.setattr(layout, "_matrix_problem", fail)
+    monkeypatch.setattr(layout, "matrices_problem", fail)
     told = refuse(ModelFormatError, rf"m\.zarr is damaged \({type(error).__name__}", daskgmm.load, saved())
     assert "secret" not in str(told)
 

@@ -5,7 +5,9 @@ import json
 import os
 import pickle
 import shutil
+from datetime import UTC, datetime
 
+import dask.array as da
 import fsspec
 import numpy as np
 import pytest
@@ -15,11 +17,20 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import daskgmm
-from daskgmm import BayesianGaussianMixture, GaussianMixture, load
+from daskgmm import BayesianGaussianMixture, GaussianMixture, jobs, load
+from daskgmm.data.stored_rows import StoreSource
 from daskgmm.data.write import check_target, new_store, record
+from daskgmm.diagnostics.digits import decimals
 from daskgmm.diagnostics.summary import print_record, store_record
 from daskgmm.engine.environment import environment
-from daskgmm.errors import ModelFormatError, OutputError, OutputExistsError, StoreNotFoundError
+from daskgmm.errors import (
+    InvalidAttributesError,
+    ModelFormatError,
+    OutputError,
+    OutputExistsError,
+    StoreNotFoundError,
+)
+from daskgmm.fitting.origin import ArrayOrigin
 from daskgmm.persistence import layout, writing
 
 STRUCTURES = ["full", "tied", "diag", "spherical"]
@@ -98,7 +109,7 @@ def test_a_loaded_posterior_is_the_one_that_was_saved(rows, tmp_path, covariance
     assert type(loaded) is BayesianGaussianMixture
     assert loaded.get_params() == model.get_params()
     names = [name for name in vars(model) if name.endswith("_")]
-    assert len(names) == 21
+    assert len(names) == 22
     for name in names:
         ours, theirs = getattr(model, name), getattr(loaded, name)
         assert type(theirs) is type(ours), name
@@ -202,6 +213,103 @@ def test_files_that_do_not_tell_what_a_fit_was_computed_with(saved):
     loaded.save(saved, overwrite=True)
     assert daskgmm.load(saved).environment_ == {}
     assert "fitted with" not in shown(saved)
+
+
+def origin_of(model):
+    return model.origin_.data.kind, model.origin_.data.address, model.origin_.data.shape, model.origin_.data.dtype
+
+
+@pytest.mark.parametrize("kind", [GaussianMixture, BayesianGaussianMixture])
+def test_a_model_knows_its_data_and_its_date(rows, tmp_path, kind):
+    path, weights = tmp_path / "data.zarr", tmp_path / "weights.npy"
+    group = zarr.open_group(path, mode="w")
+    group.create_array("rows", data=rows.astype(np.float32), chunks=(200, 3))
+    np.save(weights, np.ones(len(rows)))
+    begin = datetime.now(UTC).replace(microsecond=0)
+    model = kind(n_components=2, random_state=0).fit(f"{path}::rows", sample_weight=np.load(weights, mmap_mode="r"))
+    assert begin <= datetime.fromisoformat(model.origin_.date) <= datetime.now(UTC)
+    assert origin_of(model) == ("Zarr array", str(path / "rows"), (900, 3), "float32")
+    assert model.origin_.sample_weight.address == str(weights)
+    assert model.origin_.sample_weight.kind == "memory-mapped file"
+    model.save(tmp_path / "m.zarr")
+    loaded = daskgmm.load(tmp_path / "m.zarr")
+    assert loaded.origin_ == model.origin_
+    assert daskgmm.GaussianMixture(1).fit(model.origin_.data.address).origin_.data == model.origin_.data
+    loaded.save(tmp_path / "again.zarr")
+    assert daskgmm.load(tmp_path / "again.zarr").origin_ == model.origin_
+    assert not hasattr(clone(model), "origin_")
+    model.fit(rows)
+    assert origin_of(model) == ("array in memory", None, (900, 3), "float64")
+    assert model.origin_.sample_weight is None
+    assert origin_of(model.fit(da.from_array(rows, chunks=100)))[:2] == ("dask array", None)
+
+
+def test_the_terminal_and_select_tell_of_the_data_too(rows, tmp_path):
+    path = tmp_path / "data.zarr"
+    zarr.create_array(path, data=rows, chunks=(200, 3))
+    jobs.fit(jobs.Rows(str(path)), str(tmp_path / "m.zarr"), {"n_components": 2}, quiet=True)
+    assert origin_of(daskgmm.load(tmp_path / "m.zarr"))[:2] == ("Zarr array", str(path))
+    found = daskgmm.select(path, [1, 2], held_out=0.2, criterion="held_out")
+    assert origin_of(found.model) == ("Zarr array", str(path), (900, 3), "float64")
+    assert found.model.origin_.sample_weight is None
+
+
+def test_an_origin_has_no_secrets(rows, tmp_path):
+    folder = f"{os.urandom(4).hex()}/" + "x" * 300  # longer than what a message shows
+    fsspec.filesystem("memory").mkdir(f"/{folder}")
+    zarr.create_array(f"memory://{folder}", data=rows)
+    model = GaussianMixture(1).fit(f"memory://{folder}")
+    assert model.origin_.data.address.endswith(folder)
+    told = ArrayOrigin.of(
+        StoreSource(zarr.open_array(f"memory://user:password@{folder}?token=secret", mode="w", shape=(3, 2)))
+    )
+    assert "password" not in str(told)
+    assert "secret" not in str(told)
+
+
+def test_files_that_do_not_tell_of_the_data(saved, tmp_path):
+    edit(saved, lambda a: a.pop("origin"))
+    loaded = daskgmm.load(saved)
+    assert not hasattr(loaded, "origin_")
+    assert store_record(str(saved))["origin"] is None
+    assert "data" not in shown(saved)
+    loaded.save(tmp_path / "again.zarr")
+    loaded.origin_ = "somewhere"
+    with pytest.raises(InvalidAttributesError, match="origin_ is 'somewhere'"):
+        loaded.save(tmp_path / "third.zarr")
+
+
+@pytest.mark.parametrize("covariance_type", STRUCTURES)
+def test_a_summary_shows_origin_settings_and_covariances(rows, tmp_path, covariance_type):
+    path = tmp_path / "data.zarr"
+    zarr.create_array(path, data=rows, chunks=(200, 3))
+    model = GaussianMixture(
+        2, covariance_type=covariance_type, tol=0.02, random_state=7, means_init=[[-4] * 3, [3] * 3]
+    ).fit(path, sample_weight=np.ones(900))
+    model.save(tmp_path / "m.zarr")
+    record = json.loads(json.dumps(store_record(str(tmp_path / "m.zarr"))))
+    assert record["origin"] == json.loads(json.dumps(model.origin_.as_record()))
+    assert record["settings"].keys() == model.get_params().keys() - {"scheduler", "callbacks"}
+    assert record["settings"]["tol"] == 0.02
+    assert record["settings"]["means_init"] == [[-4] * 3, [3] * 3]
+    np.testing.assert_array_equal(record["covariances"], model.covariances_)
+    text = shown(tmp_path / "m.zarr")
+    lines = {line[:16].strip(): line[16:].strip() for line in text.splitlines()}
+    assert lines["data"] == f"{path}, 900 rows × 3 features, float64; weights: array in memory, 900 rows, float64"
+    assert lines["fitted"] == f"{model.origin_.date[:10]} {model.origin_.date[11:16]} UTC"
+    assert sorted(lines["settings"].split(", ")) == ["means_init given", "random_state 7", "tol 0.02"]
+    assert lines["log-likelihood"] == f"{model.lower_bound_:.4f} nats per row"  # a tenth of one part in 900
+    whole = covariance_type in ("full", "tied")
+    assert (f"{np.reshape(model.covariances_, -1)[3 if whole else 0]:.4g}" in text.split("mixture")[0]) == whole
+
+
+def test_digits_of_log_likelihoods_are_those_that_count():
+    assert [decimals(n) for n in (None, 1, 10, 300, 10**6, 10**9, 10**15)] == [6, 3, 3, 4, 7, 10, 12]
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_record({"kind": "score", "log_likelihood": -1 / 3, "n_rows": 10**6, "bic": 2e6 / 3, "icl": np.inf}, console)
+    told = console.export_text()
+    assert "-0.3333333 nats per row" in told
+    assert "666,666.7" in told
 
 
 def shown(path):
@@ -554,8 +662,8 @@ def test_a_newer_format_says_what_to_install(saved):
         (lambda a: a["fitted"].update(n_iter=-1), "n_iter is -1"),
         (lambda a: a["fitted"].update(n_passes="many"), "n_passes is 'many'"),
         (lambda a: a["fitted"].update(dtype="object"), "dtype is 'object'"),
-        (lambda a: a["fitted"].update(lower_bound=None), "lower_bound have to be numbers"),
-        (lambda a: a["fitted"].update(lower_bounds=3), "lower_bound have to be numbers"),
+        (lambda a: a["fitted"].update(lower_bound=None), "lower_bound has to be a number"),
+        (lambda a: a["fitted"].update(lower_bounds=3), "lower_bounds has to be a list of numbers"),
         (lambda a: a["fitted"].update(feature_names_in=["a"]), "feature_names_in has to hold 3 names"),
         (lambda a: a["checksums"].pop("means"), "means does not match its checksum"),
     ],

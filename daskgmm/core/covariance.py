@@ -32,6 +32,7 @@ from .triangle import (
     check_positive_definite,
     gram_inverse,
     invert_cholesky,
+    is_upper_factor,
     pack,
     relative_factor,
     shifted_factor,
@@ -52,6 +53,7 @@ class Full(CovarianceStructure):
     """Every component has its own general covariance matrix."""
 
     name = FULL
+    has_matrices = True
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return n_components, n_features, n_features
@@ -81,6 +83,9 @@ class Full(CovarianceStructure):
     def check_precisions(self, precisions: Array) -> None:
         for precision in precisions:
             check_positive_definite(precision, self.name)
+
+    def is_factor(self, roots: Array) -> bool:
+        return is_upper_factor(roots)
 
     def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
         return np.asarray(np.log(np.einsum("kii->ki", precisions_cholesky)).sum(axis=1))
@@ -137,6 +142,9 @@ class Full(CovarianceStructure):
     def mahalanobis(self, precisions_cholesky: Array, component: int, residual: Array, work: Array) -> Array:
         return whitened_square(precisions_cholesky[component], residual, work)
 
+    def whiten_rows(self, precisions_cholesky: Array, residuals: Array) -> Array:
+        return residuals @ precisions_cholesky
+
     def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
         np.multiply(residual, np.sqrt(weights), out=work)
         second[component] += pack(work @ work.T)
@@ -170,6 +178,7 @@ class Tied(CovarianceStructure):
     """
 
     name = TIED
+    has_matrices = True
 
     def covariance_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return n_features, n_features
@@ -197,6 +206,9 @@ class Tied(CovarianceStructure):
 
     def check_precisions(self, precisions: Array) -> None:
         check_positive_definite(precisions, self.name)
+
+    def is_factor(self, roots: Array) -> bool:
+        return is_upper_factor(roots)
 
     def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
         return np.asarray(np.log(np.diagonal(precisions_cholesky)).sum())
@@ -252,6 +264,9 @@ class Tied(CovarianceStructure):
 
     def mahalanobis(self, precisions_cholesky: Array, component: int, residual: Array, work: Array) -> Array:
         return whitened_square(precisions_cholesky, residual, work)
+
+    def whiten_rows(self, precisions_cholesky: Array, residuals: Array) -> Array:
+        return residuals @ precisions_cholesky
 
     def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
         np.multiply(residual, np.sqrt(weights), out=work)
@@ -372,6 +387,9 @@ class Diag(CovarianceStructure):
         np.multiply(residual, residual, out=work)
         return np.asarray(precisions_cholesky[component] ** 2 @ work)
 
+    def whiten_rows(self, precisions_cholesky: Array, residuals: Array) -> Array:
+        return residuals * precisions_cholesky[:, None]
+
     def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
         np.multiply(residual, residual, out=work)
         second[component] += work @ weights
@@ -480,6 +498,9 @@ class Spherical(CovarianceStructure):
         distance = np.einsum("db,db->b", residual, residual)
         distance *= precisions_cholesky[component] ** 2
         return np.asarray(distance)
+
+    def whiten_rows(self, precisions_cholesky: Array, residuals: Array) -> Array:
+        return residuals * precisions_cholesky[:, None, None]
 
     def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
         second[component] += float(np.dot(np.einsum("db,db->b", residual, residual), weights))

@@ -73,7 +73,7 @@ class QuadraticKernel(Kernel):
     def workspace(self) -> Scratch:
         (k, p), n = self.natural.shape, self.plan.rows
         return Scratch(
-            natural=self.natural.astype(self.dtype),
+            natural=self.natural.astype(self.dtype, copy=False),  # only read
             features=np.empty((p, n), self.dtype),
             joint=np.empty((k, n), self.dtype),
             products=np.empty((k, p), self.dtype),

@@ -18,6 +18,9 @@ class CovarianceStructure(ABC):
 
     name: ClassVar[str]
 
+    has_matrices: ClassVar[bool] = False
+    """True where covariances are matrices, which may have entries off their diagonals."""
+
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other)  # also of one that was pickled, or copied
 
@@ -65,6 +68,10 @@ class CovarianceStructure(ABC):
     @abstractmethod
     def check_precisions(self, precisions: Array) -> None:
         """Raise ValueError unless every precision is symmetric and positive definite."""
+
+    def is_factor(self, roots: Array) -> bool:
+        """Test square roots R of precisions R Rᵀ for the form that `precisions_cholesky` gives them."""
+        return bool((roots > 0).all())
 
     @abstractmethod
     def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
@@ -152,6 +159,10 @@ class CovarianceStructure(ABC):
     @abstractmethod
     def mahalanobis(self, precisions_cholesky: Array, component: int, residual: Array, work: Array) -> Array:
         """‖Uᵀ(x − μ)‖² of every column of ``residual`` (D, B), shape (B,). ``work`` is (D, B) and is overwritten."""
+
+    @abstractmethod
+    def whiten_rows(self, precisions_cholesky: Array, residuals: Array) -> Array:
+        """Uᵀ v of all vectors, (K, B, D), of every component."""
 
     @abstractmethod
     def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:

@@ -91,6 +91,11 @@ def upper_factor(precision: Array) -> Array:
     return np.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1].copy()
 
 
+def is_upper_factor(matrices: Array) -> bool:
+    """Test matrices, (…, D, D), for zeros below a positive diagonal."""
+    return bool((np.tril(matrices, -1) == 0).all() and (np.diagonal(matrices, axis1=-2, axis2=-1) > 0).all())
+
+
 def gram_inverse(upper: Array) -> Array:
     """(U Uᵀ)⁻¹."""
     inverse = solve_triangular(upper, np.eye(len(upper)), lower=False, check_finite=False)

@@ -110,8 +110,8 @@ class Posterior:
 
     structure: CovarianceStructure
     weight_distribution: WeightDistribution
-    priors: Priors
-    """Where it came from."""
+    priors: Priors | None
+    """Where it came from; None where nobody knows."""
 
     weight_concentration: Array
     """In the shape of the weight distribution's `shape`."""
@@ -213,7 +213,7 @@ class Variational(Estimation[Posterior]):
         )
 
     def counts(self, state: Posterior, weight_sum: float) -> Array:
-        return state.mean_precision - state.priors.mean_precision
+        return state.mean_precision - self.priors.mean_precision
 
     def parameters(self, state: Posterior) -> MixtureParameters:
         return state.parameters()

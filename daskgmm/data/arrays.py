@@ -11,8 +11,9 @@ import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
 
 from ..errors import DataChangedError, StoreNotFoundError, UnsupportedDataError
+from .addresses import printable
 from .detached import held_tasks, piece_bytes
-from .source import Part, Source
+from .source import LONGEST_ADDRESS, Part, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -148,9 +149,11 @@ class MappedFile:
 class MappedSource(Source):
     """A `numpy.memmap`: read range by range, never copied whole, and mapped anew in other processes."""
 
+    kind = "memory-mapped file"
     reads_ahead = True
 
     def __init__(self, array: np.memmap[Any, np.dtype[Any]], filename: str, offset: int) -> None:
+        self.address = printable(os.path.abspath(filename), LONGEST_ADDRESS - 1)
         self.handle = MappedFile(array, filename, offset)
         self.shape = array.shape
         self.dtype = array.dtype

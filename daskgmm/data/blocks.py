@@ -84,6 +84,7 @@ class BlockPart(Part):
 class BlockSource(Source):
     """A dask array, one- or two-dimensional, whose chunk lengths are known."""
 
+    kind = "dask array"
     cuts: Array
 
     @no_collection()

@@ -27,6 +27,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 SLAB_BYTES = 16 << 20
 
 
+#: What sources may be.
+KINDS = ("array in memory", "memory-mapped file", "Zarr array", "dask array")
+
+#: Characters of an address that are kept.
+LONGEST_ADDRESS = 4096
+
+
 class Part(ABC):
     """What reading some consecutive rows of a source needs beside its handle: small, picklable, independent."""
 
@@ -68,6 +75,12 @@ class Source(ABC):
     """(n,) or (n, D)."""
 
     dtype: np.dtype[Any]
+
+    kind: str = KINDS[0]
+    """One of `KINDS`."""
+
+    address: str | None = None
+    """Absolute path or URL where the rows lie, without secrets; None where there is no such thing."""
 
     cuts: Array | None = None
     """Row numbers, 0 and n included, where every read has to start and stop. None: anywhere."""

@@ -23,6 +23,7 @@ from .addresses import Secrets, hide_urls, local_path, printable, split_address,
 from .guards import check_documents, check_members
 
 __all__ = [
+    "address_of",
     "arrays_of",
     "describe",
     "local_path",
@@ -63,18 +64,24 @@ _OTHER_FILES = {
 }
 
 
-def describe(node: zarr.Array[Any] | zarr.Group) -> str:
+def address_of(node: zarr.Array[Any] | zarr.Group, most: int) -> str:
+    """Absolute path or URL of an array or group, without credentials, in at most so many characters."""
+    place = describe(node, most - 1)
+    return local_path(place) or place
+
+
+def describe(node: zarr.Array[Any] | zarr.Group, most: int = 200) -> str:
     """Name of an array or group for messages, without credentials."""
     store = node.store
     files, path = getattr(store, "fs", None), str(getattr(store, "path", ""))
     if files is None:
         local = isinstance(getattr(store, "root", None), Path)
         place = f"{store}/{node.path}".rstrip("/")
-        return printable(place if local else hide_urls(place))
+        return printable(place if local else hide_urls(place), most)
     protocols = getattr(files, "protocol", "")
     scheme = protocols if isinstance(protocols, str) else protocols[0]
     place = path if "://" in path else f"{scheme}://{path}"
-    return printable(f"{without_secrets(place)}/{node.path}".rstrip("/"))
+    return printable(f"{without_secrets(place)}/{node.path}".rstrip("/"), most)
 
 
 def open_zarr(

@@ -29,8 +29,8 @@ from .encoding import ATTRIBUTES, decoded, zarr_encoding
 from .forks import check_decoder
 from .guards import check_archive, check_chunks, product
 from .retry import may_pass, retried, told
-from .source import Source
-from .store import describe
+from .source import LONGEST_ADDRESS, Source
+from .store import address_of, describe
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -330,6 +330,7 @@ class StoreSource(Source):
         Of the parameter that the rows are for, in errors.
     """
 
+    kind = "Zarr array"
     reads_ahead = True
 
     def __init__(self, array: zarr.Array[Any], name: str = "X") -> None:
@@ -338,6 +339,7 @@ class StoreSource(Source):
         self.shape = array.shape
         encoding = self.handle.encoding
         self.dtype = np.dtype(array.dtype) if encoding is None else encoding.dtype
+        self.address = address_of(array, LONGEST_ADDRESS)
         self.chunk_rows = self.handle.chunks[0]
         self.batch_rows = self.handle.files[0]
         self._is_compressed = bool(self.handle.shards or array.compressors or array.filters)

@@ -17,6 +17,7 @@ from rich.table import Table
 from ..data.claims import hidden
 from ..data.write import writing
 from ..errors import MissingDependencyError, OutputExistsError
+from .digits import decimals
 
 Record = Mapping[str, Any]
 
@@ -28,13 +29,13 @@ _NAMES = {"bic": "BIC", "aic": "AIC", "icl": "ICL", "held_out": "log-likelihood 
 # Differences up to this look alike: ten of BIC are very strong evidence (Kass & Raftery, J. Am. Stat. Assoc. 90, 1995).
 _LINEAR = {"bic": 10.0, "aic": 10.0, "icl": 10.0, "held_out": 1e-3}
 
-# What is in each column of the table: a field of the record, and its decimals.
-_COLUMNS = {
-    "log-likelihood": ("log_likelihood", 5),
+# What is in each column of the table: a field of the record, and its decimals; None for those of a mean.
+_COLUMNS: dict[str, tuple[str, int | None]] = {
+    "log-likelihood": ("log_likelihood", None),
     "bic": ("bic", 1),
     "aic": ("aic", 1),
     "icl": ("icl", 1),
-    "held out": ("held_out", 5),
+    "held out": ("held_out", None),
     "params": ("n_parameters", 0),
     "iter.": ("n_iter", 0),
 }
@@ -61,7 +62,7 @@ class SelectionTable:
         hidden_ones = set(_NAMES) - {self._record["criterion"]}
         yield self._table({name: column for name, column in _COLUMNS.items() if column[0] not in hidden_ones})
 
-    def _table(self, columns: Mapping[str, tuple[str, int]]) -> Table:
+    def _table(self, columns: Mapping[str, tuple[str, int | None]]) -> Table:
         rows = self._record["candidates"]
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
         shown = _shown(rows, columns)
@@ -75,13 +76,14 @@ class SelectionTable:
         return table
 
 
-def _shown(rows: Sequence[Record], columns: Mapping[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
+def _shown(rows: Sequence[Record], columns: Mapping[str, tuple[str, int | None]]) -> dict[str, tuple[str, int | None]]:
     """The columns that say something."""
     return {name: of for name, of in columns.items() if any(row[of[0]] is not None for row in rows)}
 
 
-def _cells(record: Record, row: Record, columns: Mapping[str, tuple[str, int]]) -> list[str]:
-    numbers = [_number(row[field], digits) for field, digits in columns.values()]
+def _cells(record: Record, row: Record, columns: Mapping[str, tuple[str, int | None]]) -> list[str]:
+    means = decimals(record["n_rows"])
+    numbers = [_number(row[field], means if digits is None else digits) for field, digits in columns.values()]
     return [str(row["n_components"]), row["covariance_type"], *numbers, _note(record, row)]
 
 

@@ -14,25 +14,33 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..core.covariance import STRUCTURES
 from ..data.encoding import zarr_encoding
 from ..data.guards import product
 from ..data.store import arrays_of, describe, local_path, member, open_node, split_address, without_secrets
 from ..data.write import read_record
 from ..errors import StoreError, UnsupportedDataError
 from ..estimators.base import BaseMixture
+from ..estimators.bayesian_mixture import BayesianGaussianMixture
+from ..estimators.gaussian_mixture import GaussianMixture
 from ..persistence import load
 from ..persistence.checkpoint import KIND, checkpoint_record
+from ..persistence.layout import NOT_STORED
+from .digits import mean_text, total_text
 from .progress import rows_per_second
 from .selection import SelectionTable, selection_summary
 
 Record = dict[str, Any]
 
-_MOST_FEATURES, _MOST_COMPONENTS = 6, 40
+_MOST_FEATURES, _MOST_COMPONENTS, _MOST_MATRICES = 6, 40, 6
+_MEANS, _TOTALS = ("log_likelihood", "lower_bound"), ("bic", "aic", "icl")
+_ALWAYS = ("tol", "random_state")  # settings that are shown whatever they are
+_KINDS: dict[str, type[BaseMixture[Any]]] = {kind.__name__: kind for kind in (GaussianMixture, BayesianGaussianMixture)}
 _WIDTH = 100  # of tables where standard output is no terminal
 
 
 def model_record(model: BaseMixture[Any]) -> Record:
-    """Everything that the summary of a fitted model shows; means and standard deviations of every component."""
+    """Everything that the summary of a fitted model shows, and all its parameters."""
     p = model._parameters()
     deviations = np.sqrt(p.structure.marginal_variances(p.covariances, p.n_components, p.n_features))
     names = getattr(model, "feature_names_in_", [f"x{i}" for i in range(p.n_features)])
@@ -43,16 +51,31 @@ def model_record(model: BaseMixture[Any]) -> Record:
         "n_components": p.n_components,
         "n_features": p.n_features,
         "feature_names": [str(name) for name in names],
-        "converged": bool(model.converged_),
-        "n_iter": int(model.n_iter_),
+        "converged": getattr(model, "converged_", None),
+        "n_iter": getattr(model, "n_iter_", None),
         **model._told(),
-        "n_passes": int(model.n_passes_),
-        "history": [passed.as_record() for passed in model.history_],
-        "environment": dict(model.environment_),
+        "n_passes": getattr(model, "n_passes_", None),
+        "history": [passed.as_record() for passed in getattr(model, "history_", ())],
+        "environment": dict(getattr(model, "environment_", {})),
+        "origin": model.origin_.as_record() if hasattr(model, "origin_") else None,
+        "settings": _settings(model),
         "weights": p.weights.tolist(),
         "means": p.means.tolist(),
         "standard_deviations": deviations.tolist(),
+        "covariances": p.covariances.tolist(),
     }
+
+
+def _settings(model: BaseMixture[Any]) -> Record:
+    """Parameters of the constructor, but those that belong to a process."""
+    parameters = {k: v for k, v in model.get_params(deep=False).items() if k not in NOT_STORED}
+    return {name: _plain(value) for name, value in parameters.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.random.RandomState):
+        return "a RandomState"
+    return value if value is None or isinstance(value, str | bool | int | float) else np.asarray(value).tolist()
 
 
 def store_record(address: str) -> Record:
@@ -137,24 +160,37 @@ def render(record: Record) -> RenderableType:
     if record.get("kind") == KIND:
         return _fields(_checkpoint_fields(record))
     if "means" in record:
-        return Group(_components(record), _fields(_model_fields(record)))
+        return Group(_components(record), *_covariances(record), _fields(_model_fields(record)))
     if "path" in record and "arrays" in record:
         plain = {key: value for key, value in record.items() if key != "arrays"}
         return Group(_fields(plain), _arrays(record["arrays"]))
-    return _fields(record)
+    return _fields(record | _criteria(record))
+
+
+def _criteria(record: Record) -> dict[str, str]:
+    """Log-likelihoods and information criteria with the digits that count, see `digits`."""
+    n_rows = record.get("n_rows")
+    means = {name: f"{mean_text(record[name], n_rows)} nats per row" for name in _MEANS if _is_number(record, name)}
+    return means | {name: total_text(record[name]) for name in _TOTALS if _is_number(record, name)}
+
+
+def _is_number(record: Record, name: str) -> bool:
+    value = record.get(name)
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _model_fields(record: Record) -> Record:
     shown = {
         "mixture": f"{record['estimator']}, {record['n_components']} components, {record['n_features']} features, "
         f"{record['covariance_type']} covariance",
-        "converged": f"{_word(record['converged'])}, {record['n_iter']} iterations",
-        "cost": _cost(record["n_passes"], record["history"]),
+        "converged": _ending(record),
+        "cost": None if record["n_passes"] is None else _cost(record["n_passes"], record["history"]),
     }
     if record["environment"]:
         shown["fitted with"] = _software(record["environment"])
-    for name in {"log_likelihood", "lower_bound"} & record.keys():
-        shown[name.replace("_", "-")] = f"{record[name]:.6f} nats per row"
+    shown |= _origin_fields(record)
+    told = _criteria({"n_rows": _rows_of_fit(record), **record})
+    shown |= {name.replace("_", "-"): told.get(name, record[name]) for name in _MEANS if record.get(name) is not None}
     hidden = {
         "kind",
         "estimator",
@@ -169,6 +205,9 @@ def _model_fields(record: Record) -> Record:
         "n_passes",
         "history",
         "environment",
+        "origin",
+        "settings",
+        "covariances",
         "log_likelihood",
         "lower_bound",
         "weights",
@@ -176,6 +215,39 @@ def _model_fields(record: Record) -> Record:
         "standard_deviations",
     }
     return shown | {key: value for key, value in record.items() if key not in hidden}
+
+
+def _origin_fields(record: Record) -> Record:
+    """Settings, data and date of a fit, as far as they are known."""
+    defaults = _settings(_KINDS[record["estimator"]]())
+    settings = {
+        name: value
+        for name, value in record["settings"].items()
+        if name in _ALWAYS or (value != defaults.get(name) and name not in ("n_components", "covariance_type"))
+    }
+    shown: Record = {"settings": {name: "given" if isinstance(v, list) else v for name, v in settings.items()}}
+    origin = record["origin"]
+    if origin is not None:
+        weights = origin["sample_weight"]
+        shown["data"] = _array_words(origin["data"]) + (f"; weights: {_array_words(weights)}" if weights else "")
+        shown["fitted"] = f"{origin['date'][:16].replace('T', ' ')} UTC"
+    return shown
+
+
+def _array_words(origin: Record) -> str:
+    n_rows, *columns = origin["shape"]
+    shape = f"{n_rows:,} rows" + (f" × {columns[0]:,} features" if columns else "")
+    return f"{origin['address'] or origin['kind']}, {shape}, {origin['dtype']}"
+
+
+def _rows_of_fit(record: Record) -> int | None:
+    return None if record["origin"] is None else record["origin"]["data"]["shape"][0]
+
+
+def _ending(record: Record) -> str:
+    """End of the fit, as far as a model made by hand or an old file tells."""
+    told = "not known" if record["converged"] is None else _word(record["converged"])
+    return told if record["n_iter"] is None else f"{told}, {record['n_iter']} iterations"
 
 
 def _checkpoint_fields(record: Record) -> Record:
@@ -231,6 +303,26 @@ def _components(record: Record) -> Table:
         cells = [_interval(mean, deviation) for mean, deviation in list(pairs)[:_MOST_FEATURES]]
         table.add_row(str(k), f"{record['weights'][k]:.4f}", *cells)
     return table
+
+
+def _covariances(record: Record) -> list[RenderableType]:
+    """Lower triangles of the matrices of the heaviest components, where the deviations do not tell all."""
+    structure, n_features = STRUCTURES[record["covariance_type"]], record["n_features"]
+    if not structure.has_matrices or n_features == 1:
+        return []
+    matrices = np.reshape(record["covariances"], (-1, n_features, n_features))
+    shared = len(matrices) < record["n_components"]
+    numbers = [0] if shared else np.argsort(record["weights"])[::-1][:_MOST_MATRICES].tolist()
+    names = record["feature_names"][:_MOST_FEATURES]
+    more = 0 if shared else len(matrices) - len(numbers)
+    table = Table(caption_justify="left", caption=f"and {more} more components: see --json" if more else None)
+    for name in ("component", "covariance", *names):
+        table.add_column(_word(name), justify="left" if name == "covariance" else "right")
+    for k in numbers:
+        for i, name in enumerate(names):
+            cells = [f"{value:.4g}" for value in matrices[k, i, : i + 1]]
+            table.add_row(("all" if shared else str(k)) if i == 0 else "", _word(name), *cells)
+    return [table]
 
 
 def _interval(mean: float, deviation: float) -> str:

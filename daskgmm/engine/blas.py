@@ -4,24 +4,31 @@ Several tasks share a processor already, and a product's last bits depend on the
 The limit is a property of the process: setting it in every task would race, so it is set around a whole fit in the
 driver, and once for good in a worker process, where only tasks run. That of OpenMP, which scikit-learn's k-means uses,
 belongs to a thread: it is set in each that fits.
+
+Finding the libraries takes longer than predicting a row, and setting their limits a microsecond: they are looked for
+once, and again after something was imported, because a library comes with a module.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import lru_cache
 
-from threadpoolctl import OpenBLASController, threadpool_limits
+from threadpoolctl import LibController, OpenBLASController, ThreadpoolController
 
 from ..data.forks import begin_anew_in_children
+
+Limits = list[tuple[LibController, int]]
+"""Libraries, and the numbers of threads that they had."""
 
 _name = uuid.uuid4().hex
 _lock = threading.Lock()
 _holders = 0
-_limits: Any = None
+_limits: Limits = []
 _is_worker = False
 
 
@@ -42,8 +49,11 @@ def one_blas_thread() -> Iterator[None]:
     """Hold BLAS and OpenMP at one thread in this process; nested and concurrent uses share one limit."""
     _acquire()
     try:
-        with threadpool_limits(1, user_api="openmp"):
+        before = _limit("openmp")
+        try:
             yield
+        finally:
+            _restore(before)
     finally:
         _release()
 
@@ -64,19 +74,38 @@ def _acquire() -> None:
     with _lock:
         if _holders == 0:
             _take_control()
-            _limits = threadpool_limits(1, user_api="blas")
+            _limits = _limit("blas")
         _holders += 1
 
 
 def _release() -> None:
-    global _holders, _limits
+    global _holders
     with _lock:
         _holders -= 1
         if _holders == 0:
             _take_control()
-            _limits.restore_original_limits()
-            _limits = None
+            _restore(_limits)
             _take_control()
+
+
+def _limit(user_api: str) -> Limits:
+    """Set all libraries of that kind to one thread, and return what they had."""
+    found = [library for library in _libraries(len(sys.modules)) if library.user_api == user_api]
+    before = [(library, n_threads) for library in found if (n_threads := library.get_num_threads()) is not None]
+    for library in found:
+        library.set_num_threads(1)
+    return before
+
+
+def _restore(limits: Limits) -> None:
+    for library, n_threads in limits:
+        library.set_num_threads(n_threads)
+
+
+@lru_cache(maxsize=1)
+def _libraries(n_modules: int) -> list[LibController]:
+    """Libraries with a pool of threads in this process, which has imported so many modules."""
+    return list(ThreadpoolController().lib_controllers)
 
 
 def _take_control() -> None:

@@ -6,8 +6,8 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Generic, Self
 
@@ -22,18 +22,19 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..core.acceleration import Accelerator
 from ..core.covariance import STRUCTURES
 from ..core.estimation import Estimation, State
-from ..core.kernels import Kernel, choose_kernel
-from ..core.loops import choose_loops
+from ..core.kernels import Kernel
+from ..core.loops import Loops, choose_loops
 from ..core.mixture import MixtureParameters
-from ..core.statistics import Frame
 from ..core.structure import CovarianceStructure
 from ..data.accept import as_dataset, check_dtype, check_layout, feature_names, is_lazy, resolve
 from ..data.output import apply_rows, as_blocks, map_rows
+from ..data.source import Dataset
 from ..data.survey import Survey, check_weight_sum
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
 from ..engine.config import compiled
 from ..engine.events import Listener
+from ..engine.plain import is_short, run_here
 from ..engine.run import Engine
 from ..errors import InterruptedWarning, OutputError, SchedulerError, StoreError
 from ..fitting.candidate import Candidate, Continuation, Failed, Run, Settings
@@ -41,12 +42,17 @@ from ..fitting.fit import MixtureFits
 from ..fitting.folds import Score, ScoreFold
 from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS, Initialization
+from ..fitting.origin import Origin
 from ..fitting.plan import FitPlan, check_parameters, plan_fit
+from ..fitting.surveying import sample_dtype
+from .attributes import COVARIANCES, Memory, Prepared, agreed_covariances, as_array
 from .checkpointing import Checkpointing, check_checkpoint
 from .rows import Densities, Labels, Probabilities, RowResult
 from .validation import check_callbacks, check_init_size
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_FEATURES = ("n_features_in_", "feature_names_in_")
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,9 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
     _information: ClassVar[tuple[str, ...]] = ()
     """Names of the information criteria that `_criteria` tells."""
 
+    _followed: ClassVar[tuple[str, ...]]
+    """Attributes that E-steps follow from, beside one of `COVARIANCES`."""
+
     # Subclasses assign these in their constructors.
     n_components: int
     covariance_type: str
@@ -111,6 +120,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
     lower_bound_: float
     history_: list[PassRecord]
     environment_: dict[str, str]
+    origin_: Origin
 
     # ---- what tells one kind of mixture from another
 
@@ -129,12 +139,23 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         """Set the attributes that say what was found; ``dtype`` is float32 for data that are."""
 
     @abstractmethod
-    def _state(self) -> State:
-        """What the attributes say."""
+    def _read(self, attributes: Mapping[str, Array]) -> tuple[State, MixtureParameters]:
+        """State, as far as E-steps follow from it, and parameters of the E-steps that attributes mean.
+
+        Parameters
+        ----------
+        attributes : mapping
+            Those in `_followed` and, last, one of `COVARIANCES`; in any shape and dtype.
+
+        Raises
+        ------
+        InvalidAttributesError
+            If they are not those of a mixture.
+        """
 
     @abstractmethod
-    def _parameters(self) -> MixtureParameters:
-        """What E-steps under the attributes are computed with, in double precision."""
+    def _state(self) -> State:
+        """State that the attributes mean, whole."""
 
     @abstractmethod
     def _told(self) -> dict[str, Any]:
@@ -202,7 +223,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             best parameters so far, if there are any, as after a fit that did not converge. The exception goes on.
         """
         self._check_settings()
-        with check_checkpoint(checkpoint, resume) as keeping:
+        with check_checkpoint(checkpoint, resume) as keeping, self._whole_or_not_at_all():
             return self._fit(X, sample_weight, keeping)
 
     def _fit(self, X: Any, sample_weight: Any, keeping: Checkpointing | None) -> Self:
@@ -224,18 +245,17 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             check_parameters(dataset, self._structure, int(self.n_components))
             keeper = None if keeping is None else keeping.keeper(dataset, [self])
             fits = MixtureFits(engine, dataset, [self._candidate(dataset.n_features)], keeper)
-            dtype = np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64
             try:
                 fits.run()
             except (KeyboardInterrupt, SchedulerError, StoreError, OutputError) as error:
-                self._keep_best(fits, n_passes + engine.n_passes, dtype, error)
+                self._keep_best(fits, dataset, n_passes + engine.n_passes, error)
                 raise
             (run,) = fits.outcomes()
             for note in run.notes:
                 warnings.warn(note, stacklevel=3)
             if isinstance(run, Failed):
                 raise run.error
-            self.n_passes_ = n_passes + engine.n_passes
+            n_passes += engine.n_passes
         if not run.converged and self.max_iter > 0:
             warnings.warn(
                 "Best performing initialization did not converge. Try different init parameters, or increase "
@@ -243,22 +263,35 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        self._store(run, dtype)
+        self._store(run, dataset, n_passes)
         return self
 
-    def _keep_best(self, fits: MixtureFits[State], n_passes: int, dtype: Any, error: BaseException) -> None:
+    def _keep_best(self, fits: MixtureFits[State], dataset: Dataset, n_passes: int, error: BaseException) -> None:
         """Leave what a fit had found when it was stopped."""
         run = next(iter(fits.outcomes()), None)
         if not isinstance(run, Run) or run.n_iter == 0:
             return
-        self._store(run, dtype)
-        self.n_passes_ = n_passes
+        self._store(run, dataset, n_passes)
         told = (
             f"the fit was stopped ({type(error).__name__}) after {run.n_iter} iterations, before it had converged. The "
             "estimator has the best parameters so far; with warm_start=True a fit goes on from them."
         )
         with suppress(InterruptedWarning):  # where warnings are errors, what ended the fit is the one to raise
             warnings.warn(told, InterruptedWarning, stacklevel=4)
+
+    @contextmanager
+    def _whole_or_not_at_all(self) -> Iterator[None]:
+        """Leave the estimator as it was where a fit finds no parameters: what it says of features belongs to them."""
+        attributes, before = self.__dict__, self.__dict__.copy()
+        try:
+            yield
+        except BaseException:
+            if attributes.get("means_") is before.get("means_"):
+                for name in _FEATURES:
+                    attributes.pop(name, None)
+                    if name in before:
+                        attributes[name] = before[name]
+            raise
 
     def plan(self, X: Any, sample_weight: Any = None) -> FitPlan:
         """What `fit` would do with these data and how much memory it would take; the rows are not read.
@@ -332,8 +365,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         probabilities : array of shape (n, n_components)
             A lazy dask array for dask and Zarr data, else a NumPy array.
         """
-        check_is_fitted(self)
-        return self._for_each_row(X, Probabilities, self.means_.dtype, len(self.means_))
+        return self._for_each_row(X, Probabilities, by_component=True)
 
     def score_samples(self, X: Any) -> Any:
         """Log-density of every row, in nats.
@@ -347,8 +379,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         log_density : array of shape (n,)
             A lazy dask array for dask and Zarr data, else a NumPy array.
         """
-        check_is_fitted(self)
-        return self._for_each_row(X, Densities, self.means_.dtype)
+        return self._for_each_row(X, Densities)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-density of the rows, in nats; one pass over the data.
@@ -376,20 +407,20 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         y : ndarray of shape (n_samples,)
             The component of each row.
         """
-        self._check_sampling(n_samples)
-        return self._parameters().sample(int(n_samples), check_random_state(self.random_state))
+        return self._sampled(n_samples).sample(int(n_samples), check_random_state(self.random_state))
 
     def _sample_blocks(self, n_samples: int) -> Iterator[tuple[Array, int]]:
-        """The rows of `sample` in blocks, and the component of each block."""
-        self._check_sampling(n_samples)
-        return self._parameters().sample_blocks(int(n_samples), check_random_state(self.random_state))
+        """Draw the rows of `sample` in blocks, with the component of each block."""
+        return self._sampled(n_samples).sample_blocks(int(n_samples), check_random_state(self.random_state))
 
-    def _check_sampling(self, n_samples: int) -> None:
-        check_is_fitted(self)
+    def _sampled(self, n_samples: int) -> MixtureParameters:
+        """The mixture, with covariances that agree with what predictions follow."""
+        mixture = replace(self._parameters(), covariances=self._agreed_covariances())
         if not isinstance(n_samples, int | np.integer) or n_samples < 1:
             raise ValueError(
                 f"Invalid value for 'n_samples': {n_samples}. The sampling requires at least one sample, as an int."
             )
+        return mixture
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model as a Zarr group, whole or not at all; `daskgmm.load` reads it.
@@ -410,6 +441,10 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     # ---- scikit-learn's protocol
 
+    def __sklearn_is_fitted__(self) -> bool:
+        """Test for parameters, from a fit or set by hand."""
+        return all(hasattr(self, name) for name in self._followed) and any(hasattr(self, name) for name in COVARIANCES)
+
     def __sklearn_clone__(self) -> Self:
         # A distributed.Client cannot be copied, and a copy of it would not be the same cluster's.
         parameters = self.get_params(deep=False)
@@ -424,6 +459,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         address = getattr(getattr(state.get("scheduler"), "scheduler", None), "address", None)
         if address is not None:
             state["scheduler"] = address  # a client is a connection of this process
+        state.pop("_memory", None)
         return state
 
     # ---- inside
@@ -486,7 +522,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         return Candidate(self._settings(how), how.estimation, random_state, self._continuation(), label)
 
     def _continuation(self) -> Continuation[State] | None:
-        if not (self.warm_start and hasattr(self, "converged_")):
+        if not (self.warm_start and self.__sklearn_is_fitted__()):
             return None
         parameters = self._parameters()
         expected = self.n_components, self.n_features_in_, self._structure
@@ -496,46 +532,128 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                 f"warm_start=True: the last fit had (n_components, n_features, covariance) = {_names(found)}, and this "
                 f"one asks for {_names(expected)}. Set warm_start=False, or use a new estimator."
             )
-        return Continuation(self._state(), self.lower_bound_)
+        return Continuation(self._state(), getattr(self, "lower_bound_", -np.inf))
 
-    def _store(self, run: Run[State], dtype: Any) -> None:
-        self._store_state(run.state, dtype)
+    def _store(self, run: Run[State], dataset: Dataset, n_passes: int) -> None:
+        self._store_state(run.state, sample_dtype(dataset))
+        self._memory = Memory[State]()  # now, because no method but `fit` adds attributes
+        self.n_passes_ = n_passes
         self.converged_ = run.converged
         self.n_iter_ = run.n_iter
         self.lower_bound_ = run.lower_bound
         self.lower_bounds_ = run.lower_bounds
         self.history_ = run.history
         self.environment_ = dict(run.environment)
+        self.origin_ = Origin.of(dataset)
+
+    # ---- parameters, and what depends on them alone
+
+    def _prepared(self) -> Prepared[State]:
+        """Mixture that the attributes mean.
+
+        Raises
+        ------
+        NotFittedError
+            If there are none.
+        InvalidAttributesError
+            If they are not those of a mixture.
+        """
+        check_is_fitted(self)
+        names = *self._followed, self._covariances_attribute
+        attributes = [as_array(name, getattr(self, name)) for name in names]
+        settings = names[-1], *self._attribute_settings()
+        memory: Memory[State] = self.__dict__.setdefault("_memory", Memory())
+        prepared = memory.prepared  # one that another thread may be replacing
+        if prepared is None or not prepared.follows_from(settings, attributes):
+            copies = [array.copy() for array in attributes]
+            with one_blas_thread():
+                state, parameters = self._read(dict(zip(names, copies, strict=True)))
+            prepared = memory.prepared = Prepared.of(settings, copies, state, parameters)
+        return prepared
+
+    def _attribute_settings(self) -> tuple[str, ...]:
+        """Parameters of the constructor that say what attributes mean."""
+        return (self.covariance_type,)
+
+    @property
+    def _covariances_attribute(self) -> str:
+        return next(name for name in COVARIANCES if hasattr(self, name))
+
+    def _parameters(self) -> MixtureParameters:
+        """Parameters of E-steps under the attributes, in double precision."""
+        return self._prepared().parameters
+
+    def _agreed_covariances(self) -> Array:
+        """Covariances, which E-steps do not follow from where there are factors.
+
+        Raises
+        ------
+        InvalidAttributesError
+            If they were set, and the factors were not.
+        """
+        parameters = self._parameters()
+        if not hasattr(self, "covariances_"):
+            return parameters.covariances
+        array = as_array("covariances_", self.covariances_)
+        return agreed_covariances(parameters, array, fitted=parameters is getattr(self, "_exact", None))
 
     def _kernel(self, data: Any) -> Kernel:
-        """Kernel for data that lie where the mixture does."""
-        p = self._parameters()
-        n_rows = data.shape[0] if data.shape[0] == data.shape[0] else np.inf  # unknown lengths of dask arrays are NaN
-        mean = p.weights @ p.means
-        variances = p.structure.marginal_variances(p.covariances, p.n_components, p.n_features)
-        deviation = np.sqrt(p.weights @ (variances + (p.means - mean) ** 2))
-        loops = choose_loops(n_rows * p.n_components, compiled=compiled())
-        return choose_kernel(p, Frame.of(mean, deviation), np.dtype(data.dtype), loops)
+        """Kernel for one pass over data that lie where the mixture does."""
+        prepared = self._prepared()
+        return prepared.new_kernel(np.dtype(data.dtype), _loops(prepared, data))
+
+    @staticmethod
+    def _kept_kernel(prepared: Prepared[State], data: Any) -> Kernel:
+        """Kernel for data that lie where the mixture does, kept for the next call."""
+        return prepared.kernel(np.dtype(data.dtype), _loops(prepared, data))
+
+    def _accept_new(self, X: Any) -> tuple[Any, Prepared[State]]:
+        """Resolved data of which a fitted model is to say something, and the model."""
+        prepared = self._prepared()
+        data = self._accept(X, reset=False)
+        expected = prepared.parameters.n_features
+        if data.shape[1] != expected:
+            raise ValueError(
+                f"X has {data.shape[1]} features, but {type(self).__name__} is expecting {expected} features as input."
+            )
+        return data, prepared
 
     def _score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
-        check_is_fitted(self)
-        data = self._accept(X, reset=False)
-        with Engine(self.scheduler, in_process=not is_lazy(data), listeners=check_callbacks(self.callbacks)) as engine:
-            dataset, _ = as_dataset(data, sample_weight, engine.compute)
-            score: Score = engine.run(dataset, ScoreFold(self._kernel(dataset.rows), entropy), "score")
+        data, prepared = self._accept_new(X)
+        score = self._score_here(data, prepared, sample_weight, entropy=entropy)
+        if score is None:
+            listeners = check_callbacks(self.callbacks)
+            with Engine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
+                dataset, _ = as_dataset(data, sample_weight, engine.compute)
+                score = engine.run(dataset, ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy), "score")
         check_weight_sum(score.weight_sum)
         return score
 
-    def _for_each_row(self, X: Any, kind: type[RowResult], dtype: Any, n_columns: int | None = None) -> Any:
-        check_is_fitted(self)
-        data = self._accept(X, reset=False)
-        function = kind(self._kernel(data))
+    def _score_here(self, data: Any, prepared: Prepared[State], sample_weight: Any, *, entropy: bool) -> Score | None:
+        """The score of few rows in memory; None where it takes an engine."""
+        if self.scheduler is not None or self.callbacks or is_lazy(data) or is_lazy(resolve(sample_weight)):
+            return None
+        dataset, _ = as_dataset(data, sample_weight)
+        fold = ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy)
+        return run_here(dataset, fold) if is_short(dataset, fold) else None
+
+    def _for_each_row(self, X: Any, kind: type[RowResult], dtype: Any = None, *, by_component: bool = False) -> Any:
+        data, prepared = self._accept_new(X)
+        if dtype is None:
+            dtype = np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64
+        n_columns = prepared.parameters.n_components if by_component else None
+        function = kind(self._kept_kernel(prepared, data))
         if isinstance(data, np.ndarray):
             with one_blas_thread():
                 return apply_rows(data, function, dtype, n_columns, os.cpu_count() or 1)
         blocks = as_blocks(data)
         result: da.Array = map_rows(blocks, function, dtype, n_columns)
         return result
+
+
+def _loops(prepared: Prepared[Any], data: Any) -> Loops:
+    n_rows = data.shape[0] if data.shape[0] == data.shape[0] else np.inf  # unknown lengths of dask arrays are NaN
+    return choose_loops(n_rows * prepared.parameters.n_components, compiled=compiled())
 
 
 def _names(key: tuple[int, int, CovarianceStructure]) -> tuple[int, int, str]:

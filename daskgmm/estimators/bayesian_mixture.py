@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -12,9 +14,21 @@ from ..core.concentration import WEIGHT_DISTRIBUTIONS, WeightDistribution
 from ..core.mixture import MixtureParameters
 from ..core.variational import Posterior, Priors, Variational
 from ..data.survey import Survey
+from ..errors import InvalidAttributesError
 from ..names import Defaults
+from .attributes import as_array, check_covariances, check_means, check_positive, checked
 from .base import Array, BaseMixture, Preparation
 from .validation import check_priors
+
+_WEIGHT_TOLERANCE = 1e-5
+
+_PRIORS = (
+    "weight_concentration_prior_",
+    "mean_precision_prior_",
+    "mean_prior_",
+    "degrees_of_freedom_prior_",
+    "covariance_prior_",
+)
 
 
 class BayesianGaussianMixture(BaseMixture[Posterior]):
@@ -70,7 +84,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     random_state : int, RandomState instance or None, default=None
         Determines the starts, and the rows they are made from.
     warm_start : bool, default=False
-        Go on from the last fit, if there was one, instead of making starts.
+        Go on from the fitted attributes, if there are any (the last fit's, or set by hand), instead of making starts.
     verbose : int, default=0
         1 prints the iterations, 2 their change and time as well.
     verbose_interval : int, default=10
@@ -120,6 +134,8 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         How often the last fit read the data, see `GaussianMixture`.
     environment_ : dict of str to str
         What the last bits depend on besides, see `GaussianMixture`.
+    origin_ : Origin
+        Data and date of the fit, see `GaussianMixture`.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only for data frames whose column names are all strings.
@@ -154,6 +170,8 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         "degrees_of_freedom_prior": [None, Interval(Real, 0.0, None, closed="neither")],
         "covariance_prior": [None, "array-like", Interval(Real, 0.0, None, closed="neither")],
     }
+
+    _followed = ("weight_concentration_", "mean_precision_", "means_", "degrees_of_freedom_")
 
     def __init__(
         self,
@@ -229,11 +247,12 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     def _store_state(self, state: Posterior, dtype: Any) -> None:
         # In double precision whatever the data are, as in scikit-learn: counts of rows take more than seven digits.
         priors, mixture = state.priors, state.parameters()
-        self.weight_concentration_prior_ = priors.weight_concentration
-        self.mean_precision_prior_ = priors.mean_precision
-        self.mean_prior_ = priors.mean
-        self.degrees_of_freedom_prior_ = priors.degrees_of_freedom
-        self.covariance_prior_ = _plain(priors.covariance)
+        if priors is not None:
+            self.weight_concentration_prior_ = priors.weight_concentration
+            self.mean_precision_prior_ = priors.mean_precision
+            self.mean_prior_ = priors.mean
+            self.degrees_of_freedom_prior_ = priors.degrees_of_freedom
+            self.covariance_prior_ = _plain(priors.covariance)
         self.weight_concentration_ = _unstacked(state.weight_concentration)
         self.mean_precision_ = state.mean_precision
         self.means_ = state.means
@@ -243,48 +262,72 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         self.weights_ = mixture.weights
         self.precisions_ = state.structure.precisions(state.precisions_cholesky)
 
-    def _state(self) -> Posterior:
-        priors = Priors(
-            float(self.weight_concentration_prior_),
-            float(self.mean_precision_prior_),
-            _double(self.mean_prior_),
-            float(self.degrees_of_freedom_prior_),
-            _double(self.covariance_prior_),
-        )
-        concentration = _double(self.weight_concentration_)
-        expected = self._weight_distribution.shape(len(self.means_))
-        if concentration.shape != expected:
-            raise ValueError(
-                f"weight_concentration_ has the shape {concentration.shape}; weight_concentration_prior_type="
-                f"{self.weight_concentration_prior_type!r} needs {expected}. Fit the model again without warm_start."
+    def _read(self, attributes: Mapping[str, Array]) -> tuple[Posterior, MixtureParameters]:
+        structure, weights = self._structure, self._weight_distribution
+        name, matrices = list(attributes.items())[-1]
+        means = check_means(attributes["means_"])
+        k, d = means.shape
+        concentration = attributes["weight_concentration_"]
+        if concentration.shape != weights.shape(k):
+            raise InvalidAttributesError(
+                "weight_concentration_",
+                f"has the shape {concentration.shape}; weight_concentration_prior_type="
+                f"{self.weight_concentration_prior_type!r} needs {weights.shape(k)}. Fit the model again without "
+                "warm_start.",
             )
-        return Posterior(
-            self._structure,
-            self._weight_distribution,
-            priors,
-            concentration,
-            _double(self.mean_precision_),
-            _double(self.means_),
-            _double(self.degrees_of_freedom_),
-            _double(self.covariances_),
-            _double(self.precisions_cholesky_),
+        covariances, factors = check_covariances(structure, name, matrices, means)
+        counts = structure.matrix_counts(np.zeros(k)).shape
+        posterior = Posterior(
+            structure,
+            weights,
+            None,
+            check_positive("weight_concentration_", concentration, concentration.shape),
+            check_positive("mean_precision_", attributes["mean_precision_"], (k,)),
+            means,
+            check_positive("degrees_of_freedom_", attributes["degrees_of_freedom_"], counts, d - 1),
+            covariances,
+            factors,
         )
+        return posterior, posterior.parameters()
 
-    def _parameters(self) -> MixtureParameters:
-        return self._state().parameters()
+    def _attribute_settings(self) -> tuple[str, ...]:
+        return self.covariance_type, self.weight_concentration_prior_type
+
+    def _state(self) -> Posterior:
+        return replace(self._prepared().state, covariances=self._agreed_covariances(), priors=self._priors())
+
+    def _agreed_covariances(self) -> Array:
+        weights = self._parameters().weights
+        if hasattr(self, "weights_"):
+            found = checked("weights_", as_array("weights_", self.weights_), weights.shape)
+            if not np.allclose(found, weights, rtol=0, atol=_WEIGHT_TOLERANCE):
+                raise InvalidAttributesError("weights_", "are not those that weight_concentration_ means")
+        return super()._agreed_covariances()
+
+    def _priors(self) -> Priors | None:
+        """Priors that were used; None where the attributes were set by hand without them."""
+        if not any(hasattr(self, name) for name in _PRIORS):
+            return None
+        for name in _PRIORS:
+            if not hasattr(self, name):
+                raise InvalidAttributesError(name, "is missing beside the other priors")
+        found = {name: as_array(name, getattr(self, name)) for name in _PRIORS}
+        d = self._parameters().n_features
+        return Priors(
+            float(check_positive(_PRIORS[0], found[_PRIORS[0]], ())),
+            float(check_positive(_PRIORS[1], found[_PRIORS[1]], ())),
+            checked(_PRIORS[2], found[_PRIORS[2]], (d,)),
+            float(check_positive(_PRIORS[3], found[_PRIORS[3]], (), d - 1)),
+            checked(_PRIORS[4], found[_PRIORS[4]], self._structure.prior_shape(d)),
+        )
 
     def _told(self) -> dict[str, Any]:
+        names = "weight_concentration_prior_", "mean_precision_prior_", "degrees_of_freedom_prior_"
         return {
-            "lower_bound": float(self.lower_bound_),
+            "lower_bound": getattr(self, "lower_bound_", None),
             "weight_concentration_prior_type": self.weight_concentration_prior_type,
-            "weight_concentration_prior": float(self.weight_concentration_prior_),
-            "mean_precision_prior": float(self.mean_precision_prior_),
-            "degrees_of_freedom_prior": float(self.degrees_of_freedom_prior_),
+            **{name[:-1]: float(getattr(self, name)) for name in names if hasattr(self, name)},
         }
-
-
-def _double(values: Any) -> Array:
-    return np.asarray(values, np.float64)
 
 
 def _plain(values: Array) -> Any:

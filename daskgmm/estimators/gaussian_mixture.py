@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -12,10 +13,12 @@ from sklearn.utils._param_validation import StrOptions
 from ..core.acceleration import ACCELERATIONS
 from ..core.maximum_likelihood import MaximumLikelihood
 from ..core.mixture import MixtureParameters
+from ..core.validity import weights_problem
 from ..fitting.criteria import CRITERIA, information_criteria
 from ..fitting.folds import Score
 from ..names import Defaults
-from .base import BaseMixture, Preparation
+from .attributes import check_covariances, check_means, check_problem, checked
+from .base import Array, BaseMixture, Preparation
 from .validation import check_given
 
 
@@ -68,7 +71,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     random_state : int, RandomState instance or None, default=None
         Determines the starts, and the rows they are made from.
     warm_start : bool, default=False
-        Go on from the last fit, if there was one, instead of making starts.
+        Go on from the fitted attributes, if there are any (the last fit's, or set by hand), instead of making starts.
     verbose : int, default=0
         1 prints the iterations, 2 their change and time as well.
     verbose_interval : int, default=10
@@ -118,6 +121,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     environment_ : dict of str to str
         What the last bits depend on besides data, parameters and seed: versions, BLAS, kind of processor, compiled
         loops, and workers that differ from this process. Loaded models keep it.
+    origin_ : Origin
+        Where the data were and what they were like, the same of the weights, and when the fit ended: ``date``,
+        ``data`` and ``sample_weight``, these with ``kind``, ``address`` (without passwords), ``shape`` and ``dtype``.
+        Loaded models keep it.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Only for data frames whose column names are all strings.
@@ -148,6 +155,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     }
 
     _information = tuple(CRITERIA)
+    _followed = ("weights_", "means_")
 
     def __init__(
         self,
@@ -256,23 +264,34 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         self.precisions_ = state.structure.precisions(state.precisions_cholesky).astype(dtype)
         self._exact = state
 
-    def _state(self) -> MixtureParameters:
-        return self._parameters()
-
-    def _told(self) -> dict[str, Any]:
-        return {"log_likelihood": float(self.lower_bound_)}
-
-    def _parameters(self) -> MixtureParameters:
+    def _read(self, attributes: Mapping[str, Array]) -> tuple[MixtureParameters, MixtureParameters]:
         """Parameters behind the fitted attributes, in double precision.
 
-        Attributes of single-precision fits are rounded, and anybody may set them by hand: what the fit found serves as
-        long as they are what it left, rounded to their own precision.
+        Attributes of single-precision fits are rounded: what the fit found serves as long as they are what it left,
+        rounded to their own precision.
         """
-        attributes = self.weights_, self.means_, self.precisions_cholesky_
         exact: MixtureParameters | None = getattr(self, "_exact", None)
-        if exact is not None:
-            found = exact.weights, exact.means, exact.precisions_cholesky
-            if all(np.array_equal(a, b.astype(np.asarray(a).dtype)) for a, b in zip(attributes, found, strict=True)):
-                return exact
-        weights, means, cholesky = (np.asarray(a, np.float64) for a in attributes)
-        return MixtureParameters.from_precisions_cholesky(self._structure, weights, means, cholesky)
+        if exact is not None and _is_rounded(exact, attributes):
+            return exact, exact
+        weights, means, (name, matrices) = attributes["weights_"], attributes["means_"], list(attributes.items())[-1]
+        means = check_means(means)
+        weights = checked("weights_", weights, (len(means),))
+        check_problem(weights_problem(weights))
+        covariances, factors = check_covariances(self._structure, name, matrices, means)
+        parameters = MixtureParameters(self._structure, weights, means, covariances, factors)
+        return parameters, parameters
+
+    def _state(self) -> MixtureParameters:
+        return replace(self._parameters(), covariances=self._agreed_covariances())
+
+    def _told(self) -> dict[str, Any]:
+        return {"log_likelihood": getattr(self, "lower_bound_", None)}
+
+
+def _is_rounded(exact: MixtureParameters, attributes: Mapping[str, Array]) -> bool:
+    """Compare attributes with parameters that are rounded to the attributes' own precision."""
+    found = {name: getattr(exact, name.removesuffix("_"), None) for name in attributes}
+    return all(
+        ours is not None and np.array_equal(ours.astype(attributes[name].dtype), attributes[name])
+        for name, ours in found.items()
+    )

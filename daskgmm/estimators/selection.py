@@ -32,7 +32,7 @@ from ..fitting.fit import fit_mixtures
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.plan import check_parameters
 from ..fitting.snapshot import Keeper
-from ..fitting.surveying import n_weight_passes, sample_dtype
+from ..fitting.surveying import n_weight_passes
 from ..names import HELD_OUT
 from .base import BaseMixture
 from .checkpointing import Checkpointing, check_checkpoint
@@ -324,11 +324,11 @@ def _entered(candidate: Candidate[Any], dataset: Dataset, contest: Contest | Non
 
 
 def _store(model: BaseMixture[Any], run: Run[Any], dataset: Dataset, counting: int) -> None:
-    model._store(run, sample_dtype(dataset))
     # As it would be alone: its own starts share passes, too.
     steps = Counter(record.start for record in run.history if record.kind not in ("survey", "sample"))
     size = model._settings(model._prepare(dataset.n_features)).sample_size
-    model.n_passes_ = counting + n_weight_passes(dataset, size) + 1 + max(steps.values(), default=0)
+    n_passes = counting + n_weight_passes(dataset, size) + 1 + max(steps.values(), default=0)
+    model._store(run, dataset, n_passes)
 
 
 def _tell(runs: Mapping[Key, Run[Any] | Failed]) -> None:

@@ -4,7 +4,7 @@
 
     model.zarr/
       attributes["daskgmm"]   format, format_version, daskgmm_version, library_versions (of who wrote it),
-                              environment (of who fitted it), estimator,
+                              environment (of who fitted it), origin (date and data of the fit), estimator,
                               parameters (the constructor's), fitted (what is no array),
                               checksums (SHA-256 of every array, and of the rest of these attributes)
       weights, means, covariances, precisions_cholesky     float64, each one uncompressed chunk

@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -15,8 +16,8 @@ import numpy as np
 from ..core.concentration import WEIGHT_DISTRIBUTIONS
 from ..core.mixture import MixtureParameters
 from ..core.structure import CovarianceStructure
+from ..core.validity import matrices_problem, weights_problem
 from ..core.variational import Posterior, Priors
-from ..errors import IllDefinedCovarianceError
 from ..estimators.base import BaseMixture
 from ..estimators.bayesian_mixture import BayesianGaussianMixture
 from ..estimators.gaussian_mixture import GaussianMixture
@@ -27,10 +28,7 @@ KIND = "model"
 FORMAT_VERSION = 1
 
 NOT_STORED = ("scheduler", "callbacks")
-_ASYMMETRY = 1e-8  # relative
-_DIFFERENCE = 1e-6
 _MOST_FIELDS, _LONGEST_TEXT = 64, 4096  # of what a fit was computed with
-_WEIGHT_TOLERANCE = 1e-5  # of their sum: single precision, and thousands of them
 
 
 def encode(name: str, value: Any) -> Any:
@@ -83,12 +81,19 @@ class Layout(ABC):
     estimator: ClassVar[type[BaseMixture[Any]]]
     given: ClassVar[tuple[str, ...]]
     """Parameters of the constructor that may be arrays."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Fitted arrays that are there together, or not at all where nobody knows them."""
 
     @abstractmethod
     def shapes(
         self, structure: CovarianceStructure, n_components: int, n_features: int, parameters: Mapping[str, Any]
     ) -> dict[str, tuple[int, ...]]:
         """Shape of every fitted array by its name; ``parameters`` are the constructor's."""
+
+    def known(self, shapes: Mapping[str, tuple[int, ...]], names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """The shapes without those of `optional` arrays, if none of them is among ``names``."""
+        left_out = self.optional if set(names).isdisjoint(self.optional) else ()
+        return {name: shape for name, shape in shapes.items() if name not in left_out}
 
     @abstractmethod
     def arrays(self, state: Any) -> dict[str, Array]:
@@ -103,44 +108,7 @@ class Layout(ABC):
         for name, values in arrays.items():
             if not np.isfinite(values).all():
                 return name, "contain NaN or infinity"
-        return _matrix_problem(structure, arrays["covariances"], arrays["precisions_cholesky"], arrays["means"])
-
-
-def _matrix_problem(
-    structure: CovarianceStructure, covariances: Array, precisions_cholesky: Array, means: Array
-) -> tuple[str, str] | None:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if not np.isfinite(structure.log_det_cholesky(precisions_cholesky, means.shape[1])).all():
-            return "precisions_cholesky", "are no Cholesky factors: a diagonal entry is not positive"
-    if structure.covariance_shape(3, 2)[-2:] == (2, 2) and not _is_symmetric(covariances):
-        return "covariances", "are not symmetric"
-    try:
-        factors = structure.precisions_cholesky(covariances)
-    except IllDefinedCovarianceError as error:
-        return "covariances", f"are not positive definite (components {error.components or 'all'})"
-    if not _agree(structure, covariances, factors, precisions_cholesky, means.shape):
-        return "precisions_cholesky", "do not belong to the covariances"
-    return None
-
-
-def _is_symmetric(matrices: Array) -> bool:
-    return bool((np.abs(matrices - matrices.swapaxes(-1, -2)) <= _ASYMMETRY * np.abs(matrices).max()).all())
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def _agree(
-    structure: CovarianceStructure, covariances: Array, expected: Array, found: Array, shape: tuple[int, ...]
-) -> bool:
-    """Whether factors are equal as far as rounding lets them; ``shape`` is that of the means, (K, D).
-
-    It moves them by eps · κ(Σ), relative to the largest entry; with variances of about one, κ ≤ K D ‖U‖².
-    """
-    scale = np.sqrt(structure.marginal_variances(covariances, *shape).mean(axis=0))
-    n_matrices = structure.matrix_counts(np.zeros(shape[0])).size
-    ours, theirs = (structure.scale_cholesky(u, scale).reshape(n_matrices, -1) for u in (expected, found))
-    rounding = 100 * np.finfo(np.float64).eps * shape[0] * shape[1] * (ours**2).sum(axis=1)
-    most = np.minimum(1, _DIFFERENCE + rounding) * np.abs(ours).max(axis=1)
-    return bool((np.abs(ours - theirs).max(axis=1) <= most).all())
+        return matrices_problem(structure, arrays["covariances"], arrays["precisions_cholesky"], arrays["means"])
 
 
 class _Likelihood(Layout):
@@ -165,16 +133,13 @@ class _Likelihood(Layout):
         return MixtureParameters(structure, **arrays)
 
     def problem(self, structure: CovarianceStructure, arrays: Mapping[str, Array]) -> tuple[str, str] | None:
-        weights = arrays["weights"]
-        if np.isfinite(weights).all() and ((weights < 0).any() or abs(weights.sum() - 1) > _WEIGHT_TOLERANCE):
-            total, least = weights.sum(), weights.min()
-            return "weights", f"have to be positive and sum to one: the sum is {total:.8g}, the least {least:.4g}"
-        return super().problem(structure, arrays)
+        return super().problem(structure, arrays) or weights_problem(arrays["weights"])
 
 
 class _Posterior(Layout):
     estimator = BayesianGaussianMixture
     given = ("mean_prior", "covariance_prior")
+    optional = tuple(f"prior_{field.name}" for field in fields(Priors))
 
     _POSITIVE = (
         "weight_concentration",
@@ -207,21 +172,23 @@ class _Posterior(Layout):
     def arrays(self, state: Posterior) -> dict[str, Array]:
         names = "weight_concentration", "mean_precision", "means", "degrees_of_freedom"
         found = {name: getattr(state, name) for name in (*names, "covariances", "precisions_cholesky")}
-        return found | {f"prior_{name}": np.asarray(value, np.float64) for name, value in vars(state.priors).items()}
+        priors = {} if state.priors is None else vars(state.priors)
+        return found | {f"prior_{name}": np.asarray(value, np.float64) for name, value in priors.items()}
 
     def state(self, structure: CovarianceStructure, arrays: Mapping[str, Array], parameters: Mapping[str, Any]) -> Any:
         priors = {name.removeprefix("prior_"): value for name, value in arrays.items() if name.startswith("prior_")}
         rest = {name: value for name, value in arrays.items() if not name.startswith("prior_")}
         scalars = {name: float(value) for name, value in priors.items() if name not in ("mean", "covariance")}
         weights = WEIGHT_DISTRIBUTIONS[parameters["weight_concentration_prior_type"]]
-        return Posterior(structure, weights, Priors(**{**priors, **scalars}), **rest)  # type: ignore[arg-type]
+        known = Priors(**{**priors, **scalars}) if priors else None  # type: ignore[arg-type]
+        return Posterior(structure, weights, known, **rest)
 
     def problem(self, structure: CovarianceStructure, arrays: Mapping[str, Array]) -> tuple[str, str] | None:
-        for name in self._POSITIVE:
+        for name in arrays.keys() & set(self._POSITIVE):
             if (arrays[name] <= 0).any():
                 return name, f"has to be positive: the least is {arrays[name].min():.4g}"
         n_features = arrays["means"].shape[1]
-        for name in ("degrees_of_freedom", "prior_degrees_of_freedom"):
+        for name in arrays.keys() & {"degrees_of_freedom", "prior_degrees_of_freedom"}:
             if (arrays[name] <= n_features - 1).any():
                 return name, f"has to be greater than {n_features - 1}: the least is {arrays[name].min():.8g}"
         return super().problem(structure, arrays)

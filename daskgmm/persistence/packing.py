@@ -50,7 +50,7 @@ class StoredKind:
         model, structure = self.estimator, self.structure
         parameters = model.get_params(deep=False)
         shapes = self.layout.shapes(structure, model.n_components, model.n_features_in_, parameters)
-        for name, shape in shapes.items():
+        for name, shape in self.layout.known(shapes, arrays).items():
             found = arrays[name]
             if found.shape != shape or found.dtype != np.float64:
                 raise ValueError(f"{name} has shape {found.shape} and dtype {found.dtype}; expected {shape}, float64")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from ..data.addresses import Secrets, printable, without_secrets
 from ..data.write import Address
 from ..errors import DaskGMMError, ModelFormatError
 from ..estimators.base import BaseMixture
-from ..fitting.candidate import Run
 from ..fitting.history import PassRecord
+from ..fitting.origin import Origin
 from .layout import KIND, LAYOUTS, NOT_STORED, Layout, decode, environment_problem, is_text
 from .stored import StoredGroup
 
@@ -97,16 +97,22 @@ class _Reader(StoredGroup):
             raise self.error("covariance_type", f"is {fitted.get('covariance_type')!r:.40}")
         n_features = self.count(fitted, "n_features_in", 1)
         state = self._state(model, structure, self.count(fitted, "n_components", 1), n_features)
-        bounds = self._bounds(fitted)
         dtype = {"float32": np.float32, "float64": np.float64}.get(str(fitted.get("dtype")))
         if dtype is None:
             raise self.error("dtype", f"is {fitted.get('dtype')!r:.40}; expected 'float32' or 'float64'")
-        n_iter, history = self.count(fitted, "n_iter"), self._history(fitted)
-        converged = self.flag(fitted, "converged")
-        model._store(Run(state, bounds[:-1], n_iter, converged, history, [], self._environment()), dtype)
-        model.lower_bound_ = bounds[-1]
-        model.n_passes_ = self.count(fitted, "n_passes")
-        model.n_features_in_ = n_features
+        readers: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
+            "converged": self.flag,
+            "n_iter": self.count,
+            "n_passes": self.count,
+            "lower_bound": self._bound,
+            "lower_bounds": self._bounds,
+            "history": self._history,
+        }
+        told = {f"{name}_": read(fitted, name) for name, read in readers.items() if name in fitted}
+        model._store_state(state, dtype)
+        vars(model).update(told, environment_=dict(self._environment()), n_features_in_=n_features)
+        if "origin" in self.attributes:
+            model.origin_ = self._origin(n_features)
         if fitted.get("feature_names_in") is not None:
             model.feature_names_in_ = self._feature_names(fitted["feature_names_in"], n_features)
 
@@ -116,34 +122,48 @@ class _Reader(StoredGroup):
         """What the fit had found."""
         layout, parameters = self.layout, model.get_params(deep=False)
         shapes = layout.shapes(structure, n_components, n_features, parameters)
+        shapes = layout.known(shapes, self.mapping("checksums"))
         arrays = {name: self.array(name, shape, (np.float64,)) for name, shape in shapes.items()}
         if found := layout.problem(structure, arrays):
             raise self.error(*found)
         return layout.state(structure, arrays, parameters)
 
-    def _bounds(self, fitted: Mapping[str, Any]) -> list[float]:
-        """The lower bounds of all iterations and, at the end, that of the fit."""
-        bounds = fitted.get("lower_bounds")
-        values = [decode(b) for b in (*bounds, fitted.get("lower_bound"))] if isinstance(bounds, list) else [None]
-        floats = [value for value in values if isinstance(value, float) and value < math.inf]  # and no NaN
-        if len(floats) < len(values):
-            raise self.error("lower_bounds", "and lower_bound have to be numbers, and less than infinity")
-        return floats
+    def _bound(self, fitted: Mapping[str, Any], name: str) -> float:
+        """The lower bound of the fit."""
+        value = decode(fitted[name])
+        if not (isinstance(value, float) and value < math.inf):  # and no NaN
+            raise self.error(name, "has to be a number, less than infinity")
+        return value
 
-    def _history(self, fitted: Mapping[str, Any]) -> list[PassRecord]:
-        records = fitted.get("history")
+    def _bounds(self, fitted: Mapping[str, Any], name: str) -> list[float]:
+        """The lower bounds of all iterations."""
+        if not isinstance(fitted[name], list):
+            raise self.error(name, "has to be a list of numbers")
+        return [self._bound({name: value}, name) for value in fitted[name]]
+
+    def _history(self, fitted: Mapping[str, Any], name: str) -> list[PassRecord]:
+        records = fitted[name]
         if not isinstance(records, list):
-            raise self.error("history", "is missing or damaged")
+            raise self.error(name, "is damaged")
         try:
             return [PassRecord(**{key: decode(value) for key, value in record.items()}) for record in records]
         except (TypeError, ValueError, AttributeError) as error:
-            raise self.error("history", f"is not one of passes ({error!s:.200})") from error
+            raise self.error(name, f"is not one of passes ({error!s:.200})") from error
 
     def _environment(self) -> Mapping[str, str]:
         value = self.attributes.get("environment", {})  # the first files did not have it
         if problem := environment_problem(value):
             raise self.error("environment", problem)
         return value
+
+    def _origin(self, n_features: int) -> Origin:
+        try:
+            origin = Origin.from_record(self.attributes["origin"])
+        except (TypeError, ValueError, AttributeError) as error:
+            raise self.error("origin", f"is not that of a fit ({error!s:.200})") from error
+        if origin.data.shape[1] != n_features:
+            raise self.error("origin", f"has data of the shape {origin.data.shape}; expected {n_features} features")
+        return origin
 
     def _feature_names(self, names: Any, n_features: int) -> Array:
         if not isinstance(names, list) or len(names) != n_features or not all(map(is_text, names)):

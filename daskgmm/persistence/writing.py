@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..core.mixture import MixtureParameters
 from ..data.write import Address, new_store, record
+from ..errors import InvalidAttributesError
 from ..estimators.base import BaseMixture
+from ..fitting.origin import Origin
 from .layout import KIND, NOT_STORED, Layout, checksum, digest, encode, environment_problem, layout_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -52,7 +56,7 @@ def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> 
     """
     name, layout = type(model).__name__, layout_of(model)
     check_is_fitted(model)
-    parameters, fitted = model._parameters(), layout.arrays(model._state())
+    fitted, parameters = layout.arrays(model._state()), model._parameters()
     if found := layout.problem(parameters.structure, fitted):
         raise ValueError(f"{name} cannot be saved: its {found[0]}_ {found[1]}")
     arrays = fitted | _given_arrays(model, layout)
@@ -60,7 +64,8 @@ def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> 
         KIND,
         library_versions={library: importlib.metadata.version(library) for library in _LIBRARIES}
         | {"python": platform.python_version()},
-        environment=_environment(model),
+        **_environment(model),
+        **_origin(model),
         estimator=name,
         parameters={key: encode(key, value) for key, value in _plain_parameters(model, layout).items()},
         fitted=_fitted_values(model, parameters),
@@ -82,10 +87,20 @@ def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> 
             stored[...] = array
 
 
-def _environment(model: BaseMixture[Any]) -> dict[str, str]:
+def _environment(model: BaseMixture[Any]) -> dict[str, Any]:
+    if not hasattr(model, "environment_"):
+        return {}
     if problem := environment_problem(model.environment_):
         raise ValueError(f"{type(model).__name__} cannot be saved: its environment_ {problem}")
-    return dict(model.environment_)
+    return {"environment": dict(model.environment_)}
+
+
+def _origin(model: BaseMixture[Any]) -> dict[str, Any]:
+    if not hasattr(model, "origin_"):
+        return {}
+    if not isinstance(model.origin_, Origin):
+        raise InvalidAttributesError("origin_", f"is {model.origin_!r:.40}; expected what a fit left there")
+    return {"origin": model.origin_.as_record()}
 
 
 def _plain_parameters(model: BaseMixture[Any], layout: Layout) -> dict[str, Any]:
@@ -108,17 +123,29 @@ def _given_arrays(model: BaseMixture[Any], layout: Layout) -> dict[str, Array]:
 
 
 def _fitted_values(model: BaseMixture[Any], parameters: MixtureParameters) -> dict[str, Any]:
+    """Fitted values that are no arrays; those that nobody knows are left out."""
     names = getattr(model, "feature_names_in_", None)
+    if names is not None and len(names) != parameters.n_features:
+        raise InvalidAttributesError(
+            "feature_names_in_", f"holds {len(names)} names for {parameters.n_features} features"
+        )
+    told = {name: tell(getattr(model, f"{name}_")) for name, tell in _TOLD.items() if hasattr(model, f"{name}_")}
     return {
         "covariance_type": parameters.structure.name,
         "n_components": parameters.n_components,
-        "n_features_in": int(model.n_features_in_),
+        "n_features_in": parameters.n_features,
         "feature_names_in": None if names is None else [str(name) for name in names],
         "dtype": "float32" if np.asarray(model.means_).dtype == np.float32 else "float64",
-        "converged": bool(model.converged_),
-        "n_iter": int(model.n_iter_),
-        "n_passes": int(model.n_passes_),
-        "lower_bound": encode("lower_bound_", model.lower_bound_),
-        "lower_bounds": [encode("lower_bounds_", bound) for bound in model.lower_bounds_],
-        "history": [{key: encode(key, value) for key, value in asdict(passed).items()} for passed in model.history_],
+        **told,
     }
+
+
+_TOLD: dict[str, Callable[[Any], Any]] = {
+    "converged": bool,
+    "n_iter": int,
+    "n_passes": int,
+    "lower_bound": partial(encode, "lower_bound_"),
+    "lower_bounds": lambda bounds: [encode("lower_bounds_", bound) for bound in bounds],
+    "history": lambda history: [{key: encode(key, value) for key, value in asdict(one).items()} for one in history],
+}
+"""Encoders of the attributes that a fit leaves beside its parameters, by name."""

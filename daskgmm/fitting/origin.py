@@ -1,0 +1,109 @@
+"""Data and date of a fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from ..data.source import KINDS, LONGEST_ADDRESS, Dataset, Source
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", re.ASCII)
+_DTYPE = re.compile(r"[<>=|]?[a-z][a-z0-9]{0,15}", re.ASCII)
+_LARGEST = 1 << 53  # of an extent
+
+
+@dataclass(frozen=True)
+class ArrayOrigin:
+    """An array that a fit has read."""
+
+    kind: str
+    """``"Zarr array"``, ``"dask array"``, ``"memory-mapped file"`` or ``"array in memory"``."""
+
+    address: str | None
+    """Absolute path or URL of a Zarr array or of a mapped file, without what may be a password or a token."""
+
+    shape: tuple[int, ...]
+
+    dtype: str
+
+    def __post_init__(self) -> None:
+        _check(self.kind in KINDS, "kind", self.kind, f"one of {KINDS}")
+        _check(self.address is None or _is_address(self.address), "address", self.address, "a text or null")
+        whole = isinstance(self.shape, tuple) and all(type(n) is int and 0 < n < _LARGEST for n in self.shape)
+        _check(whole and len(self.shape) in (1, 2), "shape", self.shape, "one or two positive integers")
+        _check(_matches(_DTYPE, self.dtype), "dtype", self.dtype, "the name of a dtype")
+
+    @classmethod
+    def of(cls, source: Source) -> Self:
+        """The origin of rows or weights."""
+        return cls(source.kind, source.address, tuple(map(int, source.shape)), str(source.dtype))
+
+    @classmethod
+    def from_record(cls, record: Any) -> Self:
+        """Inverse of `dataclasses.asdict`, believing nothing.
+
+        Raises
+        ------
+        TypeError, ValueError
+        """
+        _check(isinstance(record, Mapping) and isinstance(record.get("shape"), list), "array", record, "a description")
+        return cls(**{**record, "shape": tuple(record["shape"])})
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Data and date of a fit. Its settings are the estimator's parameters."""
+
+    date: str
+    """When the fit ended, in UTC, as ISO 8601 has it: ``"2026-01-31T12:00:00+00:00"``."""
+
+    data: ArrayOrigin
+
+    sample_weight: ArrayOrigin | None
+    """None where every row counted the same."""
+
+    def __post_init__(self) -> None:
+        _check(_matches(_DATE, self.date), "date", self.date, "a time in UTC")
+        datetime.fromisoformat(self.date)
+        _check(len(self.data.shape) == 2, "shape", self.data.shape, "rows and features")
+        if self.sample_weight is not None:
+            expected = self.data.shape[:1]
+            _check(self.sample_weight.shape == expected, "shape", self.sample_weight.shape, f"{expected} for weights")
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Self:
+        """The origin of a fit that has just ended."""
+        weights = None if dataset.weights is None else ArrayOrigin.of(dataset.weights)
+        return cls(datetime.now(UTC).isoformat(timespec="seconds"), ArrayOrigin.of(dataset.rows), weights)
+
+    @classmethod
+    def from_record(cls, record: Any) -> Self:
+        """Inverse of `as_record`, believing nothing.
+
+        Raises
+        ------
+        TypeError, ValueError
+        """
+        _check(isinstance(record, Mapping), "origin", record, "date, data and sample_weight")
+        arrays = {name: ArrayOrigin.from_record(value) for name, value in record.items() if isinstance(value, Mapping)}
+        return cls(**{**record, **arrays})
+
+    def as_record(self) -> dict[str, Any]:
+        """The origin as what JSON can say."""
+        return asdict(self)
+
+
+def _is_address(text: Any) -> bool:
+    return isinstance(text, str) and len(text) <= LONGEST_ADDRESS and text.isprintable()
+
+
+def _matches(pattern: re.Pattern[str], text: Any) -> bool:
+    return isinstance(text, str) and pattern.fullmatch(text) is not None
+
+
+def _check(good: bool, name: str, value: Any, expected: str) -> None:
+    if not good:
+        raise ValueError(f"{name} is {value!a:.40}; expected {expected}")
