@@ -16,7 +16,7 @@ from .addresses import printable
 from .encoding import ATTRIBUTES, decoded, encoding_of
 from .guards import product
 from .retry import told
-from .source import Source
+from .source import LONGEST_ADDRESS, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -142,10 +142,12 @@ class DatasetSource(Source):
         Of the parameter that the rows are for, in errors.
     """
 
+    kind = "HDF5 dataset"
     reads_ahead = True
 
     def __init__(self, dataset: Any, name: str = "X") -> None:
         self.handle = DatasetRows(dataset, name)
+        self.address = printable(f"{os.path.abspath(self.handle.file)}::{self.handle.path}", LONGEST_ADDRESS - 1)
         self.shape = self.handle.shape
         encoding = self.handle.encoding
         self.dtype = self.handle.stored if encoding is None else encoding.dtype

@@ -92,6 +92,7 @@ class RecordSource(Source):
 
     def __init__(self, records: Source, names: tuple[str, ...], dtype: np.dtype[Any]) -> None:
         self._records = records
+        self.kind, self.address = records.kind, records.address
         self.handle = RecordRows(records.handle, dtype)
         self.shape, self.dtype, self.feature_names = (records.shape[0], len(names)), dtype, names
         self.chunk_rows, self.batch_rows, self.reads_ahead = records.chunk_rows, records.batch_rows, records.reads_ahead

@@ -26,9 +26,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 #: Bytes that one read brings into memory where the layout leaves a choice.
 SLAB_BYTES = 16 << 20
 
-
 #: What sources may be.
-KINDS = ("array in memory", "memory-mapped file", "Zarr array", "dask array")
+KINDS = ("array in memory", "memory-mapped file", "Zarr array", "HDF5 dataset", "dask array")
 
 #: Characters of an address that are kept.
 LONGEST_ADDRESS = 4096

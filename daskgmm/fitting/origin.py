@@ -20,7 +20,7 @@ class ArrayOrigin:
     """An array that a fit has read."""
 
     kind: str
-    """``"Zarr array"``, ``"dask array"``, ``"memory-mapped file"`` or ``"array in memory"``."""
+    """One of `daskgmm.data.source.KINDS`, such as ``"Zarr array"``."""
 
     address: str | None
     """Absolute path or URL of a Zarr array or of a mapped file, without what may be a password or a token."""

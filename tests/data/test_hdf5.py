@@ -78,6 +78,13 @@ def test_results_are_lazy(name, file, reads, tmp_path):
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "out.zarr/labels")[:], model.predict(x))
 
 
+def test_a_model_knows_the_file_and_the_dataset(file, path):
+    origin = fit(file["g/x"], sample_weight=file["weights"]).origin_
+    assert (origin.data.kind, origin.data.address) == ("HDF5 dataset", f"{path}::/g/x")
+    assert (origin.data.shape, origin.data.dtype) == ((N, D), "float64")
+    assert origin.sample_weight.address == f"{path}::/weights"
+
+
 def test_select_reads_it(file):
     assert select(file["g/x"], [1, 2], estimator=GaussianMixture(random_state=0)).best == (2, "full")
 
