@@ -631,14 +631,10 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     def _score_here(self, data: Any, prepared: Prepared[State], sample_weight: Any, *, entropy: bool) -> Score | None:
         """The score of few rows in memory; None where it takes an engine."""
-        if (
-            self.scheduler is not None
-            or self.callbacks
-            or is_lazy(data)
-            or is_lazy(resolve(sample_weight, "sample_weight"))
-        ):
+        weights = resolve(sample_weight, "sample_weight")
+        if self.scheduler is not None or self.callbacks or is_lazy(data) or is_lazy(weights):
             return None
-        dataset, _ = as_dataset(data, sample_weight)
+        dataset, _ = as_dataset(data, weights)
         fold = ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy)
         return run_here(dataset, fold) if is_short(dataset, fold) else None
 
