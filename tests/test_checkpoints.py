@@ -85,8 +85,9 @@ class Passes:
 
 def same_fit(one, other):
     """Whether two estimators have all attributes in common, to the last bit, and the same history."""
-    names = {name for name in vars(one) if name.endswith("_") and name != "history_"}
-    assert names == {name for name in vars(other) if name.endswith("_") and name != "history_"}
+    names, theirs = ({n for n in vars(m) if n.endswith("_") and n not in ("history_", "origin_")} for m in (one, other))
+    assert names == theirs
+    assert one.origin_.data.shape == other.origin_.data.shape
     for name in names:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     for ours, theirs in zip(one.history_, other.history_, strict=True):

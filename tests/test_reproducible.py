@@ -89,7 +89,10 @@ def bits(value):
     if isinstance(value, list | tuple):
         return [bits(item) for item in value]
     if isinstance(value, GaussianMixture | BayesianGaussianMixture):
-        return {name: bits(attribute(value, name)) for name in vars(value) if name.endswith("_")}
+        names = [
+            name for name in vars(value) if name.endswith("_") and name != "origin_"
+        ]  # where the rows were, and when
+        return {name: bits(attribute(value, name)) for name in names}
     if isinstance(value, Selection):
         return {name: bits(item) for name, item in vars(value).items()}
     assert value is None or isinstance(value, int | str), type(value)
@@ -322,8 +325,9 @@ models = [
 found, environments = [], []
 for model in models:
     model.fit(x, sample_weight=rng.rand(len(x)))
-    arrays = {name: value for name, value in vars(model).items() if name.endswith("_") and name != "history_"}
-    found.append({name: np.asarray(value).tobytes().hex() for name, value in arrays.items() if name != "environment_"})
+    told = "history_", "origin_", "environment_"
+    arrays = {name: value for name, value in vars(model).items() if name.endswith("_") and name not in told}
+    found.append({name: np.asarray(value).tobytes().hex() for name, value in arrays.items()})
     environments.append(model.environment_)
 threads = max(pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas")
 print(json.dumps({"bits": found, "environments": environments, "threads": threads, "hash": hash("daskgmm")}))
