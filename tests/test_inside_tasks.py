@@ -150,7 +150,7 @@ def test_a_fit_inside_an_actor(path, client, expected):
     with client.as_current():
         made = client.submit(Fitter, actor=True)  # as long as somebody wants it, it is there
         actor = made.result(SECONDS)
-        assert actor.fit(path).result(SECONDS) == expected.lower_bound_
+    assert actor.fit(path).result(SECONDS) == expected.lower_bound_
 
 
 async def fit_in_coroutine(path):

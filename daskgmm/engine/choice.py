@@ -60,6 +60,8 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
     except RuntimeError as error:  # Dask's, for an asynchronous client
         if in_process:
             return _threads()
+        if "asynchronous" not in str(error):
+            raise
         raise TypeError(
             "The distributed.Client in scope is asynchronous, and this call waits for the cluster. Call it in a thread "
             "of its own and by way of another client, for example await asyncio.to_thread(model.fit, X) with "
