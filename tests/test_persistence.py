@@ -247,7 +247,7 @@ def test_a_model_knows_its_data_and_its_date(rows, tmp_path, kind):
 def test_the_terminal_and_select_tell_of_the_data_too(rows, tmp_path):
     path = tmp_path / "data.zarr"
     zarr.create_array(path, data=rows, chunks=(200, 3))
-    jobs.fit(jobs.Rows(str(path)), str(tmp_path / "m.zarr"), {"n_components": 2}, quiet=True)
+    jobs.fit(jobs.Rows(str(path)), str(tmp_path / "m.zarr"), {"n_components": 2})
     assert origin_of(daskgmm.load(tmp_path / "m.zarr"))[:2] == ("Zarr array", str(path))
     found = daskgmm.select(path, [1, 2], held_out=0.2, criterion="held_out")
     assert origin_of(found.model) == ("Zarr array", str(path), (900, 3), "float64")

@@ -23,7 +23,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _LARGEST_SUM = 1e200
 
 # Of squared deviations: those of a component are multiplied by counts of rows.
-_LARGEST_SQUARE_SUM = 1e290
+_LARGEST_SQUARE_SUM = 1e305
 
 
 @dataclass(frozen=True)
