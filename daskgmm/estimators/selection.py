@@ -263,7 +263,7 @@ def _select(
         runs = _fit(engine, training, models, None if patience is None else Contest(criterion, patience), keeper)
         for key, run in runs.items():
             if isinstance(run, Run):
-                _store(models[key], run, training, counting)
+                _store(models[key], run, dataset, training, counting)
         fitted = {key: models[key] for key, run in runs.items() if isinstance(run, Run)}
         _tell(runs)
         scores = _score(engine, dataset, fitted, rule)
@@ -323,11 +323,11 @@ def _entered(candidate: Candidate[Any], dataset: Dataset, contest: Contest | Non
     return replace(candidate, judge=contest.entrant(free_parameters(how.structure, how.n_components, d)))
 
 
-def _store(model: BaseMixture[Any], run: Run[Any], dataset: Dataset, counting: int) -> None:
+def _store(model: BaseMixture[Any], run: Run[Any], dataset: Dataset, training: Dataset, counting: int) -> None:
     # As it would be alone: its own starts share passes, too.
     steps = Counter(record.start for record in run.history if record.kind not in ("survey", "sample"))
     size = model._settings(model._prepare(dataset.n_features)).sample_size
-    n_passes = counting + n_weight_passes(dataset, size) + 1 + max(steps.values(), default=0)
+    n_passes = counting + n_weight_passes(training, size) + 1 + max(steps.values(), default=0)
     model._store(run, dataset, n_passes)
 
 
