@@ -143,6 +143,7 @@ def test_stream(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1  # what was written is gone
 
 
+@pytest.mark.slow
 def test_regression_compares_two_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # to know its tree from those of others
     here = BENCHMARKS.parent
@@ -159,6 +160,7 @@ def test_regression_compares_two_trees(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_regression_can_fail() -> None:
     if not (BENCHMARKS.parent / ".git").exists():
         pytest.skip("the other version comes from Git, and this is no checkout")

@@ -455,6 +455,7 @@ def many_names(group):
     seal(group, lambda a, _: a.update(arrays=[[f"x/{i}", "float64", [0], [0]] for i in range(10**5)]))
 
 
+MANY = "a hundred thousand names"  # half a minute to write
 PLACES = {
     "a terabyte of nothing": terabyte,
     "a chunk of a terabyte": lambda g: os.truncate(g / "packed/c/0", 10**12),
@@ -478,12 +479,14 @@ PLACES = {
     "doubles": of_packed(lambda m: m.update(data_type="float64", fill_value=0)),
     "a negative shape": of_packed(lambda m: m.update(shape=[-2])),
     "brackets": lambda g: (g / "packed/zarr.json").write_text("[" * 10**5),
-    "a hundred thousand names": many_names,
+    MANY: many_names,
 }
 
 
 @pytest.mark.parametrize("where", ["beginning", "pass"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [pytest.param(name, marks=pytest.mark.slow) if name == MANY else name for name in PLACES]
+)
 def test_places(place, where, stopped):
     path = stopped()
     PLACES[place](path if where == "beginning" else alone(path))

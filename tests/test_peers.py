@@ -41,6 +41,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_every_contestant_is_measured_or_missing(quick: Path) -> None:
     result, report = read(quick)
     assert {"processor", "cores", "versions"} <= result["machine"].keys()
@@ -62,6 +63,7 @@ def test_every_contestant_is_measured_or_missing(quick: Path) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_same_iterations_from_the_same_start_end_alike(quick: Path) -> None:
     result, _ = read(quick)
     by_problem: dict[str, list[float]] = {}
@@ -75,6 +77,7 @@ def test_same_iterations_from_the_same_start_end_alike(quick: Path) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_bytes_read_are_those_of_the_store(quick: Path) -> None:
     result, _ = read(quick)
     record = next(r for r in result["measurements"] if r["contestant"] == "daskgmm-zarr" and r["tol"] is None)
@@ -85,6 +88,7 @@ def test_bytes_read_are_those_of_the_store(quick: Path) -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_report_is_made_again_and_names_errors(quick: Path, tmp_path: Path) -> None:
     result, report = read(quick)
     for record in result["measurements"]:
