@@ -29,7 +29,7 @@ RESULTS, SAMPLES = "results", "samples"
 _CHUNK_BYTES = 16 << 20
 
 _LEAST_SAMPLE_SHARE = 0.5
-"""Of its size in memory that a sample takes on disk, compressed: the digits of random numbers do not shrink."""
+"""Share of its size in memory that a sample takes on disk, compressed: random digits do not shrink."""
 
 
 def write_predictions(

@@ -93,6 +93,12 @@ def test_what_no_worker_can_run_in_is_refused_before_one_starts(monkeypatch, arg
         planned_cluster(*arguments)
 
 
+@pytest.mark.parametrize("data", [np.zeros((200_000, 8)), da.from_array(np.zeros((200_000, 8)))])
+def test_a_planned_cluster_plans_for_rows_in_memory(data):
+    plan = GaussianMixture(2, scheduler=planned_cluster(2, 1, "2GB")).plan(data)
+    assert plan.as_record()["n_rows"] == 200_000
+
+
 def test_a_planned_cluster_plans_and_does_nothing_else():
     cluster = planned_cluster(64, 2, "1GB")
     x = da.zeros((100_000, 3), chunks=(10_000, 3))

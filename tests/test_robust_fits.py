@@ -9,6 +9,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Reference
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, load
@@ -312,6 +313,15 @@ def test_an_accelerated_fit_of_single_precision_ends_where_one_of_double_does():
 def test_single_precision_serves_where_its_noise_is_below_the_tolerance():
     rows, _ = far_apart()
     model = GaussianMixture(4, tol=1e-2, **STARTS[GaussianMixture]).fit(rows)
+    assert {record.arithmetic for record in model.history_[1:]} == {"float32"}
+
+
+def test_a_tolerance_of_zero_takes_no_finer_arithmetic():
+    rows, _ = far_apart()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = GaussianMixture(4, tol=0, max_iter=60, **STARTS[GaussianMixture]).fit(rows)
+    assert (model.converged_, model.n_iter_) == (False, 60)
     assert {record.arithmetic for record in model.history_[1:]} == {"float32"}
 
 

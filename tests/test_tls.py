@@ -431,7 +431,7 @@ def test_refused_in_the_terminal(cluster, ours, foreign, data, tmp_path, termina
             fit = ("fit", data, "-k", 2, "--model", tmp_path / "m.zarr", "--scheduler", address)
             status, out, err = terminal(*fit)
         assert (status, out) == (1, "")
-        assert err.startswith(f"error: scheduler='{address}' does not answer"), err
+        assert err.startswith(f"error: --scheduler '{address}' does not answer"), err
         assert "Traceback" not in err
         tells_nothing(foreign, err)
 

@@ -16,6 +16,7 @@ kernel              what an E-step kernel has to answer; log-sum-exp
 quadratic           the fast kernel: two matrix products
 residual            the precise kernel: whitened residuals
 kernels             the cheapest of them that is accurate enough
+validity            arrays that are no mixture, and why
 estimation          what an M-step has to answer
 maximum_likelihood  statistics -> new parameters
 concentration       distributions over the weights

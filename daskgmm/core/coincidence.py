@@ -51,7 +51,7 @@ def coinciding(parameters: MixtureParameters, candidates: Array) -> list[tuple[i
 
 
 def _near(means: Array, variances: Array, log_variances: Array, component: int, others: Array) -> Array:
-    """Those of the others that no feature alone tells apart: the divergence in one feature is a lower bound."""
+    """Components that no feature alone tells apart: the divergence in one feature is a lower bound."""
     for features in (slice(None, _FIRST_FEATURES), slice(_FIRST_FEATURES, None)):
         shifts = means[others, features] - means[component, features]
         ratios = log_variances[others, features] - log_variances[component, features]

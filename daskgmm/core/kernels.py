@@ -32,7 +32,7 @@ from .statistics import Frame
 __all__ = ["ARITHMETICS", "Kernel", "QuadraticKernel", "ResidualKernel", "choose_kernel", "finer", "rounding_bounds"]
 
 ARITHMETICS = ("float32", "float64", ResidualKernel.arithmetic)
-"""What a kernel may compute in, the coarsest and cheapest first."""
+"""Arithmetics that a kernel may compute in, the coarsest and cheapest first."""
 
 # Largest admissible error of one log-density, in nats, by the precision of the products.
 _TOLERANCE = {"float32": 1e-3, "float64": 1e-9}

@@ -70,7 +70,7 @@ class Loops(ABC):
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the first E-step in this process need not wait for machine code."""
+        """True where the first E-step in this process need not wait for machine code."""
         return True
 
     @abstractmethod

@@ -14,7 +14,7 @@ from .structure import CovarianceStructure
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _SAMPLE_BYTES = 4 << 20
-"""Of the rows that are drawn at a time."""
+"""Size of the rows that are drawn at a time."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class MixtureParameters:
         return free_parameters(self.structure, self.n_components, self.n_features)
 
     def fits(self, dtype: Any) -> bool:
-        """Whether variances, precisions and means are in the range of a floating dtype: neither infinite nor lost."""
+        """Test that variances, precisions and means are in the range of a floating dtype: neither infinite nor lost."""
         limits, shape = np.finfo(dtype), (self.n_components, self.n_features)
         precisions = self.structure.precisions(self.precisions_cholesky)
         squares = (self.structure.marginal_variances(matrices, *shape) for matrices in (self.covariances, precisions))

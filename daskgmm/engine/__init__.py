@@ -7,7 +7,10 @@ the result is the same to the last bit for every chunking, batch size, number of
 tree       leaves, fragments of leaves, and the canonical tree
 graph      a data set and a fold -> a plain graph of tasks: batches, then merges, then one root
 scheduler  where it runs: what every scheduler can do
+plain      a pass over few rows in the calling thread
 remote     a cluster, which may lose workers and its scheduler
+holdings   tasks that are submitted once, for many passes
+seceding   drivers that are tasks of the cluster that they wait for
 choice     which scheduler a user means
 report     how tasks tell the driver that they have finished
 cluster    worker processes on this machine

@@ -183,7 +183,7 @@ class Connection:
         return running
 
     def has_worker(self, address: str) -> bool:
-        """Whether a worker of that address belongs to the cluster."""
+        """Test for a worker of that address in the cluster."""
         return address in self.ask(lambda scheduler: scheduler.ncores(workers=[address]))
 
     def n_threads(self, limit: float | None = None) -> int:
@@ -192,7 +192,7 @@ class Connection:
         return self._n_threads
 
     def knows(self, *keys: Any) -> bool:
-        """Whether the scheduler has tasks of all these names."""
+        """Test for tasks of all these names on the scheduler."""
         return None not in self.ask(lambda scheduler: scheduler.get_task_status(keys=keys)).values()
 
     def is_forgotten(self) -> bool:

@@ -31,7 +31,7 @@ class Holdings:
 
     @property
     def keys(self) -> list[Any]:
-        """Of all tasks."""
+        """Keys of all tasks."""
         return list(self._tasks)
 
     def add(self, tasks: Mapping[Any, Any]) -> None:

@@ -62,7 +62,7 @@ def _frames() -> Iterator[FrameType]:
 
 
 def _is_guarded(path: str, line: int) -> bool:
-    """Whether the script asks for its name, or what started it, on the way to that line; True for what is no source."""
+    """Test for a guard on the way to that line, which asks for the name or the parent process; True for no source."""
     try:
         with open(path, encoding="utf-8") as file:
             tree = ast.parse(file.read())

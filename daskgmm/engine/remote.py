@@ -57,7 +57,7 @@ class _Idle(Exception):
 
 
 class _LostInputs(Exception):
-    """What a graph depends on, and does not hold itself, is not there any more."""
+    """A value that a graph depends on, and does not hold itself, is gone."""
 
 
 class Remote(Scheduler, AbstractContextManager["Remote"]):
@@ -110,7 +110,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
 
     @property
     def n_threads(self) -> int:
-        """Of the workers that are at work now: a cluster may grow and shrink between passes."""
+        """Threads of the workers that are at work now: a cluster may grow and shrink between passes."""
         return self._answer(self._connection.n_threads)
 
     def workers(self) -> list[Worker]:

@@ -224,7 +224,7 @@ class Engine(AbstractContextManager["Engine"]):
         return self._sent.get(source, source)
 
     def _has_room(self, n_bytes: int) -> bool:
-        """Whether the workers can hold so much more; what they cannot is sent in every pass, a few rows at a time."""
+        """Test for room for so much more on the workers; without room, rows are sent in every pass, a few at a time."""
         limits = [worker.limit for worker in self.scheduler.workers()]
         return 0 in limits or self._held_bytes + n_bytes <= _HELD_SHARE * sum(limits)
 

@@ -102,6 +102,9 @@ class Planned(Scheduler):
     def workers(self) -> list[Worker]:
         return list(self._workers)
 
+    def hold(self, tasks: Mapping[Any, Any]) -> None:
+        """Nothing is sent."""
+
     def run(self, work: Work, **options: Any) -> Any:
         raise SchedulerError(
             "A planned cluster has no worker processes, and these data have to be read before a pass can be planned: "

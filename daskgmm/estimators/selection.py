@@ -45,7 +45,7 @@ _SIGNIFICANT_FALL = 10
 
 @dataclass(frozen=True)
 class Selection:
-    """What `select` found. ``print`` it for a table; a notebook shows one by itself.
+    """Result of `select`. ``print`` it for a table; a notebook shows one by itself.
 
     Attributes
     ----------

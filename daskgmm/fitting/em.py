@@ -72,7 +72,7 @@ class AscentSnapshot(Generic[State]):
     reseedings: tuple[Reseeding, ...]
     proposal: str | None
     precise: bool
-    """Whether the next E-step repeats the last one in the finest arithmetic."""
+    """True where the next E-step repeats the last one in the finest arithmetic."""
     coarsest: str
     """Arithmetic that no E-step is coarser than any more."""
     relocates: bool
@@ -245,7 +245,7 @@ class Ascent(Generic[State]):
         kind = self._proposal or "em"
         self._accept(updated, bound, change, doubt)
         self._last_noise = noise
-        if noise > self._tol and abs(change) <= doubt:
+        if 0 < self._tol < noise and abs(change) <= doubt:  # with a tol of zero nothing could converge
             self._coarsest = finer(evaluation.kernel.arithmetic)
         self._relocate(evaluation)
         return _step(kind, bound, change, evaluation)

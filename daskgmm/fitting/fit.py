@@ -226,7 +226,7 @@ class _Fit(Generic[State]):
 
     @property
     def _of(self) -> str:
-        """What a message calls the candidate, beside others."""
+        """Name of the candidate in a message, where there are others."""
         return f" of {self._candidate.label}" if self._candidate.label else ""
 
     def snapshot(self) -> FitSnapshot[State]:
@@ -409,12 +409,12 @@ class _Fit(Generic[State]):
 
     @property
     def is_running(self) -> bool:
-        """Whether a start asks for another E-step."""
+        """True while a start asks for another E-step."""
         return not all(ascent.finished for ascent in self.ascents.values())
 
     @property
     def loops(self) -> Loops:
-        """What its kernels use beside matrix products."""
+        """Loops that its kernels use beside matrix products."""
         return loops_for(self._dataset, self._settings.initialization.n_components)
 
     def _told(self, reseeding: Reseeding, n_sampled: int | None = None) -> ReseedingWarning:

@@ -39,14 +39,14 @@ class Sample:
     rows: Array
     """Shape (n, D)."""
     weights: Array | None
-    """How much each of them counts, shape (n,)."""
+    """Weight of each row in the sample, shape (n,)."""
     frame: Frame
     weight_sum: float | None = None
-    """Of all data; None where the sample is complete."""
+    """Sum of the weights of all data; None where the sample is complete."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether the sample holds all rows that count."""
+        """True where the sample holds all rows that count."""
         return self.weight_sum is None
 
 

@@ -93,7 +93,7 @@ class Relocation(Generic[State]):
     sample: Sample
     """That the start was made on."""
     n_rows: int
-    """Of the data, those without weight left out."""
+    """Rows of the data, those without weight left out."""
     n_kept: int
     """How many of these are to be kept."""
     tol: float
