@@ -349,9 +349,7 @@ def test_the_package_of_a_file_system_is_named(url, package, model, monkeypatch)
 
 def test_several_paths(tmp_path):
     for paths in ([tmp_path / "a.zarr", tmp_path / "b.zarr"], ("a.zarr", "b.zarr")):
-        with pytest.raises(
-            TypeError, match=r"of 2 texts or paths; expected one .*dask\.array\.concatenate.*xarray"
-        ):
+        with pytest.raises(TypeError, match=r"of 2 texts or paths; expected one .*dask\.array\.concatenate.*xarray"):
             fit(paths)
     with pytest.raises(StoreNotFoundError, match=r"nothing at .*\*\.zarr.*dask\.array\.concatenate"):
         fit(tmp_path / "*.zarr")
