@@ -97,10 +97,13 @@ class NonFiniteDataError(DaskGMMError, ValueError):
         what = "NaN" if is_nan else "infinity"
         where = f"row {row}" + " of a chunk (the lengths of the chunks before it are not known)" * within_chunk
         why = missing and f": {missing}"
-        super().__init__(
-            f"Input X contains {what} in {where}{why}. A Gaussian mixture needs finite values: drop or impute such "
-            "rows first (for a dask array for instance with x[~da.isnan(x).any(axis=1)])."
+        advice = (
+            "decode the values, for example with xarray (x = xarray.open_zarr(path)[name].data), which makes NaN of "
+            "such numbers, and drop or impute these rows"
+            if missing
+            else "drop or impute such rows first (for a dask array for instance with x[~da.isnan(x).any(axis=1)])"
         )
+        super().__init__(f"Input X contains {what} in {where}{why}. A Gaussian mixture needs finite values: {advice}.")
 
 
 class DataRangeError(DaskGMMError, ValueError):

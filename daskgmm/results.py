@@ -73,7 +73,7 @@ def write_predictions(
         )
     source = str(data) if isinstance(data, Source) else "a dask array"
     model._accept_new(data)
-    blocks = as_blocks(data)
+    blocks = as_blocks(data, 8 * (1 + len(model.weights_) * probabilities + log_density))
     arrays = _row_arrays(model, blocks, probabilities, log_density)
     with (
         new_store(output, record(RESULTS, data=source, model=_full(model_name)), overwrite=overwrite) as group,

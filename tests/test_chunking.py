@@ -546,6 +546,20 @@ def test_chunks_that_are_small_and_many_are_joined(whole, tmp_path, monkeypatch)
     np.testing.assert_array_equal(results[0].compute(), whole["full"].predict(X))
 
 
+@pytest.mark.parametrize(("chunk_rows", "block_rows"), [(1, 33), (5, 30)])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_blocks_are_as_small_as_large_results_demand(chunk_rows, block_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(output, "_MANY_CHUNKS", 2)
+    monkeypatch.setattr(output, "SLAB_BYTES", 800)
+    monkeypatch.setattr(output, "_BLOCK_BYTES", 800)
+    model = GaussianMixture(20, max_iter=1, tol=0, random_state=0).fit(X)
+    zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(chunk_rows, D))
+    assert model.predict(tmp_path / "x.zarr").chunks[0][0] == block_rows
+    lazy = model.predict_proba(tmp_path / "x.zarr")
+    assert lazy.chunks[0] == da.empty(N, chunks=5).chunks[0]
+    np.testing.assert_allclose(lazy.compute(), model.predict_proba(X), atol=1e-12)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("source_kind", ["dask", "zarr", "features apart"])
 def test_results_can_be_stored(method, source_kind, whole, tmp_path):

@@ -459,6 +459,17 @@ def test_rows_in_memory_are_sent_once(kind, weighted, client, cluster, all_rows_
     wait_until(lambda: not cluster.scheduler.tasks)
 
 
+@pytest.mark.parametrize("criterion", ["bic", "held_out"])
+def test_weights_in_memory_that_a_sample_is_drawn_by_are_sent_once(criterion, client, all_rows_are_large):
+    weights = da.from_array(WEIGHTS, chunks=1000)
+    estimator = model(init_size=100)
+    found, expected = (
+        select(X, [2], criterion=criterion, estimator=estimator, sample_weight=weights, **more)
+        for more in ({"scheduler": client}, {})
+    )
+    assert found.table == expected.table
+
+
 def test_a_selection_with_rows_held_out_sends_them_once(client, all_rows_are_large):
     found = select(X, [1, 2], criterion="held_out", estimator=model(), scheduler=client, sample_weight=WEIGHTS)
     expected = select(X, [1, 2], criterion="held_out", estimator=model(), sample_weight=WEIGHTS)

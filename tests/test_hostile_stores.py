@@ -463,6 +463,14 @@ def test_a_thousand_chunks_are_enough(tmp_path):
         check_extent(array, "x.zarr")
 
 
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+def test_records_that_cannot_be_there(tmp_path, model):
+    dtype = [("a", "<f8"), ("b", "<f8"), ("c", "<f8")]
+    zarr.create_array(tmp_path / "x.zarr", shape=(5 * 10**9,), chunks=(1,), dtype=dtype)
+    for method in (fit, model.predict):
+        refuse(StoreError, "are there: all others would be read as the fill value", method, tmp_path / "x.zarr")
+
+
 def test_groups_on_the_way_to_an_array_are_not_read(tmp_path):
     path = tmp_path / "g.zarr"
     zarr.create_group(path).create_group("a").create_array("b", data=X)

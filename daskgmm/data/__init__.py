@@ -11,6 +11,9 @@ blosc       chunks that Blosc would not notice to be cut off
 retry       reads that may work when they are tried again
 config      what users may set about reading
 blocks      dask arrays
+detached    rows in memory as tasks of their own, sent to a cluster once
+forks       forked children, in which threads and held locks are gone
+failures    errors as users see them: short, without frames of the library
 garbage     making very many objects at once
 accept      the one door: whatever came -> `Dataset`
 row_sample  samples of rows, drawn by row number and weight

@@ -20,7 +20,7 @@ import zarr
 from ..errors import DaskGMMError, InvalidWeightsError, UnsupportedDataError
 from .arrays import ArraySource, check_unmasked, mapped_source
 from .blocks import BlockSource, with_known_chunks
-from .guards import MOST_ROWS, check_extent, product
+from .guards import MOST_ROWS, product
 from .hdf5 import DatasetSource, is_dataset
 from .records import as_columns, field_names
 from .source import Dataset, Source
@@ -34,7 +34,7 @@ _MOST_NAMES = 5  # of variables, in a message
 
 
 def resolve(data: Any, name: str = "X") -> Any:
-    """What the data are once names are looked up and wrappers taken off.
+    """Look up names and take wrappers off.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def _unwrapped(data: Any, name: str) -> Any:
         data = pick_array(data)
     if isinstance(data, zarr.Array):
         return StoreSource(data, name) if data.ndim else data  # a number has no rows, which whoever needs some will say
-    if is_dataset(data):
+    if is_dataset(data, name):
         return DatasetSource(data, name)
     if hasattr(type(data), "to_dask_array"):  # asked of the type, because a Delayed object has any attribute
         return data.to_dask_array()
@@ -85,7 +85,9 @@ def _check_one_array(data: Any, name: str) -> None:
         raise UnsupportedDataError(
             f"{name} is a {type(data).__name__} of {len(data)} texts or paths; expected one array, or one path. Where "
             "these are parts of the data, join them: "
-            "dask.array.concatenate([dask.array.from_zarr(path) for path in paths])."
+            "dask.array.concatenate([dask.array.from_zarr(path) for path in paths]), or with "
+            "xarray.open_zarr(path)['name'].data where attributes such as scale_factor or _FillValue say how numbers "
+            "are to be read, because from_zarr does not look at them."
         )
     if dask.is_dask_collection(data) and not isinstance(data, da.Array):
         raise UnsupportedDataError(
@@ -133,7 +135,7 @@ def in_memory(name: str, data: Any, most: int) -> Array:
 
 
 def is_lazy(data: Any) -> bool:
-    """Whether data are to be read piece by piece instead of by scikit-learn's validation."""
+    """Tell data that are read piece by piece from those for scikit-learn's own validation."""
     return isinstance(data, da.Array | Source | zarr.Array | np.memmap)
 
 
@@ -212,8 +214,8 @@ def _check_extent(name: str, data: Any) -> None:
             f"{name} declares {n_rows} rows; expected {MOST_ROWS:.0e} at most, because no fit would come to an end. "
             "Check where its shape comes from."
         )
-    if isinstance(data, StoreSource):
-        check_extent(data.handle.array, str(data))
+    if isinstance(data, Source):
+        data.check_extent()
 
 
 def check_dtype(name: str, dtype: Any) -> None:

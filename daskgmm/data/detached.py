@@ -1,4 +1,4 @@
-"""What rows in memory are in a graph, as tasks of their own, so that it is sent once and not with every pass.
+"""Rows in memory as tasks of their own, so that they are sent to a cluster once and not with every pass.
 
 What travels is never a result: rows as they are, or tasks that have yet to be done. A task of these depends on nothing,
 so a scheduler that knows it can have it computed again when a worker is lost, which it cannot with scattered data.

@@ -1,4 +1,4 @@
-"""How the attributes of a stored array say that its numbers are to be read: the CF conventions, as xarray reads them.
+"""Attributes that say how stored numbers are to be read: the CF conventions, as xarray applies them.
 
 Data centres store measurements as small integers: a value is ``stored × scale_factor + add_offset``, and ``_FillValue``
 or ``missing_value`` stands where there is none. The rules for dtypes are those of xarray's ``mask_and_scale``, so that
@@ -39,13 +39,13 @@ _DURATIONS = ("datetime64", "timedelta64")
 
 @dataclass(frozen=True)
 class Encoding:
-    """How stored numbers become values."""
+    """Rules that make values of stored numbers."""
 
     dtype: np.dtype[Any]
     """Of the values."""
 
     integers: np.dtype[Any] | None = None
-    """What stored integers are taken as: unsigned where they are declared signed, or the reverse."""
+    """Dtype that stored integers are taken as: unsigned where they are declared signed, or the reverse."""
 
     missing: tuple[Any, ...] = ()
     """Stored numbers that stand where there is no value."""
@@ -71,11 +71,14 @@ class Encoding:
     def _missing(self, stored: Array) -> Array | None:
         found = np.zeros(stored.shape, bool)
         for value in self.missing:
+            if stored.dtype.kind == "f":  # an attribute in JSON has double precision, and its number was stored in less
+                with np.errstate(over="ignore"):
+                    value = value.astype(stored.dtype)
             found |= stored == value
         return found if found.any() else None
 
     def as_record(self) -> dict[str, Any]:
-        """The encoding as what JSON can say."""
+        """Make a mapping of the encoding that JSON can hold."""
         told = {"scale_factor": self.scale, "add_offset": self.offset, "missing": self.missing or None}
         numbers = {name: np.asarray(value).tolist() for name, value in told.items() if value is not None}
         return {"dtype": str(self.dtype), **numbers}
@@ -142,7 +145,7 @@ def zarr_encoding(array: zarr.Array[Any], place: str) -> Encoding | None:
 
 
 def _from_base64(text: str, place: str) -> float:
-    """A number as xarray's FillValueCoder writes it."""
+    """Read a number as xarray's FillValueCoder writes it."""
     try:
         return float(struct.unpack("<d", base64.b64decode(text, validate=True))[0])
     except (ValueError, struct.error):
@@ -179,7 +182,7 @@ def encoding_of(stored: np.dtype[Any], attributes: Mapping[str, Any], place: str
 
 
 def _decoded_dtype(stored: np.dtype[Any], declared: bool, masked: bool, scale: Any, offset: Any) -> np.dtype[Any]:
-    """As xarray chooses it: single precision where that holds every stored number, or where the attributes have it."""
+    """The dtype that xarray gives: single precision where it holds every stored number, or where attributes have it."""
     packed = scale is not None or offset is not None
     if packed and (masked or not (declared and stored.kind == "f")):
         return _packed_dtype(stored, scale, offset)
@@ -247,7 +250,7 @@ def _missing_values(attributes: Mapping[str, Any], place: str) -> Iterator[Any]:
 
 
 def _numbers(value: Any) -> Array | None:
-    """What an attribute holds, in one dimension; None for what are no real numbers."""
+    """Numbers that an attribute holds, in one dimension; None where they are not real."""
     try:
         array = np.ravel(value)
     except ValueError:  # lists of several lengths

@@ -1,4 +1,4 @@
-"""How errors of this library look to users: their message says what is wrong, and where; frames of ours do not."""
+"""Errors of this library as users see them: the message says what is wrong, and where; frames of ours do not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tell_briefly() -> None:
 
 
 def _brief(record: logging.LogRecord) -> bool:
-    """Whether Dask may log a record as it is."""
+    """Let Dask log a record as it is, unless it tells an error of ours: that gets a line of its own."""
     if not str(record.msg).startswith("Compute Failed") or not isinstance(record.args, tuple):
         return True
     told = [text for text in record.args if isinstance(text, str) and text.partition("(")[0] in _NAMES]

@@ -1,4 +1,4 @@
-"""What does not survive in a child that was forked: threads but the one that forked, and locks that they held."""
+"""Forked children: all threads but the one that forked are gone, and locks that they held stay held."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _decoder: int | None = None
 
 
 def begin_anew_in_children(function: Callable[[], Any]) -> Callable[[], Any]:
-    """Decorator of what a forked child has to do before anything else."""
+    """Have every forked child call a function before anything else: a decorator."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=function)
     return function

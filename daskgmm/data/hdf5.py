@@ -24,8 +24,14 @@ _MOST_NAMES = 20
 _FILES = ("sec2", "stdio", "direct", "windows", "log")  # drivers of HDF5 that read a file of this machine by its name
 
 
-def is_dataset(data: Any) -> bool:
-    """Whether an object is a dataset that h5py opened.
+def is_dataset(data: Any, name: str = "X") -> bool:
+    """Tell a dataset that h5py opened from other objects.
+
+    Parameters
+    ----------
+    data : object
+    name : str
+        Of the parameter that the object is for, in errors.
 
     Raises
     ------
@@ -37,8 +43,8 @@ def is_dataset(data: Any) -> bool:
         names = list(data)[:_MOST_NAMES] if data else []
         shown = ", ".join(printable(str(name)) for name in names)
         raise UnsupportedDataError(
-            f"X is an HDF5 {type(data).__name__.lower()} ({shown or 'closed, or empty'}); expected one dataset of it, "
-            "such as file['name']."
+            f"{name} is an HDF5 {type(data).__name__.lower()} ({shown or 'closed, or empty'}); expected one dataset "
+            "of it, such as file['name']."
         )
     return "Dataset" in kinds
 
@@ -147,7 +153,8 @@ class DatasetSource(Source):
 
     def __init__(self, dataset: Any, name: str = "X") -> None:
         self.handle = DatasetRows(dataset, name)
-        self.address = printable(f"{os.path.abspath(self.handle.file)}::{self.handle.path}", LONGEST_ADDRESS - 1)
+        file, inside = os.path.abspath(self.handle.file), str(self.handle.path).lstrip("/")
+        self.address = printable(f"{file}::{inside}", LONGEST_ADDRESS - 1)
         self.shape = self.handle.shape
         encoding = self.handle.encoding
         self.dtype = self.handle.stored if encoding is None else encoding.dtype

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .row_sample import random_words
-from .source import Dataset, Part, Source
+from .source import Dataset, DerivedSource, Part, Source
 from .tally import Ledger
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -29,60 +29,58 @@ class HeldOut:
 
     def training(self, dataset: Dataset) -> Dataset:
         """The same rows, with weight zero for those that are held out."""
-        weights = _TrainingWeights(self, dataset.n_rows, dataset.weights)
+        weights = _TrainingWeights(self, dataset.weights or _Ones(dataset.n_rows))
         return replace(dataset, weights=weights, ledger=Ledger())
 
 
-class _TrainingWeights(Source):
-    """Sample weights, or ones, with zeros for rows that are held out; made where they are read."""
+class _Ones(Source):
+    """A weight of one for each row."""
 
     dtype = np.dtype(np.float64)
     in_process = True
 
-    def __init__(self, held_out: HeldOut, n_rows: int, weights: Source | None) -> None:
+    def __init__(self, n_rows: int) -> None:
         self.shape = (n_rows,)
-        self._held_out, self._weights = held_out, weights
-        if weights is not None:
-            self.cuts, self.chunk_rows, self.batch_rows = weights.cuts, weights.chunk_rows, weights.batch_rows
-            self.in_process, self.reads_ahead, self.handle = weights.in_process, weights.reads_ahead, weights.handle
 
     def part(self, start: int, stop: int) -> Part:
-        return _TrainingPart(self._held_out, None if self._weights is None else self._weights.part(start, stop))
-
-    def shared_tasks(self) -> dict[Any, Any]:
-        return {} if self._weights is None else self._weights.shared_tasks()
-
-    def carried_bytes(self) -> int:
-        return 0 if self._weights is None else self._weights.carried_bytes()
-
-    def detached(self) -> tuple[Source, dict[Any, Any]]:
-        if self._weights is None:
-            return self, {}
-        weights, tasks = self._weights.detached()
-        return _TrainingWeights(self._held_out, self.shape[0], weights), tasks
-
-    def held_bytes(self, n_rows: int) -> int:
-        return 0 if self._weights is None else self._weights.held_bytes(n_rows)
-
-    def check_unchanged(self) -> None:
-        if self._weights is not None:
-            self._weights.check_unchanged()
+        return _ONES
 
     def reading_bytes(self, n_rows: int) -> int:
-        made = n_rows * self.row_bytes
-        return 3 * made if self._weights is None else 3 * made + self._weights.reading_bytes(n_rows)
+        return 0  # all of them are one number
+
+
+class _OnesPart(Part):
+    def read(self, handle: Any, inputs: Mapping[Any, Any], start: int, stop: int) -> Array:
+        return np.broadcast_to(np.float64(1.0), (stop - start,))
+
+
+_ONES = _OnesPart()
+
+
+class _TrainingWeights(DerivedSource):
+    """Sample weights with zeros for rows that are held out."""
+
+    def __init__(self, held_out: HeldOut, weights: Source) -> None:
+        super().__init__(weights, weights.shape, np.dtype(np.float64))
+        self._held_out = held_out
+
+    def made_of(self, source: Source) -> Source:
+        return _TrainingWeights(self._held_out, source)
+
+    def part(self, start: int, stop: int) -> Part:
+        return _TrainingPart(self._held_out, self.source.part(start, stop))
+
+    def reading_bytes(self, n_rows: int) -> int:
+        return super().reading_bytes(n_rows) + 3 * n_rows * self.row_bytes
 
 
 class _TrainingPart(Part):
-    def __init__(self, held_out: HeldOut, weights: Part | None) -> None:
+    def __init__(self, held_out: HeldOut, weights: Part) -> None:
         self._held_out, self._weights = held_out, weights
-        if weights is not None:
-            self.dependencies, self.cuts = weights.dependencies, weights.cuts
+        self.dependencies, self.cuts = weights.dependencies, weights.cuts
 
     def read(self, handle: Any, inputs: Mapping[Any, Any], start: int, stop: int) -> Array:
         kept = ~self._held_out(start, stop)
-        if self._weights is None:
-            return kept.astype(np.float64)
         weights = self._weights.read(handle, inputs, start, stop)
         # Where they are not what was promised, whoever reads both tells it.
         return np.where(kept, weights, 0.0) if len(weights) == len(kept) else weights

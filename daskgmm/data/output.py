@@ -26,7 +26,7 @@ it are not known; returns one entry for each row."""
 _BLOCK_BYTES, _MANY_CHUNKS = 1 << 20, 1000
 
 
-def as_blocks(data: Any) -> da.Array:
+def as_blocks(data: Any, result_bytes: int = 0) -> da.Array:
     """Lazy dask array of the rows, all features in one chunk.
 
     Parameters
@@ -34,13 +34,21 @@ def as_blocks(data: Any) -> da.Array:
     data : dask.array.Array or Source
         Stored rows come in their own chunks, or shards: in whole ones of at least a megabyte, where there are more than
         a thousand.
+    result_bytes : int
+        Size of the results for each row: no block has larger ones than rows may be, where the layout leaves a choice.
+
+    Raises
+    ------
+    DataChangedError, StoreNotFoundError, StoreError
+        If a store does not say any more what it said when it was opened.
     """
     if isinstance(data, da.Array):
         return data if len(data.chunks[1]) == 1 else data.rechunk({1: -1})
+    data.check_unchanged()  # results that are computed later would have another length than the rows
     # A new name each time: Zarr's own token does not change when the data do.
     return da.from_array(
         _Rows(data),
-        chunks=(_block_rows(data), data.shape[1]),
+        chunks=(_block_rows(data, max(1, data.row_bytes, result_bytes)), data.shape[1]),
         name=f"gmm-rows-{uuid.uuid4().hex}",
         asarray=False,
         inline_array=False,
@@ -48,12 +56,12 @@ def as_blocks(data: Any) -> da.Array:
     )
 
 
-def _block_rows(source: Source) -> int:
+def _block_rows(source: Source, row_bytes: int) -> int:
     if source.batch_rows == 1:  # there are no chunks
-        return max(1, SLAB_BYTES // max(1, source.row_bytes))
+        return max(1, SLAB_BYTES // row_bytes)
     if source.shape[0] <= _MANY_CHUNKS * source.batch_rows:
         return source.batch_rows
-    return max(1, _BLOCK_BYTES // max(1, source.row_bytes) // source.batch_rows) * source.batch_rows
+    return max(1, _BLOCK_BYTES // row_bytes // source.batch_rows) * source.batch_rows
 
 
 class _Rows:

@@ -10,7 +10,7 @@ from numpy.lib.recfunctions import structured_to_unstructured
 
 from ..errors import UnsupportedDataError
 from .arrays import mapped_source
-from .source import Part, Source
+from .source import DerivedSource, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -78,7 +78,7 @@ class RecordRows:
         return _columns(self._handle[rows], self._dtype)
 
 
-class RecordSource(Source):
+class RecordSource(DerivedSource):
     """Records that are read piece by piece.
 
     Parameters
@@ -91,23 +91,11 @@ class RecordSource(Source):
     """
 
     def __init__(self, records: Source, names: tuple[str, ...], dtype: np.dtype[Any]) -> None:
-        self._records = records
-        self.kind, self.address = records.kind, records.address
-        self.handle = RecordRows(records.handle, dtype)
-        self.shape, self.dtype, self.feature_names = (records.shape[0], len(names)), dtype, names
-        self.chunk_rows, self.batch_rows, self.reads_ahead = records.chunk_rows, records.batch_rows, records.reads_ahead
+        super().__init__(records, (records.shape[0], len(names)), dtype)
+        self.handle, self.feature_names = RecordRows(records.handle, dtype), names
 
-    def __str__(self) -> str:
-        return str(self._records)
-
-    def part(self, start: int, stop: int) -> Part:
-        return self._records.part(start, stop)
-
-    def place(self, start: int, stop: int) -> str:
-        return self._records.place(start, stop)
-
-    def check_unchanged(self) -> None:
-        self._records.check_unchanged()
+    def made_of(self, source: Source) -> Source:
+        return RecordSource(source, self.feature_names or (), self.dtype)
 
     def reading_bytes(self, n_rows: int) -> int:
-        return self._records.reading_bytes(n_rows) + n_rows * self.row_bytes
+        return super().reading_bytes(n_rows) + n_rows * self.row_bytes

@@ -114,7 +114,7 @@ def priorities(seed: int, start: int, weights: Array) -> Array:
 
 @dataclass(frozen=True)
 class WeightSurvey:
-    """What drawing a sample takes to know of some rows' weights. ``+`` joins those of two ranges of rows."""
+    """Facts about some rows' weights that drawing a sample needs. ``+`` joins those of two ranges of rows."""
 
     limit: int
     """Most priorities that are kept: one more than rows that are to be drawn."""
@@ -139,7 +139,7 @@ class WeightSurvey:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all rows that have weight are to be drawn: no random number decides about any of them."""
+        """True if all rows that have weight are to be drawn: no random number decides about any of them."""
         return self.n_weighted < self.limit
 
     def sample(self, seed: int) -> RowSample:

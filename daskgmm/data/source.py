@@ -137,6 +137,9 @@ class Source(ABC):
     def check_unchanged(self) -> None:  # noqa: B027  # most kinds have nothing to look at
         """Raise `DataChangedError` if what says how to read the rows has changed since it was looked at."""
 
+    def check_extent(self) -> None:  # noqa: B027  # most kinds take no more than they declare
+        """Raise `StoreError` unless the declared size can be true."""
+
     @property
     def row_bytes(self) -> int:
         """Bytes of one row as it is stored."""
@@ -228,29 +231,70 @@ def _check_length(what: str, values: Array, start: int, stop: int) -> None:
         )
 
 
-class _Column(Source):
+class DerivedSource(Source):
+    """Rows that are made of another source's, one of each, where they are read.
+
+    Parameters
+    ----------
+    source : Source
+    shape : tuple of int
+        With as many rows.
+    dtype : numpy.dtype
+    """
+
+    def __init__(self, source: Source, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.source, self.shape, self.dtype = source, shape, dtype
+        self.kind, self.address, self.handle = source.kind, source.address, source.handle
+        self.cuts, self.chunk_rows, self.batch_rows = source.cuts, source.chunk_rows, source.batch_rows
+        self.in_process, self.reads_ahead = source.in_process, source.reads_ahead
+
+    @abstractmethod
+    def made_of(self, source: Source) -> Source:
+        """The same of the same rows from elsewhere."""
+
+    def __str__(self) -> str:
+        return str(self.source)
+
+    def part(self, start: int, stop: int) -> Part:
+        return self.source.part(start, stop)
+
+    def shared_tasks(self) -> dict[Any, Any]:
+        return self.source.shared_tasks()
+
+    def carried_bytes(self) -> int:
+        return self.source.carried_bytes()
+
+    def detached(self) -> tuple[Source, dict[Any, Any]]:
+        source, tasks = self.source.detached()
+        return self.made_of(source), tasks
+
+    def held_bytes(self, n_rows: int) -> int:
+        return self.source.held_bytes(n_rows)
+
+    def place(self, start: int, stop: int) -> str:
+        return self.source.place(start, stop)
+
+    def check_unchanged(self) -> None:
+        self.source.check_unchanged()
+
+    def check_extent(self) -> None:
+        self.source.check_extent()
+
+    def reading_bytes(self, n_rows: int) -> int:
+        return self.source.reading_bytes(n_rows)
+
+
+class _Column(DerivedSource):
     """Sample weights as rows of one feature."""
 
     def __init__(self, weights: Source) -> None:
-        self._weights = weights
-        self.shape, self.dtype = (*weights.shape, 1), weights.dtype
-        self.cuts, self.chunk_rows, self.batch_rows = weights.cuts, weights.chunk_rows, weights.batch_rows
-        self.in_process, self.reads_ahead, self.handle = weights.in_process, weights.reads_ahead, weights.handle
+        super().__init__(weights, (*weights.shape, 1), weights.dtype)
+
+    def made_of(self, source: Source) -> Source:
+        return _Column(source)
 
     def part(self, start: int, stop: int) -> Part:
-        return _ColumnPart(self._weights.part(start, stop))
-
-    def shared_tasks(self) -> dict[Any, Any]:
-        return self._weights.shared_tasks()
-
-    def place(self, start: int, stop: int) -> str:
-        return self._weights.place(start, stop)
-
-    def check_unchanged(self) -> None:
-        self._weights.check_unchanged()
-
-    def reading_bytes(self, n_rows: int) -> int:
-        return self._weights.reading_bytes(n_rows)
+        return _ColumnPart(self.source.part(start, stop))
 
 
 class _ColumnPart(Part):

@@ -74,6 +74,8 @@ def describe(node: zarr.Array[Any] | zarr.Group, most: int = 200) -> str:
     """Name of an array or group for messages, without credentials."""
     store = node.store
     files, path = getattr(store, "fs", None), str(getattr(store, "path", ""))
+    if isinstance(store, zarr.storage.ZipStore):  # an archive is opened by its path, and an array in it by its name
+        return printable(f"{path}::{node.path}" if node.path else path, most)
     if files is None:
         local = isinstance(getattr(store, "root", None), Path)
         place = f"{store}/{node.path}".rstrip("/")
@@ -181,13 +183,13 @@ def _is_archive(location: str) -> bool:
 
 
 def to_install(url: str) -> str:
-    """What to do where the file system of a URL is missing."""
+    """Advice for a URL whose file system is not installed."""
     package = _INSTALL.get(url.rpartition("::")[2].partition("://")[0].lower())
     return f"Try pip install {package}" if package else "Install the file system of that URL"
 
 
 def _otherwise(location: str, shown: str) -> str:
-    """What to write instead where there is no store at an address; empty where nobody knows."""
+    """Advice for an address where there is no store, by the kind of file there; empty for other kinds."""
     for ends, line in _OTHER_FILES.items():
         if location.lower().endswith(ends):
             return f" Open it with the library that reads such files, and pass what comes: {line.format(path=shown)}"
@@ -201,7 +203,7 @@ def _otherwise(location: str, shown: str) -> str:
 
 
 def _unreadable(shown: str, error: Exception, secrets: Secrets) -> StoreError:
-    """What to say where metadata are there and cannot be used.
+    """An error for metadata that are there and cannot be used.
 
     Those that do not parse end in KeyError, TypeError, JSONDecodeError and others, depending on where they break.
     """
@@ -243,7 +245,7 @@ def pick_array(node: zarr.Array[Any] | zarr.Group, name: str | None = None) -> z
 
 
 def _of_rows(arrays: list[tuple[str, zarr.Array[Any]]]) -> list[tuple[str, zarr.Array[Any]]]:
-    """Those that are no single number, as coordinates and remarks may be."""
+    """Leave out single numbers, as coordinates and remarks may be."""
     return [(name, array) for name, array in arrays if array.ndim]
 
 
@@ -283,7 +285,7 @@ def _names_below(group: zarr.Group, arrays: Mapping[str, zarr.Array[Any]] | None
 
 
 def member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
-    """What a group holds under a name, as it says itself; None for nothing.
+    """The array or group of a name in a group, by its own metadata; None where there is none.
 
     Raises
     ------
@@ -304,7 +306,7 @@ def member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
 
 
 def _parts(name: str) -> list[str]:
-    """What a name consists of; raise `StoreError` if it leads out of its group."""
+    """Split a name at its slashes; raise `StoreError` if it leads out of its group."""
     parts = name.replace("\\", "/").split("/")
     if "." in parts or ".." in parts or "\0" in name or len(name) > _LONGEST_NAME:
         raise StoreError(

@@ -27,7 +27,7 @@ from .blosc import checked
 from .config import Reading
 from .encoding import ATTRIBUTES, decoded, zarr_encoding
 from .forks import check_decoder
-from .guards import check_archive, check_chunks, product
+from .guards import check_archive, check_chunks, check_extent, product
 from .retry import may_pass, retried, told
 from .source import LONGEST_ADDRESS, Source
 from .store import address_of, describe
@@ -57,7 +57,7 @@ class Chunk:
 def part(
     shape: tuple[int, ...], size: tuple[int, ...], coordinates: tuple[int, ...], start: int = 0, stop: int | None = None
 ) -> Chunk:
-    """What of one chunk lies in the rows from ``start`` to ``stop``.
+    """Cut one chunk to the rows from ``start`` to ``stop``.
 
     Parameters
     ----------
@@ -363,6 +363,9 @@ class StoreSource(Source):
 
     def check_unchanged(self) -> None:
         check_unchanged(self.handle.array, self.handle.reading.retries)
+
+    def check_extent(self) -> None:
+        check_extent(self.handle.array, str(self))
 
 
 def _anchored(array: zarr.Array[Any]) -> zarr.Array[Any]:

@@ -647,7 +647,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         if isinstance(data, np.ndarray):
             with one_blas_thread():
                 return apply_rows(data, function, dtype, n_columns, os.cpu_count() or 1)
-        blocks = as_blocks(data)
+        blocks = as_blocks(data, np.dtype(dtype).itemsize * (n_columns or 1))
         result: da.Array = map_rows(blocks, function, dtype, n_columns)
         return result
 

@@ -134,6 +134,19 @@ def test_a_row_with_a_missing_value_is_named(method, zarr_format, tmp_path):
     assert caught.value.row == 333
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("attribute", ["_FillValue", "missing_value"])
+@pytest.mark.parametrize("number", [1e20, 9.96921e36, 0.1, -9999.9])
+def test_numbers_in_attributes_mean_those_of_the_stored_precision(number, attribute, zarr_format, tmp_path):
+    x = X.astype("f4")
+    x[333, 1] = number
+    path = plain(tmp_path / "x.zarr", {attribute: [number, 1e300]}, x, zarr_format=zarr_format)
+    with pytest.raises(NonFiniteDataError, match=r'NaN in row 333: .* declare to mean "missing"') as caught:
+        fit(path)
+    assert "xarray" in str(caught.value)  # in the stored numbers there is no NaN to look for
+    assert "isnan" not in str(caught.value)
+
+
 def test_of_rows_that_are_missing_and_infinite_the_first_is_named(tmp_path):
     values = X.copy()
     values[20, 0], values[50, 0] = np.inf, np.nan

@@ -80,9 +80,9 @@ def test_results_are_lazy(name, file, reads, tmp_path):
 
 def test_a_model_knows_the_file_and_the_dataset(file, path):
     origin = fit(file["g/x"], sample_weight=file["weights"]).origin_
-    assert (origin.data.kind, origin.data.address) == ("HDF5 dataset", f"{path}::/g/x")
+    assert (origin.data.kind, origin.data.address) == ("HDF5 dataset", f"{path}::g/x")
     assert (origin.data.shape, origin.data.dtype) == ((N, D), "float64")
-    assert origin.sample_weight.address == f"{path}::/weights"
+    assert origin.sample_weight.address == f"{path}::weights"
 
 
 def test_select_reads_it(file):
@@ -144,6 +144,8 @@ def test_a_file_and_a_group_are_no_dataset(file):
     for data, message in ((file, "HDF5 file .g, weights, whole."), (file["g"], "HDF5 group .x.")):
         with pytest.raises(UnsupportedDataError, match=message + "; expected one dataset"):
             fit(data)
+    with pytest.raises(UnsupportedDataError, match=r"^sample_weight is an HDF5 file"):
+        fit(X, sample_weight=file)
 
 
 def test_bad_shapes(file, path):

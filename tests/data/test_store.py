@@ -17,9 +17,10 @@ from clusters import processes
 
 from daskgmm import GaussianMixture, open_zarr
 from daskgmm.cli import main
+from daskgmm.data.accept import resolve
 from daskgmm.data.stored_rows import StoreSource
 from daskgmm.diagnostics.summary import store_record
-from daskgmm.errors import ChunkError, StoreError, StoreNotFoundError
+from daskgmm.errors import ChunkError, DataChangedError, StoreError, StoreNotFoundError
 from daskgmm.results import write_predictions
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -76,6 +77,13 @@ def test_an_array_in_an_archive(model, zipped, tmp_path, capsys):
     np.testing.assert_array_equal(weighted.means_, fit(X, sample_weight=X[:, 0] + 10).means_)
     assert main(["score", f"{zipped}::a/b", "--model", saved(model, tmp_path), "--quiet", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n_rows"] == N
+
+
+def test_the_address_of_an_archive_opens_it_again(model, zipped, tmp_path):
+    zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(ROWS, D))
+    for address in (f"{zipped}::a/b", str(archive(tmp_path / "x.zarr", tmp_path / "x.zarr.zip"))):
+        assert fit(address).origin_.data.address == str(resolve(address)) == address
+        assert_reads(model, fit(address).origin_.data.address)
 
 
 def saved(model, folder):
@@ -182,8 +190,9 @@ def test_rows_that_were_appended_after_metadata_were_consolidated(zarr_format, m
         assert_reads(model, data)
         assert model.score(data) == pytest.approx(model.score(X), rel=1e-13)
     assert store_record(str(path))["arrays"]["rows"]["shape"] == [N, D]
-    with pytest.raises(ValueError, match="opened through consolidated metadata"):
-        fit(opened)
+    for method in (fit, model.predict, model.predict_proba, model.score_samples):
+        with pytest.raises(DataChangedError, match="opened through consolidated metadata"):
+            method(opened)
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
@@ -340,7 +349,7 @@ def test_the_package_of_a_file_system_is_named(url, package, model, monkeypatch)
 
 def test_several_paths(tmp_path):
     for paths in ([tmp_path / "a.zarr", tmp_path / "b.zarr"], ("a.zarr", "b.zarr")):
-        with pytest.raises(TypeError, match=r"of 2 texts or paths; expected one array.*dask\.array\.concatenate"):
+        with pytest.raises(TypeError, match=r"of 2 texts or paths; expected one .*dask\.array\.concatenate.*xarray"):
             fit(paths)
     with pytest.raises(StoreNotFoundError, match=r"nothing at .*\*\.zarr.*dask\.array\.concatenate"):
         fit(tmp_path / "*.zarr")
