@@ -239,7 +239,8 @@ def test_a_plan_does_not_count_every_list_as_full():
     assert watched < plain + 60e6
 
 
-def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(monkeypatch):
+@pytest.mark.parametrize("heavy_are_worst", [False, True])
+def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(heavy_are_worst, monkeypatch):
     """What `watch_cost` relies on."""
     sizes = []
     evaluate = worst._Watcher.__call__
@@ -252,7 +253,11 @@ def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(monkeypatc
     monkeypatch.setattr(worst._Watcher, "__call__", counting)
     monkeypatch.setattr(tree, "_LONGEST_LEAF", 256)
     x = np.random.default_rng(0).standard_t(4, size=(100_000, 2))
-    GaussianMixture(3, init_size=5000, max_iter=2, random_state=0).fit(x)
+    weights = None
+    if heavy_are_worst:  # all of them are in the sample, where each stands for itself alone
+        weights = np.ones(len(x))
+        weights[np.argsort(np.linalg.norm(x, axis=1))[-500:]] = 200
+    GaussianMixture(3, init_size=5000, max_iter=2, random_state=0).fit(x, sample_weight=weights)
     kept = n_kept(len(x), 2, 5000)
     assert kept == 1000
     assert len(sizes) == len(x) // 256 + 1

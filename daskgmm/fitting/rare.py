@@ -107,10 +107,14 @@ class Relocation(Generic[State]):
 
     def watch(self, parameters: MixtureParameters) -> Watch:
         """The rows that are explained worst, and a density that, by the sample, twice as many of them do not reach."""
-        density = np.sort(self._kernel(parameters, self.sample).log_density(self.sample.rows))
-        expected = 2 * self.n_kept * len(density) / self.n_rows
-        enough = math.ceil(expected + 3 * math.sqrt(expected) + 3)
-        return Watch(self.n_kept, float(density[enough]) if enough < len(density) else np.inf)
+        density = self._kernel(parameters, self.sample).log_density(self.sample.rows)
+        order, certain = np.argsort(density, kind="stable"), _certain(self.sample)
+        n_certain = np.count_nonzero(certain)
+        share = (len(density) - n_certain) / (self.n_rows - n_certain)
+        expected = 2 * self.n_kept * share
+        below = np.cumsum(np.where(certain, share, 1.0)[order])  # a certain row stands for itself alone
+        enough = 1 + np.searchsorted(below, math.ceil(expected + 3 * math.sqrt(expected) + 3))
+        return Watch(self.n_kept, float(density[order[enough]]) if enough < len(density) else np.inf)
 
     def __call__(self, evaluation: Evaluation, updated: State) -> State | None:
         """Where the next E-step is worth taking instead of at ``updated``; None: nowhere."""
@@ -256,6 +260,16 @@ def _stratify(sample: Sample, kernel: Kernel, worst: WorstRows) -> _Strata | Non
     rows = np.concatenate([worst.rows, sample.rows[better]])
     all_weights = np.concatenate([worst.weights, weights * (rest / weights.sum())])
     return _Strata(Sample(rows, all_weights, sample.frame, sample.weight_sum), len(worst.rows))
+
+
+def _certain(sample: Sample) -> Array:
+    """Rows that are in the sample whatever was drawn, (n,): of unequal weights those above the threshold.
+
+    All others count as much as the threshold, which so is the lowest weight of the sample.
+    """
+    if sample.weights is None:
+        return np.zeros(len(sample.rows), bool)
+    return np.asarray(sample.weights > sample.weights.min())
 
 
 def _fewest(n_features: int) -> int:
