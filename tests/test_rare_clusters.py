@@ -116,6 +116,21 @@ def test_weights_count(monkeypatch):
     assert not has_found(lost, place, weights[rare_ones].sum() / weights.sum())
 
 
+@pytest.mark.parametrize("seed", [4, 6])
+def test_few_rows_that_most_weight_lies_on_hold_their_components(seed):
+    rng = np.random.default_rng(seed)
+    x, weights, place = 3 * rng.normal(size=(60_000, 2)), np.ones(60_000), np.array([-40.0, -40.0])
+    rows = rng.choice(len(x), 60, replace=False)
+    heavy, rare_ones = rows[:40], rows[40:]
+    x[heavy] = np.array([[100, 0], [100, 50]])[np.arange(40) % 2] + rng.normal(size=(40, 2))
+    weights[heavy] = 2000
+    x[rare_ones] = place + 0.3 * rng.normal(size=(20, 2))
+    model = model_of(4, tol=1e-4).fit(x, sample_weight=weights)
+    assert has_found(model, place, 20 / weights.sum())
+    for mean in ([100, 0], [100, 50]):
+        assert has_found(model, np.array(mean), 20 * 2000 / weights.sum())
+
+
 def test_several_are_found_at_once():
     x, place = make_data(2, 400_000, 2, 80)
     other, third = place + 60, place - 80
@@ -239,7 +254,8 @@ def test_a_plan_does_not_count_every_list_as_full():
     assert watched < plain + 60e6
 
 
-def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(monkeypatch):
+@pytest.mark.parametrize("heavy_are_worst", [False, True])
+def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(heavy_are_worst, monkeypatch):
     """What `watch_cost` relies on."""
     sizes = []
     evaluate = worst._Watcher.__call__
@@ -252,7 +268,11 @@ def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(monkeypatc
     monkeypatch.setattr(worst._Watcher, "__call__", counting)
     monkeypatch.setattr(tree, "_LONGEST_LEAF", 256)
     x = np.random.default_rng(0).standard_t(4, size=(100_000, 2))
-    GaussianMixture(3, init_size=5000, max_iter=2, random_state=0).fit(x)
+    weights = None
+    if heavy_are_worst:  # all of them are in the sample, where each stands for itself alone
+        weights = np.ones(len(x))
+        weights[np.argsort(np.linalg.norm(x, axis=1))[-500:]] = 200
+    GaussianMixture(3, init_size=5000, max_iter=2, random_state=0).fit(x, sample_weight=weights)
     kept = n_kept(len(x), 2, 5000)
     assert kept == 1000
     assert len(sizes) == len(x) // 256 + 1

@@ -265,6 +265,22 @@ def test_few_rows_with_weight_among_many_without_start_as_they_do_alone(kind, in
     np.testing.assert_allclose(found.weights_, expected.weights_, rtol=1e-7)
 
 
+@pytest.mark.parametrize("n_almost_nothing", [20_000, 50_000])  # all of them are in the sample, and some of them are
+def test_few_rows_among_many_of_almost_no_weight_are_in_every_sample(n_almost_nothing):
+    rng = np.random.default_rng(0)
+    rows, weights = rng.normal(0, 30, size=(60_000, D)), np.zeros(60_000)
+    weights[rng.permutation(60_000)[:n_almost_nothing]] = 1e-6
+    where = rng.choice(60_000, 40, replace=False)
+    rows[where] = np.array([[100, 0], [-100, 50]])[np.arange(40) % 2] + rng.normal(0, 3, size=(40, D))
+    weights[where] = 1
+    expected = GaussianMixture(2, random_state=0).fit(rows, sample_weight=weights)
+    for seed in range(5):
+        model = GaussianMixture(2, init_size=30_000, random_state=seed).fit(rows, sample_weight=weights)
+        assert len([record for record in model.history_ if record.kind == "sample"]) > 1
+        assert model.score(rows[where]) == pytest.approx(expected.score(rows[where]), abs=0.01)
+        assert model.lower_bound_ == pytest.approx(expected.lower_bound_, abs=0.01)
+
+
 def test_a_sample_that_holds_all_rows_with_weight_is_scaled_by_nothing(small_rungs):
     rows, weights, _ = marked(20_000, 1500)
     model = BayesianGaussianMixture(n_components=3, init_size=2000, n_init=1, random_state=0, tol=1e-6)

@@ -91,6 +91,24 @@ def draw_rows(n_rows: int, size: int, seed: int) -> NumberedRows:
     return NumberedRows(np.sort(np.random.default_rng(seed).choice(n_rows, size, replace=False, shuffle=False)))
 
 
+def draw_by_weight(weights: Array, size: int, seed: int) -> tuple[Array, Array]:
+    """Draw a priority sample of rows in memory; of one seed, a smaller sample's rows are some of a larger one's.
+
+    Returns
+    -------
+    positions : array of shape (n_drawn,)
+        Ascending.
+    weights : array of shape (n_drawn,)
+        The weights of the rows in the sample.
+    """
+    return PriorityRows(size, seed, _threshold(priorities(seed, 0, weights), size))(0, weights)
+
+
+def draw_seed(random_state: np.random.RandomState) -> int:
+    """Seed of a sample, the next number of a stream."""
+    return int(random_state.randint(np.iinfo(np.int32).max))
+
+
 def random_words(key: int, start: int, stop: int) -> Array:
     """Random numbers of rows ``start`` to ``stop``, (stop − start,), uint64: each is a function of its row's number.
 
@@ -150,7 +168,7 @@ class WeightSurvey:
         size = self.limit - 1
         if self.lowest == self.highest:
             return draw_rows(self.n_rows, size, seed)
-        return PriorityRows(size, seed, 0.0 if self.is_complete else float(self.priorities.min()))
+        return PriorityRows(size, seed, _threshold(self.priorities, size))
 
 
 @dataclass(frozen=True)
@@ -197,6 +215,11 @@ class _WeightSurveyor:
         return WeightSurvey(
             limit, len(w), int(np.count_nonzero(w)), float(w.min()), float(w.max()), _highest(found, limit)
         )
+
+
+def _threshold(found: Array, size: int) -> float:
+    """The next priority below the ``size`` highest; zero where there is none."""
+    return float(_highest(found, size + 1).min()) if len(found) > size else 0.0
 
 
 def _highest(values: Array, limit: int) -> Array:

@@ -27,6 +27,7 @@ from ..core.loops import Loops
 from ..core.maximum_likelihood import maximize
 from ..core.mixture import MixtureParameters
 from ..core.statistics import statistics_of_responsibilities
+from ..data.row_sample import draw_by_weight
 from ..engine.run import Engine
 from ..errors import IllDefinedCovarianceError
 from .em import Ascent, climb
@@ -44,6 +45,8 @@ MOST_MOVES = 3
 # Of those of the sample that are explained better, so many for each that is kept: iterations in memory cost a small
 # part of a pass, whatever the size of the sample.
 _BETTER_FOR_EACH = 2
+
+_THINNING_SEED = 0  # any: the rows are a random sample already
 
 _CANDIDATES = 3  # clusters that are looked at for each move
 _MERGES = 3  # pairs that are tried for each move
@@ -107,10 +110,14 @@ class Relocation(Generic[State]):
 
     def watch(self, parameters: MixtureParameters) -> Watch:
         """The rows that are explained worst, and a density that, by the sample, twice as many of them do not reach."""
-        density = np.sort(self._kernel(parameters, self.sample).log_density(self.sample.rows))
-        expected = 2 * self.n_kept * len(density) / self.n_rows
-        enough = math.ceil(expected + 3 * math.sqrt(expected) + 3)
-        return Watch(self.n_kept, float(density[enough]) if enough < len(density) else np.inf)
+        density = self._kernel(parameters, self.sample).log_density(self.sample.rows)
+        order, certain = np.argsort(density, kind="stable"), _certain(self.sample)
+        n_certain = np.count_nonzero(certain)
+        share = (len(density) - n_certain) / (self.n_rows - n_certain)
+        expected = 2 * self.n_kept * share
+        below = np.cumsum(np.where(certain, share, 1.0)[order])  # a certain row stands for itself alone
+        enough = 1 + np.searchsorted(below, math.ceil(expected + 3 * math.sqrt(expected) + 3))
+        return Watch(self.n_kept, float(density[order[enough]]) if enough < len(density) else np.inf)
 
     def __call__(self, evaluation: Evaluation, updated: State) -> State | None:
         """Where the next E-step is worth taking instead of at ``updated``; None: nowhere."""
@@ -247,15 +254,34 @@ def _stratify(sample: Sample, kernel: Kernel, worst: WorstRows) -> _Strata | Non
         return None
     better = np.flatnonzero(kernel.log_density(sample.rows) > worst.log_density[-1])
     weights = np.ones(len(better)) if sample.weights is None else sample.weights[better].astype(np.float64)
-    better, weights = better[weights > 0], weights[weights > 0]
-    step = -(-len(better) // (_BETTER_FOR_EACH * len(worst.rows)))  # as good a sample: it is in the order of the data
-    better, weights = better[:: max(1, step)], weights[:: max(1, step)]
+    better, weights = _thinned(better[weights > 0], weights[weights > 0], _BETTER_FOR_EACH * len(worst.rows))
     rest = sample.weight_sum - worst.weights.sum()
     if not len(better) or not rest > 0:
         return None
     rows = np.concatenate([worst.rows, sample.rows[better]])
     all_weights = np.concatenate([worst.weights, weights * (rest / weights.sum())])
     return _Strata(Sample(rows, all_weights, sample.frame, sample.weight_sum), len(worst.rows))
+
+
+def _thinned(rows: Array, weights: Array, size: int) -> tuple[Array, Array]:
+    """At most ``size`` of a sample's rows, and what they count."""
+    if len(rows) <= size:
+        return rows, weights
+    if np.ptp(weights) == 0:
+        step = -(-len(rows) // size)  # as good a sample: it is in the order of the data
+        return rows[::step], weights[::step]
+    chosen, weights = draw_by_weight(weights, size, _THINNING_SEED)
+    return rows[chosen], weights
+
+
+def _certain(sample: Sample) -> Array:
+    """Rows that are in the sample whatever was drawn, (n,): of unequal weights those above the threshold.
+
+    All others count as much as the threshold, which so is the lowest weight of the sample.
+    """
+    if sample.weights is None:
+        return np.zeros(len(sample.rows), bool)
+    return np.asarray(sample.weights > sample.weights.min())
 
 
 def _fewest(n_features: int) -> int:

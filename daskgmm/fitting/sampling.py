@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Generic
@@ -17,6 +17,7 @@ import numpy as np
 from ..core.estimation import Estimation, State
 from ..core.loops import Loops
 from ..data.accept import as_dataset
+from ..data.row_sample import draw_by_weight, draw_seed
 from ..engine.run import Engine
 from ..errors import IllDefinedCovarianceError
 from .candidate import Settings
@@ -109,16 +110,32 @@ def _ladder(settings: Settings, sample: Sample, random_state: np.random.RandomSt
     sizes = rungs(n_rows, n_parameters)
     if len(sizes) == 1:
         return [sample]
-    order = random_state.permutation(n_rows)
-    return [*(_part(sample, np.sort(order[:size])) for size in sizes[:-1]), sample]
+    return [*_parts(sample, sizes[:-1], random_state), sample]
 
 
-def _part(sample: Sample, chosen: Array) -> Sample:
-    weights, weight_sum = sample.weights, sample.weight_sum
+def _parts(sample: Sample, sizes: Sequence[int], random_state: np.random.RandomState) -> Iterator[Sample]:
+    """Draw smaller samples from a sample: the rows of each are some of the next one's.
+
+    They follow the weights as the sample itself does: a uniform one would lose the few rows that nearly all weight lies
+    on. Equal weights draw what no weights draw.
+    """
+    weights = sample.weights
+    if weights is None or np.ptp(weights) == 0:
+        order = random_state.permutation(len(sample.rows))
+        for size in sizes:
+            chosen = np.sort(order[:size])
+            yield _part(sample, chosen, None if weights is None else weights[chosen])
+    else:
+        seed = draw_seed(random_state)
+        for size in sizes:
+            yield _part(sample, *draw_by_weight(weights, size, seed))
+
+
+def _part(sample: Sample, chosen: Array, weights: Array | None) -> Sample:
+    weight_sum = sample.weight_sum
     if weight_sum is None:
-        weight_sum = float(len(sample.rows) if weights is None else weights.sum())
-    chosen_weights = None if weights is None else weights[chosen]
-    return replace(sample, rows=sample.rows[chosen], weights=chosen_weights, weight_sum=weight_sum)
+        weight_sum = float(len(sample.rows) if sample.weights is None else sample.weights.sum())
+    return replace(sample, rows=sample.rows[chosen], weights=weights, weight_sum=weight_sum)
 
 
 class _Runner(Generic[State]):

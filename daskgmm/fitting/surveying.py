@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.loops import Loops, choose_loops
 from ..core.structure import CovarianceStructure
-from ..data.row_sample import RowSample, WeightSurvey, WeightSurveyFold, draw_rows
+from ..data.row_sample import RowSample, WeightSurvey, WeightSurveyFold, draw_rows, draw_seed
 from ..data.source import Dataset
 from ..data.survey import Survey, SurveyFold, check_range, check_weight_sum, scatter_bytes
 from ..engine.config import compiled
@@ -66,7 +66,7 @@ def _draw(engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[Any]]
     for drawing, candidate in zip(drawings, candidates, strict=True):
         # Drawn from only where it is needed, so that small data leave the stream to the starts, as in scikit-learn.
         if dataset.n_rows > drawing[0] and not (drawing in weighed and weighed[drawing].is_complete):
-            _seed(candidate.random_state)
+            draw_seed(candidate.random_state)
     samples: dict[_Drawing, RowSample] = {
         drawing: weighed[drawing].sample(drawing[1]) if drawing in weighed else draw_rows(dataset.n_rows, *drawing)
         for drawing in drawings
@@ -76,11 +76,7 @@ def _draw(engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[Any]]
 
 def _drawing(dataset: Dataset, candidate: Candidate[Any]) -> _Drawing:
     size = candidate.settings.sample_size
-    return size, _seed(deepcopy(candidate.random_state)) if dataset.n_rows > size else 0
-
-
-def _seed(random_state: np.random.RandomState) -> int:
-    return int(random_state.randint(np.iinfo(np.int32).max))
+    return size, draw_seed(deepcopy(candidate.random_state)) if dataset.n_rows > size else 0
 
 
 def _weigh(engine: Engine, dataset: Dataset, folds: Sequence[WeightSurveyFold]) -> list[WeightSurvey]:

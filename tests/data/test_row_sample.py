@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm.data.accept import as_dataset
-from daskgmm.data.row_sample import WeightSurveyFold, draw_rows, priorities, random_words
+from daskgmm.data.row_sample import WeightSurveyFold, draw_by_weight, draw_rows, priorities, random_words
 from daskgmm.engine.run import Engine
 
 N = 5000
@@ -71,6 +71,18 @@ def test_equal_weights_draw_what_no_weights_draw(weight):
 def test_priorities_of_weights_of_any_size_are_in_the_same_order():
     for factor in (2.0**-900, 2.0**600):
         np.testing.assert_array_equal(drawn(SKEWED, 99)[0], drawn(SKEWED * factor, 99)[0])
+
+
+@pytest.mark.parametrize("size", [1, 70, N - 1, N, N + 1])
+def test_rows_in_memory_are_drawn_as_rows_of_a_store_are(size):
+    for one, other in zip(draw_by_weight(SKEWED, size, 3), drawn(SKEWED, size), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_smaller_samples_of_rows_in_memory_are_parts_of_larger_ones():
+    small, larger, largest = (set(draw_by_weight(SKEWED, size, 3)[0]) for size in (20, 200, 2000))
+    assert (len(small), len(larger), len(largest)) == (20, 200, 2000)
+    assert small < larger < largest
 
 
 def test_a_random_number_depends_on_its_row_alone():
