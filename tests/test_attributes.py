@@ -8,6 +8,7 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import BayesianGaussianMixture as BayesianReference
@@ -18,6 +19,7 @@ from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.diagnostics.summary import print_record, store_record
 from daskgmm.errors import InterruptedWarning, InvalidAttributesError, NonFiniteDataError
 from daskgmm.events import IterationFinished
+from daskgmm.results import write_samples
 
 STRUCTURES = ["full", "tied", "diag", "spherical"]
 KINDS = [GaussianMixture, BayesianGaussianMixture]
@@ -193,6 +195,23 @@ def test_a_warm_start_goes_on_from_a_model_made_by_hand():
     model = by_hand(theirs, "weights_", "means_", "covariances_").set_params(warm_start=True).fit(X)
     assert model.n_iter_ <= 2
     np.testing.assert_allclose(model.means_, theirs.means_, atol=1e-2)
+
+
+def test_records_and_frames_for_a_model_made_by_hand():
+    model = by_hand(reference("full"), "weights_", "means_", "covariances_")
+    records = np.rec.fromarrays(X.T, names="a,b,c").view(np.ndarray)
+    expected = model.predict(X)
+    np.testing.assert_array_equal(model.predict(records), expected)
+    np.testing.assert_array_equal(model.predict(pd.DataFrame(X)), expected)
+    with pytest.raises(ValueError, match="X has 2 features, but GaussianMixture is expecting 3"):
+        model.predict(records[["a", "b"]])
+
+
+def test_samples_of_lists_are_written(tmp_path):
+    model = GaussianMixture(2, covariance_type="diag", random_state=0)
+    model.weights_, model.means_, model.covariances_ = [0.5, 0.5], [[0, 0], [9, 9]], [[1, 1], [1, 1]]
+    assert write_samples(model, 20, tmp_path / "s.zarr")["rows"] == (20, 2)
+    np.testing.assert_array_equal(zarr.open_group(tmp_path / "s.zarr")["rows"][:], model.sample(20)[0])
 
 
 BAD = {

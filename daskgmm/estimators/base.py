@@ -499,11 +499,6 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                 f"X has the fields {list(names)!s:.200}, but {type(self).__name__} was fitted with the features "
                 f"{list(known)!s:.200}. Choose those, in that order: X[{list(known)!s:.200}]."
             )
-        elif len(names) != self.n_features_in_:
-            raise ValueError(
-                f"X has {len(names)} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
-                "as input."
-            )
 
     def _settings(self, how: Preparation[State]) -> Settings:
         return Settings(
@@ -620,18 +615,18 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     def _score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
         data, prepared = self._accept_new(X)
-        score = self._score_here(data, prepared, sample_weight, entropy=entropy)
+        weights = None if sample_weight is None else resolve(sample_weight, "sample_weight")
+        score = self._score_here(data, prepared, weights, entropy=entropy)
         if score is None:
             listeners = check_callbacks(self.callbacks)
             with Engine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
-                dataset, _ = as_dataset(data, sample_weight, engine.compute)
+                dataset, _ = as_dataset(data, weights, engine.compute)
                 score = engine.run(dataset, ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy), "score")
         check_weight_sum(score.weight_sum)
         return score
 
-    def _score_here(self, data: Any, prepared: Prepared[State], sample_weight: Any, *, entropy: bool) -> Score | None:
+    def _score_here(self, data: Any, prepared: Prepared[State], weights: Any, *, entropy: bool) -> Score | None:
         """The score of few rows in memory; None where it takes an engine."""
-        weights = resolve(sample_weight, "sample_weight")
         if self.scheduler is not None or self.callbacks or is_lazy(data) or is_lazy(weights):
             return None
         dataset, _ = as_dataset(data, weights)
