@@ -289,6 +289,51 @@ def test_covariances_that_were_changed_alone_are_an_error_where_they_count(tmp_p
     model.sample()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["set", "in place", "pickled", "loaded", "with weights"])
+def test_covariances_that_were_changed_alone_are_an_error_of_both_kinds(kind, way, tmp_path):
+    model = kind(n_components=2, random_state=0).fit(X)
+    model.save(tmp_path / "fit.zarr")
+    if way == "pickled":
+        model = pickle.loads(pickle.dumps(model))
+    if way == "loaded":
+        model = daskgmm.load(tmp_path / "fit.zarr")
+    if way == "with weights":
+        if kind is GaussianMixture:
+            model.weights_ = np.array([0.25, 0.75])
+        else:
+            model.mean_precision_ = model.mean_precision_ * 2
+        model.sample()
+        model.save(tmp_path / "weights.zarr")
+    if way == "in place":
+        model.covariances_ *= 100
+    else:
+        model.covariances_ = model.covariances_ * 100
+    labels = model.predict(X)
+    for use in (model.sample, lambda: model.save(tmp_path / "m.zarr")):
+        with pytest.raises(InvalidAttributesError, match=r"^covariances_ were changed, and precisions_cholesky_"):
+            use()
+    model.precisions_cholesky_ = model.precisions_cholesky_ / 10
+    model.save(tmp_path / "m.zarr")
+    np.testing.assert_array_equal(daskgmm.load(tmp_path / "m.zarr").covariances_, model.covariances_)
+    assert labels.shape == (len(X),)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("precisions_cholesky_", [[1, -1e7], [0, 1e7]]), ("precisions_", [[1, 0.99999999999999], [0.99999999999999, 1]])],
+)
+def test_factors_of_no_covariances_are_refused_by_all_methods(name, value, tmp_path):
+    model = GaussianMixture(1, random_state=0)
+    model.weights_, model.means_ = np.ones(1), np.zeros((1, 2))
+    setattr(model, name, np.array([value]))
+    for use in (lambda: model.predict(X[:, :2]), lambda: model.save(tmp_path / "m.zarr"), model.sample):
+        with pytest.raises(
+            InvalidAttributesError, match=f"^{name} belong to covariances that are not positive definite"
+        ):
+            use()
+
+
 # ---- what depends on parameters alone is kept, and never too long
 
 

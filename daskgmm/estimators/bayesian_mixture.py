@@ -260,6 +260,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         self.precisions_cholesky_ = state.precisions_cholesky
         self.weights_ = mixture.weights
         self.precisions_ = state.structure.precisions(state.precisions_cholesky)
+        self._remember()
 
     def _read(self, attributes: Mapping[str, Array]) -> tuple[Posterior, MixtureParameters]:
         structure, weights = self._structure, self._weight_distribution
