@@ -18,6 +18,7 @@ _LONGEST_MESSAGE = 4000
 
 # A name that stands alone: neither a value, nor a call, nor part of a path, of a longer name or of an expression.
 _BEFORE, _AFTER = r"(?<![\w./:\\'\"-])", r"(?![\w(\[]|[./:\\-]\w)"
+_CALL = re.compile(r"([\w.]+\((?:[^()]|\([^()]*\))+\)(?:\.\w+)*)")  # Python, which no option can stand in
 _CONFIGURATION = re.compile(r"dask\.config\.set\(\{'daskgmm\.([\w-]+)': '?([\w.-]+)'?\}\)")
 
 
@@ -68,6 +69,11 @@ class Messages:
 
     def _as_options(self, text: str) -> str:
         text = _CONFIGURATION.sub(lambda found: self._configured(*found.groups()), text)
+        prose_and_calls = _CALL.split(text)
+        prose_and_calls[::2] = map(self._prose_as_options, prose_and_calls[::2])
+        return "".join(prose_and_calls)
+
+    def _prose_as_options(self, text: str) -> str:
         for name, option in self.options.items():
             if name not in self.arguments:
                 text = re.sub(f"{_BEFORE}{name}=True{_AFTER}", option, text)

@@ -129,7 +129,7 @@ def write_samples(
     dict of str to tuple of int
         Shape of every array.
     """
-    blocks, n_features = model._sample_blocks(n_samples), model.means_.shape[1]
+    blocks, n_features = model._sample_blocks(n_samples), model._parameters().n_features
     chunk = max(1, min(n_samples, _CHUNK_BYTES // (8 * n_features)))
     shapes: dict[str, tuple[int, ...]] = {"rows": (n_samples, n_features), "labels": (n_samples,)}
     check_target(output, SAMPLES, overwrite=overwrite)

@@ -8,6 +8,7 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import BayesianGaussianMixture as BayesianReference
@@ -18,6 +19,7 @@ from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.diagnostics.summary import print_record, store_record
 from daskgmm.errors import InterruptedWarning, InvalidAttributesError, NonFiniteDataError
 from daskgmm.events import IterationFinished
+from daskgmm.results import write_samples
 
 STRUCTURES = ["full", "tied", "diag", "spherical"]
 KINDS = [GaussianMixture, BayesianGaussianMixture]
@@ -195,6 +197,23 @@ def test_a_warm_start_goes_on_from_a_model_made_by_hand():
     np.testing.assert_allclose(model.means_, theirs.means_, atol=1e-2)
 
 
+def test_records_and_frames_for_a_model_made_by_hand():
+    model = by_hand(reference("full"), "weights_", "means_", "covariances_")
+    records = np.rec.fromarrays(X.T, names="a,b,c").view(np.ndarray)
+    expected = model.predict(X)
+    np.testing.assert_array_equal(model.predict(records), expected)
+    np.testing.assert_array_equal(model.predict(pd.DataFrame(X)), expected)
+    with pytest.raises(ValueError, match="X has 2 features, but GaussianMixture is expecting 3"):
+        model.predict(records[["a", "b"]])
+
+
+def test_samples_of_lists_are_written(tmp_path):
+    model = GaussianMixture(2, covariance_type="diag", random_state=0)
+    model.weights_, model.means_, model.covariances_ = [0.5, 0.5], [[0, 0], [9, 9]], [[1, 1], [1, 1]]
+    assert write_samples(model, 20, tmp_path / "s.zarr")["rows"] == (20, 2)
+    np.testing.assert_array_equal(zarr.open_group(tmp_path / "s.zarr")["rows"][:], model.sample(20)[0])
+
+
 BAD = {
     "weights_": ([0.5, 0.6], "sum is 1.1", [1.0], r"shape \(1,\)", [-0.5, 1.5], "positive", ["a", "b"], "real numbers"),
     "means_": ([1.0, 2.0], "shape", np.full((2, D), np.nan), "NaN", [[1, 2], [3]], "no array"),
@@ -268,6 +287,51 @@ def test_covariances_that_were_changed_alone_are_an_error_where_they_count(tmp_p
     expected = GaussianMixture(2, random_state=0).fit(X).score_samples(X)
     assert (np.abs(model.score_samples(X) - expected) > 1e-3).all()
     model.sample()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["set", "in place", "pickled", "loaded", "with weights"])
+def test_covariances_that_were_changed_alone_are_an_error_of_both_kinds(kind, way, tmp_path):
+    model = kind(n_components=2, random_state=0).fit(X)
+    model.save(tmp_path / "fit.zarr")
+    if way == "pickled":
+        model = pickle.loads(pickle.dumps(model))
+    if way == "loaded":
+        model = daskgmm.load(tmp_path / "fit.zarr")
+    if way == "with weights":
+        if kind is GaussianMixture:
+            model.weights_ = np.array([0.25, 0.75])
+        else:
+            model.mean_precision_ = model.mean_precision_ * 2
+        model.sample()
+        model.save(tmp_path / "weights.zarr")
+    if way == "in place":
+        model.covariances_ *= 100
+    else:
+        model.covariances_ = model.covariances_ * 100
+    labels = model.predict(X)
+    for use in (model.sample, lambda: model.save(tmp_path / "m.zarr")):
+        with pytest.raises(InvalidAttributesError, match=r"^covariances_ were changed, and precisions_cholesky_"):
+            use()
+    model.precisions_cholesky_ = model.precisions_cholesky_ / 10
+    model.save(tmp_path / "m.zarr")
+    np.testing.assert_array_equal(daskgmm.load(tmp_path / "m.zarr").covariances_, model.covariances_)
+    assert labels.shape == (len(X),)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("precisions_cholesky_", [[1, -1e7], [0, 1e7]]), ("precisions_", [[1, 0.99999999999999], [0.99999999999999, 1]])],
+)
+def test_factors_of_no_covariances_are_refused_by_all_methods(name, value, tmp_path):
+    model = GaussianMixture(1, random_state=0)
+    model.weights_, model.means_ = np.ones(1), np.zeros((1, 2))
+    setattr(model, name, np.array([value]))
+    for use in (lambda: model.predict(X[:, :2]), lambda: model.save(tmp_path / "m.zarr"), model.sample):
+        with pytest.raises(
+            InvalidAttributesError, match=f"^{name} belong to covariances that are not positive definite"
+        ):
+            use()
 
 
 # ---- what depends on parameters alone is kept, and never too long

@@ -366,8 +366,9 @@ def test_weights(weights, kind, method, model):
         (np.ones(N).astype("M8[s]"), UnsupportedDataError, "sample_weight has dtype datetime64"),
     ],
 )
-def test_other_things_for_weights(weight, error, message):
+def test_other_things_for_weights(weight, error, message, model):
     expect(error, message, fit, X, weight)
+    expect(error, message, model.score, X, None, weight)
 
 
 # ---- parameters

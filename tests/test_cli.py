@@ -344,6 +344,12 @@ def test_short_and_other_names_of_options(run, calls):
         ("nothing at data/max_iter", "nothing at data/max_iter"),
         ("nothing at n_init", "nothing at n_init"),
         ("call X.compute_chunk_sizes()", "call X.compute_chunk_sizes()"),
+        (
+            "numpy.moveaxis(X, axis, -1).reshape(-1, n_init), or X",
+            "numpy.moveaxis(X, axis, -1).reshape(-1, n_init), or DATA",
+        ),
+        ("pass X.T, or max_iter (tol, n_init)", "pass X.T, or --max-iter (--tol, n_init)"),
+        ("1 sample(s) of X", "1 sample(s) of DATA"),
         ("expected 'bic' or 'held_out'", "expected 'bic' or 'held_out'"),
         ("two\nlines", "two lines"),
         ("\x1b[31mred", "?[31mred"),

@@ -21,7 +21,7 @@ from daskgmm import BayesianGaussianMixture, GaussianMixture, jobs, load
 from daskgmm.data.stored_rows import StoreSource
 from daskgmm.data.write import check_target, new_store, record
 from daskgmm.diagnostics.digits import decimals
-from daskgmm.diagnostics.summary import print_record, store_record
+from daskgmm.diagnostics.summary import model_record, print_record, store_record
 from daskgmm.engine.environment import environment
 from daskgmm.errors import (
     InvalidAttributesError,
@@ -301,6 +301,16 @@ def test_a_summary_shows_origin_settings_and_covariances(rows, tmp_path, covaria
     assert lines["log-likelihood"] == f"{model.lower_bound_:.4f} nats per row"  # a tenth of one part in 900
     whole = covariance_type in ("full", "tied")
     assert (f"{np.reshape(model.covariances_, -1)[3 if whole else 0]:.4g}" in text.split("mixture")[0]) == whole
+
+
+def test_a_summary_of_a_class_that_somebody_derived(rows):
+    class Mine(GaussianMixture):
+        pass
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_record(model_record(Mine(2, random_state=434_932_939).fit(rows)), console)
+    (told,) = (line for line in console.export_text().splitlines() if line.startswith("settings"))
+    assert told.split() == ["settings", "random_state", "434932939,", "tol", "0.001"]
 
 
 def test_digits_of_log_likelihoods_are_those_that_count():

@@ -16,13 +16,14 @@ Problem = tuple[str, str]
 
 _ASYMMETRY = 1e-8  # relative, for double precision
 _DIFFERENCE = 1e-6
-_WEIGHT_TOLERANCE = 1e-5  # of their sum: single precision, and thousands of them
+WEIGHT_TOLERANCE = 1e-5
+"""Of weights and of their sum: single precision, and thousands of them."""
 
 
 def weights_problem(weights: Array) -> Problem | None:
     """Reason why finite numbers are not the weights of components; None for weights."""
     total, least = weights.sum(), weights.min()
-    if least < 0 or abs(total - 1) > _WEIGHT_TOLERANCE:
+    if least < 0 or abs(total - 1) > WEIGHT_TOLERANCE:
         return "weights", f"have to be positive and sum to one: the sum is {total:.8g}, the least {least:.4g}"
     return None
 

@@ -49,7 +49,8 @@ def resolve(data: Any, name: str = "X") -> Any:
     dask.array.Array, Source, numpy.memmap or object
         The last is anything that scikit-learn's own validation makes a NumPy array of.
     """
-    return as_columns(_unwrapped(data, name), name)
+    with _naming(name):
+        return as_columns(_unwrapped(data, name), name)
 
 
 def _unwrapped(data: Any, name: str) -> Any:
@@ -246,8 +247,7 @@ def _source(data: Any) -> Source:
 
 
 def _weights(weights: Any, n_rows: int, rows: Source, compute: Callable[[Any], Any]) -> Source:
-    with _naming("sample_weight"):
-        weights = resolve(weights, "sample_weight")
+    weights = resolve(weights, "sample_weight")
     if not is_lazy(weights):
         weights = np.asarray(weights)
         if weights.ndim == 0:
@@ -271,10 +271,10 @@ def _weights(weights: Any, n_rows: int, rows: Source, compute: Callable[[Any], A
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Let an error of the ``with`` block begin with the name of the parameter."""
+    """Let an error of the ``with`` block begin with the name of the parameter; most are of X, which needs no name."""
     try:
         yield
     except DaskGMMError as error:
-        if name not in str(error):
+        if name != "X" and name not in str(error):
             error.args = (f"{name}: {error}",)
         raise

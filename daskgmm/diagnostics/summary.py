@@ -219,19 +219,30 @@ def _model_fields(record: Record) -> Record:
 
 def _origin_fields(record: Record) -> Record:
     """Settings, data and date of a fit, as far as they are known."""
-    defaults = _settings(_KINDS[record["estimator"]]())
+    # A class that somebody derived from one of them has the defaults of one of them.
+    kinds = [_KINDS[record["estimator"]]] if record["estimator"] in _KINDS else [*_KINDS.values()]
+    defaults: Record = {}
+    for kind in kinds:
+        defaults |= _settings(kind())
     settings = {
         name: value
         for name, value in record["settings"].items()
         if name in _ALWAYS or (value != defaults.get(name) and name not in ("n_components", "covariance_type"))
     }
-    shown: Record = {"settings": {name: "given" if isinstance(v, list) else v for name, v in settings.items()}}
+    shown: Record = {"settings": {name: _setting(value) for name, value in settings.items()}}
     origin = record["origin"]
     if origin is not None:
         weights = origin["sample_weight"]
         shown["data"] = _array_words(origin["data"]) + (f"; weights: {_array_words(weights)}" if weights else "")
         shown["fitted"] = f"{origin['date'][:16].replace('T', ' ')} UTC"
     return shown
+
+
+def _setting(value: Any) -> Any:
+    """A parameter as it is typed: a seed with separators could not be used again."""
+    if isinstance(value, list):
+        return "given"
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _array_words(origin: Record) -> str:

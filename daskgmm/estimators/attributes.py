@@ -6,6 +6,7 @@ were, value by value, before anything that was computed from them serves again: 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
@@ -177,7 +178,20 @@ def _invert(structure: CovarianceStructure, name: str, factors: Array) -> Array:
     return covariances
 
 
-def agreed_covariances(parameters: MixtureParameters, array: Array, *, fitted: bool) -> Array:
+def check_usable(name: str, parameters: MixtureParameters) -> None:
+    """Raise `InvalidAttributesError` where factors are those of covariances that no fit could have, nor a file hold.
+
+    Parameters
+    ----------
+    name : str
+        The attribute that the factors came from.
+    parameters : MixtureParameters
+    """
+    if problem := covariances_problem(parameters.structure, parameters.covariances):
+        raise InvalidAttributesError(name, f"belong to covariances that {problem[1]}, as far as double precision tells")
+
+
+def agreed_covariances(parameters: MixtureParameters, array: Array, *, changed_alone: bool) -> Array:
     """Covariances in double precision: ``covariances_``, if they belong to what the mixture follows from.
 
     Where they do not, somebody has set one of the attributes and not the other. Predictions follow the factors, as in
@@ -188,8 +202,8 @@ def agreed_covariances(parameters: MixtureParameters, array: Array, *, fitted: b
     parameters : MixtureParameters
     array : array
         The attribute.
-    fitted : bool
-        The mixture is what a fit has left.
+    changed_alone : bool
+        The factors are those that a fit has left, and the attribute is not.
 
     Raises
     ------
@@ -204,12 +218,19 @@ def agreed_covariances(parameters: MixtureParameters, array: Array, *, fitted: b
         problem = matrices_problem(p.structure, values, p.precisions_cholesky, p.means, rounding(array))
         if problem is None:
             return values
-    if fitted:
+    if changed_alone:
         raise InvalidAttributesError(
             "covariances_",
             "were changed, and precisions_cholesky_, which predictions follow, was not. Set it, too, or delete it.",
         )
     return p.covariances
+
+
+def fingerprint(array: Array) -> bytes:
+    """Digest of an array: its values, shape and dtype."""
+    digest = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
 
 
 def rounding(array: Array) -> float:

@@ -45,7 +45,7 @@ from ..fitting.initialization import METHODS, Initialization
 from ..fitting.origin import Origin
 from ..fitting.plan import FitPlan, check_parameters, plan_fit
 from ..fitting.surveying import sample_dtype
-from .attributes import COVARIANCES, Memory, Prepared, agreed_covariances, as_array
+from .attributes import COVARIANCES, Memory, Prepared, agreed_covariances, as_array, check_usable, fingerprint
 from .checkpointing import Checkpointing, check_checkpoint
 from .rows import Densities, Labels, Probabilities, RowResult
 from .validation import check_callbacks, check_init_size
@@ -136,7 +136,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     @abstractmethod
     def _store_state(self, state: State, dtype: Any) -> None:
-        """Set the attributes that say what was found; ``dtype`` is float32 for data that are."""
+        """Set the attributes that say what was found, and `_remember` them; ``dtype`` is float32 for data that are."""
 
     @abstractmethod
     def _read(self, attributes: Mapping[str, Array]) -> tuple[State, MixtureParameters]:
@@ -499,11 +499,6 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                 f"X has the fields {list(names)!s:.200}, but {type(self).__name__} was fitted with the features "
                 f"{list(known)!s:.200}. Choose those, in that order: X[{list(known)!s:.200}]."
             )
-        elif len(names) != self.n_features_in_:
-            raise ValueError(
-                f"X has {len(names)} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
-                "as input."
-            )
 
     def _settings(self, how: Preparation[State]) -> Settings:
         return Settings(
@@ -568,6 +563,8 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             copies = [array.copy() for array in attributes]
             with one_blas_thread():
                 state, parameters = self._read(dict(zip(names, copies, strict=True)))
+            if names[-1] != "covariances_" and not self._is_as_left(names[-1]):
+                check_usable(names[-1], parameters)
             prepared = memory.prepared = Prepared.of(settings, copies, state, parameters)
         return prepared
 
@@ -595,7 +592,19 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         if not hasattr(self, "covariances_"):
             return parameters.covariances
         array = as_array("covariances_", self.covariances_)
-        return agreed_covariances(parameters, array, fitted=parameters is getattr(self, "_exact", None))
+        changed_alone = self._is_as_left("precisions_cholesky_") and not self._is_as_left("covariances_")
+        return agreed_covariances(parameters, array, changed_alone=changed_alone)
+
+    def _remember(self) -> None:
+        """Take note of the matrices that a fit, or `daskgmm.load`, leaves, for `_is_as_left`."""
+        self._fingerprints = {
+            name: fingerprint(getattr(self, name)) for name in ("covariances_", "precisions_cholesky_")
+        }
+
+    def _is_as_left(self, name: str) -> bool:
+        """Test for an attribute that nobody has changed since."""
+        left = getattr(self, "_fingerprints", {}).get(name)
+        return left is not None and hasattr(self, name) and fingerprint(as_array(name, getattr(self, name))) == left
 
     def _kernel(self, data: Any) -> Kernel:
         """Kernel for one pass over data that lie where the mixture does."""
@@ -620,18 +629,18 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     def _score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
         data, prepared = self._accept_new(X)
-        score = self._score_here(data, prepared, sample_weight, entropy=entropy)
+        weights = None if sample_weight is None else resolve(sample_weight, "sample_weight")
+        score = self._score_here(data, prepared, weights, entropy=entropy)
         if score is None:
             listeners = check_callbacks(self.callbacks)
             with Engine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
-                dataset, _ = as_dataset(data, sample_weight, engine.compute)
+                dataset, _ = as_dataset(data, weights, engine.compute)
                 score = engine.run(dataset, ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy), "score")
         check_weight_sum(score.weight_sum)
         return score
 
-    def _score_here(self, data: Any, prepared: Prepared[State], sample_weight: Any, *, entropy: bool) -> Score | None:
+    def _score_here(self, data: Any, prepared: Prepared[State], weights: Any, *, entropy: bool) -> Score | None:
         """The score of few rows in memory; None where it takes an engine."""
-        weights = resolve(sample_weight, "sample_weight")
         if self.scheduler is not None or self.callbacks or is_lazy(data) or is_lazy(weights):
             return None
         dataset, _ = as_dataset(data, weights)

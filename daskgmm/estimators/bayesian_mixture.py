@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..core.concentration import WEIGHT_DISTRIBUTIONS, WeightDistribution
 from ..core.mixture import MixtureParameters
+from ..core.validity import WEIGHT_TOLERANCE
 from ..core.variational import Posterior, Priors, Variational
 from ..data.survey import Survey
 from ..errors import InvalidAttributesError
@@ -19,8 +20,6 @@ from ..names import Defaults
 from .attributes import as_array, check_covariances, check_means, check_positive, checked
 from .base import Array, BaseMixture, Preparation
 from .validation import check_priors
-
-_WEIGHT_TOLERANCE = 1e-5
 
 _PRIORS = (
     "weight_concentration_prior_",
@@ -261,6 +260,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         self.precisions_cholesky_ = state.precisions_cholesky
         self.weights_ = mixture.weights
         self.precisions_ = state.structure.precisions(state.precisions_cholesky)
+        self._remember()
 
     def _read(self, attributes: Mapping[str, Array]) -> tuple[Posterior, MixtureParameters]:
         structure, weights = self._structure, self._weight_distribution
@@ -300,7 +300,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         weights = self._parameters().weights
         if hasattr(self, "weights_"):
             found = checked("weights_", as_array("weights_", self.weights_), weights.shape)
-            if not np.allclose(found, weights, rtol=0, atol=_WEIGHT_TOLERANCE):
+            if not np.allclose(found, weights, rtol=0, atol=WEIGHT_TOLERANCE):
                 raise InvalidAttributesError("weights_", "are not those that weight_concentration_ means")
         return super()._agreed_covariances()
 

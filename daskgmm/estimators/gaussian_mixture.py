@@ -263,6 +263,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         self.precisions_cholesky_ = state.precisions_cholesky.astype(dtype)
         self.precisions_ = state.structure.precisions(state.precisions_cholesky).astype(dtype)
         self._exact = state
+        self._remember()
 
     def _read(self, attributes: Mapping[str, Array]) -> tuple[MixtureParameters, MixtureParameters]:
         """Parameters behind the fitted attributes, in double precision.

@@ -58,14 +58,6 @@ class Settings:
         """Whether starts run on a sample of so many rows before they see all of them."""
         return self.init_size is not None and n_rows > self.init_size and self.max_iter > 0
 
-    def check(self) -> None:
-        """Raise ValueError where no start can be made from so few rows."""
-        if self.init_size is not None and self.init_size < self.initialization.n_components:
-            raise ValueError(
-                f"init_size={self.init_size} is less than n_components={self.initialization.n_components}: a start "
-                "needs a row for each component, and many more to be any good. Increase init_size, or leave it out."
-            )
-
     def fewest_rows(self, n_features: int) -> int:
         """Rows of a sample that are enough for a start: `_NUMBERS_PER_PARAMETER` for each free parameter."""
         how = self.initialization

@@ -72,11 +72,7 @@ class MixtureFits(Generic[State]):
             Whatever the passes find.
         SchedulerError
             If the scheduler does not answer.
-        ValueError
-            If ``init_size`` is less than the number of components.
         """
-        for candidate in self._candidates:
-            candidate.settings.check()
         found, is_new = self._beginning()
         surveys = found.surveys
         frame = Frame.of(surveys[0].mean, surveys[0].deviation)

@@ -144,10 +144,7 @@ def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:
     ------
     WorkerMemoryError
         If it would not fit into the workers.
-    ValueError
-        If ``init_size`` is less than the number of components.
     """
-    settings.check()
     how = settings.initialization
     loops = loops_for(dataset, how.n_components)
     n_sample = min(dataset.n_rows, settings.sample_size)
