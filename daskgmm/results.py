@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 
 from .data.accept import resolve
+from .data.failures import short_errors
 from .data.output import as_blocks
 from .data.row_arrays import RowArray, write_rows
 from .data.source import Source
@@ -32,6 +33,7 @@ _LEAST_SAMPLE_SHARE = 0.5
 """Share of its size in memory that a sample takes on disk, compressed: random digits do not shrink."""
 
 
+@short_errors
 def write_predictions(
     model: BaseMixture[Any],
     data: Any,
@@ -108,6 +110,7 @@ def _row_arrays(
     return arrays
 
 
+@short_errors
 def write_samples(
     model: BaseMixture[Any], n_samples: int, output: Address, *, overwrite: bool = False, model_name: str | None = None
 ) -> dict[str, tuple[int, ...]]:

@@ -33,7 +33,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from daskgmm import GaussianMixture, events, open_zarr, select
+from daskgmm import GaussianMixture, events, load, open_zarr, select
 from daskgmm.data import blocks, detached, source
 from daskgmm.data.accept import as_dataset
 from daskgmm.data.arrays import ArraySource
@@ -42,7 +42,7 @@ from daskgmm.data.source import Dataset
 from daskgmm.engine import blas, graph, remote, run, tree
 from daskgmm.engine.run import Engine
 from daskgmm.engine.tree import Accumulator, leaf_rows
-from daskgmm.errors import DataChangedError, NonFiniteDataError, SchedulerError, StoreError
+from daskgmm.errors import DaskGMMError, DataChangedError, NonFiniteDataError, SchedulerError, StoreError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -751,6 +751,28 @@ def test_mistakes_of_users_are_told_in_few_lines(work, scheduler, expected, requ
     with pytest.raises(StoreError) as caught:
         getattr(fitted, work)(zarr.create_array({}, shape=(9000, 3), chunks=(1000, 3), dtype="f8"))
     assert len(frames(caught.value)) <= 4
+
+
+def test_public_methods_tell_mistakes_in_few_lines(tmp_path, caplog):
+    fitted, x = model().fit(X), X.copy()
+    x[123, 1] = np.nan
+    calls = {
+        "fit": lambda: fitted.fit("nothere.zarr"),
+        "predict": lambda: fitted.predict(x),
+        "predict_proba": lambda: fitted.predict_proba(x),
+        "score_samples": lambda: fitted.score_samples(x),
+        "score": lambda: fitted.score(x[:200]),
+        "bic": lambda: fitted.bic(x[:200]),
+        "select": lambda: select("nothere.zarr", [1, 2]),
+        "load": lambda: load(tmp_path / "nothere.zarr"),
+    }
+    for name, call in calls.items():
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG, "daskgmm"), pytest.raises(DaskGMMError) as caught:
+            call()
+        assert len(frames(caught.value)) <= 3, name  # of this test, its lambda, and the method
+        (told,) = (record for record in caplog.records if record.name == "daskgmm")
+        assert told.exc_info[1] is caught.value
 
 
 def test_other_errors_keep_their_frames():

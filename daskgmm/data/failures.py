@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from functools import cache
+import sys
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
 
 from .. import errors
 
@@ -11,22 +14,38 @@ _NAMES = frozenset(
     name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, errors.DaskGMMError)
 )
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
 _log = logging.getLogger("daskgmm")
 
 
-def shorten(error: BaseException | None, handled: BaseException | None) -> None:
+def short_errors(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let errors of ours leave a public function without the frames that they have passed in it."""
+
+    @wraps(function)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        handled = sys.exc_info()[1]
+        try:
+            return function(*args, **kwargs)
+        except errors.DaskGMMError as error:
+            _shorten(error, handled)
+            raise
+
+    return called
+
+
+def _shorten(error: errors.DaskGMMError, handled: BaseException | None) -> None:
     """Drop the frames that an error of ours, and what caused it, have passed so far; others keep theirs.
 
     At level DEBUG the logger ``daskgmm`` tells them.
 
     Parameters
     ----------
-    error : BaseException or None
+    error : DaskGMMError
     handled : BaseException or None
         What the caller was handling before: its frames are not ours.
     """
-    if not isinstance(error, errors.DaskGMMError):
-        return
     _log.debug("%s", error, exc_info=error)
     link: BaseException | None = error
     while link is not None and link is not handled:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
 import time
 import uuid
@@ -17,7 +16,6 @@ import dask
 import numpy as np
 from dask.local import get_sync
 
-from ..data.failures import shorten
 from ..data.source import Dataset, Source
 from ..errors import WorkerMemoryError
 from .blas import one_blas_thread
@@ -102,12 +100,7 @@ class Engine(AbstractContextManager["Engine"]):
         self.n_passes = 0
 
     def __enter__(self) -> Engine:
-        self._handled = sys.exc_info()[1]
-        try:
-            self._resources = self._acquired()
-        except BaseException as error:
-            shorten(error, self._handled)
-            raise
+        self._resources = self._acquired()
         return self
 
     def _acquired(self) -> ExitStack:
@@ -125,7 +118,6 @@ class Engine(AbstractContextManager["Engine"]):
                 warn_of_different(self._witnessed(), stacklevel=3)
         finally:
             self._resources.close()
-            shorten(error, self._handled)
 
     def emit(self, event: Any) -> None:
         """Tell the listeners; batches finish in threads, and listeners are called one at a time."""

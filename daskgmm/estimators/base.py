@@ -27,6 +27,7 @@ from ..core.loops import Loops, choose_loops
 from ..core.mixture import MixtureParameters
 from ..core.structure import CovarianceStructure
 from ..data.accept import as_dataset, check_dtype, check_layout, feature_names, is_lazy, resolve
+from ..data.failures import short_errors
 from ..data.output import apply_rows, as_blocks, map_rows
 from ..data.source import Dataset
 from ..data.survey import Survey, check_weight_sum
@@ -172,6 +173,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         self._validate_params()
         check_init_size(self.init_size, self.n_components)
 
+    @short_errors
     def fit(
         self,
         X: Any,
@@ -252,7 +254,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                 raise
             (run,) = fits.outcomes()
             for note in run.notes:
-                warnings.warn(note, stacklevel=3)
+                warnings.warn(note, stacklevel=4)
             if isinstance(run, Failed):
                 raise run.error
             n_passes += engine.n_passes
@@ -261,7 +263,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                 "Best performing initialization did not converge. Try different init parameters, or increase "
                 "max_iter, tol, or check for degenerate data.",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         self._store(run, dataset, n_passes)
         return self
@@ -277,7 +279,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             "estimator has the best parameters so far; with warm_start=True a fit goes on from them."
         )
         with suppress(InterruptedWarning):  # where warnings are errors, what ended the fit is the one to raise
-            warnings.warn(told, InterruptedWarning, stacklevel=4)
+            warnings.warn(told, InterruptedWarning, stacklevel=5)
 
     @contextmanager
     def _whole_or_not_at_all(self) -> Iterator[None]:
@@ -293,6 +295,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                         attributes[name] = before[name]
             raise
 
+    @short_errors
     def plan(self, X: Any, sample_weight: Any = None) -> FitPlan:
         """What `fit` would do with these data and how much memory it would take; the rows are not read.
 
@@ -339,6 +342,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     # ---- what a fitted model says of rows
 
+    @short_errors
     def predict(self, X: Any) -> Any:
         """Most probable component of every row.
 
@@ -353,6 +357,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         """
         return self._for_each_row(X, Labels, np.int64)
 
+    @short_errors
     def predict_proba(self, X: Any) -> Any:
         """Posterior probability of every component for every row.
 
@@ -367,6 +372,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         """
         return self._for_each_row(X, Probabilities, by_component=True)
 
+    @short_errors
     def score_samples(self, X: Any) -> Any:
         """Log-density of every row, in nats.
 
@@ -381,6 +387,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         """
         return self._for_each_row(X, Densities)
 
+    @short_errors
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-density of the rows, in nats; one pass over the data.
 
@@ -393,6 +400,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         """
         return self._score(X, sample_weight).mean_log_likelihood
 
+    @short_errors
     def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
         """Draw rows from the mixture.
 
@@ -422,6 +430,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             )
         return mixture
 
+    @short_errors
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model as a Zarr group, whole or not at all; `daskgmm.load` reads it.
 

@@ -14,6 +14,7 @@ from ..core.acceleration import ACCELERATIONS
 from ..core.maximum_likelihood import MaximumLikelihood
 from ..core.mixture import MixtureParameters
 from ..core.validity import weights_problem
+from ..data.failures import short_errors
 from ..fitting.criteria import CRITERIA, information_criteria
 from ..fitting.folds import Score
 from ..names import Defaults
@@ -200,6 +201,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
 
     # ---- information criteria
 
+    @short_errors
     def bic(self, X: Any) -> float:
         """Bayesian information criterion (Schwarz 1978): lower is better.
 
@@ -209,6 +211,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         """
         return self._criteria(self._score(X))["bic"]
 
+    @short_errors
     def aic(self, X: Any) -> float:
         """Akaike's information criterion (Akaike 1974): lower is better.
 
@@ -218,6 +221,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         """
         return self._criteria(self._score(X))["aic"]
 
+    @short_errors
     def criteria(self, X: Any, sample_weight: Any = None) -> dict[str, float]:
         """All information criteria, in one pass over the data.
 

@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from ..core.covariance import STRUCTURES
 from ..core.mixture import free_parameters
 from ..data.accept import as_dataset, is_lazy
+from ..data.failures import short_errors
 from ..data.held_out import HeldOut
 from ..data.source import Dataset
 from ..data.survey import check_weight_sum
@@ -129,6 +130,7 @@ class Selection:
         return selection_html(self.as_record())
 
 
+@short_errors
 def select(
     X: Any,
     n_components: int | Iterable[int] = range(1, 21),
@@ -338,15 +340,15 @@ def _tell(runs: Mapping[Key, Run[Any] | Failed]) -> None:
         raise next(iter(failures.values()))
     for run in runs.values():
         for note in run.notes:
-            warnings.warn(note, stacklevel=4)
+            warnings.warn(note, stacklevel=5)
     for key, error in failures.items():
-        warnings.warn(InitializationWarning(f"the candidate {_label(key)} failed: {error}"), stacklevel=4)
+        warnings.warn(InitializationWarning(f"the candidate {_label(key)} failed: {error}"), stacklevel=5)
     late = [_label(key) for key, run in runs.items() if _is_late(run)]
     if late:
         warnings.warn(
             f"{len(late)} of {len(runs)} candidates did not converge: {', '.join(late)}. Increase max_iter, or tol.",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -411,7 +413,7 @@ def _tell_falls(table: Sequence[Mapping[str, Any]], base: BaseMixture[Any]) -> N
                 "not, and the criteria may decide for too few components. Increase n_init or init_size of the "
                 "estimator, try other init_params, or decrease tol."
             ),
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ..core.covariance import STRUCTURES
 from ..core.structure import CovarianceStructure
 from ..data.addresses import Secrets, printable, without_secrets
+from ..data.failures import short_errors
 from ..data.write import Address
 from ..errors import DaskGMMError, ModelFormatError
 from ..estimators.base import BaseMixture
@@ -23,6 +24,7 @@ from .stored import StoredGroup
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+@short_errors
 def load(path: Address) -> BaseMixture[Any]:
     """Read a model that `save` wrote.
 

@@ -110,7 +110,7 @@ def _plain_parameters(model: BaseMixture[Any], layout: Layout) -> dict[str, Any]
             "random_state is a RandomState, which a model file cannot hold: the loaded model will have "
             "random_state=None. Use an int to keep it.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
         parameters["random_state"] = None
     return {key: value for key, value in parameters.items() if key not in (*layout.given, *NOT_STORED)}
