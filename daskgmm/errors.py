@@ -74,8 +74,8 @@ class IllDefinedCovarianceError(DaskGMMError, ValueError):
         super().__init__(
             "Fitting the mixture model failed because some components have ill-defined empirical covariance "
             "(for instance caused by singleton or collapsed samples). Try to decrease the "
-            "number of components, increase reg_covar, scale the input data, or leave out features that are linear "
-            "combinations of others. "
+            "number of components, increase reg_covar, or scale the input data. "
+            "Features that are linear combinations of others can be left out. "
             f"Ill-defined: {which}."
         )
 
