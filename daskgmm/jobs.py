@@ -15,7 +15,7 @@ import dask
 import numpy as np
 from sklearn.base import clone
 
-from .data.accept import in_memory
+from .data.accept import in_memory, naming
 from .data.guards import check_file
 from .data.store import local_path, open_zarr, without_secrets
 from .data.write import check_target
@@ -131,7 +131,8 @@ class Rows:
 
     def open_weights(self) -> Any:
         """The array of weights, not loaded; None for none."""
-        return None if self.weights is None else open_array(self.weights)
+        with naming("sample_weight"):
+            return None if self.weights is None else open_array(self.weights)
 
 
 def kind_of_model(*, bayesian: bool) -> type[BaseMixture[Any]]:

@@ -737,3 +737,9 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_missing_file_of_weights_is_told_by_its_option(run, here):
+    status, _, error = run("fit", "data.zarr", "-k", "2", "--model", "m.zarr", "--sample-weight", "heavy")
+    assert status == 1
+    assert error.startswith("error: --sample-weight: There is nothing at heavy.")

@@ -49,7 +49,7 @@ def resolve(data: Any, name: str = "X") -> Any:
     dask.array.Array, Source, numpy.memmap or object
         The last is anything that scikit-learn's own validation makes a NumPy array of.
     """
-    with _naming(name):
+    with naming(name):
         return as_columns(_unwrapped(data, name), name)
 
 
@@ -270,7 +270,7 @@ def _weights(weights: Any, n_rows: int, rows: Source, compute: Callable[[Any], A
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def naming(name: str) -> Iterator[None]:
     """Let an error of the ``with`` block begin with the name of the parameter; most are of X, which needs no name."""
     try:
         yield

@@ -139,7 +139,7 @@ def open_node(path: str, storage_options: Mapping[str, Any] | None = None) -> za
     location, secrets = local_path(path) or path, Secrets(path, storage_options)
     shown = printable(without_secrets(path))
     if "://" not in location:
-        _check_there(location, shown)
+        _check_there(location, shown, is_relative=not path.startswith(("/", "~", "file:")))
     try:
         if "://" not in location:
             check_documents(location)
@@ -167,12 +167,11 @@ def open_node(path: str, storage_options: Mapping[str, Any] | None = None) -> za
         raise _unreadable(shown, error, secrets) from secrets.cause(error)
 
 
-def _check_there(location: str, shown: str) -> None:
+def _check_there(location: str, shown: str, *, is_relative: bool) -> None:
     if not os.path.exists(location):
         several = " For several stores, join their arrays with dask.array.concatenate." if "*" in location else ""
-        raise StoreNotFoundError(
-            f"There is nothing at {shown}. Check the path; it is relative to {os.getcwd()}.{several}"
-        )
+        where = f"; it is relative to {os.getcwd()}" if is_relative else ""
+        raise StoreNotFoundError(f"There is nothing at {shown}. Check the path{where}.{several}")
     if not os.path.isdir(location) and not os.path.isfile(location):
         check_documents(location)
         raise StoreError(f"{shown} is neither a directory nor a file: there is no Zarr array or group in it.")
@@ -199,6 +198,8 @@ def _otherwise(location: str, shown: str) -> str:
         if len(folders) == 1:
             folder = printable(folders.pop())
             return f" This archive has everything in a folder {folder}: archive what is in that folder."
+    elif location.lower().endswith(".zip") and os.path.isfile(location):
+        return " It is no zip archive, or not the whole of one: copy it anew."
     return ""
 
 

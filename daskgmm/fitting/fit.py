@@ -400,7 +400,8 @@ class _Fit(Generic[State]):
             yield CoincidingComponentsWarning(
                 f"components {named}{self._of} coincide: they describe the same rows, and fewer components would "
                 "describe the data as well. Decrease n_components; if the data should have so many clusters, try other "
-                "init_params, a larger n_init or init_size, or a smaller tol, so that components have time to part."
+                "init_params, a larger n_init or init_size, or a smaller tol, so that components have time to part; "
+                "where the data vary by less than the square root of reg_covar, scale them or decrease it."
             )
 
     @property

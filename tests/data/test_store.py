@@ -353,3 +353,20 @@ def test_several_paths(tmp_path):
             fit(paths)
     with pytest.raises(StoreNotFoundError, match=r"nothing at .*\*\.zarr.*dask\.array\.concatenate"):
         fit(tmp_path / "*.zarr")
+
+
+def test_an_archive_that_was_copied_in_part(tmp_path):
+    store = zarr.storage.ZipStore(tmp_path / "x.zip", mode="w")
+    zarr.create_array(store, data=np.zeros((10, 2)))
+    store.close()
+    whole = (tmp_path / "x.zip").read_bytes()
+    (tmp_path / "x.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match="no zip archive, or not the whole of one"):
+        open_zarr(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize("address", ["missing.zarr", "~/missing.zarr", "/missing.zarr", "file:///missing.zarr"])
+def test_only_relative_paths_are_said_to_be_relative(address):
+    with pytest.raises(StoreNotFoundError, match="Check the path") as caught:
+        open_zarr(address)
+    assert ("relative to" in str(caught.value)) == (address == "missing.zarr")
