@@ -372,8 +372,7 @@ def test_what_no_check_foresees_is_an_error_of_the_file(error, saved, monkeypatc
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr(layout.Layout, "problem", fail)
-    monkeypatch.setattr(layout, "matrices_problem", fail)
+    monkeypatch.setattr("daskgmm.core.state_arrays.matrices_problem", fail)
     told = refuse(ModelFormatError, rf"m\.zarr is damaged \({type(error).__name__}", daskgmm.load, saved())
     assert "secret" not in str(told)
 

@@ -21,4 +21,5 @@ estimation          what an M-step has to answer
 maximum_likelihood  statistics -> new parameters
 concentration       distributions over the weights
 variational         statistics -> a posterior distribution of the parameters
+state_arrays        states as named arrays, and back
 """

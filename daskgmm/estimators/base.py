@@ -25,6 +25,7 @@ from ..core.estimation import Estimation, State
 from ..core.kernels import Kernel
 from ..core.loops import Loops, choose_loops
 from ..core.mixture import MixtureParameters
+from ..core.state_arrays import StateArrays
 from ..core.structure import CovarianceStructure
 from ..data.accept import as_dataset, check_dtype, check_layout, feature_names, is_lazy, resolve
 from ..data.failures import short_errors
@@ -134,6 +135,11 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         ValueError
             Naming the parameter, what came and what was expected.
         """
+
+    @property
+    @abstractmethod
+    def _state_arrays(self) -> StateArrays[State]:
+        """Names, shapes and checks of the arrays of a state."""
 
     @abstractmethod
     def _store_state(self, state: State, dtype: Any) -> None:

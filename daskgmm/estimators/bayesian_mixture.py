@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..core.concentration import WEIGHT_DISTRIBUTIONS, WeightDistribution
 from ..core.mixture import MixtureParameters
+from ..core.state_arrays import PosteriorArrays
 from ..core.validity import WEIGHT_TOLERANCE
 from ..core.variational import Posterior, Priors, Variational
 from ..data.survey import Survey
@@ -242,6 +243,10 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
             return Variational(structure, weights, priors, ridge)
 
         return Preparation(estimation, scatter=given.covariance is None)
+
+    @property
+    def _state_arrays(self) -> PosteriorArrays:
+        return PosteriorArrays(self._weight_distribution)
 
     def _store_state(self, state: Posterior, dtype: Any) -> None:
         # In double precision whatever the data are, as in scikit-learn: counts of rows take more than seven digits.

@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import StrOptions
 from ..core.acceleration import ACCELERATIONS
 from ..core.maximum_likelihood import MaximumLikelihood
 from ..core.mixture import MixtureParameters
+from ..core.state_arrays import MixtureArrays
 from ..core.validity import weights_problem
 from ..data.failures import short_errors
 from ..fitting.criteria import CRITERIA, information_criteria
@@ -258,6 +259,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         return Preparation(
             lambda survey: estimation, accelerator=None if kind is None else partial(kind, float(self.reg_covar))
         )
+
+    @property
+    def _state_arrays(self) -> MixtureArrays:
+        return MixtureArrays()
 
     def _store_state(self, state: MixtureParameters, dtype: Any) -> None:
         dtype = dtype if state.fits(dtype) else np.float64

@@ -180,6 +180,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             "dtype": dataset.dtype.newbyteorder("=").name,
             "sample_weight": dataset.weights is not None,
         }
+        layout_of(models[0])
         if self.stored is not None:
             _check_equal(self.stored, "settings", settings, "Use the same settings")
             _check_equal(self.stored, "data", data, "Use the same data")
@@ -216,7 +217,7 @@ def _setting(name: str, value: Any) -> Any:
 
 
 def _digest(state: Any, model: BaseMixture[Any]) -> Any:
-    arrays = layout_of(model).arrays(state)
+    arrays = model._state_arrays.arrays(state)
     return _setting("", np.concatenate([np.ravel(array) for array in arrays.values()]))
 
 
@@ -262,7 +263,7 @@ class StoreKeeper:
         lock: Callable[[], Any],
     ) -> None:
         self._path, self._stored, self._told, self._lock = path, stored, told, lock
-        self._models = [StoredKind(layout_of(model), model) for model in models]
+        self._models = [StoredKind(model) for model in models]
 
     def beginning(self) -> Beginning | None:
         """What an earlier run kept."""

@@ -20,16 +20,15 @@ from ..estimators.base import BaseMixture
 from ..fitting.em import AscentSnapshot, Reseeding
 from ..fitting.history import PassRecord
 from ..fitting.snapshot import Beginning, FitSnapshot, Snapshot
-from .layout import Layout, encode
+from .layout import encode
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class StoredKind:
-    """One of the mixtures, and how its state lies in a file."""
+    """One of the mixtures."""
 
-    layout: Layout
     estimator: BaseMixture[Any]
 
     @property
@@ -43,20 +42,12 @@ class StoredKind:
 
     def arrays(self, state: Any) -> dict[str, Array]:
         """Of a state."""
-        return self.layout.arrays(state)
+        return self.estimator._state_arrays.arrays(state)
 
     def state(self, arrays: Mapping[str, Array]) -> Any:
         """Inverse of `arrays`; ValueError for what is no state."""
-        model, structure = self.estimator, self.structure
-        parameters = model.get_params(deep=False)
-        shapes = self.layout.shapes(structure, model.n_components, model.n_features_in_, parameters)
-        for name, shape in self.layout.known(shapes, arrays).items():
-            found = arrays[name]
-            if found.shape != shape or found.dtype != np.float64:
-                raise ValueError(f"{name} has shape {found.shape} and dtype {found.dtype}; expected {shape}, float64")
-        if problem := self.layout.problem(structure, arrays):
-            raise ValueError(" ".join(problem))
-        return self.layout.state(structure, arrays, parameters)
+        model = self.estimator
+        return model._state_arrays.checked_state(self.structure, model.n_components, model.n_features_in_, arrays)
 
     def accelerator(self, arrays: Mapping[str, Array] | None) -> Mapping[str, Array] | None:
         """What an acceleration has learnt, if it can be what this one learns; ValueError for what cannot."""

@@ -122,13 +122,12 @@ class _Reader(StoredGroup):
         self, model: BaseMixture[Any], structure: CovarianceStructure, n_components: int, n_features: int
     ) -> Any:
         """What the fit had found."""
-        layout, parameters = self.layout, model.get_params(deep=False)
-        shapes = layout.shapes(structure, n_components, n_features, parameters)
-        shapes = layout.known(shapes, self.mapping("checksums"))
+        kind = model._state_arrays
+        shapes = kind.known(kind.shapes(structure, n_components, n_features), self.mapping("checksums"))
         arrays = {name: self.array(name, shape, (np.float64,)) for name, shape in shapes.items()}
-        if found := layout.problem(structure, arrays):
+        if found := kind.problem(structure, arrays):
             raise self.error(*found)
-        return layout.state(structure, arrays, parameters)
+        return kind.state(structure, arrays)
 
     def _bound(self, fitted: Mapping[str, Any], name: str) -> float:
         """The lower bound of the fit."""

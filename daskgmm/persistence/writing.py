@@ -56,8 +56,9 @@ def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> 
     """
     name, layout = type(model).__name__, layout_of(model)
     check_is_fitted(model)
-    fitted, parameters = layout.arrays(model._state()), model._parameters()
-    if found := layout.problem(parameters.structure, fitted):
+    kind = model._state_arrays
+    fitted, parameters = kind.arrays(model._state()), model._parameters()
+    if found := kind.problem(parameters.structure, fitted):
         raise ValueError(f"{name} cannot be saved: its {found[0]}_ {found[1]}")
     arrays = fitted | _given_arrays(model, layout)
     attributes = record(
