@@ -15,6 +15,8 @@ A fit is a short pipeline, and each step is one place in the code:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from . import errors as errors
     from . import events as events
@@ -37,8 +39,6 @@ __all__ = [
     "open_zarr",
     "select",
 ]
-
-__version__ = "0.1.0"
 
 _MODULES = {
     "BayesianGaussianMixture": ".estimators.bayesian_mixture",

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import __version__, options
+from . import options
 from .errors import DaskGMMError
 from .messages import Messages, option_names
+from .version import __version__
 
 if TYPE_CHECKING:
     from .diagnostics.progress import ProgressBar

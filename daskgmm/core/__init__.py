@@ -15,7 +15,7 @@ compiled            the same, compiled
 kernel              what an E-step kernel has to answer; log-sum-exp
 quadratic           the fast kernel: two matrix products
 residual            the precise kernel: whitened residuals
-kernels             the cheapest of them that is accurate enough
+kernels             the cheapest of them that is accurate enough, and the loops it uses
 validity            arrays that are no mixture, and why
 estimation          what an M-step has to answer
 maximum_likelihood  statistics -> new parameters

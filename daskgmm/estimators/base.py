@@ -22,8 +22,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..core.acceleration import Accelerator
 from ..core.covariance import STRUCTURES
 from ..core.estimation import Estimation, State
-from ..core.kernels import Kernel
-from ..core.loops import Loops, choose_loops
+from ..core.kernels import Kernel, choose_loops
+from ..core.loops import Loops
 from ..core.mixture import MixtureParameters
 from ..core.state_arrays import StateArrays
 from ..core.structure import CovarianceStructure
