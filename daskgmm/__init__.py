@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from .diagnostics.progress import ProgressBar as ProgressBar
     from .estimators.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture
     from .estimators.gaussian_mixture import GaussianMixture as GaussianMixture
+    from .estimators.loading import load as load
     from .estimators.selection import Selection as Selection
     from .estimators.selection import select as select
-    from .persistence import load as load
 
 __all__ = [
     "BayesianGaussianMixture",
@@ -45,7 +45,7 @@ _MODULES = {
     "GaussianMixture": ".estimators.gaussian_mixture",
     "ProgressBar": ".diagnostics.progress",
     "Selection": ".estimators.selection",
-    "load": ".persistence",
+    "load": ".estimators.loading",
     "open_zarr": ".data.store",
     "select": ".estimators.selection",
 }

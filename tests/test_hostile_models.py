@@ -13,8 +13,8 @@ from hostile import D, N, X, edit_json, good_store, refuse
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture, jobs
 from daskgmm.cli import main
-from daskgmm.diagnostics.summary import store_record
 from daskgmm.errors import ModelFormatError, StoreNotFoundError
+from daskgmm.inspection import store_record
 from daskgmm.persistence import layout
 
 pytestmark = [

@@ -19,7 +19,9 @@ from ..data.survey import Survey
 from ..errors import InvalidAttributesError
 from ..names import Defaults
 from .attributes import as_array, check_covariances, check_means, check_positive, checked
-from .base import Array, BaseMixture, Preparation
+from .base import Array, BaseMixture
+from .model import Preparation
+from .model_kinds import storable
 from .validation import check_priors
 
 _PRIORS = (
@@ -31,6 +33,7 @@ _PRIORS = (
 )
 
 
+@storable("mean_prior", "covariance_prior")
 class BayesianGaussianMixture(BaseMixture[Posterior]):
     """Gaussian mixture fitted by variational inference to data of any size.
 
@@ -190,7 +193,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         degrees_of_freedom_prior: float | None = None,
         covariance_prior: Any = None,
         random_state: Any = None,
-        warm_start: bool = False,
+        warm_start: bool = Defaults.warm_start,
         verbose: int = Defaults.verbose,
         verbose_interval: int = Defaults.verbose_interval,
         init_size: int | None = None,

@@ -20,10 +20,13 @@ from ..fitting.criteria import CRITERIA, information_criteria
 from ..fitting.folds import Score
 from ..names import Defaults
 from .attributes import check_covariances, check_means, check_problem, checked
-from .base import Array, BaseMixture, Preparation
+from .base import Array, BaseMixture
+from .model import Preparation
+from .model_kinds import storable
 from .validation import check_given
 
 
+@storable("weights_init", "means_init", "precisions_init")
 class GaussianMixture(BaseMixture[MixtureParameters]):
     """Gaussian mixture fitted by expectation-maximisation to data of any size.
 
@@ -173,7 +176,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         means_init: Any = None,
         precisions_init: Any = None,
         random_state: Any = None,
-        warm_start: bool = False,
+        warm_start: bool = Defaults.warm_start,
         verbose: int = Defaults.verbose,
         verbose_interval: int = Defaults.verbose_interval,
         init_size: int | None = None,

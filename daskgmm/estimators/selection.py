@@ -35,8 +35,9 @@ from ..fitting.plan import check_parameters
 from ..fitting.snapshot import Keeper
 from ..fitting.surveying import n_weight_passes
 from ..names import HELD_OUT
+from ..persistence.checkpoint import Checkpoint
 from .base import BaseMixture
-from .checkpointing import Checkpointing, check_checkpoint
+from .checkpointing import check_checkpoint, keeper_for
 from .grid import Key, check_criterion, check_estimator, check_keys, check_rows
 from .validation import check_callbacks
 
@@ -233,14 +234,17 @@ class _Asked:
     share: float | None
     """Of the rows that are held out."""
     patience: int | None
-    keeping: Checkpointing | None
+    keeping: Checkpoint | None
 
-    def keeper(self, dataset: Dataset, models: Sequence[BaseMixture[Any]]) -> Keeper | None:
-        """What the fits keep their state with."""
-        if self.keeping is None:
-            return None
-        told = {"function": "select", "criterion": self.criterion, "held_out": self.share, "patience": self.patience}
-        return self.keeping.keeper(dataset, models, told)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the results depend on besides the estimators, for a checkpoint."""
+        return {
+            "function": "select",
+            "criterion": self.criterion,
+            "held_out": self.share,
+            "patience": self.patience,
+        }
 
 
 def _select(
@@ -261,7 +265,9 @@ def _select(
         for n_components, kind in keys:
             check_parameters(dataset, STRUCTURES[kind], n_components)
         training = dataset if rule is None else rule.training(dataset)
-        keeper = asked.keeper(training, list(models.values()))
+        keeper = None
+        if asked.keeping is not None:
+            keeper = keeper_for(asked.keeping, training, list(models.values()), asked.settings)
         runs = _fit(engine, training, models, None if patience is None else Contest(criterion, patience), keeper)
         for key, run in runs.items():
             if isinstance(run, Run):

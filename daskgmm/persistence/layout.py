@@ -5,23 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
-from ..estimators.base import BaseMixture
-from ..estimators.bayesian_mixture import BayesianGaussianMixture
-from ..estimators.gaussian_mixture import GaussianMixture
+from ..core.mixture import MixtureParameters
+from ..core.state_arrays import StateArrays
+from ..core.variational import Posterior
+from ..fitting.origin import Origin
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 KIND = "model"
 FORMAT_VERSION = 1
 
-NOT_STORED = ("scheduler", "callbacks")
 _MOST_FIELDS, _LONGEST_TEXT = 64, 4096  # of what a fit was computed with
 
 
@@ -70,33 +70,40 @@ def digest(attributes: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Kind of model that a file may name, and the parameters of its constructor that may be arrays."""
+class ModelKind:
+    """Kind of model that a file may hold: what reading has to know of an estimator's class."""
 
-    estimator: type[BaseMixture[Any]]
+    name: str
+    """Name of the class."""
+    parameters: frozenset[str]
+    """Parameters of the constructor that are no arrays."""
     given: tuple[str, ...]
+    """Parameters of the constructor that may be arrays."""
+    state_arrays: Callable[[Mapping[str, Any]], StateArrays[Any]]
+    """Arrays of a fit with these parameters of the constructor; ValueError for parameters that are not valid."""
 
 
-LAYOUTS: dict[str, Layout] = {
-    layout.estimator.__name__: layout
-    for layout in (
-        Layout(GaussianMixture, ("weights_init", "means_init", "precisions_init")),
-        Layout(BayesianGaussianMixture, ("mean_prior", "covariance_prior")),
-    )
-}
-"""Everything that a file may name, by the name of its class."""
+@dataclass(frozen=True)
+class StoredModel:
+    """A fitted model as values and arrays, with no class of an estimator in it."""
+
+    estimator: str
+    """Name of the estimator's class."""
+    parameters: Mapping[str, Any]
+    """Parameters of the constructor that are no arrays."""
+    given: Mapping[str, Array]
+    """Parameters of the constructor that are arrays."""
+    state_arrays: StateArrays[Any]
+    state: MixtureParameters | Posterior
+    """What the fit found."""
+    dtype: np.dtype[Any]
+    """Dtype of the estimator's attributes: float32 or float64."""
+    facts: Mapping[str, Any]
+    """What a fit leaves beside its state, as far as it is known: see `FACTS`."""
+    feature_names: tuple[str, ...] | None
+    environment: Mapping[str, str] | None
+    origin: Origin | None
 
 
-def layout_of(model: BaseMixture[Any]) -> Layout:
-    """How a model lies in a file.
-
-    Raises
-    ------
-    TypeError
-        For other classes, whose state a file could not bring back.
-    """
-    name = type(model).__name__
-    layout = LAYOUTS.get(name)
-    if layout is None or layout.estimator is not type(model):
-        raise TypeError(f"model is a {name}; expected one of {', '.join(LAYOUTS)}")
-    return layout
+FACTS = ("converged", "n_iter", "n_passes", "lower_bound", "lower_bounds", "history")
+"""Attributes of an estimator, without the underscore at the end."""
