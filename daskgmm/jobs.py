@@ -402,7 +402,7 @@ def score(rows: Rows, model: str, *, compute: Compute = Compute(), callbacks: Se
     estimator, data, weights = load(model), rows.open(), rows.open_weights()
     with compute.start(callbacks) as scheduler:
         estimator.set_params(scheduler=scheduler, callbacks=callbacks)
-        total = estimator._score(data, weights, entropy=bool(estimator._information))
+        total = estimator._score(data, weights, entropy=estimator._has_criteria)
     return {
         "kind": "score",
         "log_likelihood": total.mean_log_likelihood,

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.covariance import STRUCTURES
+from ..criteria import CRITERIA
 from ..names import Defaults
 from ..persistence.checkpoint import KIND
 from .digits import mean_text, total_text
@@ -23,7 +24,7 @@ from .selection import SelectionTable, selection_summary
 Record = dict[str, Any]
 
 _MOST_FEATURES, _MOST_COMPONENTS, _MOST_MATRICES = 6, 40, 6
-_MEANS, _TOTALS = ("log_likelihood", "lower_bound"), ("bic", "aic", "icl")
+_MEANS = ("log_likelihood", "lower_bound")
 _ALWAYS = ("tol", "random_state")  # settings that are shown whatever they are
 _IN_THE_FIRST_LINE = ("n_components", "covariance_type")
 _WIDTH = 100  # of tables where standard output is no terminal
@@ -54,7 +55,7 @@ def _criteria(record: Record) -> dict[str, str]:
     """Log-likelihoods and information criteria with the digits that count, see `digits`."""
     n_rows = record.get("n_rows")
     means = {name: f"{mean_text(record[name], n_rows)} nats per row" for name in _MEANS if _is_number(record, name)}
-    return means | {name: total_text(record[name]) for name in _TOTALS if _is_number(record, name)}
+    return means | {name: total_text(record[name]) for name in CRITERIA if _is_number(record, name)}
 
 
 def _is_number(record: Record, name: str) -> bool:

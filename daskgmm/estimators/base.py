@@ -54,8 +54,8 @@ _FEATURES = ("n_features_in_", "feature_names_in_")
 class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
     """A Gaussian mixture without its M-step."""
 
-    _information: ClassVar[tuple[str, ...]] = ()
-    """Names of the information criteria that `_criteria` tells."""
+    _has_criteria: ClassVar[bool] = False
+    """The kind of mixture has a number of free parameters, and so information criteria."""
 
     # ---- what tells one kind of mixture from another
 

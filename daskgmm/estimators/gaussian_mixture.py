@@ -16,7 +16,7 @@ from ..core.mixture import MixtureParameters
 from ..core.state_arrays import MixtureArrays
 from ..core.validity import weights_problem
 from ..data.failures import short_errors
-from ..fitting.criteria import CRITERIA, information_criteria
+from ..fitting.criteria import information_criteria
 from ..fitting.folds import Score
 from ..names import Defaults
 from .attributes import check_covariances, check_means, check_problem, checked
@@ -159,7 +159,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         "acceleration": [StrOptions(set(ACCELERATIONS)), None],
     }
 
-    _information = tuple(CRITERIA)
+    _has_criteria = True
     _followed = ("weights_", "means_")
 
     def __init__(
