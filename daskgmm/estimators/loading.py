@@ -51,7 +51,7 @@ def _model(stored: StoredModel) -> BaseMixture[Any]:
     model = new_model(_CLASSES[stored.estimator], {**stored.parameters, **stored.given})
     model._store_state(stored.state, stored.dtype)
     told = {f"{name}_": value for name, value in stored.facts.items()}
-    vars(model).update(told, environment_=dict(stored.environment or {}), n_features_in_=stored.state.means.shape[1])
+    vars(model).update(told, environment_=dict(stored.environment), n_features_in_=stored.state.means.shape[1])
     if stored.origin is not None:
         model.origin_ = stored.origin
     if stored.feature_names is not None:

@@ -59,7 +59,7 @@ def save(model: MixtureModel[Any], path: str | os.PathLike[str], *, overwrite: b
         dtype=np.dtype(np.float32 if np.asarray(model.means_).dtype == np.float32 else np.float64),
         facts={name: getattr(model, f"{name}_") for name in FACTS if hasattr(model, f"{name}_")},
         feature_names=_feature_names(model),
-        environment=getattr(model, "environment_", None),
+        environment=getattr(model, "environment_", {}),
         origin=_origin(model),
     )
     write_model(path, stored, overwrite=overwrite)

@@ -101,7 +101,8 @@ class StoredModel:
     facts: Mapping[str, Any]
     """What a fit leaves beside its state, as far as it is known: see `FACTS`."""
     feature_names: tuple[str, ...] | None
-    environment: Mapping[str, str] | None
+    environment: Mapping[str, str]
+    """What the fit was computed with; empty where nobody knows."""
     origin: Origin | None
 
 

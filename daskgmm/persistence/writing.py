@@ -45,7 +45,7 @@ def write_model(path: Address, model: StoredModel, *, overwrite: bool = False) -
         KIND,
         library_versions={library: importlib.metadata.version(library) for library in _LIBRARIES}
         | {"python": platform.python_version()},
-        **_environment(model),
+        environment=_environment(model),
         **({} if model.origin is None else {"origin": model.origin.as_record()}),
         estimator=model.estimator,
         parameters={key: encode(key, value) for key, value in model.parameters.items()},
@@ -68,12 +68,10 @@ def write_model(path: Address, model: StoredModel, *, overwrite: bool = False) -
             stored[...] = array
 
 
-def _environment(model: StoredModel) -> dict[str, Any]:
-    if model.environment is None:
-        return {}
+def _environment(model: StoredModel) -> dict[str, str]:
     if problem := environment_problem(model.environment):
         raise ValueError(f"{model.estimator} cannot be saved: its environment_ {problem}")
-    return {"environment": dict(model.environment)}
+    return dict(model.environment)
 
 
 def _of_a_stored_dtype(given: Mapping[str, Array]) -> dict[str, Array]:
