@@ -1,4 +1,4 @@
-"""What is at an address, as a record, which JSON can say."""
+"""Contents of an address as a record, which JSON can say: a model, a checkpoint, results or data."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ bayesian_mixture   variational inference
 selection          `select`: several mixtures of the same data, compared
 grid               the candidates of a selection, and what decides between them
 base               what both mixtures do with data: fit, predict, score
-model              what parameters and attributes mean, whatever the data are
+model              parameters and attributes, and what follows from them without data
 attributes         attributes as arrays, checked; what was computed from them
 validation         parameters that depend on each other or on the data
 rows               what a fitted mixture says of each row

@@ -50,7 +50,7 @@ def keeper_for(
     models: Sequence[MixtureModel[Any]],
     more: Mapping[str, Any] | None = None,
 ) -> Keeper:
-    """What the fits of estimators keep their state with.
+    """Make the keeper of the state of estimators' fits.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def _stored_kind(model: MixtureModel[Any], n_features: int) -> StoredKind:
 
 
 def _settings(models: Sequence[MixtureModel[Any]]) -> dict[str, Any]:
-    """What estimators are asked for, as far as their fits depend on it."""
+    """Parameters of estimators on which their fits depend."""
     model = models[0]
     kind = kind_of(model)
     parameters = {name: value for name, value in model.get_params(deep=False).items() if name not in _NO_SETTINGS}

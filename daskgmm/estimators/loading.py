@@ -11,7 +11,7 @@ from ..data.failures import short_errors
 from ..errors import ModelFormatError
 from ..persistence.layout import StoredModel
 from ..persistence.reading import read_model
-from ..persistence.stored import believing_nothing
+from ..persistence.stored import damage_errors
 from .base import BaseMixture
 from .bayesian_mixture import BayesianGaussianMixture
 from .gaussian_mixture import GaussianMixture
@@ -42,7 +42,7 @@ def load(path: str | os.PathLike[str]) -> BaseMixture[Any]:
     ModelFormatError
         If what is there is no model, is damaged, or was written in a newer format. The message names file and field.
     """
-    with believing_nothing(os.fspath(path), ModelFormatError):
+    with damage_errors(os.fspath(path), ModelFormatError):
         return _model(read_model(path, [STORABLE[name].kind for name in _CLASSES]))
 
 

@@ -1,4 +1,4 @@
-"""What the parameters and attributes of a mixture mean, whatever the data are."""
+"""Parameters and attributes of a mixture, and everything that follows from them without data."""
 
 from __future__ import annotations
 

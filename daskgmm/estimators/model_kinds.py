@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound=MixtureModel[Any])
 
 @dataclass(frozen=True)
 class StorableClass:
-    """A class of estimators, and what a file has to know of the class."""
+    """A class of estimators, and its description for files."""
 
     estimator: type[MixtureModel[Any]]
     kind: ModelKind
@@ -63,7 +63,7 @@ def new_model(estimator: type[Model], parameters: Mapping[str, Any]) -> Model:
 
 
 def kind_of(model: MixtureModel[Any]) -> ModelKind:
-    """What a file has to know of an estimator's class.
+    """Describe an estimator's class for a file.
 
     Raises
     ------

@@ -39,7 +39,7 @@ from ..errors import (
 from ..fitting.snapshot import Beginning, Snapshot
 from .packed import PACKED, PackedGroup, write_packed
 from .packing import Packing, StoredKind, Unpacking
-from .stored import believing_nothing
+from .stored import damage_errors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T")
@@ -280,7 +280,7 @@ class StoreKeeper:
 
 def _reading(stored: PackedGroup, unpack: Callable[[Mapping[str, Any], Mapping[str, Array]], T]) -> T:
     arrays = stored.arrays()
-    with believing_nothing(stored.path, CheckpointError):
+    with damage_errors(stored.path, CheckpointError):
         return unpack(stored.values, arrays)
 
 

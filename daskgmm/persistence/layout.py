@@ -71,7 +71,7 @@ def digest(attributes: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class ModelKind:
-    """Kind of model that a file may hold: what reading has to know of an estimator's class."""
+    """Kind of model that a file may hold, described without the estimator's class."""
 
     name: str
     """Name of the class."""
@@ -95,11 +95,11 @@ class StoredModel:
     """Parameters of the constructor that are arrays."""
     state_arrays: StateArrays[Any]
     state: MixtureParameters | Posterior
-    """What the fit found."""
+    """Result of the fit."""
     dtype: np.dtype[Any]
     """Dtype of the estimator's attributes: float32 or float64."""
     facts: Mapping[str, Any]
-    """What a fit leaves beside its state, as far as it is known: see `FACTS`."""
+    """Values of `FACTS`, as far as they are known."""
     feature_names: tuple[str, ...] | None
     environment: Mapping[str, str]
     """What the fit was computed with; empty where nobody knows."""

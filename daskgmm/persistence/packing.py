@@ -27,7 +27,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class StoredKind:
-    """What a checkpoint has to know of one of the mixtures."""
+    """Structure, size and arrays of one of the mixtures in a checkpoint."""
 
     structure: CovarianceStructure
     n_components: int

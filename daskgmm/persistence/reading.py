@@ -18,7 +18,7 @@ from ..errors import ModelFormatError
 from ..fitting.history import PassRecord
 from ..fitting.origin import Origin
 from .layout import FACTS, KIND, ModelKind, StoredModel, decode, environment_problem, is_text
-from .stored import StoredGroup, believing_nothing
+from .stored import StoredGroup, damage_errors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,7 +39,7 @@ def read_model(path: Address, kinds: Iterable[ModelKind]) -> StoredModel:
     ModelFormatError
         If what is there is no model, is damaged, or was written in a newer format. The message names file and field.
     """
-    with believing_nothing(os.fspath(path), ModelFormatError):
+    with damage_errors(os.fspath(path), ModelFormatError):
         return _Reader.open(os.fspath(path)).model({kind.name: kind for kind in kinds})
 
 

@@ -29,8 +29,8 @@ _MOST_BESIDE = 1 << 20  # bytes of metadata beside a chunk, where they cannot be
 
 
 @contextmanager
-def believing_nothing(path: str, failure: type[DaskGMMError]) -> Iterator[None]:
-    """Let what no check of a file foresees end as an error of the file, and not as somebody's KeyError.
+def damage_errors(path: str, failure: type[DaskGMMError]) -> Iterator[None]:
+    """Raise an error that names the file for whatever no check foresees: no field of a file is believed.
 
     Parameters
     ----------
