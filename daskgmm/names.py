@@ -15,14 +15,6 @@ WEIGHT_PRIORS = ("dirichlet_process", "dirichlet_distribution")
 """Values of ``weight_concentration_prior_type``."""
 DIRICHLET_PROCESS, DIRICHLET_DISTRIBUTION = WEIGHT_PRIORS
 
-INFORMATION_CRITERIA = ("bic", "aic", "icl")
-
-HELD_OUT = "held_out"
-"""The criterion that is computed on rows that no fit has seen."""
-
-SELECTION_CRITERIA = (*INFORMATION_CRITERIA, HELD_OUT)
-"""Values of ``criterion``; the first is the default."""
-
 MISSING_CHUNKS = ("raise", "fill")
 """Values of ``daskgmm.missing-chunks``; the first is the default."""
 
@@ -35,6 +27,7 @@ class Defaults:
     reg_covar = 1e-6
     max_iter = 100
     n_init = 1
+    warm_start = False
     init_params = INIT_METHODS[0]
     weight_concentration_prior_type = DIRICHLET_PROCESS
     verbose = 0

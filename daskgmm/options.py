@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .criteria import CRITERIA, selection_criteria
 from .names import (
     ACCELERATIONS,
     COVARIANCE_TYPES,
     FULL,
     INIT_METHODS,
     MISSING_CHUNKS,
-    SELECTION_CRITERIA,
     WEIGHT_PRIORS,
     Defaults,
 )
@@ -205,10 +205,10 @@ candidates = _together(
     ),
     click.option(
         "--criterion",
-        type=click.Choice(SELECTION_CRITERIA),
-        default=SELECTION_CRITERIA[0],
+        type=click.Choice(selection_criteria()),
+        default=selection_criteria()[0],
         show_default=True,
-        help="What decides: the lowest bic, aic or icl, or the highest likelihood of rows held out.",
+        help=f"What decides: the lowest {', '.join(CRITERIA)}, or the highest likelihood of rows held out.",
     ),
     click.option("--held-out", type=float, metavar="SHARE", help="Share of the rows that no fit sees."),
     click.option("--patience", type=int, metavar="ITERATIONS", help="Give up candidates that could not win so long."),

@@ -587,8 +587,9 @@ def test_other_weights_are_told(stopped, tmp_path):
 
 def test_other_software_is_told(stopped):
     rewrite(stopped, set_in("values", "environment", "numpy", value="1.0"))
-    with pytest.warns(CheckpointWarning, match=r"other software .*numpy: 1\.0, now "):
+    with pytest.warns(CheckpointWarning, match=r"other software .*numpy: 1\.0, now ") as caught:
         same_fit(go_on(stopped), mixture("full").fit(X))
+    assert [warning.filename for warning in caught] == [__file__]
     rewrite(stopped, set_in("values", "environment", value=["numpy"]))
     with pytest.raises(CheckpointError, match="environment"):
         go_on(stopped)

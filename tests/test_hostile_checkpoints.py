@@ -17,9 +17,10 @@ from hostile import D, N, X, edit_json, good_store, refuse
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.cli import main
-from daskgmm.diagnostics.summary import print_record, store_record
+from daskgmm.diagnostics.summary import print_record
 from daskgmm.errors import CheckpointError, CheckpointWarning, StoreError
 from daskgmm.events import PassFinished
+from daskgmm.inspection import store_record
 from daskgmm.persistence import layout
 
 pytestmark = [

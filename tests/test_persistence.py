@@ -1,5 +1,6 @@
 """The model file: what comes back is what went in, and everything else is refused by name."""
 
+import dataclasses
 import io
 import json
 import os
@@ -18,10 +19,13 @@ from sklearn.exceptions import NotFittedError
 
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture, jobs, load
+from daskgmm.core import covariance
+from daskgmm.core.mixture import MixtureParameters
+from daskgmm.core.state_arrays import MixtureArrays
 from daskgmm.data.stored_rows import StoreSource
 from daskgmm.data.write import check_target, new_store, record
 from daskgmm.diagnostics.digits import decimals
-from daskgmm.diagnostics.summary import model_record, print_record, store_record
+from daskgmm.diagnostics.summary import print_record
 from daskgmm.engine.environment import environment
 from daskgmm.errors import (
     InvalidAttributesError,
@@ -30,8 +34,13 @@ from daskgmm.errors import (
     OutputExistsError,
     StoreNotFoundError,
 )
+from daskgmm.estimators.records import model_record
 from daskgmm.fitting.origin import ArrayOrigin
-from daskgmm.persistence import layout, writing
+from daskgmm.inspection import store_record
+from daskgmm.persistence import layout
+from daskgmm.persistence.layout import ModelKind, StoredModel
+from daskgmm.persistence.reading import read_model
+from daskgmm.persistence.writing import write_model
 
 STRUCTURES = ["full", "tied", "diag", "spherical"]
 
@@ -546,6 +555,33 @@ def test_what_is_no_model_is_never_offered_to_be_overwritten(rows, model, tmp_pa
     fsspec.filesystem("memory").rm("/there", recursive=True)
 
 
+def test_a_record_of_a_model_needs_no_estimator(tmp_path):
+    state = MixtureParameters.from_covariances(
+        covariance.STRUCTURES["diag"], np.array([0.25, 0.75]), np.arange(4.0).reshape(2, 2), np.ones((2, 2))
+    )
+    written = StoredModel(
+        estimator="Toy",
+        parameters={"depth": 2},
+        given={"start": np.arange(3.0)},
+        state_arrays=MixtureArrays(),
+        state=state,
+        dtype=np.dtype(np.float64),
+        facts={"n_iter": 7},
+        feature_names=("a", "b"),
+        environment={"numpy": "2"},
+        origin=None,
+    )
+    write_model(tmp_path / "m.zarr", written)
+    toy = ModelKind("Toy", frozenset({"depth"}), ("start",), lambda parameters: MixtureArrays())
+    found = read_model(tmp_path / "m.zarr", [toy])
+    np.testing.assert_array_equal(found.given["start"], written.given["start"])
+    for name, array in MixtureArrays().arrays(state).items():
+        np.testing.assert_array_equal(getattr(found.state, name), array)
+    assert dataclasses.replace(found, state=state, given=written.given) == written
+    with pytest.raises(ModelFormatError, match="estimator is 'Toy'; expected one of GaussianMixture, Bayesian"):
+        load(tmp_path / "m.zarr")
+
+
 def test_a_home_directory(model, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     model.save("~/m.zarr")
@@ -561,7 +597,7 @@ def test_what_cannot_be_saved_is_refused(rows, model, tmp_path):
         pass
 
     with pytest.raises(TypeError, match="model is a Special"):
-        writing.save(Special(random_state=0).fit(rows), tmp_path / "m.zarr")
+        Special(random_state=0).fit(rows).save(tmp_path / "m.zarr")
     broken = clone(model).fit(rows)
     broken.weights_ = broken.weights_ * 2
     with pytest.raises(ValueError, match="weights_ have to"):

@@ -31,6 +31,7 @@ from zarr.storage import MemoryStore
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture, ProgressBar, jobs, select
 from daskgmm.cli import main
+from daskgmm.criteria import CRITERIA
 from daskgmm.data.held_out import HeldOut
 from daskgmm.diagnostics import selection as pictures
 from daskgmm.diagnostics.summary import print_record
@@ -44,8 +45,7 @@ from daskgmm.errors import (
 )
 from daskgmm.estimators import selection
 from daskgmm.events import IterationFinished, PassStarted, StartFinished
-from daskgmm.fitting.criteria import CRITERIA, Contest, remaining_gain
-from daskgmm.fitting.folds import Score
+from daskgmm.fitting.criteria import Contest, remaining_gain
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -532,7 +532,7 @@ def test_whoever_leads_is_never_given_up(gains, patience):
     for length in range(1, 9):
         given_up = [hopeless(0, b[:length], 100.0) for hopeless, b in zip(entrants, bounds, strict=True)]
         assert given_up == [h(0, b[:length], 100.0) for h, b in zip(entrants, bounds, strict=True)]  # nothing new
-        bic = [CRITERIA["bic"](Score(b[length - 1] * 100, 100.0, 0), 5 * (i + 1)) for i, b in enumerate(bounds)]
+        bic = [CRITERIA["bic"].formula(b[length - 1] * 100, 5 * (i + 1), 100.0, np.nan) for i, b in enumerate(bounds)]
         assert not given_up[int(np.argmin(bic))]
 
 

@@ -14,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 
+from ..criteria import CRITERIA, HELD_OUT, selection_criteria
 from ..data.claims import hidden
 from ..data.write import writing
 from ..errors import MissingDependencyError, OutputExistsError
@@ -24,21 +25,19 @@ Record = Mapping[str, Any]
 _FORMATS = ("png", "pdf", "svg")
 _WIDTH = 120  # of the table as text
 _MOST = 1000  # of a table that need not fit anywhere
-_NAMES = {"bic": "BIC", "aic": "AIC", "icl": "ICL", "held_out": "log-likelihood of rows held out"}
+_HELD_OUT_TITLE = "log-likelihood of rows held out: nats per row below the best"
+_HELD_OUT_NEGLIGIBLE = 1e-3  # nats per row
 
-# Differences up to this look alike: ten of BIC are very strong evidence (Kass & Raftery, J. Am. Stat. Assoc. 90, 1995).
-_LINEAR = {"bic": 10.0, "aic": 10.0, "icl": 10.0, "held_out": 1e-3}
 
-# What is in each column of the table: a field of the record, and its decimals; None for those of a mean.
-_COLUMNS: dict[str, tuple[str, int | None]] = {
-    "log-likelihood": ("log_likelihood", None),
-    "bic": ("bic", 1),
-    "aic": ("aic", 1),
-    "icl": ("icl", 1),
-    "held out": ("held_out", None),
-    "params": ("n_parameters", 0),
-    "iter.": ("n_iter", 0),
-}
+def _columns() -> dict[str, tuple[str, int | None]]:
+    """What is in each column of the table: a field of the record, and its decimals; None for those of a mean."""
+    return {
+        "log-likelihood": ("log_likelihood", None),
+        **{name: (name, 1) for name in CRITERIA},
+        "held out": (HELD_OUT, None),
+        "params": ("n_parameters", 0),
+        "iter.": ("n_iter", 0),
+    }
 
 
 class SelectionTable:
@@ -55,12 +54,13 @@ class SelectionTable:
         self._record = record
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        whole = self._table(_COLUMNS)
+        columns = _columns()
+        whole = self._table(columns)
         if console.measure(whole, options=options.update(max_width=_MOST)).maximum <= options.max_width:
             yield whole
             return
-        hidden_ones = set(_NAMES) - {self._record["criterion"]}
-        yield self._table({name: column for name, column in _COLUMNS.items() if column[0] not in hidden_ones})
+        hidden_ones = set(selection_criteria()) - {self._record["criterion"]}
+        yield self._table({name: column for name, column in columns.items() if column[0] not in hidden_ones})
 
     def _table(self, columns: Mapping[str, tuple[str, int | None]]) -> Table:
         rows = self._record["candidates"]
@@ -119,7 +119,7 @@ def selection_text(record: Record) -> str:
 def selection_html(record: Record) -> str:
     """Table and sentence for a notebook."""
     rows = record["candidates"]
-    shown = _shown(rows, _COLUMNS)
+    shown = _shown(rows, _columns())
     lines = [_html_row("th", ["K", "covariance", *shown, ""])]
     for row in rows:
         cells = map(html.escape, _cells(record, row, shown))
@@ -176,13 +176,20 @@ def draw_criterion(record: Record, ax: Any) -> Any:
     best = _points(record, [row for row in scored if _is_best(record, row)])
     _mark(ax, best, marker="o", facecolors="none", edgecolors="black", label="best")
     ax.set_xlabel("number of components")
-    name = record["criterion"]
-    ax.set_ylabel(_NAMES[name] + (": nats per row below the best" if name == "held_out" else " above the best"))
+    title, negligible = _axis(record["criterion"])
+    ax.set_ylabel(title)
     # A mixture that is much too small is worse by orders of magnitude more than one that is a little too large.
-    ax.set_yscale("symlog", linthresh=_LINEAR[name])
+    ax.set_yscale("symlog", linthresh=negligible)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
     return ax
+
+
+def _axis(criterion: str) -> tuple[str, float]:
+    """Label of the axis of a criterion, and the difference up to which mixtures look alike."""
+    if criterion == HELD_OUT:
+        return _HELD_OUT_TITLE, _HELD_OUT_NEGLIGIBLE
+    return f"{CRITERIA[criterion].title} above the best", CRITERIA[criterion].negligible
 
 
 def _points(record: Record, rows: Sequence[Record]) -> list[tuple[int, float]]:

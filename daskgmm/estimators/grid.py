@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..core.covariance import STRUCTURES
+from ..criteria import HELD_OUT, running_criteria, selection_criteria
 from ..data.held_out import HeldOut
 from ..data.source import Dataset
-from ..fitting.criteria import Contest
-from ..names import HELD_OUT
 from .base import BaseMixture
 from .gaussian_mixture import GaussianMixture
 
@@ -67,16 +66,16 @@ def _listed(name: str, values: Any, kind: type, expected: str) -> list[Any]:
 
 def check_criterion(base: BaseMixture[Any], criterion: str, held_out: Any, patience: Any) -> float | None:
     """The share of the rows to hold out; None for no rows."""
-    allowed = (*base._information, HELD_OUT)
+    allowed = selection_criteria() if base._has_criteria else (HELD_OUT,)
     if criterion not in allowed:
-        why = "" if base._information else f" for a {type(base).__name__}, which has no number of free parameters"
+        why = "" if base._has_criteria else f" for a {type(base).__name__}, which has no number of free parameters"
         raise ValueError(f"criterion={criterion!r}; expected {' or '.join(map(repr, allowed))}{why}")
     if patience is not None:
         if isinstance(patience, bool) or not isinstance(patience, Integral) or patience < 1:
             raise ValueError(f"patience={patience!r}; expected a number of iterations, at least 1, or None")
-        if criterion not in Contest.allowed:
+        if criterion not in running_criteria():
             raise ValueError(
-                f"patience={patience} with criterion={criterion!r}: only {' and '.join(map(repr, Contest.allowed))} "
+                f"patience={patience} with criterion={criterion!r}: only {' and '.join(map(repr, running_criteria()))} "
                 "can be told from a fit that is still running. Leave patience out."
             )
     if held_out is None:

@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 
 from ..core.covariance import STRUCTURES
 from ..core.mixture import free_parameters
+from ..criteria import CRITERIA, HELD_OUT
 from ..data.accept import as_dataset, is_lazy
 from ..data.failures import short_errors
 from ..data.held_out import HeldOut
@@ -34,9 +35,9 @@ from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.plan import check_parameters
 from ..fitting.snapshot import Keeper
 from ..fitting.surveying import n_weight_passes
-from ..names import HELD_OUT
+from ..persistence.checkpoint import Checkpoint
 from .base import BaseMixture
-from .checkpointing import Checkpointing, check_checkpoint
+from .checkpointing import check_checkpoint, keeper_for
 from .grid import Key, check_criterion, check_estimator, check_keys, check_rows
 from .validation import check_callbacks
 
@@ -233,14 +234,17 @@ class _Asked:
     share: float | None
     """Of the rows that are held out."""
     patience: int | None
-    keeping: Checkpointing | None
+    keeping: Checkpoint | None
 
-    def keeper(self, dataset: Dataset, models: Sequence[BaseMixture[Any]]) -> Keeper | None:
-        """What the fits keep their state with."""
-        if self.keeping is None:
-            return None
-        told = {"function": "select", "criterion": self.criterion, "held_out": self.share, "patience": self.patience}
-        return self.keeping.keeper(dataset, models, told)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the results depend on besides the estimators, for a checkpoint."""
+        return {
+            "function": "select",
+            "criterion": self.criterion,
+            "held_out": self.share,
+            "patience": self.patience,
+        }
 
 
 def _select(
@@ -261,7 +265,9 @@ def _select(
         for n_components, kind in keys:
             check_parameters(dataset, STRUCTURES[kind], n_components)
         training = dataset if rule is None else rule.training(dataset)
-        keeper = asked.keeper(training, list(models.values()))
+        keeper = None
+        if asked.keeping is not None:
+            keeper = keeper_for(asked.keeping, training, list(models.values()), asked.settings)
         runs = _fit(engine, training, models, None if patience is None else Contest(criterion, patience), keeper)
         for key, run in runs.items():
             if isinstance(run, Run):
@@ -360,7 +366,7 @@ def _score(
     engine: Engine, dataset: Dataset, fitted: Mapping[Key, BaseMixture[Any]], rule: HeldOut | None
 ) -> dict[Key, SplitScore]:
     """Scores of all mixtures, in one pass."""
-    folds = [SplitScoreFold(model._kernel(dataset.rows), bool(model._information), rule) for model in fitted.values()]
+    folds = [SplitScoreFold(model._kernel(dataset.rows), model._has_criteria, rule) for model in fitted.values()]
     scores: list[SplitScore] = engine.run_together(dataset, folds, "score")
     check_weight_sum(scores[0].training.weight_sum)
     return dict(zip(fitted, scores, strict=True))
@@ -379,10 +385,8 @@ def _row(key: Key, model: BaseMixture[Any], run: Run[Any] | Failed, score: Split
         "n_components": key[0],
         "covariance_type": key[1],
         "log_likelihood": training,
-        "bic": told.get("bic"),
-        "aic": told.get("aic"),
-        "icl": told.get("icl"),
-        "held_out": out,
+        **{name: told.get(name) for name in CRITERIA},
+        HELD_OUT: out,
         "n_parameters": model._parameters().n_free if told else None,
         "converged": isinstance(run, Run) and run.converged,
         "n_iter": run.n_iter if isinstance(run, Run) else None,
@@ -397,7 +401,7 @@ def _mean(score: Score) -> float | None:
 
 def _tell_falls(table: Sequence[Mapping[str, Any]], base: BaseMixture[Any]) -> None:
     """Warn where a mixture with more components has a lower likelihood, which at its best it never has."""
-    if not base._information:  # what a Bayesian fit maximises is not the likelihood
+    if not base._has_criteria:  # what a Bayesian fit maximises is not the likelihood
         return
     falls = [
         f"{_label(_key(lower))} has {lower['log_likelihood']:.6g} nats per row, {_label(_key(higher))} "

@@ -1,46 +1,23 @@
-"""Information criteria: how well a mixture describes the rows it was fitted to, and what its parameters cost.
-
-=====  ==========================  ====================================================================================
-bic    −2 log L + p log n          Schwarz, Ann. Stat. 6(2), 1978
-aic    −2 log L + 2 p              Akaike, IEEE Trans. Autom. Control 19(6), 1974
-icl    BIC + 2 entropy             Biernacki, Celeux & Govaert, IEEE Trans. PAMI 22(7), 2000: the entropy is that of the
-                                   responsibilities, which is large where components overlap
-=====  ==========================  ====================================================================================
-
-L is the likelihood of the rows, p the number of free parameters, n the number of rows, or the sum of their weights: a
-row of weight 2 counts as two equal rows. Lower is better.
-"""
+"""Information criteria of scores, and the contest of mixtures that are still running."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..names import INFORMATION_CRITERIA
+from ..criteria import CRITERIA, Criterion
 from .folds import Score
 
 
-def _bic(score: Score, n_free: int) -> float:
-    return -2 * score.log_likelihood + n_free * math.log(score.weight_sum)
-
-
-def _aic(score: Score, n_free: int) -> float:
-    return -2 * score.log_likelihood + 2 * n_free
-
-
-def _icl(score: Score, n_free: int) -> float:
-    return _bic(score, n_free) + 2 * score.entropy
-
-
-CRITERIA: dict[str, Callable[[Score, int], float]] = dict(zip(INFORMATION_CRITERIA, (_bic, _aic, _icl), strict=True))
-"""Every criterion by its name: score and number of free parameters -> value."""
-
-
 def information_criteria(score: Score, n_free: int) -> dict[str, float]:
-    """All of them that the score suffices for: icl needs its entropy."""
-    found = {name: criterion(score, n_free) for name, criterion in CRITERIA.items()}
+    """All criteria that the score suffices for: some need its entropy."""
+    found = {name: _value(criterion, score, n_free) for name, criterion in CRITERIA.items()}
     return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _value(criterion: Criterion, score: Score, n_free: int) -> float:
+    return criterion.formula(score.log_likelihood, n_free, score.weight_sum, score.entropy)
 
 
 class Contest:
@@ -53,12 +30,10 @@ class Contest:
 
     Parameters
     ----------
-    criterion : {'bic', 'aic'}
-        One that follows from the bound.
+    criterion : str
+        One of `daskgmm.criteria.running_criteria`.
     patience : int
     """
-
-    allowed = ("bic", "aic")
 
     def __init__(self, criterion: str, patience: int) -> None:
         self._criterion, self.patience = CRITERIA[criterion], patience
@@ -75,7 +50,7 @@ class Contest:
 
     def value(self, bound: float, weight_sum: float, n_free: int) -> float:
         """Criterion of a mixture with that mean log-likelihood."""
-        return self._criterion(Score(bound * weight_sum, weight_sum, 0), n_free)
+        return _value(self._criterion, Score(bound * weight_sum, weight_sum, 0), n_free)
 
 
 class Entrant:

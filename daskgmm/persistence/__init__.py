@@ -12,13 +12,18 @@
 
 A `BayesianGaussianMixture` has weight_concentration, mean_precision and degrees_of_freedom in the place of weights, the
 priors that were used as prior_weight_concentration and so on, and mean_prior and covariance_prior where the constructor
-was given them. `layout` holds the list.
+was given them. `daskgmm.core.state_arrays` holds the list.
 
 Arrays are stored without compression, so that the size of a file tells whether the shape it declares can be true before
 anything is allocated.
+
+A file holds records, and no class: estimators are made of them in `daskgmm.estimators`.
+
+layout       what reading and writing a model have in common
+writing      a record of a model -> a file
+reading      a file -> a record of a model
+stored       a group that claims to be ours, and is not believed
+packed       many arrays in one
+packing      the state of a fit as values and arrays, and back
+checkpoint   what a fit needs to go on, kept after every pass
 """
-
-from .reading import load
-from .writing import save
-
-__all__ = ["load", "save"]

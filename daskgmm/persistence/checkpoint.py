@@ -31,17 +31,15 @@ from ..engine.environment import differences, environment
 from ..errors import (
     CheckpointError,
     CheckpointWarning,
-    DaskGMMError,
     OutputExistsError,
     SchedulerError,
     StoreError,
     StoreNotFoundError,
 )
-from ..estimators.base import BaseMixture
 from ..fitting.snapshot import Beginning, Snapshot
-from .layout import checksum, encode, layout_of
 from .packed import PACKED, PackedGroup, write_packed
 from .packing import Packing, StoredKind, Unpacking
+from .stored import damage_errors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T")
@@ -153,27 +151,22 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         settings = None if self.stored is None else self.stored.values.get("settings")
         return settings.get(name) if isinstance(settings, dict) else None
 
-    def keeper(
-        self, dataset: Dataset, models: Sequence[BaseMixture[Any]], more: Mapping[str, Any] | None = None
-    ) -> StoreKeeper:
+    def keeper(self, dataset: Dataset, settings: Mapping[str, Any], kinds: Sequence[StoredKind]) -> StoreKeeper:
         """What `MixtureFits` keeps its state with.
 
         Parameters
         ----------
         dataset : Dataset
-        models : sequence of BaseMixture
-            One for each candidate, not fitted; they differ in their numbers of components and covariance types alone.
-        more : mapping, optional
-            What results depend on besides; what JSON can say.
+        settings : mapping
+            What the results depend on besides the data; what JSON can say.
+        kinds : sequence of StoredKind
+            One for each candidate.
 
         Raises
         ------
         CheckpointError
             If what is there comes of other settings, or of other data.
-        TypeError
-            For estimators whose state a file could not bring back, such as those of a class of your own.
         """
-        settings = {**(more or {}), **_settings(models)}
         data = {
             "n_rows": dataset.n_rows,
             "n_features": dataset.n_features,
@@ -184,40 +177,8 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             _check_equal(self.stored, "settings", settings, "Use the same settings")
             _check_equal(self.stored, "data", data, "Use the same data")
             _compare_environments(self.stored)
-        told = {"settings": settings, "data": data, "environment": environment()}
-        return StoreKeeper(self._path, self.stored, told, models, self._lock)
-
-
-def _settings(models: Sequence[BaseMixture[Any]]) -> dict[str, Any]:
-    """What estimators are asked for, as far as their fits depend on it."""
-    model = models[0]
-    parameters = model.get_params(deep=False)
-    for name in ("scheduler", "callbacks", "verbose", "verbose_interval"):
-        parameters.pop(name)
-    state = parameters.pop("random_state")
-    told = {"n_components": None, **{name: _setting(name, value) for name, value in parameters.items()}}
-    if len(models) > 1:
-        told["n_components"] = [model.n_components for model in models]
-        told["covariance_type"] = [model.covariance_type for model in models]
-    continued = model._continuation()
-    return {
-        "estimator": type(model).__name__,
-        **told,
-        "random_state": int(state) if isinstance(state, int | np.integer) else "no int",
-        # A warm start goes on from a model, which is a setting, too.
-        "warm_start": None if continued is None else _digest(continued.state, model),
-    }
-
-
-def _setting(name: str, value: Any) -> Any:
-    if value is None or isinstance(value, str | bool | int | float | np.generic):
-        return encode(name, value)
-    return f"sha256:{checksum(np.asarray(value, np.float64))}"
-
-
-def _digest(state: Any, model: BaseMixture[Any]) -> Any:
-    arrays = layout_of(model).arrays(state)
-    return _setting("", np.concatenate([np.ravel(array) for array in arrays.values()]))
+        told = {"settings": dict(settings), "data": data, "environment": environment()}
+        return StoreKeeper(self._path, self.stored, told, kinds, self._lock)
 
 
 def _check_equal(stored: StoredBeginning, what: str, asked: Mapping[str, Any], advice: str) -> None:
@@ -246,7 +207,7 @@ def _compare_environments(stored: StoredBeginning) -> None:
                 f"checkpoint: {stored.path} was made with other software or on another kind of processor, so the last "
                 f"bits may differ from those of a fit that was never interrupted ({told})"
             ),
-            stacklevel=5,
+            stacklevel=7,
         )
 
 
@@ -258,17 +219,17 @@ class StoreKeeper:
         path: str,
         stored: StoredBeginning | None,
         told: Mapping[str, Any],
-        models: Sequence[BaseMixture[Any]],
+        kinds: Sequence[StoredKind],
         lock: Callable[[], Any],
     ) -> None:
         self._path, self._stored, self._told, self._lock = path, stored, told, lock
-        self._models = [StoredKind(layout_of(model), model) for model in models]
+        self._kinds = kinds
 
     def beginning(self) -> Beginning | None:
         """What an earlier run kept."""
         if self._stored is None:
             return None
-        return _reading(self._stored, lambda values, arrays: Unpacking(values, arrays).beginning(self._models))
+        return _reading(self._stored, lambda values, arrays: Unpacking(values, arrays).beginning(self._kinds))
 
     def latest(self) -> Snapshot | None:
         """The last snapshot that is whole."""
@@ -276,7 +237,7 @@ class StoreKeeper:
         for folder in passes(self._path):
             try:
                 stored = _open_pass(folder)
-                snapshot = _reading(stored, lambda values, arrays: Unpacking(values, arrays).snapshot(self._models))
+                snapshot = _reading(stored, lambda values, arrays: Unpacking(values, arrays).snapshot(self._kinds))
                 if os.path.basename(folder) != _pass_name(snapshot.n_passes):
                     raise stored.error("n_passes", f"is {snapshot.n_passes}, which is not what the pass is named after")
             except CheckpointError as error:
@@ -301,7 +262,7 @@ class StoreKeeper:
     def keep(self, snapshot: Snapshot) -> None:
         """Keep where the fit is now, and forget where it was before the last time."""
         packing = Packing()
-        values = packing.snapshot(snapshot, self._models)
+        values = packing.snapshot(snapshot, self._kinds)
         target = os.path.join(self._path, _pass_name(snapshot.n_passes))
         write_packed(target, PASS_KIND, values, packing.arrays)
         for old in passes(self._path)[_KEPT:]:
@@ -319,14 +280,8 @@ class StoreKeeper:
 
 def _reading(stored: PackedGroup, unpack: Callable[[Mapping[str, Any], Mapping[str, Array]], T]) -> T:
     arrays = stored.arrays()
-    try:
+    with damage_errors(stored.path, CheckpointError):
         return unpack(stored.values, arrays)
-    except DaskGMMError:
-        raise
-    except Exception as error:
-        # Nothing in a file is believed; what does not fit ends here, and not as somebody's KeyError.
-        told = printable(f"{type(error).__name__}: {error}", 400)
-        raise CheckpointError(f"{stored.path} is damaged ({told})") from None
 
 
 def checkpoint_record(path: Address) -> dict[str, Any]:

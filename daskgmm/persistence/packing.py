@@ -12,55 +12,47 @@ import numpy as np
 from ..core.acceleration import ACCELERATIONS
 from ..core.covariance import STRUCTURES
 from ..core.kernels import ARITHMETICS
+from ..core.state_arrays import StateArrays
 from ..core.structure import CovarianceStructure
 from ..data.survey import Scatter, Survey
 from ..data.tally import Tally
 from ..errors import InitializationWarning, ReseedingWarning
-from ..estimators.base import BaseMixture
 from ..fitting.em import AscentSnapshot, Reseeding
 from ..fitting.history import PassRecord
 from ..fitting.snapshot import Beginning, FitSnapshot, Snapshot
-from .layout import Layout, encode
+from .layout import encode
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class StoredKind:
-    """One of the mixtures, and how its state lies in a file."""
+    """Structure, size and arrays of one of the mixtures in a checkpoint."""
 
-    layout: Layout
-    estimator: BaseMixture[Any]
-
-    @property
-    def structure(self) -> CovarianceStructure:
-        return self.estimator._structure
+    structure: CovarianceStructure
+    n_components: int
+    n_features: int
+    state_arrays: StateArrays[Any]
+    scatter: bool
+    """The mixture wants second moments of a survey."""
+    acceleration: str | None
 
     @property
     def scattered(self) -> CovarianceStructure | None:
         """Structure of the second moments that it wants of a survey, if it wants any."""
-        return self.structure if self.estimator._prepare(self.estimator.n_features_in_).scatter else None
+        return self.structure if self.scatter else None
 
     def arrays(self, state: Any) -> dict[str, Array]:
         """Of a state."""
-        return self.layout.arrays(state)
+        return self.state_arrays.arrays(state)
 
     def state(self, arrays: Mapping[str, Array]) -> Any:
         """Inverse of `arrays`; ValueError for what is no state."""
-        model, structure = self.estimator, self.structure
-        parameters = model.get_params(deep=False)
-        shapes = self.layout.shapes(structure, model.n_components, model.n_features_in_, parameters)
-        for name, shape in self.layout.known(shapes, arrays).items():
-            found = arrays[name]
-            if found.shape != shape or found.dtype != np.float64:
-                raise ValueError(f"{name} has shape {found.shape} and dtype {found.dtype}; expected {shape}, float64")
-        if problem := self.layout.problem(structure, arrays):
-            raise ValueError(" ".join(problem))
-        return self.layout.state(structure, arrays, parameters)
+        return self.state_arrays.checked_state(self.structure, self.n_components, self.n_features, arrays)
 
     def accelerator(self, arrays: Mapping[str, Array] | None) -> Mapping[str, Array] | None:
         """What an acceleration has learnt, if it can be what this one learns; ValueError for what cannot."""
-        kind = ACCELERATIONS.get(getattr(self.estimator, "acceleration", None) or "")
+        kind = ACCELERATIONS.get(self.acceleration or "")
         if (kind is None) != (arrays is None):
             raise ValueError("an acceleration where there was none, or none where there was one")
         if kind is not None and arrays is not None:
@@ -207,7 +199,7 @@ class Unpacking:
             self._fit(f"fit/{i}", told, model)
             for i, (told, model) in enumerate(zip(values["fits"], models, strict=True))
         ]
-        n_features = models[0].estimator.n_features_in_
+        n_features = models[0].n_features
         common = {
             (structure, str(how)): self._common(f"common/{i}", STRUCTURES[structure], n_features)
             for i, (structure, how) in enumerate(values["common"])
