@@ -17,7 +17,7 @@ from daskgmm import GaussianMixture, open_zarr
 from daskgmm.data import output, source
 from daskgmm.engine import run, tree
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
 STRUCTURES = ["full", "tied", "diag", "spherical"]
 PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]

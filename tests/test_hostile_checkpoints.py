@@ -23,6 +23,7 @@ from daskgmm.events import PassFinished
 from daskgmm.persistence import layout
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore::daskgmm.errors.InterruptedWarning"),
     pytest.mark.timeout(60),

@@ -18,6 +18,7 @@ from daskgmm.errors import ModelFormatError, StoreNotFoundError
 from daskgmm.persistence import layout
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.timeout(60),
 ]

@@ -31,6 +31,7 @@ from daskgmm.errors import (
 )
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:Object at .* is not recognized as a component of a Zarr hierarchy"),
     pytest.mark.timeout(60),

@@ -30,6 +30,7 @@ from daskgmm.engine.tree import Accumulator, Node
 from daskgmm.fitting.surveying import survey_fold
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.timeout(120),
 ]
