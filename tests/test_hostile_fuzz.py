@@ -9,7 +9,7 @@ NAMES = [function.__name__ for function in PROPERTIES]
 
 @pytest.mark.parametrize("function", PROPERTIES, ids=NAMES)
 def test_a_few(function):
-    runnable(function, max_examples=40, derandomize=True, database=None)()
+    runnable(function, max_examples=10, derandomize=True, database=None)()
 
 
 @pytest.mark.slow
