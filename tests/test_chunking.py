@@ -24,7 +24,7 @@ PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_c
 METHODS = ["predict", "predict_proba", "score_samples"]
 N, D = 230, 3
 
-quick = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module", autouse=True)

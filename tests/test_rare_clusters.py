@@ -21,9 +21,9 @@ from daskgmm.fitting import rare, sweep, worst
 from daskgmm.fitting.rare import Relocation
 from daskgmm.fitting.worst import Watch, WorstRowsFold, n_kept
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
-quick = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def make_data(seed, n_rows, n_features, n_rare, *, together=False, n_main=4, degrees=None):

@@ -35,7 +35,7 @@ pytestmark = [
     pytest.mark.timeout(120),
 ]
 
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None)
 LEAF = 8
 
 
