@@ -227,6 +227,18 @@ def test_where_no_sample_was_searched_nothing_is_watched(case, monkeypatch):
     elif case == "Bayesian":
         model = BayesianGaussianMixture(n_components=5, init_size=2000, n_init="auto", random_state=0)
     model.fit(x)
+    assert "moved" not in kinds(model)
+
+
+def test_where_a_sample_was_searched_rows_are_watched(monkeypatch):
+    x, _, model = small()
+
+    def watched(*_):
+        raise AssertionError("rows were watched")
+
+    monkeypatch.setattr(sweep, "WorstRowsFold", watched)
+    with pytest.raises(AssertionError, match="rows were watched"):
+        model.fit(x)
 
 
 def test_the_history_has_it_in_order():
