@@ -1,9 +1,16 @@
 """What holds for all tests."""
 
+import pytest
 from hypothesis import settings
+from products import mark_the_rest_slow
 
-# The same examples in every run, so that a test that fails tells of the change before it. Others are drawn with
-# `pytest --hypothesis-profile=random`.
-settings.register_profile("same", derandomize=True)
-settings.register_profile("random")
+# The same few examples in every run, so that a test that fails tells of the change before it. Others, and more, are
+# drawn with `pytest --hypothesis-profile=random`.
+settings.register_profile("same", derandomize=True, max_examples=15)
+settings.register_profile("random", max_examples=100)
 settings.load_profile("same")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_the_rest_slow(items)

@@ -27,7 +27,7 @@ KINDS = [GaussianMixture, BayesianGaussianMixture]
 METHODS = ["predict", "predict_proba", "score_samples", "score"]
 D = 3
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
 
 def rows(n=200, seed=0, d=D):

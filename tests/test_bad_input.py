@@ -29,6 +29,7 @@ from daskgmm.errors import (
 )
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.timeout(60),
 ]

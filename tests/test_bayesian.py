@@ -21,6 +21,8 @@ from daskgmm.engine.cluster import embedded_cluster
 from daskgmm.errors import CoincidingComponentsWarning, IllDefinedCovarianceError, InvalidWeightsError
 from daskgmm.events import IterationFinished, StartFinished
 
+pytestmark = pytest.mark.covering
+
 STRUCTURES = list(ALL)
 FAMILIES = ["dirichlet_process", "dirichlet_distribution"]
 PRIORS = ["weight_concentration_prior", "mean_precision_prior", "mean_prior", "degrees_of_freedom_prior"]
@@ -445,7 +447,7 @@ def test_input_kinds_and_chunks_give_the_same_bits(structure, dtype, tmp_path, m
     x = overlapping(333).astype(dtype)
     weights = np.random.RandomState(5).rand(len(x))
     array = zarr.create_array(tmp_path / "x.zarr", data=x, chunks=(17, 3))
-    model = BayesianGaussianMixture(n_components=3, covariance_type=structure, random_state=0, tol=0, max_iter=20)
+    model = BayesianGaussianMixture(n_components=3, covariance_type=structure, random_state=0, tol=0, max_iter=5)
     kinds = [da.from_array(x, chunks=(50, 4)), da.from_array(x, chunks=((1, 32, 200, 100), (1, 3)))]
     kinds += [array, str(tmp_path / "x.zarr"), pd.DataFrame(x)]
     for sample_weight in (None, weights):

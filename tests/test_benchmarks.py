@@ -36,6 +36,7 @@ def test_kernels_agree_with_scikit_learn() -> None:
         assert len(result["scikit_learn"]) == len(result["daskgmm"]) == 1
 
 
+@pytest.mark.slow
 def test_kernels_table() -> None:
     lines = run(*KERNELS, "--structures", "diag").splitlines()
     header = next(i for i, line in enumerate(lines) if "scikit-learn" in line and "ratio" in line)
@@ -55,6 +56,7 @@ def test_few_rows_agree_with_scikit_learn() -> None:
         assert result["first"] > 0
 
 
+@pytest.mark.slow
 def test_few_rows_table() -> None:
     lines = run(*FEW_ROWS, "--structures", "tied", "--dtypes", "float64").splitlines()
     assert [line.split()[2:4] for line in lines if "tied" in line] == [["tied", "1"], ["tied", "20"]]
@@ -88,18 +90,18 @@ ENGINE_KINDS = ["zarr", "random", "chain", "rechunk", "delayed"]
 ENGINE = ("engine.py", "--units", "50", "--batches", "2", "--work", "1", "--rounds", "1")
 
 
-def test_engine_plans_every_kind() -> None:
-    report = json.loads(run(*ENGINE, "--schedulers", "threads", "--kinds", *ENGINE_KINDS, "--json"))
+@pytest.mark.parametrize("kinds", [["zarr"], pytest.param(ENGINE_KINDS, marks=pytest.mark.slow)], ids=len)
+def test_engine_plans_every_kind(kinds: list[str]) -> None:
+    report = json.loads(run(*ENGINE, "--schedulers", "threads", "--kinds", *kinds, "--json"))
     assert {"processor", "cores", "versions"} <= report["machine"].keys()
-    assert [(p["kind"], p["units"], p["graphs"]) for p in report["planning"]] == [
-        (kind, 50, 1) for kind in ENGINE_KINDS
-    ]
+    assert [(p["kind"], p["units"], p["graphs"]) for p in report["planning"]] == [(kind, 50, 1) for kind in kinds]
     assert all(p["batches"] >= 50 for p in report["planning"])
     (overhead,) = report["overhead"]
     assert (overhead["scheduler"], overhead["batches"]) == ("threads", 2)
     assert len(overhead["passes"]) == len(overhead["plain_loops"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_engine_table() -> None:
     lines = run(*ENGINE, "--kinds", "zarr").splitlines()
@@ -117,7 +119,11 @@ def test_fits_of_both_libraries() -> None:
     for result in report["results"]:
         assert result["arithmetic"] == "float64"
         assert len(result["scikit_learn"]) == len(result["daskgmm"]) == len(result["float32"]) == 1
-    assert "ratio" in run(*command)
+
+
+@pytest.mark.slow
+def test_fits_table() -> None:
+    assert "ratio" in run("fits.py", "--cases", "full:2x3", "--rows", "5000", "--rounds", "1")
 
 
 @pytest.mark.slow

@@ -45,11 +45,12 @@ from daskgmm.engine.tree import Accumulator, leaf_rows
 from daskgmm.errors import DaskGMMError, DataChangedError, NonFiniteDataError, SchedulerError, StoreError
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.timeout(120),
 ]
 
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None)
 PARAMETERS = ["weights_", "means_", "covariances_"]
 LEAF = 8
 

@@ -24,6 +24,7 @@ from daskgmm.inspection import store_record
 from daskgmm.persistence import layout
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore::daskgmm.errors.InterruptedWarning"),
     pytest.mark.timeout(60),

@@ -21,6 +21,7 @@ from daskgmm.engine.config import compiled, patience
 from daskgmm.errors import DataRangeError, InvalidWeightsError, StoreError, StoreNotFoundError, UnsupportedDataError
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.timeout(60),
 ]

@@ -22,6 +22,7 @@ from daskgmm.data.addresses import Secrets, hide_urls, local_path, printable, sp
 from daskgmm.data.store import describe
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore"),  # what others warn of is looked at here, too
     pytest.mark.timeout(120),
 ]

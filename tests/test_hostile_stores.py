@@ -32,6 +32,7 @@ from daskgmm.errors import (
 from daskgmm.inspection import store_record
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:Object at .* is not recognized as a component of a Zarr hierarchy"),
     pytest.mark.timeout(60),

@@ -15,6 +15,7 @@ from daskgmm.errors import SchedulerError
 from daskgmm.results import write_predictions
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.timeout(120),
 ]

@@ -146,6 +146,8 @@ def test_what_fits() -> None:
     check_memory([], planned(10**12))
     check_memory([Worker("tcp://a:1", 8, 0)], planned(10**12))  # no limit
     check_memory([Worker("tcp://a:1", 2, 1000 * MIB)], planned(300 * MIB))
+    with pytest.raises(WorkerMemoryError):  # as two threads take that twice
+        check_memory([Worker("tcp://a:1", 2, 1000 * MIB)], planned(500 * MIB))
 
 
 def test_rows_that_workers_hold_count() -> None:

@@ -21,9 +21,9 @@ from daskgmm.fitting import rare, sweep, worst
 from daskgmm.fitting.rare import Relocation
 from daskgmm.fitting.worst import Watch, WorstRowsFold, n_kept
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
-quick = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def make_data(seed, n_rows, n_features, n_rare, *, together=False, n_main=4, degrees=None):
@@ -227,6 +227,18 @@ def test_where_no_sample_was_searched_nothing_is_watched(case, monkeypatch):
     elif case == "Bayesian":
         model = BayesianGaussianMixture(n_components=5, init_size=2000, n_init="auto", random_state=0)
     model.fit(x)
+    assert "moved" not in kinds(model)
+
+
+def test_where_a_sample_was_searched_rows_are_watched(monkeypatch):
+    x, _, model = small()
+
+    def watched(*_):
+        raise AssertionError("rows were watched")
+
+    monkeypatch.setattr(sweep, "WorstRowsFold", watched)
+    with pytest.raises(AssertionError, match="rows were watched"):
+        model.fit(x)
 
 
 def test_the_history_has_it_in_order():

@@ -27,11 +27,12 @@ from daskgmm.engine.environment import TOPIC, Witness, differences, environment,
 from daskgmm.errors import ReproducibilityWarning
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.timeout(300),
 ]
 
-quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 N, D = 6000, 3
 LEAF = 512  # several levels of the tree, in leaves long enough for BLAS to treat lengths and threads differently

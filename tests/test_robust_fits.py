@@ -27,6 +27,8 @@ from daskgmm.events import IterationFinished
 from daskgmm.fitting import em
 from daskgmm.fitting.em import RESEEDINGS
 
+pytestmark = pytest.mark.covering(2)
+
 
 def with_an_outlier():
     """Few rows in four dimensions: without a ridge, components collapse on five of them."""

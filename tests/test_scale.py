@@ -30,11 +30,12 @@ from daskgmm.engine.tree import Accumulator, Node
 from daskgmm.fitting.surveying import survey_fold
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.timeout(120),
 ]
 
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None)
 LEAF = 8
 
 

@@ -47,7 +47,7 @@ from daskgmm.estimators import selection
 from daskgmm.events import IterationFinished, PassStarted, StartFinished
 from daskgmm.fitting.criteria import Contest, remaining_gain
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
 N, D = 3000, 2
 TYPES = ["full", "tied", "diag", "spherical"]

@@ -27,6 +27,8 @@ from daskgmm.errors import (
 )
 from daskgmm.events import StartFinished
 
+pytestmark = pytest.mark.covering
+
 STRUCTURES = ["full", "tied", "diag", "spherical"]
 SHAPES = {"full": (3, 4, 4), "tied": (4, 4), "diag": (3, 4), "spherical": (3,)}
 PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]

@@ -23,10 +23,10 @@ from daskgmm.fitting.sampling import rungs
 from daskgmm.fitting.surveying import take_surveys
 from daskgmm.fitting.sweep import Request, Sweep
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
 N, D = 4000, 2
-quick = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def blobs(n=N, seed=0):

@@ -39,6 +39,7 @@ from daskgmm.events import BatchFinished, IterationFinished, PassStarted
 from daskgmm.results import write_predictions
 
 pytestmark = [
+    pytest.mark.covering,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.timeout(120),
 ]

@@ -16,6 +16,8 @@ from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.errors import IllDefinedCovarianceError
 
+pytestmark = pytest.mark.covering(2)
+
 RIDGE = 1e-6
 
 

@@ -40,7 +40,7 @@ def matrices(library, mixture):
 # ---- there and back
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None)
 @given(name=names, seed=seeds, **shapes)
 def test_the_displacement_of_a_mixture_leads_to_it(library, name, seed, n_components, n_features):
     origin = library.make_mixture(STRUCTURES[name], n_components, n_features, seed=seed)
@@ -48,7 +48,7 @@ def test_the_displacement_of_a_mixture_leads_to_it(library, name, seed, n_compon
     assert_same(displaced(origin, displacement(origin, target)), target)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None)
 @given(name=names, seed=seeds, length=st.floats(-6, 1).map(lambda e: 10.0**e), **shapes)
 def test_every_displacement_leads_to_a_valid_mixture_and_back(library, name, seed, length, n_components, n_features):
     origin = library.make_mixture(STRUCTURES[name], n_components, n_features, seed=seed)

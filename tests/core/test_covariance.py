@@ -297,7 +297,10 @@ def test_small_and_large_variances_are_not_refused(structure, library):
 
 
 def test_good_precisions_are_accepted(mixture):
-    mixture.structure.check_precisions(mixture.structure.precisions(mixture.precisions_cholesky))
+    precisions = mixture.structure.precisions(mixture.precisions_cholesky)
+    mixture.structure.check_precisions(precisions)
+    with pytest.raises(ValueError, match="positive"):  # the same call does look at them
+        mixture.structure.check_precisions(-precisions)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, -np.inf], ids=str)

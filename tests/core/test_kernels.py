@@ -15,6 +15,8 @@ from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame
 
+pytestmark = pytest.mark.covering(2)
+
 EPS = float(np.finfo(np.float64).eps)
 
 long_double = pytest.mark.skipif(

@@ -20,6 +20,8 @@ numba = pytest.importorskip("numba")
 
 from daskgmm.core.compiled import CompiledLoops  # noqa: E402
 
+pytestmark = pytest.mark.covering(2)
+
 LOOPS = [PLAIN, CompiledLoops()]
 TOLERANCE = {np.float64: 2e-15, np.float32: 1e-6}
 both = pytest.mark.parametrize("loops", LOOPS, ids=lambda loops: loops.name)

@@ -18,6 +18,8 @@ from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame, SufficientStatistics, statistics_of_responsibilities
 from daskgmm.errors import IllDefinedCovarianceError
 
+pytestmark = pytest.mark.covering(2)
+
 BOTH = pytest.mark.parametrize("kind", [QuadraticKernel, ResidualKernel])
 
 

@@ -17,6 +17,8 @@ from daskgmm.core.reseeding import empty_components, reseed
 from daskgmm.core.statistics import statistics_of_responsibilities
 from daskgmm.errors import IllDefinedCovarianceError
 
+pytestmark = pytest.mark.covering(2)
+
 
 def statistics_of(library, structure, kind, rows, mixture, weights=None):
     kernel = kind(mixture, library.frame_of(rows))

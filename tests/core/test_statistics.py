@@ -48,7 +48,7 @@ parts = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None)
 @given(parts, parts, parts)
 def test_addition_is_associative_and_commutative(a, b, c):
     assert_equal(a + b, b + a)

@@ -15,6 +15,8 @@ from daskgmm.core.statistics import Frame, statistics_of_responsibilities
 from daskgmm.core.variational import GivenPriors, Priors, Variational
 from daskgmm.errors import InvalidWeightsError
 
+pytestmark = pytest.mark.covering(2)
+
 BOTH = pytest.mark.parametrize("kind", [QuadraticKernel, ResidualKernel])
 FAMILIES = pytest.mark.parametrize("family", list(WEIGHT_DISTRIBUTIONS))
 EULER = np.longdouble("0.57721566490153286060651209008240243")

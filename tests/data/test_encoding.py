@@ -21,7 +21,7 @@ from daskgmm.errors import (
 )
 from daskgmm.results import write_predictions
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
 N, ROWS = 600, 100
 _rng = np.random.default_rng(0)

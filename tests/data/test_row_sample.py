@@ -36,7 +36,7 @@ def test_the_rows_with_the_highest_priorities_are_drawn():
     np.testing.assert_array_equal(counts, np.maximum(SKEWED[numbers], priority[order[200]]))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None)
 @given(pieces=st.lists(st.integers(1, 700), min_size=1, max_size=5), size=st.integers(1, N))
 def test_pieces_do_not_matter(pieces, size):
     for one, other in zip(drawn(SKEWED, size), drawn(SKEWED, size, pieces=pieces), strict=True):

@@ -12,7 +12,7 @@ from daskgmm import GaussianMixture
 from daskgmm.data.tally import Ledger, Tally
 from daskgmm.errors import DataChangedError
 
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None)
 
 DTYPES = ["?", "i1", ">i2", "u4", "i8", "f2", "f4", ">f8", "f8"]
 
