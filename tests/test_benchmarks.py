@@ -177,6 +177,7 @@ def test_regression_can_fail() -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_rare_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     command = ("rare.py", "--output", str(tmp_path / "rare.jsonl"), "--rows", "20000", "--sizes", "400", "--seeds", "1")
     run(*command, "--methods", "moves")

@@ -80,6 +80,7 @@ def running(text: str, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
 # ---- processes
 
 
+@pytest.mark.slow  # six processes; the job of the Slurm one has the same parts
 @pytest.mark.cluster
 def test_processes(tmp_path: Path, data: np.ndarray[Any, Any]) -> None:
     """The commands as they stand, except that the port is a free one."""

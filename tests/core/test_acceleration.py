@@ -121,6 +121,7 @@ def assert_valid(library, mixture):
 # ---- passes and likelihood
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("tol", [1e-5, 1e-7])
 def test_far_fewer_passes_from_a_start_that_is_not_close(accelerate, structure, library, tol):
     plain, fast = 0, 0
