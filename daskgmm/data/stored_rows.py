@@ -22,9 +22,9 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from ..config import Reading
 from ..errors import ChunkError, DataChangedError, MissingChunkError, StoreError, StoreNotFoundError
 from .blosc import checked
-from .config import Reading
 from .encoding import ATTRIBUTES, decoded, zarr_encoding
 from .forks import check_decoder
 from .guards import check_archive, check_chunks, check_extent, product

@@ -19,6 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..config import compiled
 from ..core.acceleration import Accelerator
 from ..core.covariance import STRUCTURES
 from ..core.estimation import Estimation, State
@@ -33,7 +34,6 @@ from ..data.source import Dataset
 from ..data.survey import Survey, check_weight_sum
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
-from ..engine.config import compiled
 from ..engine.events import Listener
 from ..engine.plain import is_short, run_here
 from ..engine.run import Engine
