@@ -44,7 +44,7 @@ EXTERNAL = {
     "numpy": set(RANK) - {"errors", "names"},
     "scipy": {"core", "engine"},
     "numba": {"core"},
-    "dask": {"config", "data", "engine", "estimators", "results", "jobs", "options"},
+    "dask": {"config", "data", "engine", "fitting", "diagnostics", "estimators", "results", "jobs", "options"},
     "distributed": {"engine"},
     "yaml": {"config"},
     "h5py": {"data"},
