@@ -49,13 +49,7 @@ def _cli() -> None:
 @click.option("--model", metavar="MODEL", help="Where the model is to be saved; required without --plan.")
 @click.option("--plan", is_flag=True, help="Tell what the fit would do and how much memory it would take, and end.")
 @options.estimator
-@options.priors
-@options.weights
-@options.keeping
-@options.compute
-@options.overwrite
-@options.as_json
-@options.quiet
+@options.fitting
 def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: str | None, **given: Any) -> None:
     """Fit a mixture to DATA, a Zarr array of rows × features, and save it."""
     if model is None and not plan:
@@ -80,13 +74,7 @@ def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: s
 @click.option("--model", metavar="MODEL", help="Where the best model is to be saved.")
 @click.option("--plot", "picture", metavar="FILE", help="Draw the criterion: a .png, .pdf or .svg file.")
 @options.em
-@options.priors
-@options.weights
-@options.keeping
-@options.compute
-@options.overwrite
-@options.as_json
-@options.quiet
+@options.fitting
 def _select(data: str, array: str | None, weights: str | None, as_json: bool, **given: Any) -> None:
     """Fit mixtures with several numbers of components to DATA, and tell which describes it best.
 

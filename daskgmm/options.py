@@ -220,3 +220,4 @@ priors = _together(
     _parameter("mean_precision_prior", _above_zero, "Bayesian: rows that the prior mean is worth.  [1]"),
     _parameter("degrees_of_freedom_prior", _above_zero, "The same of the prior covariance.  [number of features]"),
 )
+fitting = _together(priors, weights, keeping, compute, overwrite, as_json, quiet)
