@@ -16,7 +16,13 @@ from .names import MISSING_CHUNKS
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
-dask.config.update_defaults(yaml.safe_load(files(__package__).joinpath("daskgmm.yaml").read_text("utf-8")))
+_DEFAULTS: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("daskgmm.yaml").read_text("utf-8"))
+dask.config.update_defaults(_DEFAULTS)
+
+
+def _setting(name: str) -> Any:
+    """Value in force: the default also where somebody replaced all settings by some of them."""
+    return dask.config.get(f"daskgmm.{name}", _DEFAULTS["daskgmm"][name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +44,8 @@ class Reading:
         ValueError
             If one of them has no meaning.
         """
-        missing: Any = dask.config.get("daskgmm.missing-chunks")
-        retries: Any = dask.config.get("daskgmm.read-retries")
+        missing: Any = _setting("missing-chunks")
+        retries: Any = _setting("read-retries")
         if missing not in MISSING_CHUNKS:
             raise ValueError(f"daskgmm.missing-chunks is {missing!r}; expected 'raise' or 'fill'")
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
@@ -55,7 +61,7 @@ def timeout_seconds(default: str) -> float:
     ValueError
         If the setting is no length of time.
     """
-    value: Any = dask.config.get("daskgmm.timeout")
+    value: Any = _setting("timeout")
     value = default if value is None else value
     seconds = _seconds(value)
     if not 0 <= seconds < math.inf:
@@ -85,7 +91,7 @@ def compiled() -> bool:
     ValueError
         If the setting is neither true nor false, as far as a configuration file or an environment variable can say so.
     """
-    value: Any = dask.config.get("daskgmm.compiled")
+    value: Any = _setting("compiled")
     found = _WORDS.get(str(value).lower()) if isinstance(value, str | int) else None
     if found is None:
         raise ValueError(f"daskgmm.compiled is {value!r:.80}; expected True or False")

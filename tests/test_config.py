@@ -43,6 +43,14 @@ def test_values_of_users_stay(tmp_path):
     assert found == {"timeout": "1h", "missing-chunks": "fill", "read-retries": 7, "compiled": False}
 
 
+@pytest.mark.parametrize("value", [{"timeout": "1s"}, {}, None])
+def test_some_settings_in_place_of_all(value):
+    with dask.config.set({"daskgmm": value}):
+        assert config.Reading.configured() == config.Reading(fill_missing=False, retries=4)
+        assert config.timeout_seconds("10s") == (1 if value else 10)
+        assert config.compiled() is True
+
+
 @pytest.mark.parametrize("value", ["5", "null", "[1]"])
 def test_a_file_without_settings(tmp_path, value):
     (tmp_path / "any.yaml").write_text(f"daskgmm: {value}\n")
