@@ -1,117 +1,139 @@
-"""daskgmm beside other ways to fit a Gaussian mixture: time, memory and growth, from the same rows and the same start.
+"""daskgmm beside other ways to fit a Gaussian mixture: time, memory and result, from the same rows and the same start.
 
-    python benchmarks/peers.py --output peers
-    python benchmarks/peers.py --output peers --quick --only daskgmm scikit-learn
-    python benchmarks/peers.py --report peers
+    python benchmarks/peers.py
+    python benchmarks/peers.py --rows 100000 --tol 1e-5 --only daskgmm scikit-learn --json
 
-Every measurement runs in a process of its own, the contestants take turns, and what is missing, fails or takes too
-much stands in the tables, too. Needs ``pip install 'daskgmm[bench]'`` and, for Spark, Java.
+Every measurement runs in a process of its own, and the contestants take turns. Without --tol it is the time of an
+iteration, with it that of a whole fit. Needs ``pip install 'daskgmm[bench]'`` and, for Spark, Java.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import IO, Any
 
-import psutil
+import numpy as np
 from contest.contestants import CONTESTANTS
-from contest.measure import Contest
-from contest.problem import Problem
-from contest.report import describe, write_report
-from dask.utils import format_bytes, parse_bytes
-from machine import describe_machine
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from contest.problem import Mixture, Problem, Task
+from machine import describe_machine, print_machine
+from memory import Process
+
+Record = dict[str, Any]
+
+LEAD = 1  # iterations of the shorter fit: what is special about the first is in both
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+REFERENCE = "daskgmm"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is measured. Along an axis one size changes, and the others are those of ``base``."""
-
-    base: Problem
-    headline: Problem
-    """Measured in several rounds, as is the whole fit of ``base``."""
-    axes: dict[str, tuple[int, ...]]
-    """By field of `Problem`."""
-    rounds: int
-    tol: float = 1e-5
-    max_iter: int = 500
-
-    def schedule(self) -> Iterator[tuple[Problem, int, float | None]]:
-        """Problem, rounds, and the tolerance of a whole fit; small ones first, so that larger ones can be left out."""
-        yield self.base, self.rounds, self.tol
-        along_axes = {replace(self.base, **{axis: size}) for axis, sizes in self.axes.items() for size in sizes}
-        for problem in sorted(along_axes | {self.headline}, key=lambda p: (p.work, -p.threads)):
-            yield problem, self.rounds if problem == self.headline else 1, None
+def measure(options: argparse.Namespace, problem: Problem) -> Iterator[Record]:
+    """A record for each round and contestant."""
+    # The difference of two fits is the time of the iterations that one has more: starts and surveys cancel.
+    iterations = [options.max_iter] if options.tol else [LEAD, LEAD + problem.iterations]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        task = Task(problem, Path(directory).resolve())
+        task.write()
+        for turn in range(options.rounds):
+            for name in options.only:
+                config = {"contestant": name, "problem": asdict(problem), "directory": str(task.directory)}
+                config |= {"iterations": iterations, "tol": options.tol, "mixture": str(task.directory / "fitted.npz")}
+                missing = CONTESTANTS[name].missing()
+                result = {"error": missing} if missing else run_child(config, options.time_limit)
+                yield {"contestant": name, "round": turn} | judged(result, task)
 
 
-def make_plan(quick: bool, cores: int) -> Plan:
-    if quick:
-        base = Problem(2_000, 3, 3, cores)
-        return Plan(base, base, {"n_rows": (2_000, 6_000)}, rounds=1, max_iter=20)
-    base = Problem(100_000, 8, 8, cores)
-    sizes = (2, 8, 32)
-    axes = {
-        "n_rows": (10_000, 100_000, 1_000_000),
-        "n_features": sizes,
-        "n_components": sizes,
-        "threads": tuple(sorted({2**i for i in range(cores.bit_length())} | {cores})),
-    }
-    return Plan(base, replace(base, n_rows=1_000_000), axes, rounds=3)
+def run_child(config: Record, time_limit: float) -> Record:
+    """What a contestant's process prints, or the ``error`` that ended it."""
+    threads = CONTESTANTS[config["contestant"]].blas_threads or config["problem"]["threads"]
+    environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"TMPDIR": config["directory"]}
+    command = [sys.executable, "-m", "contest.child", json.dumps(config)]
+    # Files, not pipes: what it has started may write there after its end.
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as messages:
+        child = subprocess.Popen(command, cwd=Path(__file__).parent, env=environment, stdout=output, stderr=messages)
+        process = Process(child.pid, children=True)
+        try:
+            child.wait(time_limit)
+            return json.loads(last_line(output))
+        except subprocess.TimeoutExpired:
+            return {"error": f"time limit of {time_limit:g} s"}
+        except ValueError:  # it could not even say what went wrong
+            return {"error": f"ended with status {child.returncode}: {last_line(messages)}"}
+        finally:
+            process.kill()
+            child.wait()
 
 
-def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The whole result, again after each measurement, so that what was measured survives an interruption."""
-    machine = describe_machine()
-    plan = make_plan(options.quick, machine["cores"])
-    missing = {name: message for name in options.only if (message := CONTESTANTS[name].missing())}
-    present = [name for name in options.only if name not in missing]
-    records: list[dict[str, Any]] = []
-    result = {
-        "machine": machine,
-        "versions": {name: CONTESTANTS[name].versions() for name in options.only},
-        "settings": asdict(plan) | {"time_limit": options.time_limit, "memory_limit": options.memory_limit},
-        "missing": missing,
-        "measurements": records,
-    }
-    contest = Contest(present, options.time_limit, parse_bytes(options.memory_limit), options.output)
-    schedule = list(plan.schedule())
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=len(present) * sum(rounds for _, rounds, _ in schedule))
-        yield result
-        for problem, rounds, tol in schedule:
-            progress.update(task, description=str(problem))
-            for record in contest.measure(problem, rounds, tol, plan.max_iter):
-                records.append(record)
-                console.print(describe(record), highlight=False)
-                progress.advance(task)
-                yield result
+def last_line(file: IO[bytes]) -> str:
+    file.seek(0)
+    return (file.read().decode(errors="replace").strip().splitlines() or [""])[-1]
+
+
+def judged(result: Record, task: Task) -> Record:
+    """With the log-likelihood of what was fitted, and the seconds of a whole fit or of an iteration."""
+    if "error" in result:
+        return result
+    with np.load(task.directory / "fitted.npz") as arrays:
+        level = Mixture(**arrays).mean_log_likelihood(np.load(task.rows, mmap_mode="r"))
+    *short, long = result["fits"]
+    seconds = long["seconds"]
+    if short:
+        seconds = (seconds - short[0]["seconds"]) / (long["max_iter"] - short[0]["max_iter"])
+    return result | {"seconds": seconds, "log_likelihood": float(level)}
+
+
+def table(records: list[Record], names: list[str]) -> Iterator[str]:
+    """Markdown: medians over the rounds; the ratio is to daskgmm's time in the same round."""
+    yield "| | s | of daskgmm's | iterations | peak, MB | before the rows, MB | log-likelihood |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    reference = {record["round"]: record.get("seconds") for record in records if record["contestant"] == REFERENCE}
+    for name in names:
+        found = [record for record in records if record["contestant"] == name]
+        failed = next((record["error"] for record in found if "error" in record), None)
+        if failed is not None:
+            yield f"| {name} | {failed.replace('|', '/')} | | | | | |"
+            continue
+        ratios = [r["seconds"] / reference[r["round"]] for r in found if reference.get(r["round"])]
+        numbers = [f"{median(r['seconds'] for r in found):.3g}", f"{median(ratios):.3g}" if ratios else "-"]
+        numbers += [str(found[0]["fits"][-1]["n_iter"] or "-")]
+        numbers += [f"{median(r[of] for r in found) / 1e6:,.0f}" for of in ("peak_bytes", "idle_bytes")]
+        yield f"| {name} | {' | '.join(numbers)} | {found[0]['log_likelihood']:.8f} |"
 
 
 def main() -> None:
+    machine = describe_machine()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--output", type=Path, metavar="DIR", help="where peers.json, peers.md and pictures go")
-    target.add_argument("--report", type=Path, metavar="DIR", help="only tables and pictures, from DIR/peers.json")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that everything runs, measures nothing")
-    parser.add_argument("--only", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS), metavar="NAME")
+    parser.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="default: a million")
+    parser.add_argument("--features", type=int, default=8, metavar="D", help="default: 8")
+    parser.add_argument("--components", type=int, default=8, metavar="K", help="default: 8")
+    parser.add_argument("--threads", type=int, default=machine["cores"], help="default: all cores, %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--tol", type=float, help="time a whole fit that stops when the bound changes by less, a row")
+    parser.add_argument("--max-iter", type=int, default=500, help="of a whole fit (default 500)")
+    parser.add_argument("--only", nargs="+", default=list(CONTESTANTS), choices=CONTESTANTS, metavar="NAME")
     parser.add_argument("--time-limit", type=float, default=120, help="of a measurement, in seconds (default 120)")
-    memory = format_bytes(psutil.virtual_memory().available * 3 // 4)
-    parser.add_argument(
-        "--memory-limit", default=memory, help="of a contestant (default: 3/4 of what is free, now %(default)s)"
-    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        for result in run(options):
-            (options.output / "peers.json").write_text(json.dumps(result, indent=1))
-    write_report(options.output or options.report)
+    for name in options.only:
+        machine["versions"] |= CONTESTANTS[name].versions()
+    problem = Problem(options.rows, options.features, options.components, options.threads)
+    records = list(measure(options, problem))
+    if options.json:
+        print(json.dumps({"machine": machine, "problem": asdict(problem), "tol": options.tol, "measurements": records}))
+        return
+    print_machine(machine)
+    print(f"{problem}, {f'whole fits to tol = {options.tol:g}' if options.tol else 'one iteration'}\n")
+    print("\n".join(table(records, options.only)))
+    for name in options.only:
+        notes = [note for note in (CONTESTANTS[name].note, CONTESTANTS[name].stopping) if note]
+        print(f"* {name}: {'; '.join(notes)}" if notes else "", end="\n" if notes else "")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ A fit is a short pipeline, and each step is one place in the code:
     daskgmm.persistence
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,10 @@ _MODULES = {
     "select": ".estimators.selection",
 }
 """Where each public name is defined; modules that are public themselves do not stand here."""
+
+
+if "dask" in sys.modules:  # otherwise the first public name that is asked for brings both
+    import_module(".config", __name__)  # so that `dask.config.get("daskgmm")` shows all settings
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .diagnostics.progress import ProgressBar
-    from .jobs import Compute, Keeping
+    from .jobs import Compute
 
 
 def _command(name: str, *example: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -50,13 +50,7 @@ def _cli() -> None:
 @click.option("--model", metavar="MODEL", help="Where the model is to be saved; required without --plan.")
 @click.option("--plan", is_flag=True, help="Tell what the fit would do and how much memory it would take, and end.")
 @options.estimator
-@options.priors
-@options.weights
-@options.keeping
-@options.compute
-@options.overwrite
-@options.as_json
-@options.quiet
+@options.fitting
 def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: str | None, **given: Any) -> None:
     """Fit a mixture to DATA, a Zarr array of rows × features, and save it."""
     if model is None and not plan:
@@ -64,17 +58,14 @@ def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: s
     if given["n_components"] is None and given["warm_start"] is None:
         raise click.UsageError("Missing option '-k' / '--n-components'.")
     with _running(given, starts_workers=not plan) as (jobs, callbacks):
-        as_json, compute, keeping = given.pop("as_json"), _compute(given), _keeping(given)
-        others = {name: given.pop(name) for name in ("bayesian", "warm_start", "overwrite")}
-        parameters = {name: value for name, value in given.items() if value is not None}
+        as_json = given.pop("as_json")
+        parameters, others = _split(given, "bayesian", "warm_start", "overwrite")
         rows = jobs.Rows(data, array, weights)
         if model is None or plan:
-            others.pop("overwrite")
-            told = jobs.plan(rows, parameters, compute=compute, **others)
+            told = jobs.plan(rows, parameters, **{name: others[name] for name in ("bayesian", "warm_start", "compute")})
             _show(told.as_record() if as_json else told.told(), as_json)
             return
-        others["callbacks"] = callbacks
-        record = jobs.fit(rows, model, parameters, keeping=keeping, compute=compute, **others)
+        record = jobs.fit(rows, model, parameters, callbacks=callbacks, **others)
     _show(record, as_json)
 
 
@@ -84,26 +75,16 @@ def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: s
 @click.option("--model", metavar="MODEL", help="Where the best model is to be saved.")
 @click.option("--plot", "picture", metavar="FILE", help="Draw the criterion: a .png, .pdf or .svg file.")
 @options.em
-@options.priors
-@options.weights
-@options.keeping
-@options.compute
-@options.overwrite
-@options.as_json
-@options.quiet
+@options.fitting
 def _select(data: str, array: str | None, weights: str | None, as_json: bool, **given: Any) -> None:
     """Fit mixtures with several numbers of components to DATA, and tell which describes it best.
 
     All of them share every reading of the data.
     """
     with _running(given) as (jobs, callbacks):
-        compute, keeping = _compute(given), _keeping(given)
         asked = jobs.Candidates(**{name: given.pop(name) for name in jobs.Candidates.names()})
-        others = {name: given.pop(name) for name in ("bayesian", "model", "picture", "overwrite")}
-        parameters = {name: value for name, value in given.items() if value is not None}
-        rows = jobs.Rows(data, array, weights)
-        others["callbacks"] = callbacks
-        record = jobs.select(rows, asked, parameters, keeping=keeping, compute=compute, **others)
+        parameters, others = _split(given, "bayesian", "model", "picture", "overwrite")
+        record = jobs.select(jobs.Rows(data, array, weights), asked, parameters, callbacks=callbacks, **others)
     _show(record, as_json)
 
 
@@ -225,10 +206,13 @@ def _check_compute(given: dict[str, Any]) -> None:
         raise click.UsageError("--resume needs --checkpoint PATH.")
 
 
-def _keeping(given: dict[str, Any]) -> Keeping:
+def _split(given: dict[str, Any], *names: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters of the estimator that were given, and arguments of the job itself."""
     from .jobs import Keeping
 
-    return Keeping(given.pop("checkpoint"), given.pop("resume"))
+    keeping = Keeping(given.pop("checkpoint"), given.pop("resume"))
+    others = {"keeping": keeping, "compute": _compute(given), **{name: given.pop(name) for name in names}}
+    return {name: value for name, value in given.items() if value is not None}, others
 
 
 def _compute(given: dict[str, Any]) -> Compute:

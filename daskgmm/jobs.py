@@ -1,4 +1,9 @@
-"""What the commands of the terminal do, without the terminal: each takes names and returns a record."""
+"""Commands of the terminal, without the terminal: each takes names and returns a record.
+
+``parameters`` are those of the model's class, where they are explained; ``weights_init``, ``means_init`` and
+``precisions_init`` name files. Names of outputs are checked before anything else. ``callbacks`` are called with every
+event. What makes no sense is a `WrongArguments`.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +69,8 @@ class Compute:
     workers: int | None = None
     threads: int | None = None
     """Of each worker process, or of this one."""
-    memory_limit: int | None = None
-    """Of each worker process, in bytes."""
+    memory_limit: int | str | None = None
+    """Of each worker process, in bytes or with a unit."""
 
     @property
     def _is_cluster(self) -> bool:
@@ -154,27 +159,7 @@ def fit(
 ) -> Record:
     """Fit a mixture and save it.
 
-    Parameters
-    ----------
-    rows : Rows
-    model : str
-        Where the model is to be saved; checked before anything else.
-    parameters : mapping
-        Of the model's class; the ``*_init`` are names of files.
-    bayesian : bool
-        Fit a `BayesianGaussianMixture`; where ``warm_start`` names a model, that has to be one.
-    warm_start : str, optional
-        Name of a model to go on from; its parameters serve where ``parameters`` have none.
-    overwrite : bool
-    keeping : Keeping
-    compute : Compute
-    callbacks : sequence of callable
-        Called with every event.
-
-    Raises
-    ------
-    WrongArguments
-        For parameters of the other kind of mixture, or out of range, and for a cluster that has no room for workers.
+    ``warm_start`` names a model to go on from; its parameters serve where ``parameters`` has none.
     """
     compute.check()
     _check_output(model, "model", overwrite, rows.address, rows.weights, keeping.checkpoint)
@@ -184,7 +169,8 @@ def fit(
     begin = time.perf_counter()
     # `verbose` prints on standard output, which belongs to the result here.
     with compute.start(callbacks) as scheduler, contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore", InterruptedWarning)  # what it is told to go on from ends with this process
+        # The warning suggests warm_start, which needs the estimator; that ends with this process.
+        warnings.simplefilter("ignore", InterruptedWarning)
         estimator.set_params(scheduler=scheduler).fit(data, sample_weight=weights, **vars(keeping))
     seconds = round(time.perf_counter() - begin, 3)
     estimator.set_params(warm_start=False).save(model, overwrite=overwrite)
@@ -204,16 +190,7 @@ def plan(
     warm_start: str | None = None,
     compute: Compute = Compute(),
 ) -> FitPlan:
-    """What `fit` would do and take; the rows are not read.
-
-    Parameters
-    ----------
-    rows : Rows
-    parameters : mapping
-    bayesian : bool
-    warm_start : str, optional
-    compute : Compute
-    """
+    """Describe what `fit` would do and take; the rows are not read."""
     compute.check()
     estimator = _unfitted(parameters, bayesian, warm_start)
     data, weights = rows.open(), rows.open_weights()
@@ -237,18 +214,7 @@ class Candidates:
         return [field.name for field in fields(cls)]
 
     def largest(self, estimator: BaseMixture[Any]) -> list[BaseMixture[Any]]:
-        """The candidate with the most components of each covariance type.
-
-        Parameters
-        ----------
-        estimator : GaussianMixture or BayesianGaussianMixture
-            What the candidates have in common.
-
-        Raises
-        ------
-        WrongArguments
-            If the candidates or the criterion make no sense.
-        """
+        """Candidates with the most components, one of each covariance type, made of the given estimator."""
         with _checking():
             check_criterion(estimator, self.criterion, self.held_out, self.patience)
             numbers = {name: number for number, name in sorted(check_keys(self.n_components, self.covariance_types))}
@@ -271,24 +237,7 @@ def select(
     compute: Compute = Compute(),
     callbacks: Sequence[Listener] = (),
 ) -> Record:
-    """Compare several mixtures, and save the best one and a plot of the criterion.
-
-    Parameters
-    ----------
-    rows : Rows
-    candidates : Candidates
-    parameters : mapping
-        Of the model's class, for all candidates.
-    bayesian : bool
-        Fit a `BayesianGaussianMixture`.
-    model, picture : str, optional
-        Where they are to be written; checked before anything else.
-    overwrite : bool
-    keeping : Keeping
-    compute : Compute
-    callbacks : sequence of callable
-        Called with every event.
-    """
+    """Compare several mixtures, and save the best one and a plot of the criterion, where they are asked for."""
     compute.check()
     estimator = _unfitted(parameters, bayesian, None)
     largest = candidates.largest(estimator)
@@ -355,19 +304,7 @@ def predict(
     compute: Compute = Compute(),
     callbacks: Sequence[Listener] = (),
 ) -> Record:
-    """Write what a model says of every row.
-
-    Parameters
-    ----------
-    rows : Rows
-    model, output : str
-    probabilities, log_density : bool
-        What to write besides labels.
-    overwrite : bool
-    compute : Compute
-    callbacks : sequence of callable
-        Called with every event.
-    """
+    """Write the labels of all rows, and what else is asked for."""
     compute.check()
     _check_output(output, RESULTS, overwrite, rows.address, model)
     estimator, data = load(model), rows.open()
@@ -388,16 +325,7 @@ def predict(
 
 
 def score(rows: Rows, model: str, *, compute: Compute = Compute(), callbacks: Sequence[Listener] = ()) -> Record:
-    """Mean log-density of the rows, and the model's information criteria; one pass.
-
-    Parameters
-    ----------
-    rows : Rows
-    model : str
-    compute : Compute
-    callbacks : sequence of callable
-        Called with every event.
-    """
+    """Compute the mean log-density of the rows and the model's information criteria, in one pass."""
     compute.check()
     estimator, data, weights = load(model), rows.open(), rows.open_weights()
     with compute.start(callbacks) as scheduler:
@@ -414,17 +342,7 @@ def score(rows: Rows, model: str, *, compute: Compute = Compute(), callbacks: Se
 def sample(
     model: str, n_samples: int, output: str, *, random_state: int | None = None, overwrite: bool = False
 ) -> Record:
-    """Draw rows from a model and write them.
-
-    Parameters
-    ----------
-    model : str
-    n_samples : int
-    output : str
-    random_state : int, optional
-        None: the model's own.
-    overwrite : bool
-    """
+    """Draw rows from a model and write them; without a ``random_state`` the model's own is taken."""
     _check_output(output, SAMPLES, overwrite, model)
     estimator = load(model)
     if random_state is not None:

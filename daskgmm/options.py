@@ -35,12 +35,12 @@ else:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Bytes(ParamType[int]):
-    """A size with its unit."""
+class Size(ParamType[int | str]):
+    """A size with its unit, as it was written, or a number of bytes."""
 
-    name = "bytes"
+    name = "size"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
         if ctx is not None and ctx.resilient_parsing:
             return 0  # only for a completion, which does not need the value
         from dask.utils import parse_bytes
@@ -51,7 +51,7 @@ class Bytes(ParamType[int]):
             size = 0
         if size < 1:
             self.fail(f"{value!r} is not a size such as 500MB, 2GB or 1GiB", param, ctx)
-        return size
+        return value if value.strip()[-1].isalpha() else size
 
 
 class Starts(ParamType[int | str]):
@@ -160,7 +160,7 @@ compute = _together(
     click.option("--scheduler", metavar="ADDRESS", help="A running Dask scheduler, such as tcp://host:8786."),
     click.option("--workers", type=_positive, help="Start this many worker processes on this machine."),
     click.option("--threads", type=_positive, help="Threads of each worker, or of this process."),
-    click.option("--memory-limit", type=Bytes(), metavar="SIZE", help="Memory of each worker process, such as 2GB."),
+    click.option("--memory-limit", type=Size(), metavar="SIZE", help="Memory of each worker process, such as 2GB."),
 )
 keeping = _together(
     click.option("--checkpoint", metavar="PATH", help="Keep there, after every pass, what it takes to go on."),
@@ -220,3 +220,4 @@ priors = _together(
     _parameter("mean_precision_prior", _above_zero, "Bayesian: rows that the prior mean is worth.  [1]"),
     _parameter("degrees_of_freedom_prior", _above_zero, "The same of the prior covariance.  [number of features]"),
 )
+fitting = _together(priors, weights, keeping, compute, overwrite, as_json, quiet)

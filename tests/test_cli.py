@@ -177,7 +177,7 @@ def test_where_it_runs(run, calls):
     run(*base, "--workers", 2, "--threads", 3, "--memory-limit", "1.5GB")
     run(*base, "--scheduler", "tcp://host:8786")
     assert [kwargs["compute"] for _, _, kwargs in calls] == [
-        jobs.Compute(None, 2, 3, 1_500_000_000),
+        jobs.Compute(None, 2, 3, "1.5GB"),
         jobs.Compute("tcp://host:8786"),
     ]
 
@@ -278,12 +278,15 @@ def test_a_memory_limit_without_its_unit(run, limit):
     for command in (["fit", *arguments, "-k", 2], ["score", *arguments], ["fit", *arguments, "-k", 2, "--plan"]):
         status, out, err = run(*command)
         assert (status, out) == (2, "")
-        assert re.match(r"error: --memory-limit \d+: .* Did you mean \dGi?B\? Give each worker 252.63 MiB or more", err)
+        assert re.match(
+            rf"error: --memory-limit {limit}: .* Did you mean \dGi?B\? Give each worker 252.63 MiB or more", err
+        )
 
 
 def test_a_memory_limit_that_python_itself_exceeds(run):
     status, _, err = run("fit", "none.zarr", "-k", 2, "--model", "m.zarr", "--quiet", "--memory-limit", "100MB")
     assert status == 2
+    assert err.startswith("error: --memory-limit 100MB: worker processes of 95.37 MiB cannot run")
     assert "Give each worker 252.63 MiB or more" in err
     assert "Did you mean" not in err
 

@@ -16,8 +16,8 @@ from sklearn.mixture import GaussianMixture as Reference
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.cli import main
+from daskgmm.config import compiled, timeout_seconds
 from daskgmm.data.guards import MOST_ROWS
-from daskgmm.engine.config import compiled, patience
 from daskgmm.errors import DataRangeError, InvalidWeightsError, StoreError, StoreNotFoundError, UnsupportedDataError
 
 pytestmark = [
@@ -295,7 +295,7 @@ NO_TIME = [
 @pytest.mark.parametrize("value", NO_TIME, ids=lambda v: ascii(v)[:20])
 def test_a_timeout_that_is_none(value):
     with dask.config.set({"daskgmm.timeout": value}):
-        refuse(ValueError, r"daskgmm\.timeout is .*; expected a length of time that ends", patience, "10s")
+        refuse(ValueError, r"daskgmm\.timeout is .*; expected a length of time that ends", timeout_seconds, "10s")
         refuse(ValueError, r"daskgmm\.timeout is", fit, scheduler="tcp://127.0.0.1:1")
 
 
@@ -305,7 +305,7 @@ def test_a_timeout_that_is_none(value):
 )
 def test_a_timeout(value, seconds):
     with dask.config.set({"daskgmm.timeout": value}):
-        assert patience("10s") == seconds
+        assert timeout_seconds("10s") == seconds
 
 
 @pytest.mark.parametrize(

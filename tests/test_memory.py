@@ -223,7 +223,7 @@ def test_a_plan_can_be_read(tmp_path: Path) -> None:
         plan = plan_fit(engine, as_dataset(array)[0], settings())
     assert plan.most_passes == 101  # starts share them
     text = str(plan)
-    for expected in ("1048576 × 8 float32", "33.6 MB", "4 components, full", "this process", "sample"):
+    for expected in ("1048576 × 8 float32", "32.00 MiB", "4 components, full", "this process", "sample"):
         assert expected in text, text
     record = plan.as_record()
     assert record["estep"]["task"]["total"] == plan.estep.task.total

@@ -260,7 +260,7 @@ def test_a_missing_chunk_in_the_terminal(fitted, tmp_path, capsys):
         assert main(command) == 1
         assert "--missing-chunks fill" in capsys.readouterr().err
         assert main([*command, "--missing-chunks", "fill"]) == 0
-    assert dask.config.get("daskgmm.missing-chunks", None) is None
+    assert dask.config.get("daskgmm.missing-chunks") == "raise"
     assert main(["score", str(path), "--model", "m", "--missing-chunks", "guess"]) == 2
 
 

@@ -15,29 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from memory import Process, peak_memory
 
 from contest.contestants import CONTESTANTS, Fit
 from contest.problem import Mixture, Problem, Task
 
 
-def bytes_read(process: Process) -> int | None:
-    """By read calls, from the file cache or the disk; None where the system does not count them."""
-    try:
-        return sum(member.io_counters().read_chars for member in process.members())
-    except (AttributeError, psutil.Error):
-        return None
-
-
-def timed(fit: Fit, max_iter: int, tol: float | None, process: Process) -> tuple[Mixture, dict[str, Any]]:
-    before, begin = bytes_read(process), time.perf_counter()
+def timed(fit: Fit, max_iter: int, tol: float | None) -> tuple[Mixture, dict[str, Any]]:
+    begin = time.perf_counter()
     mixture, n_iter = fit(max_iter, tol)
-    seconds, after = time.perf_counter() - begin, bytes_read(process)
+    seconds = time.perf_counter() - begin
     if tol is None and n_iter != max_iter:
         raise RuntimeError(f"stopped by itself after {n_iter} of {max_iter} iterations")
-    read = None if before is None or after is None else after - before
-    return mixture, {"max_iter": max_iter, "n_iter": n_iter, "seconds": seconds, "bytes_read": read}
+    return mixture, {"max_iter": max_iter, "n_iter": n_iter, "seconds": seconds}
 
 
 def measure(name: str, task: Task, iterations: list[int], tol: float | None) -> tuple[Mixture, dict[str, Any]]:
@@ -52,7 +42,7 @@ def measure(name: str, task: Task, iterations: list[int], tol: float | None) -> 
         if tol is None:
             for max_iter in iterations if contestant.compiles else iterations[:1]:
                 fit(max_iter, None)
-        fits = [timed(fit, max_iter, tol, process) for max_iter in iterations]
+        fits = [timed(fit, max_iter, tol) for max_iter in iterations]
     return fits[-1][0], {"idle_bytes": idle, "peak_bytes": peaks[name], "fits": [numbers for _, numbers in fits]}
 
 

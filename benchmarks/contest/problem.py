@@ -41,11 +41,6 @@ class Problem:
         """EM iterations to time: more where one is short, so that they stand out from what a fit does besides."""
         return min(max(round(1e8 / self.work), 5), 20)
 
-    def needs_at_least(self, other: Problem) -> bool:
-        """Whether it cannot take less than another."""
-        sizes = zip(list(vars(self).values())[:3], list(vars(other).values())[:3], strict=True)
-        return all(mine >= theirs for mine, theirs in sizes) and self.threads <= other.threads
-
 
 @dataclass(frozen=True)
 class Mixture:

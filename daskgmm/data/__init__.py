@@ -9,7 +9,6 @@ hdf5        datasets of HDF5 files as sources
 records     arrays whose fields are the features
 blosc       chunks that Blosc would not notice to be cut off
 retry       reads that may work when they are tried again
-config      what users may set about reading
 blocks      dask arrays
 detached    rows in memory as tasks of their own, sent to a cluster once
 forks       forked children, in which threads and held locks are gone

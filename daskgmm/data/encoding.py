@@ -84,6 +84,11 @@ class Encoding:
         return {"dtype": str(self.dtype), **numbers}
 
 
+def decoding_bytes(encoding: Encoding | None, n_values: int) -> int:
+    """Bytes of decoded values beside the stored numbers, and of three masks that mark what is missing."""
+    return 0 if encoding is None else n_values * (encoding.dtype.itemsize + 3)
+
+
 def decoded(encoding: Encoding, stored: Array, start: int, name: str, place: str) -> Array:
     """Values of some rows, none of which may be missing.
 

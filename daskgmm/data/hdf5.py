@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import DataChangedError, MissingDependencyError, StoreError, StoreNotFoundError, UnsupportedDataError
 from .addresses import printable
-from .encoding import ATTRIBUTES, decoded, encoding_of
+from .encoding import ATTRIBUTES, decoded, decoding_bytes, encoding_of
 from .guards import product
 from .retry import told
 from .source import LONGEST_ADDRESS, Source
@@ -170,7 +170,7 @@ class DatasetSource(Source):
         self.handle.check_open()
 
     def reading_bytes(self, n_rows: int) -> int:
-        # HDF5 holds a chunk as it is stored and as it is decompressed; values take as much again, and what is missing.
+        # HDF5 holds a chunk as it is stored and as it is decompressed.
         width = product(self.shape[1:])
-        values = 0 if self.handle.encoding is None else n_rows * (self.row_bytes + 3 * width)
-        return (n_rows + 2 * min(n_rows, self.chunk_rows)) * width * self.handle.stored.itemsize + values
+        stored = (n_rows + 2 * min(n_rows, self.chunk_rows)) * width * self.handle.stored.itemsize
+        return stored + decoding_bytes(self.handle.encoding, n_rows * width)

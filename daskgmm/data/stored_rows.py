@@ -22,10 +22,10 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from ..config import Reading
 from ..errors import ChunkError, DataChangedError, MissingChunkError, StoreError, StoreNotFoundError
 from .blosc import checked
-from .config import Reading
-from .encoding import ATTRIBUTES, decoded, zarr_encoding
+from .encoding import ATTRIBUTES, decoded, decoding_bytes, zarr_encoding
 from .forks import check_decoder
 from .guards import check_archive, check_chunks, check_extent, product
 from .retry import may_pass, retried, told
@@ -352,8 +352,7 @@ class StoreSource(Source):
         at_once = min(n_rows, self.chunk_rows * int(zarr.config.get("async.concurrency") or n_rows))
         width = product(self.shape[1:])
         stored = width * np.dtype(self.handle.array.dtype).itemsize
-        # Values take as much again, and so does a byte for each that says whether it is missing, three times.
-        values = 0 if self.handle.encoding is None else n_rows * (self.row_bytes + 3 * width)
+        values = decoding_bytes(self.handle.encoding, n_rows * width)
         return (n_rows + (2 if self._is_compressed else 1) * at_once) * stored + values
 
     def place(self, start: int, stop: int) -> str:

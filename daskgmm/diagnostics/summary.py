@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from dask.utils import format_bytes
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -177,7 +178,7 @@ def _cost(n_passes: int, history: Sequence[Record]) -> str:
     if passes:
         arithmetic = ", ".join(sorted({passed["arithmetic"] for passed in passes}))
         rate = rows_per_second(float(np.median([passed["rows_per_second"] for passed in passes])))
-        told += f" over {_size(passes[0]['bytes_read'])} at {rate}, {arithmetic}"
+        told += f" over {format_bytes(passes[0]['bytes_read'])} at {rate}, {arithmetic}"
     sampled = sum(passed["n_iter"] for passed in history if passed["kind"] == "sample")
     return f"{told}; {sampled} iterations on samples" if sampled else told
 
@@ -242,9 +243,9 @@ def _arrays(arrays: Mapping[str, Record]) -> Table:
     for column in ("array", "shape", "dtype", "chunks", "size", "stored"):
         table.add_column(column)
     for name, array in arrays.items():
-        stored = _size(array["bytes_stored"]) if "bytes_stored" in array else ""
+        stored = format_bytes(array["bytes_stored"]) if "bytes_stored" in array else ""
         shape, chunks = _word(array["shape"]), _word(array["chunks"])
-        table.add_row(_word(name), shape, array["dtype"], chunks, _size(array["bytes"]), stored)
+        table.add_row(_word(name), shape, array["dtype"], chunks, format_bytes(array["bytes"]), stored)
     return table
 
 
@@ -259,11 +260,3 @@ def _word(value: Any) -> str:
         return f"{value:,}"
     text = f"{value:.8g}" if isinstance(value, float) else str(value)
     return "".join(c if c.isprintable() else "?" for c in text)  # a file's names may hold escape sequences
-
-
-def _size(n_bytes: int) -> str:
-    size, units = float(n_bytes), ["B", "kB", "MB", "GB", "TB", "PB"]
-    while size >= 1000 and len(units) > 1:
-        size /= 1000
-        units.pop(0)
-    return f"{size:.3g} {units[0]}"

@@ -17,9 +17,9 @@ import dask
 import distributed
 from distributed.worker_memory import parse_memory_limit
 
+from ..config import timeout_seconds
 from ..data.claims import locked
 from ..errors import SchedulerError
-from .config import patience
 from .events import EngineClosed, Listener, Waiting
 from .main_guard import check_main_guard
 from .memory import Worker, check_limit
@@ -162,7 +162,7 @@ def _told(callbacks: tuple[Listener, ...], waiting: Waiting) -> Iterator[None]:
 
 
 def _await(client: distributed.Client, n_workers: int) -> None:
-    limit = patience(_START)
+    limit = timeout_seconds(_START)
     try:
         client.wait_for_workers(n_workers, timeout=limit)
     except TimeoutError as error:
@@ -179,7 +179,7 @@ def _ended(cluster: distributed.LocalCluster) -> Iterator[None]:
         yield
     finally:
         try:
-            cluster.close(timeout=patience(_STOP))
+            cluster.close(timeout=timeout_seconds(_STOP))
         except TimeoutError:
             _log.warning("The worker processes on this machine did not end, and are killed")
         finally:  # also after a second Ctrl-C: nothing of it is left that could be waited for

@@ -18,9 +18,9 @@ from typing import Any
 
 import distributed
 
+from ..config import timeout_seconds
 from ..data.addresses import Secrets, without_secrets
 from ..errors import DaskGMMError, SchedulerError
-from .config import patience
 from .encryption import advice
 from .memory import Worker
 
@@ -87,7 +87,7 @@ class Connection:
 
     def _first_client(self) -> distributed.Client:
         try:
-            return _connect(self._address, None, patience(ANSWER))
+            return _connect(self._address, None, timeout_seconds(ANSWER))
         except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:  # not set up, or barred
             secrets = Secrets(self._address)
             raise SchedulerError(
@@ -103,7 +103,7 @@ class Connection:
             self.reconnect(lost)
 
     def _await_worker(self) -> None:
-        limit = patience(FIRST_WORKER)
+        limit = timeout_seconds(FIRST_WORKER)
         if self.at_work(limit):
             return
         # There may be nobody who starts workers before there is something for them to do.
@@ -142,7 +142,7 @@ class Connection:
         SchedulerError
             If that does not happen in time.
         """
-        limit = patience(_RETURN)
+        limit = timeout_seconds(_RETURN)
         deadline = time.monotonic() + limit
         _log.warning("The Dask scheduler %s went away (%s): it is waited for, %g s at most", self, lost, limit)
         lost_clients = len(self._own)
@@ -229,7 +229,7 @@ class Connection:
 
         if client.status != "running":
             raise Lost(f"the client is {client.status}")
-        limit = patience(SILENCE) if limit is None else max(limit, _SHORT)
+        limit = timeout_seconds(SILENCE) if limit is None else max(limit, _SHORT)
         try:
             return client.sync(ask, callback_timeout=limit)
         except TimeoutError as error:
@@ -278,7 +278,7 @@ def _greet(address: str, security: Any, limit: float) -> None:
 
 def _close(client: distributed.Client) -> None:
     try:
-        client.close(timeout=patience(ANSWER))
+        client.close(timeout=timeout_seconds(ANSWER))
     except Exception as error:  # nothing depends on it any more
         _log.warning("A client of %s could not be closed in time (%s)", client.id, error)
 
@@ -300,7 +300,7 @@ def _check_event_loop(client: distributed.Client) -> None:
     """Raise unless the client's event loop runs: in a child that was forked it is a copy that nobody runs."""
     runs = threading.Event()
     client.loop.add_callback(runs.set)
-    if not runs.wait(patience(ANSWER)):
+    if not runs.wait(timeout_seconds(ANSWER)):
         raise SchedulerError(
             "The event loop of the distributed.Client in use does not run in this process, as in one that was forked "
             "from the client's. Make a client in each process (scheduler=address does), start processes with "

@@ -1,28 +1,19 @@
-"""What to try where this process and a scheduler do not get to speak to each other, with TLS or without."""
+"""What to check where this process and a scheduler do not get to speak to each other, with TLS or without."""
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator
 
 import dask
-import distributed
 
 _SETTINGS = "distributed.comm.tls"
-_NAMES = ("ca-file", "client.cert", "client.key")
 
-_REACH = "Check the address and that `dask scheduler` runs there and can be reached from here."
-_SAYS_TLS = (
-    f"If it uses TLS, its address begins with tls://, and this process needs certificates ({_SETTINGS}, "
-    "docs/reliability.md)."
-)
-_ONLY_TLS = (
-    "distributed.comm.require-encryption is set here, so it has to be started with TLS, and its address begins with "
-    "tls://."
-)
-_ONE_AUTHORITY = (
-    f"It has to run with TLS, and both sides need certificates of one authority ({_SETTINGS}.ca-file) that are valid "
-    "today. Its log tells what it refuses."
+_ADVICE = (
+    "Check the address and that `dask scheduler` runs there and can be reached from here. With TLS its address begins "
+    "with tls://, and both sides need certificates of one authority, in PEM format and valid today "
+    f"({_SETTINGS}, docs/reliability.md); its log tells what it refuses."
 )
 
 
@@ -36,42 +27,20 @@ def advice(address: str, error: BaseException) -> str:
     error : BaseException
         What connecting to it ended in.
     """
-    if address.partition("://")[0] not in ("tls", "wss"):
-        if isinstance(error, RuntimeError):
-            return _ONLY_TLS
-        return f"{_REACH} {_SAYS_TLS}" if isinstance(error, distributed.comm.CommClosedError) else _REACH
-    trouble = _trouble()
-    if trouble is not None:
-        return f"Certificates are configured in {_SETTINGS} (docs/reliability.md): {trouble}."
-    if isinstance(error, TimeoutError):
-        return _REACH
-    refused = [cause.verify_message for cause in _chain(error) if isinstance(cause, ssl.SSLCertVerificationError)]
-    return "".join(f"Its certificate: {reason}. " for reason in refused) + _ONE_AUTHORITY
+    return " ".join([*_causes(error), *(_missing_files() if address.startswith(("tls:", "wss:")) else ()), _ADVICE])
 
 
-def _trouble() -> str | None:
-    """What is wrong with the settings of this process."""
-    for name in _NAMES:
+def _causes(error: BaseException | None) -> Iterator[str]:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            yield f"Its certificate: {error.verify_message}."
+        error = error.__cause__ or error.__context__
+
+
+def _missing_files() -> Iterator[str]:
+    for name in ("ca-file", "client.cert", "client.key"):
         value = dask.config.get(f"{_SETTINGS}.{name}", None)
         if value is None and name == "client.key":
             continue  # it may be in the file of the certificate
-        if not isinstance(value, str):
-            return f"{name} is {value!r:.80}, not the name of a file"
-        if "\n" in value:
-            continue  # the text itself
-        try:
-            with open(value, "rb"):
-                pass
-        except (OSError, ValueError) as error:
-            return f"{name} is {value!r:.200}, which cannot be read ({getattr(error, 'strerror', error)})"
-    try:
-        distributed.Security().get_connection_args("client")
-    except (ValueError, TypeError, OSError) as error:
-        return f"{', '.join(_NAMES)} are no certificates and their key in PEM format ({error!s:.200})"
-    return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+        if not isinstance(value, str) or not ("\n" in value or os.path.isfile(value)):  # or the text itself
+            yield f"{_SETTINGS}.{name} is {value!r:.200}, which is no file."

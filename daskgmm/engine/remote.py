@@ -27,8 +27,8 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 from distributed.scheduler import KilledWorker
 
+from ..config import timeout_seconds
 from ..errors import SchedulerError
-from .config import patience
 from .connection import ANSWER, FIRST_WORKER, SILENCE, Connection, Lost, classified
 from .graph import upstream
 from .holdings import Holdings
@@ -126,7 +126,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
 
     def events(self, topic: str, witness: str) -> list[Any]:
         with suppress(Lost):  # what it knew is gone with it, and no result depends on it
-            told = self._connection.events(topic, patience(ANSWER))
+            told = self._connection.events(topic, timeout_seconds(ANSWER))
             return [event for event in told if event["witness"] == witness]
         return []
 
@@ -299,12 +299,12 @@ class _Watch:
         """Raise if nobody has been at work for too long, or the scheduler has forgotten the task."""
         now = time.monotonic()
         self._idle_since = None if self._connection.at_work() else self._idle_since or now
-        limit = patience(FIRST_WORKER)
+        limit = timeout_seconds(FIRST_WORKER)
         if self._idle_since is not None and now - self._idle_since > limit:
             raise _Idle(limit)
         if self._connection.knows(self._key):
             self._was_known = True
-        elif self._was_known or self._connection.is_forgotten() or now - self._begin > patience(SILENCE):
+        elif self._was_known or self._connection.is_forgotten() or now - self._begin > timeout_seconds(SILENCE):
             raise Lost("it does not know any more what it was asked for")  # the graph is not on its way to it
 
 

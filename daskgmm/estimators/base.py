@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
+from ..config import compiled
 from ..core.estimation import State
 from ..core.kernels import Kernel, choose_loops
 from ..core.loops import Loops
@@ -26,7 +27,6 @@ from ..data.source import Dataset
 from ..data.survey import check_weight_sum
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
-from ..engine.config import compiled
 from ..engine.events import Listener
 from ..engine.plain import is_short, run_here
 from ..engine.run import Engine

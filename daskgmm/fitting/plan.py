@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from dask.utils import format_bytes
 
 from ..core.loops import Loops
 from ..core.quadratic import QuadraticKernel
@@ -83,19 +84,19 @@ class FitPlan:
         step, task = self.estep, self.estep.task
         place = f"{len(self.workers)} worker processes" if self.workers else "this process"
         limits = sorted({worker.limit for worker in self.workers if worker.limit})
-        limit = f", whose limit is {_size(limits[0])}" if limits else ""
+        limit = f", whose limit is {format_bytes(limits[0])}" if limits else ""
         return {
-            "rows": f"{self.n_rows} × {self.n_features} {self.dtype}, {_size(self.data_bytes)}",
+            "rows": f"{self.n_rows} × {self.n_features} {self.dtype}, {format_bytes(self.data_bytes)}",
             "mixture": f"{self.n_components} components, {self.covariance_type} covariance",
             "passes": f"at most {self.most_passes}: a survey, then iterations",
             "a pass": f"{step.n_batches} tasks of up to {step.batch_rows} rows, read {step.slab_rows} rows at a time, "
             f"on {self.n_threads} threads of {place}",
-            "a task": f"{_size(task.total)} at most: {_size(task.slabs)} rows as they are read, "
-            f"{_size(task.work)} work arrays, {_size(task.values)} sums, "
-            f"{_size(task.leaves)} rows at the ends of tasks",
-            "a worker" if self.workers else "memory": f"{_size(self.worker_bytes)} at most, "
-            f"{_size(step.process_bytes)} of it Python and packages{limit}",
-            "driver": f"{_size(self.driver_bytes)} for the sample that starts are made from",
+            "a task": f"{format_bytes(task.total)} at most: {format_bytes(task.slabs)} rows as they are read, "
+            f"{format_bytes(task.work)} work arrays, {format_bytes(task.values)} sums, "
+            f"{format_bytes(task.leaves)} rows at the ends of tasks",
+            "a worker" if self.workers else "memory": f"{format_bytes(self.worker_bytes)} at most, "
+            f"{format_bytes(step.process_bytes)} of it Python and packages{limit}",
+            "driver": f"{format_bytes(self.driver_bytes)} for the sample that starts are made from",
         }
 
     def __str__(self) -> str:
@@ -125,8 +126,9 @@ def check_parameters(dataset: Dataset, structure: CovarianceStructure, n_compone
     exchanged = "Rows are samples and columns features: if these are exchanged, pass X.T. Otherwise use"
     raise WorkerMemoryError(
         f"X has {dataset.n_rows} rows and {dataset.n_features} features. The covariances ({structure.name}) of "
-        f"{n_components} components take {_size(n_bytes)}, a fit takes {_COPIES_OF_PARAMETERS} times that at least, "
-        f"and this machine has {_size(memory)}. {exchanged if dataset.n_rows < dataset.n_features else 'Use'} fewer "
+        f"{n_components} components take {format_bytes(n_bytes)}, a fit takes {_COPIES_OF_PARAMETERS} times that at "
+        f"least, and this machine has {format_bytes(memory)}. "
+        f"{exchanged if dataset.n_rows < dataset.n_features else 'Use'} fewer "
         "components, or a covariance_type with fewer parameters, such as 'diag'."
     )
 
@@ -184,7 +186,3 @@ def _costs(dataset: Dataset, settings: Settings, loops: Loops) -> list[Cost]:
     products = {np.dtype(np.float64), sample_dtype(dataset)}
     blocks = [QuadraticKernel.plan_block(*shape, dtype, loops) for dtype in products]
     return [Cost.of(*shape, block, loops) for block in (*blocks, ResidualKernel.plan_block(*shape, loops))]
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"

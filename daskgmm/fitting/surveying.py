@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ..config import compiled
 from ..core.kernels import choose_loops
 from ..core.loops import Loops
 from ..core.structure import CovarianceStructure
 from ..data.row_sample import RowSample, WeightSurvey, WeightSurveyFold, draw_rows, draw_seed
 from ..data.source import Dataset
 from ..data.survey import Survey, SurveyFold, check_range, check_weight_sum, scatter_bytes
-from ..engine.config import compiled
 from ..engine.run import Engine
 from ..engine.tree import leaf_rows
 from .candidate import Candidate

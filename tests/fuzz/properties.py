@@ -27,12 +27,11 @@ from sklearn.exceptions import ConvergenceWarning
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.cli import main
+from daskgmm.config import Reading, compiled, timeout_seconds
 from daskgmm.data.addresses import Secrets, local_path, split_address, without_secrets
-from daskgmm.data.config import Reading
 from daskgmm.data.store import open_node, open_zarr
 from daskgmm.data.stored_rows import StoreSource
 from daskgmm.diagnostics.summary import print_record
-from daskgmm.engine.config import compiled, patience
 from daskgmm.errors import (
     CheckpointError,
     DaskGMMError,
@@ -439,7 +438,7 @@ def any_secret(scheme, secret, in_query):
 def any_configuration(value):
     """Any configuration value has a meaning, or is refused by name."""
     for name, function in {
-        "timeout": lambda: patience("10s"),
+        "timeout": lambda: timeout_seconds("10s"),
         "compiled": compiled,
         "missing-chunks": Reading.configured,
         "read-retries": Reading.configured,

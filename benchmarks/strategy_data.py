@@ -54,22 +54,15 @@ class DataSet:
             raise RuntimeError(f"{self.name} has shape {rows.shape}, expected {(self.n_rows, self.n_features)}")
         return np.ascontiguousarray(rows, np.float64)
 
-    def settings(self) -> dict[str, Any]:
-        """What records of its fits depend on."""
-        names = "covariance_type", "n_components", "n_features", "n_rows", "reg_covar", "init_size"
-        return {"about": self.rows.about, **{name: getattr(self, name) for name in names}}
+    def missing(self) -> bool:
+        """Something has to be installed for its rows."""
+        return not all(importlib.util.find_spec(module) for module in self.rows.modules)
 
-    def missing(self) -> str | None:
-        """What to do where its rows cannot be had."""
-        there = all(importlib.util.find_spec(module) for module in self.rows.modules)
-        return None if there else "missing: pip install 'daskgmm[bench]'"
-
-    def drawn_with(self, n_rows: int | None) -> DataSet:
-        """With so many rows, if they are drawn."""
-        return replace(self, n_rows=n_rows) if n_rows and isinstance(self.rows.take, Drawing) else self
-
-    def at_most(self, n_rows: int | None) -> DataSet:
-        return self if n_rows is None else replace(self, n_rows=min(self.n_rows, n_rows))
+    def with_rows(self, n_rows: int | None) -> DataSet:
+        """With so many rows if they are drawn, and at most so many otherwise."""
+        if n_rows is None:
+            return self
+        return replace(self, n_rows=n_rows if isinstance(self.rows.take, Drawing) else min(self.n_rows, n_rows))
 
 
 def evenly(rows: Array, n_rows: int) -> Array:
