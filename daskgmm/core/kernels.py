@@ -75,7 +75,7 @@ def choose_kernel(
     for products in (np.dtype(np.float32), np.dtype(np.float64))[0 if single else 1 :]:
         narrow = n_quadratic * products.itemsize <= _MOST_FEATURE_BYTES
         if narrow and error[products.name] <= _TOLERANCE[products.name]:
-            known = n_quadratic == 0 and products.name in common_known
+            known = parameters.structure.shared and products.name in common_known
             return QuadraticKernel(parameters, frame, products.type, loops, common_known=known)
     return ResidualKernel(parameters, frame, loops)
 

@@ -245,7 +245,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
 
     def _store_state(self, state: Posterior, dtype: Any) -> None:
         # In double precision whatever the data are, as in scikit-learn: counts of rows take more than seven digits.
-        priors, mixture = state.priors, state.parameters()
+        structure, priors, mixture = state.structure, state.priors, state.parameters()
         if priors is not None:
             self.weight_concentration_prior_ = priors.weight_concentration
             self.mean_precision_prior_ = priors.mean_precision
@@ -255,11 +255,12 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         self.weight_concentration_ = _unstacked(state.weight_concentration)
         self.mean_precision_ = state.mean_precision
         self.means_ = state.means
-        self.degrees_of_freedom_ = _plain(state.degrees_of_freedom)
-        self.covariances_ = state.covariances
-        self.precisions_cholesky_ = state.precisions_cholesky
+        counts = structure.counts_attribute_shape(mixture.n_components)
+        self.degrees_of_freedom_ = _plain(state.degrees_of_freedom.reshape(counts))
+        self.covariances_ = structure.to_attribute(state.covariances)
+        self.precisions_cholesky_ = structure.to_attribute(state.precisions_cholesky)
         self.weights_ = mixture.weights
-        self.precisions_ = state.structure.precisions(state.precisions_cholesky)
+        self.precisions_ = structure.to_attribute(structure.precisions(state.precisions_cholesky))
         self._remember()
 
     def _read(self, attributes: Mapping[str, Array]) -> tuple[Posterior, MixtureParameters]:
@@ -276,7 +277,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
                 "warm_start.",
             )
         covariances, factors = check_covariances(structure, name, matrices, means)
-        counts = structure.matrix_counts(np.zeros(k)).shape
+        counts = structure.counts_attribute_shape(k)
         posterior = Posterior(
             structure,
             weights,
@@ -284,7 +285,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
             check_positive("weight_concentration_", concentration, concentration.shape),
             check_positive("mean_precision_", attributes["mean_precision_"], (k,)),
             means,
-            check_positive("degrees_of_freedom_", attributes["degrees_of_freedom_"], counts, d - 1),
+            check_positive("degrees_of_freedom_", attributes["degrees_of_freedom_"], counts, d - 1).reshape(-1),
             covariances,
             factors,
         )

@@ -263,9 +263,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         dtype = dtype if state.fits(dtype) else np.float64
         self.weights_ = state.weights.astype(dtype)
         self.means_ = state.means.astype(dtype)
-        self.covariances_ = state.covariances.astype(dtype)
-        self.precisions_cholesky_ = state.precisions_cholesky.astype(dtype)
-        self.precisions_ = state.structure.precisions(state.precisions_cholesky).astype(dtype)
+        attribute = state.structure.to_attribute
+        self.covariances_ = attribute(state.covariances).astype(dtype)
+        self.precisions_cholesky_ = attribute(state.precisions_cholesky).astype(dtype)
+        self.precisions_ = attribute(state.structure.precisions(state.precisions_cholesky)).astype(dtype)
         self._exact = state
         self._remember()
 
@@ -296,6 +297,9 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
 def _is_rounded(exact: MixtureParameters, attributes: Mapping[str, Array]) -> bool:
     """Compare attributes with parameters that are rounded to the attributes' own precision."""
     found = {name: getattr(exact, name.removesuffix("_"), None) for name in attributes}
+    matrices = list(attributes)[-1]  # one of `COVARIANCES`
+    if found[matrices] is not None:
+        found[matrices] = exact.structure.to_attribute(found[matrices])
     return all(
         ours is not None and np.array_equal(ours.astype(attributes[name].dtype), attributes[name])
         for name, ours in found.items()

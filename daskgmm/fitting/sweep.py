@@ -136,7 +136,7 @@ class Sweep:
 
     def _complete(self, kernel: Kernel, statistics: SufficientStatistics) -> SufficientStatistics:
         """Add what does not depend on the parameters, which only the first pass computes."""
-        if not isinstance(kernel, QuadraticKernel) or kernel.n_quadratic:
+        if not (isinstance(kernel, QuadraticKernel) and kernel.has_common_second):
             return statistics
         key = kernel.parameters.structure.name, kernel.arithmetic
         if kernel.common_known:

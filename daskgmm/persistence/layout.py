@@ -159,7 +159,7 @@ class _Posterior(Layout):
             "weight_concentration": weights.shape(n_components),
             "mean_precision": (n_components,),
             "means": (n_components, n_features),
-            "degrees_of_freedom": (n_components,) * structure.matrix_counts(np.zeros(1)).ndim,
+            "degrees_of_freedom": (structure.n_matrices(n_components),),
             "covariances": matrices,
             "precisions_cholesky": matrices,
             "prior_weight_concentration": (),
