@@ -20,8 +20,8 @@ _MATRICES = ("covariances_", "precisions_", "precisions_cholesky_", "precisions_
 _estimate = module._estimate_gaussian_covariances_diag  # spherical takes its mean
 
 
-def _estimate_shared(resp: Any, x: Any, nk: Any, means: Any, reg_covar: float) -> Any:
-    covariances = _estimate(resp, x, nk, means, reg_covar)
+def _estimate_shared(resp: Any, x: Any, nk: Any, means: Any, reg_covar: float, **more: Any) -> Any:
+    covariances = _estimate(resp, x, nk, means, reg_covar, **more)
     return np.broadcast_to(nk / nk.sum() @ covariances, covariances.shape).copy()
 
 

@@ -296,10 +296,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
 
 def _is_rounded(exact: MixtureParameters, attributes: Mapping[str, Array]) -> bool:
     """Compare attributes with parameters that are rounded to the attributes' own precision."""
-    found = {name: getattr(exact, name.removesuffix("_"), None) for name in attributes}
-    matrices = list(attributes)[-1]  # one of `COVARIANCES`
-    if found[matrices] is not None:
-        found[matrices] = exact.structure.to_attribute(found[matrices])
+    found: dict[str, Array | None] = {name: getattr(exact, name.removesuffix("_"), None) for name in attributes}
+    name, matrices = list(found.items())[-1]  # one of `COVARIANCES`
+    if matrices is not None:
+        found[name] = exact.structure.to_attribute(matrices)
     return all(
         ours is not None and np.array_equal(ours.astype(attributes[name].dtype), attributes[name])
         for name, ours in found.items()
