@@ -12,20 +12,21 @@ import numpy as np
 import pytest
 import zarr
 from hostile import D, N, X, fit, good_store, refuse
-from sklearn.mixture import GaussianMixture as Reference
+from sklearn_shared import GaussianMixture as Reference
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.cli import main
 from daskgmm.data.guards import MOST_ROWS
 from daskgmm.engine.config import compiled, patience
 from daskgmm.errors import DataRangeError, InvalidWeightsError, StoreError, StoreNotFoundError, UnsupportedDataError
+from daskgmm.names import COVARIANCE_TYPES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.timeout(60),
 ]
 
-STRUCTURES = ["full", "tied", "diag", "spherical"]
+STRUCTURES = list(COVARIANCE_TYPES)
 HUGE = 10**400  # an int that no double holds
 
 

@@ -15,6 +15,7 @@ from daskgmm import BayesianGaussianMixture, GaussianMixture, jobs
 from daskgmm.cli import main
 from daskgmm.diagnostics.summary import store_record
 from daskgmm.errors import ModelFormatError, StoreNotFoundError
+from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.persistence import layout
 
 pytestmark = [
@@ -22,7 +23,7 @@ pytestmark = [
     pytest.mark.timeout(60),
 ]
 
-STRUCTURES = ["full", "tied", "diag", "spherical"]
+STRUCTURES = list(COVARIANCE_TYPES)
 K = 2
 
 

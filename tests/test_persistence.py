@@ -31,9 +31,10 @@ from daskgmm.errors import (
     StoreNotFoundError,
 )
 from daskgmm.fitting.origin import ArrayOrigin
+from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.persistence import layout, writing
 
-STRUCTURES = ["full", "tied", "diag", "spherical"]
+STRUCTURES = list(COVARIANCE_TYPES)
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,55 @@ spherical        Scalar               one each              ‖x‖²
 tied-diag        Diagonal             one for all           none (they cancel)
 tied-spherical   Scalar               one for all           none (they cancel)
 ===============  ===================  ====================  ==================
+
+Other structures come from packages: an installed one names its structure in the entry-point group `ENTRY_POINTS`, and
+is imported when somebody asks for that name. So whatever reads a name finds it: estimators, model files, the terminal.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import entry_points
 
 from ..names import DIAG, FULL, SPHERICAL, TIED, TIED_DIAG, TIED_SPHERICAL
 from .matrices import Diagonal, General, Scalar
 from .structure import CovarianceStructure
 
-STRUCTURES: dict[str, CovarianceStructure] = {
-    structure.name: structure
-    for structure in (
+ENTRY_POINTS = "daskgmm.structures"
+
+
+class Structures(Mapping[str, CovarianceStructure]):
+    """Structures by their names; those of other packages stand here once they have been asked for."""
+
+    def __init__(self, structures: Iterable[CovarianceStructure]) -> None:
+        self._found = {structure.name: structure for structure in structures}
+
+    def register(self, structure: CovarianceStructure) -> None:
+        """Add a structure under its name for this process.
+
+        Raises
+        ------
+        ValueError
+            If another structure has the name.
+        """
+        if self._found.setdefault(structure.name, structure) != structure:
+            raise ValueError(f"there is another covariance structure with the name {structure.name!r}")
+
+    def __getitem__(self, name: str) -> CovarianceStructure:
+        if name not in self._found:
+            for point in entry_points(group=ENTRY_POINTS, name=name):
+                self.register(point.load())
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+STRUCTURES = Structures(
+    (
         General(FULL),
         General(TIED, shared=True),
         Diagonal(DIAG),
@@ -28,5 +66,5 @@ STRUCTURES: dict[str, CovarianceStructure] = {
         Diagonal(TIED_DIAG, shared=True),
         Scalar(TIED_SPHERICAL, shared=True),
     )
-}
+)
 """Every structure by its name, which is a ``covariance_type``."""
