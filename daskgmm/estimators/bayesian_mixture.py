@@ -47,9 +47,10 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     ----------
     n_components : int, default=1
         Largest number of components.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        What a covariance matrix may look like: general, general and shared by all components, diagonal, or one
-        variance.
+    covariance_type : {'full', 'tied', 'diag', 'spherical', 'tied-diag', 'tied-spherical'}, default='full'
+        Form of the covariance matrices: general ('full'), diagonal ('diag') or one variance for all features
+        ('spherical'), each component with its own; or one matrix of that form for all components ('tied', 'tied-diag',
+        'tied-spherical').
     tol : float, default=1e-3
         The fit stops when the lower bound, in nats per row, changes by less. scikit-learn's bound is the sum over the
         rows, so that the same ``tol`` is stricter there the more rows there are: its ``tol`` is this one times n.
@@ -78,8 +79,9 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         How many rows the prior covariance is worth, greater than n_features − 1. None: n_features.
     covariance_prior : float or array-like, default=None
         Prior scale matrix of every covariance; a covariance under the prior alone is this over the degrees of freedom.
-        Shape (n_features, n_features) for 'full' and 'tied', (n_features,) for 'diag', a float for 'spherical'. None:
-        the weighted covariance of the data, their variances, or the mean of these.
+        Shape (n_features, n_features) for 'full' and 'tied', (n_features,) for 'diag' and 'tied-diag', a float for
+        'spherical' and 'tied-spherical'. None: the weighted covariance of the data, their variances, or the mean of
+        these.
     random_state : int, RandomState instance or None, default=None
         Determines the starts, and the rows they are made from.
     warm_start : bool, default=False
@@ -109,17 +111,19 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
             (n_features, n_features)               for 'tied'
             (n_components, n_features)             for 'diag'
             (n_components,)                        for 'spherical'
+            (n_features,)                          for 'tied-diag'
+            (1,)                                   for 'tied-spherical'
 
     weight_concentration_ : ndarray of shape (n_components,), or tuple of two of them
         Parameters of the weights' posterior: of the Dirichlet distribution, or of the Beta distributions of the
         process.
     mean_precision_ : ndarray of shape (n_components,)
         How many rows speak for each mean.
-    degrees_of_freedom_ : ndarray of shape (n_components,), or float for 'tied'
+    degrees_of_freedom_ : ndarray of shape (n_components,), or float where all components share one covariance
         How many rows speak for each covariance.
     weight_concentration_prior_, mean_precision_prior_, degrees_of_freedom_prior_ : float
     mean_prior_ : ndarray of shape (n_features,)
-    covariance_prior_ : ndarray, or float for 'spherical'
+    covariance_prior_ : ndarray, or float for 'spherical' and 'tied-spherical'
         The priors that were used.
     converged_ : bool
     n_iter_ : int

@@ -47,9 +47,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     ----------
     n_components : int, default=1
         Number of components.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        What a covariance matrix may look like: general, general and shared by all components, diagonal, or one
-        variance.
+    covariance_type : {'full', 'tied', 'diag', 'spherical', 'tied-diag', 'tied-spherical'}, default='full'
+        Form of the covariance matrices: general ('full'), diagonal ('diag') or one variance for all features
+        ('spherical'), each component with its own; or one matrix of that form for all components ('tied', 'tied-diag',
+        'tied-spherical').
     tol : float, default=1e-3
         EM stops when the mean log-likelihood, in nats per row, changes by less.
     reg_covar : float, default=1e-6
@@ -102,6 +103,8 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
             (n_features, n_features)               for 'tied'
             (n_components, n_features)             for 'diag'
             (n_components,)                        for 'spherical'
+            (n_features,)                          for 'tied-diag'
+            (1,)                                   for 'tied-spherical'
 
         These attributes are in single precision where the rows are, unless their values are out of its range.
     converged_ : bool
