@@ -3,8 +3,8 @@
 This module imports nothing: `daskgmm --help` and completions must not wait for NumPy and Dask.
 """
 
-COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
-FULL, TIED, DIAG, SPHERICAL = COVARIANCE_TYPES
+COVARIANCE_TYPES = ("full", "tied", "diag", "spherical", "tied-diag", "tied-spherical")
+FULL, TIED, DIAG, SPHERICAL, TIED_DIAG, TIED_SPHERICAL = COVARIANCE_TYPES
 
 INIT_METHODS = ("kmeans", "k-means++", "random", "random_from_data")
 """Values of ``init_params``."""

@@ -23,7 +23,10 @@ from .names import (
 
 if TYPE_CHECKING:
     from click import ParamType
+
+    Choice = click.Choice[str]
 else:
+    Choice = click.Choice
 
     class ParamType(click.ParamType):
         """click's own, which is generic from 8.4 on."""
@@ -91,6 +94,18 @@ class OneNumber(ParamType[int]):
                 f"fit takes one number, not {value!r}: `daskgmm select DATA -k {value}` compares several", param, ctx
             )
         return click.IntRange(min=1).convert(value, param, ctx)
+
+
+class CovarianceType(Choice):
+    """A covariance structure that comes with daskgmm, or the name of one of another package."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if value not in COVARIANCE_TYPES and not (ctx and ctx.resilient_parsing):
+            from .core.covariance import STRUCTURES
+
+            if value in STRUCTURES:
+                return str(value)
+        return str(super().convert(value, param, ctx))
 
 
 class Names(ParamType[list[str]]):
@@ -180,7 +195,7 @@ em = _together(
 )
 estimator = _together(
     click.option("-k", "--n-components", type=OneNumber(), help="Number of components; required without --warm-start."),
-    _parameter("covariance_type", click.Choice(COVARIANCE_TYPES), "What covariance matrices may look like."),
+    _parameter("covariance_type", CovarianceType(COVARIANCE_TYPES), "What covariance matrices may look like."),
     em,
     _parameter("weights_init", str, "Initial weights: a .npy file or a Zarr array."),
     _parameter("means_init", str, "Initial means, likewise."),

@@ -11,8 +11,8 @@ import pytest
 import zarr
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.mixture import BayesianGaussianMixture as BayesianReference
-from sklearn.mixture import GaussianMixture as Reference
+from sklearn_shared import BayesianGaussianMixture as BayesianReference
+from sklearn_shared import GaussianMixture as Reference
 
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture
@@ -20,9 +20,10 @@ from daskgmm.diagnostics.summary import print_record
 from daskgmm.errors import InterruptedWarning, InvalidAttributesError, NonFiniteDataError
 from daskgmm.events import IterationFinished
 from daskgmm.inspection import store_record
+from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.results import write_samples
 
-STRUCTURES = ["full", "tied", "diag", "spherical"]
+STRUCTURES = list(COVARIANCE_TYPES)
 KINDS = [GaussianMixture, BayesianGaussianMixture]
 METHODS = ["predict", "predict_proba", "score_samples", "score"]
 D = 3

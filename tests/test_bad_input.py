@@ -437,6 +437,8 @@ def test_initial_parameters(name, value, message):
         ("tied", (D, D), "'tied precision' should be symmetric, positive-definite"),
         ("diag", (2, D), "'diag precision' should be positive"),
         ("spherical", (2,), "'spherical precision' should be positive"),
+        ("tied-diag", (D,), "'tied-diag precision' should be positive"),
+        ("tied-spherical", (1,), "'tied-spherical precision' should be positive"),
     ],
 )
 def test_initial_precisions_of_other_structures(structure, shape, message):

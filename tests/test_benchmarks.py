@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from daskgmm.names import COVARIANCE_TYPES
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -40,7 +42,7 @@ def test_kernels_agree_with_scikit_learn() -> None:
     report = json.loads(run(*KERNELS, "--json"))
     assert {"processor", "cores", "versions"} <= report["machine"].keys()
     arithmetics = {(r["structure"], r["dtype"], r["arithmetic"]) for r in report["results"]}
-    for structure in ("full", "tied", "diag", "spherical"):
+    for structure in COVARIANCE_TYPES:
         assert {
             (structure, "float64", "float64"),
             (structure, "float64", "precise"),

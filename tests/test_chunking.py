@@ -16,10 +16,11 @@ import daskgmm
 from daskgmm import GaussianMixture, open_zarr
 from daskgmm.data import output, source
 from daskgmm.engine import run, tree
+from daskgmm.names import COVARIANCE_TYPES
 
 pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
-STRUCTURES = ["full", "tied", "diag", "spherical"]
+STRUCTURES = list(COVARIANCE_TYPES)
 PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]
 METHODS = ["predict", "predict_proba", "score_samples"]
 N, D = 230, 3

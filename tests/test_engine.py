@@ -43,6 +43,7 @@ from daskgmm.engine import blas, graph, remote, run, tree
 from daskgmm.engine.run import Engine
 from daskgmm.engine.tree import Accumulator, leaf_rows
 from daskgmm.errors import DaskGMMError, DataChangedError, NonFiniteDataError, SchedulerError, StoreError
+from daskgmm.names import COVARIANCE_TYPES
 
 pytestmark = [
     pytest.mark.covering,
@@ -363,7 +364,7 @@ def test_dasks_own_scheduler_setting_is_followed(expected):
     assert set(watch.threads) == {threading.current_thread()}
 
 
-@pytest.mark.parametrize("structure", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("structure", COVARIANCE_TYPES)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_structures_and_weights_on_a_distributed_scheduler(structure, weighted, client):
     weights = WEIGHTS if weighted else None

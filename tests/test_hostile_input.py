@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import zarr
 from hostile import D, N, X, fit, good_store, refuse
-from sklearn.mixture import GaussianMixture as Reference
+from sklearn_shared import GaussianMixture as Reference
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.cli import main
 from daskgmm.config import compiled, timeout_seconds
 from daskgmm.data.guards import MOST_ROWS
 from daskgmm.errors import DataRangeError, InvalidWeightsError, StoreError, StoreNotFoundError, UnsupportedDataError
+from daskgmm.names import COVARIANCE_TYPES
 
 pytestmark = [
     pytest.mark.covering,
@@ -26,7 +27,7 @@ pytestmark = [
     pytest.mark.timeout(60),
 ]
 
-STRUCTURES = ["full", "tied", "diag", "spherical"]
+STRUCTURES = list(COVARIANCE_TYPES)
 HUGE = 10**400  # an int that no double holds
 
 

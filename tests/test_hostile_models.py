@@ -15,6 +15,7 @@ from daskgmm import BayesianGaussianMixture, GaussianMixture, jobs
 from daskgmm.cli import main
 from daskgmm.errors import ModelFormatError, StoreNotFoundError
 from daskgmm.inspection import store_record
+from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.persistence import layout
 
 pytestmark = [
@@ -23,7 +24,7 @@ pytestmark = [
     pytest.mark.timeout(60),
 ]
 
-STRUCTURES = ["full", "tied", "diag", "spherical"]
+STRUCTURES = list(COVARIANCE_TYPES)
 K = 2
 
 

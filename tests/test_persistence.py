@@ -37,12 +37,13 @@ from daskgmm.errors import (
 from daskgmm.estimators.records import model_record
 from daskgmm.fitting.origin import ArrayOrigin
 from daskgmm.inspection import store_record
+from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.persistence import layout
 from daskgmm.persistence.layout import ModelKind, StoredModel
 from daskgmm.persistence.reading import read_model
 from daskgmm.persistence.writing import write_model
 
-STRUCTURES = ["full", "tied", "diag", "spherical"]
+STRUCTURES = list(COVARIANCE_TYPES)
 
 
 @pytest.fixture(scope="module")

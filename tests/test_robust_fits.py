@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture as Reference
+from sklearn_shared import GaussianMixture as Reference
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, load
 from daskgmm.core import acceleration
@@ -47,6 +47,8 @@ def losing(structure, **parameters):
         "tied": np.eye(2),
         "diag": np.ones((3, 2)),
         "spherical": np.ones(3),
+        "tied-diag": np.ones(2),
+        "tied-spherical": np.ones(1),
     }
     return GaussianMixture(
         3,
@@ -526,6 +528,8 @@ def test_components_that_coincide_are_named(structure):
         "tied": np.eye(2),
         "diag": np.ones((4, 2)),
         "spherical": np.ones(4),
+        "tied-diag": np.ones(2),
+        "tied-spherical": np.ones(1),
     }
     model = GaussianMixture(
         4,

@@ -46,11 +46,12 @@ from daskgmm.errors import (
 from daskgmm.estimators import selection
 from daskgmm.events import IterationFinished, PassStarted, StartFinished
 from daskgmm.fitting.criteria import Contest, remaining_gain
+from daskgmm.names import COVARIANCE_TYPES
 
 pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
 N, D = 3000, 2
-TYPES = ["full", "tied", "diag", "spherical"]
+TYPES = list(COVARIANCE_TYPES)
 
 
 def blobs(n=N, seed=0):

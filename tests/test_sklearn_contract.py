@@ -12,13 +12,14 @@ import pytest
 import sklearn
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.mixture import GaussianMixture as Reference
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn_shared import GaussianMixture as Reference
 
 from daskgmm import GaussianMixture
+from daskgmm.core.covariance import STRUCTURES as ALL
 from daskgmm.errors import (
     CoincidingComponentsWarning,
     IllDefinedCovarianceError,
@@ -29,8 +30,9 @@ from daskgmm.events import StartFinished
 
 pytestmark = pytest.mark.covering
 
-STRUCTURES = ["full", "tied", "diag", "spherical"]
 SHAPES = {"full": (3, 4, 4), "tied": (4, 4), "diag": (3, 4), "spherical": (3,)}
+SHAPES |= {"tied-diag": (4,), "tied-spherical": (1,)}
+STRUCTURES = list(ALL)
 PARAMETERS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]
 
 ignore_convergence = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -52,6 +54,8 @@ def given(structure):
         "tied": np.eye(4) + 0.2,
         "diag": np.outer([1.0, 2.0, 0.7], [1.0, 0.5, 2.0, 1.0]),
         "spherical": np.array([1.0, 2.0, 0.7]),
+        "tied-diag": np.array([1.0, 0.5, 2.0, 1.0]),
+        "tied-spherical": np.array([1.2]),
     }
     return {
         "weights_init": np.array([0.3, 0.3, 0.4]),
@@ -74,7 +78,7 @@ def assert_same_fit(ours, reference, *, bound=1e-10, parameters=1e-8):
     i, j = in_order(ours), in_order(reference)
     for name in PARAMETERS:
         mine, theirs = getattr(ours, name), getattr(reference, name)
-        if len(mine) == len(i) and ours.covariance_type != "tied":
+        if len(mine) == len(i) and not (ALL[ours.covariance_type].shared and name in PARAMETERS[2:]):
             mine, theirs = mine[i], theirs[j]
         np.testing.assert_allclose(mine, theirs, rtol=parameters, atol=parameters, err_msg=name)
 
@@ -547,7 +551,10 @@ def test_methods_of_the_exact_scikit_learn_parameters(fitted, method):
     np.testing.assert_allclose(getattr(ours, method)(new), getattr(theirs, method)(new), rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize(("structure", "count"), [("full", 44), ("tied", 24), ("diag", 26), ("spherical", 17)])
+@pytest.mark.parametrize(
+    ("structure", "count"),
+    [("full", 44), ("tied", 24), ("diag", 26), ("spherical", 17), ("tied-diag", 18), ("tied-spherical", 15)],
+)
 def test_information_criteria_count_the_free_parameters(structure, count):
     # Item 11.
     x = overlapping()
@@ -568,8 +575,8 @@ def test_samples_are_grouped_and_repeatable(fitted):
     assert (np.diff(labels) >= 0).all()
     for k in range(3):
         mine = rows[labels == k]
-        full = theirs.covariances_ if ours.covariance_type == "tied" else theirs.covariances_[k]
-        covariance = {"diag": np.diag, "spherical": lambda v: v * np.eye(4)}.get(ours.covariance_type, np.asarray)(full)
+        values = theirs.covariances_ if ALL[ours.covariance_type].shared else theirs.covariances_[k]
+        covariance = values if np.ndim(values) == 2 else values * np.eye(4)
         np.testing.assert_allclose(mine.mean(axis=0), theirs.means_[k], atol=0.2)
         np.testing.assert_allclose(np.cov(mine.T), covariance, atol=0.35)
 
@@ -612,7 +619,7 @@ def test_offsets_do_not_matter(structure, dtype, offset):
     still = Reference(**parameters).fit(centered)
     single = dtype is np.float32
     i, j = in_order(moved), in_order(still)
-    tied = structure == "tied"
+    tied = ALL[structure].shared
     mine, expected = (
         (moved.covariances_, still.covariances_) if tied else (moved.covariances_[i], still.covariances_[j])
     )
@@ -685,7 +692,7 @@ def test_a_collapsed_component_ends_in_the_documented_error(structure):
     message = r"ill-defined empirical covariance.*increase reg_covar"
     with pytest.raises(IllDefinedCovarianceError, match=message) as caught:
         GaussianMixture(3, covariance_type=structure, reg_covar=0, random_state=0).fit(x)
-    assert caught.value.components == (() if structure == "tied" else (0, 1, 2))
+    assert caught.value.components == (() if ALL[structure].shared else (0, 1, 2))
     model = GaussianMixture(3, covariance_type=structure, random_state=0).fit(x)  # the remedy works
     np.testing.assert_array_equal(np.sort(model.predict(x)), np.repeat([0, 1, 2], 4))
 

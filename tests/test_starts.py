@@ -22,6 +22,7 @@ from daskgmm.fitting import sampling
 from daskgmm.fitting.sampling import rungs
 from daskgmm.fitting.surveying import take_surveys
 from daskgmm.fitting.sweep import Request, Sweep
+from daskgmm.names import COVARIANCE_TYPES
 
 pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
@@ -117,7 +118,7 @@ def test_folds_that_do_not_fit_into_memory_together_take_more_passes(monkeypatch
 # ---- several starts on all data
 
 
-@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_starts_that_share_passes_end_where_they_end_alone(covariance_type, weighted):
     model = GaussianMixture(4, covariance_type=covariance_type, init_params="random_from_data", max_iter=12, tol=1e-4)

@@ -42,6 +42,9 @@ class Kernel(ABC):
 
     plan: BlockPlan
 
+    has_common_second: bool = False
+    """The second moments of the statistics do not depend on the parameters: one pass serves all in this arithmetic."""
+
     def __init__(self, parameters: MixtureParameters, frame: Frame, loops: Loops = PLAIN) -> None:
         self.parameters = parameters
         self.frame = Frame(frame.center, parameters.structure.frame_scale(frame.scale))

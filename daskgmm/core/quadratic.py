@@ -41,6 +41,7 @@ class QuadraticKernel(Kernel):
         super().__init__(parameters, frame, loops)
         self.common_known = common_known
         """Second moments that do not depend on the parameters have been computed: `complete` adds them."""
+        self.has_common_second = parameters.structure.shared
         self.arithmetic = np.dtype(dtype).name
         self.dtype = np.dtype(dtype)
         self.reference = self.frame.center
@@ -120,8 +121,7 @@ class QuadraticKernel(Kernel):
         log_likelihood = weighted_sum(log_density, weights)
         # Σ r log r = Σ r (θ · T − log p) = <Θ, sums> − log-likelihood: no pass over the responsibilities.
         entropy = log_likelihood - float(np.vdot(self.natural, sums))
-        second = sums[:, : self.n_quadratic] if self.n_quadratic else self._common_second(rows, weights, work)
-        second = second.reshape(self.zero().second.shape)
+        second = self._common_second(rows, weights, work) if structure.shared else sums[:, : self.n_quadratic]
         common_quadratic = 0.0 if self.common_known else structure.common_quadratic(self.cholesky, second)
         return SufficientStatistics(
             self.reference,
@@ -136,13 +136,13 @@ class QuadraticKernel(Kernel):
         )
 
     def _common_second(self, rows: Array, weights: Array | None, work: Scratch) -> Array:
-        """Second moments that no feature carries; zero where they are known."""
+        """Second moments of all rows, which no feature carries; zero where they are known."""
         total = self.zero().second
         if self.common_known:
             return total
         for block in self.blocks(len(rows)):
             z = self._features(rows[block], work)[:-1]
-            total += self.parameters.structure.common_second(z, None if weights is None else weights[block])
+            total += self.parameters.structure.block_moments(z, None if weights is None else weights[block])
         return total
 
     def complete(self, statistics: SufficientStatistics, common: Array) -> SufficientStatistics:

@@ -130,7 +130,7 @@ class PosteriorArrays(StateArrays[Posterior]):
             "weight_concentration": self.weight_distribution.shape(n_components),
             "mean_precision": (n_components,),
             "means": (n_components, n_features),
-            "degrees_of_freedom": structure.matrix_counts(np.zeros(n_components)).shape,
+            "degrees_of_freedom": (structure.n_matrices(n_components),),
             "covariances": matrices,
             "precisions_cholesky": matrices,
             **dict.fromkeys(self._SCALARS, ()),

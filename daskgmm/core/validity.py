@@ -80,8 +80,7 @@ def _agree(
     It moves them by eps · κ(Σ), relative to the largest entry; with variances of about one, κ ≤ K D ‖U‖².
     """
     scale = np.sqrt(structure.marginal_variances(covariances, *shape).mean(axis=0))
-    n_matrices = structure.matrix_counts(np.zeros(shape[0])).size
-    ours, theirs = (structure.scale_cholesky(u, scale).reshape(n_matrices, -1) for u in (expected, found))
+    ours, theirs = (structure.scale_cholesky(u, scale).reshape(len(covariances), -1) for u in (expected, found))
     rounding = 100 * max(np.finfo(np.float64).eps, eps) * shape[0] * shape[1] * (ours**2).sum(axis=1)
     most = np.minimum(1, _DIFFERENCE + rounding) * np.abs(ours).max(axis=1)
     return bool((np.abs(ours - theirs).max(axis=1) <= most).all())

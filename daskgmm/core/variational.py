@@ -7,7 +7,7 @@ D/β_k + ν_k (x − m_k)ᵀ W_k (x − m_k): so it is the E-step of a mixture w
 another constant for each component.
 
 Structures other than ``full`` keep scikit-learn's conventions: the terms of the Wishart distribution are those of full
-matrices, and a tied covariance has the mean of the components' counts as its own.
+matrices, and a covariance that is shared has the mean of the components' counts as its own.
 """
 
 from __future__ import annotations

@@ -152,7 +152,8 @@ def check_covariances(structure: CovarianceStructure, name: str, array: Array, m
     ------
     InvalidAttributesError
     """
-    values = checked(name, array, structure.covariance_shape(*means.shape))
+    values = checked(name, array, structure.attribute_shape(*means.shape))
+    values = structure.from_attribute(values, *means.shape)
     if name == "covariances_":
         check_problem(covariances_problem(structure, values, rounding(array)))
         return values, structure.precisions_cholesky(values)
@@ -211,10 +212,11 @@ def agreed_covariances(parameters: MixtureParameters, array: Array, *, changed_a
         If the covariances are what was set.
     """
     p = parameters
-    if array.shape == p.covariances.shape and np.array_equal(array, p.covariances.astype(array.dtype)):
+    if np.array_equal(array, p.structure.to_attribute(p.covariances).astype(array.dtype)):
         return p.covariances
     values = np.asarray(array, np.float64)
-    if array.shape == p.covariances.shape and np.isfinite(values).all():
+    if array.shape == p.structure.attribute_shape(*p.means.shape) and np.isfinite(values).all():
+        values = p.structure.from_attribute(values, *p.means.shape)
         problem = matrices_problem(p.structure, values, p.precisions_cholesky, p.means, rounding(array))
         if problem is None:
             return values

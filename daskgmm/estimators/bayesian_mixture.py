@@ -51,9 +51,10 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     ----------
     n_components : int, default=1
         Largest number of components.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        What a covariance matrix may look like: general, general and shared by all components, diagonal, or one
-        variance.
+    covariance_type : {'full', 'tied', 'diag', 'spherical', 'tied-diag', 'tied-spherical'}, default='full'
+        Form of the covariance matrices: general ('full'), diagonal ('diag') or one variance for all features
+        ('spherical'), each component with its own; or one matrix of that form for all components ('tied', 'tied-diag',
+        'tied-spherical').
     tol : float, default=1e-3
         The fit stops when the lower bound, in nats per row, changes by less. scikit-learn's bound is the sum over the
         rows, so that the same ``tol`` is stricter there the more rows there are: its ``tol`` is this one times n.
@@ -82,8 +83,9 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         How many rows the prior covariance is worth, greater than n_features − 1. None: n_features.
     covariance_prior : float or array-like, default=None
         Prior scale matrix of every covariance; a covariance under the prior alone is this over the degrees of freedom.
-        Shape (n_features, n_features) for 'full' and 'tied', (n_features,) for 'diag', a float for 'spherical'. None:
-        the weighted covariance of the data, their variances, or the mean of these.
+        Shape (n_features, n_features) for 'full' and 'tied', (n_features,) for 'diag' and 'tied-diag', a float for
+        'spherical' and 'tied-spherical'. None: the weighted covariance of the data, their variances, or the mean of
+        these.
     random_state : int, RandomState instance or None, default=None
         Determines the starts, and the rows they are made from.
     warm_start : bool, default=False
@@ -113,17 +115,19 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
             (n_features, n_features)               for 'tied'
             (n_components, n_features)             for 'diag'
             (n_components,)                        for 'spherical'
+            (n_features,)                          for 'tied-diag'
+            (1,)                                   for 'tied-spherical'
 
     weight_concentration_ : ndarray of shape (n_components,), or tuple of two of them
         Parameters of the weights' posterior: of the Dirichlet distribution, or of the Beta distributions of the
         process.
     mean_precision_ : ndarray of shape (n_components,)
         How many rows speak for each mean.
-    degrees_of_freedom_ : ndarray of shape (n_components,), or float for 'tied'
+    degrees_of_freedom_ : ndarray of shape (n_components,), or float where all components share one covariance
         How many rows speak for each covariance.
     weight_concentration_prior_, mean_precision_prior_, degrees_of_freedom_prior_ : float
     mean_prior_ : ndarray of shape (n_features,)
-    covariance_prior_ : ndarray, or float for 'spherical'
+    covariance_prior_ : ndarray, or float for 'spherical' and 'tied-spherical'
         The priors that were used.
     converged_ : bool
     n_iter_ : int
@@ -253,7 +257,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
 
     def _store_state(self, state: Posterior, dtype: Any) -> None:
         # In double precision whatever the data are, as in scikit-learn: counts of rows take more than seven digits.
-        priors, mixture = state.priors, state.parameters()
+        structure, priors, mixture = state.structure, state.priors, state.parameters()
         if priors is not None:
             self.weight_concentration_prior_ = priors.weight_concentration
             self.mean_precision_prior_ = priors.mean_precision
@@ -263,11 +267,12 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         self.weight_concentration_ = _unstacked(state.weight_concentration)
         self.mean_precision_ = state.mean_precision
         self.means_ = state.means
-        self.degrees_of_freedom_ = _plain(state.degrees_of_freedom)
-        self.covariances_ = state.covariances
-        self.precisions_cholesky_ = state.precisions_cholesky
+        counts = structure.counts_attribute_shape(mixture.n_components)
+        self.degrees_of_freedom_ = _plain(state.degrees_of_freedom.reshape(counts))
+        self.covariances_ = structure.to_attribute(state.covariances)
+        self.precisions_cholesky_ = structure.to_attribute(state.precisions_cholesky)
         self.weights_ = mixture.weights
-        self.precisions_ = state.structure.precisions(state.precisions_cholesky)
+        self.precisions_ = structure.to_attribute(structure.precisions(state.precisions_cholesky))
         self._remember()
 
     def _read(self, attributes: Mapping[str, Array]) -> tuple[Posterior, MixtureParameters]:
@@ -284,7 +289,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
                 "warm_start.",
             )
         covariances, factors = check_covariances(structure, name, matrices, means)
-        counts = structure.matrix_counts(np.zeros(k)).shape
+        counts = structure.counts_attribute_shape(k)
         posterior = Posterior(
             structure,
             weights,
@@ -292,7 +297,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
             check_positive("weight_concentration_", concentration, concentration.shape),
             check_positive("mean_precision_", attributes["mean_precision_"], (k,)),
             means,
-            check_positive("degrees_of_freedom_", attributes["degrees_of_freedom_"], counts, d - 1),
+            check_positive("degrees_of_freedom_", attributes["degrees_of_freedom_"], counts, d - 1).reshape(-1),
             covariances,
             factors,
         )

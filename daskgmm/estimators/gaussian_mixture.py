@@ -51,9 +51,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     ----------
     n_components : int, default=1
         Number of components.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        What a covariance matrix may look like: general, general and shared by all components, diagonal, or one
-        variance.
+    covariance_type : {'full', 'tied', 'diag', 'spherical', 'tied-diag', 'tied-spherical'}, default='full'
+        Form of the covariance matrices: general ('full'), diagonal ('diag') or one variance for all features
+        ('spherical'), each component with its own; or one matrix of that form for all components ('tied', 'tied-diag',
+        'tied-spherical').
     tol : float, default=1e-3
         EM stops when the mean log-likelihood, in nats per row, changes by less.
     reg_covar : float, default=1e-6
@@ -106,6 +107,8 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
             (n_features, n_features)               for 'tied'
             (n_components, n_features)             for 'diag'
             (n_components,)                        for 'spherical'
+            (n_features,)                          for 'tied-diag'
+            (1,)                                   for 'tied-spherical'
 
         These attributes are in single precision where the rows are, unless their values are out of its range.
     converged_ : bool
@@ -271,9 +274,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         dtype = dtype if state.fits(dtype) else np.float64
         self.weights_ = state.weights.astype(dtype)
         self.means_ = state.means.astype(dtype)
-        self.covariances_ = state.covariances.astype(dtype)
-        self.precisions_cholesky_ = state.precisions_cholesky.astype(dtype)
-        self.precisions_ = state.structure.precisions(state.precisions_cholesky).astype(dtype)
+        attribute = state.structure.to_attribute
+        self.covariances_ = attribute(state.covariances).astype(dtype)
+        self.precisions_cholesky_ = attribute(state.precisions_cholesky).astype(dtype)
+        self.precisions_ = attribute(state.structure.precisions(state.precisions_cholesky)).astype(dtype)
         self._exact = state
         self._remember()
 
@@ -303,7 +307,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
 
 def _is_rounded(exact: MixtureParameters, attributes: Mapping[str, Array]) -> bool:
     """Compare attributes with parameters that are rounded to the attributes' own precision."""
-    found = {name: getattr(exact, name.removesuffix("_"), None) for name in attributes}
+    found: dict[str, Array | None] = {name: getattr(exact, name.removesuffix("_"), None) for name in attributes}
+    name, matrices = list(found.items())[-1]  # one of `COVARIANCES`
+    if matrices is not None:
+        found[name] = exact.structure.to_attribute(matrices)
     return all(
         ours is not None and np.array_equal(ours.astype(attributes[name].dtype), attributes[name])
         for name, ours in found.items()

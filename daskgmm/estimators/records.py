@@ -35,7 +35,7 @@ def model_record(model: BaseMixture[Any]) -> Record:
         "weights": p.weights.tolist(),
         "means": p.means.tolist(),
         "standard_deviations": deviations.tolist(),
-        "covariances": p.covariances.tolist(),
+        "covariances": p.structure.to_attribute(p.covariances).tolist(),
     }
 
 

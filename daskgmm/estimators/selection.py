@@ -159,7 +159,8 @@ def select(
     X : array-like of shape (n, D)
         As for `GaussianMixture.fit`.
     n_components : int or iterable of int, default=range(1, 21)
-    covariance_types : {'full', 'tied', 'diag', 'spherical'} or iterable of them, default=('full',)
+    covariance_types : str or iterable of str, default=('full',)
+        Values of ``covariance_type``: 'full', 'tied', 'diag', 'spherical', 'tied-diag', 'tied-spherical'.
     criterion : {'bic', 'aic', 'icl', 'held_out'}, default='bic'
         What decides:
 

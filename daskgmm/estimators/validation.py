@@ -157,8 +157,9 @@ def _check_weights(value: Any, n_components: int) -> Array:
 
 
 def _check_precisions(structure: CovarianceStructure, value: Any, n_components: int, n_features: int) -> Array:
-    shape = structure.covariance_shape(n_components, n_features)
-    precisions = _check_array(f"{structure.name} precision", value, shape)
+    shape = structure.attribute_shape(n_components, n_features)
+    values = _check_array(f"{structure.name} precision", value, shape)
+    precisions = structure.from_attribute(values, n_components, n_features)
     structure.check_precisions(precisions)
     try:
         return structure.factor_precisions(precisions)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.kernels import ARITHMETICS, Kernel, QuadraticKernel, choose_kernel
+from ..core.kernels import ARITHMETICS, COMPLETE, Kernel, QuadraticKernel, choose_kernel
 from ..core.loops import PLAIN, Loops
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, SufficientStatistics
@@ -72,6 +72,8 @@ class Sweep:
         Number of components -> what kernels use beside matrix products.
     weight_sum : float, optional
         What the weights of all rows are known to add up to.
+    rows : str
+        Kind of the rows, which kernels are chosen by.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Sweep:
         frame: Frame,
         loops: Callable[[int], Loops] = lambda _: PLAIN,
         weight_sum: float | None = None,
+        rows: str = COMPLETE,
     ) -> None:
+        self._rows = rows
         self.engine, self.dataset, self.frame, self.loops = engine, dataset, frame, loops
         self._weight_sum = weight_sum
         mean_weight = 1.0 if weight_sum is None else weight_sum / dataset.n_rows
@@ -119,7 +123,7 @@ class Sweep:
         loops = self.loops(request.parameters.n_components)
         structure = request.parameters.structure.name
         known = {arithmetic for name, arithmetic in self.common if name == structure}
-        return choose_kernel(request.parameters, self.frame, self._dtype, loops, known, request.coarsest)
+        return choose_kernel(request.parameters, self.frame, self._dtype, loops, known, request.coarsest, self._rows)
 
     def _check(self, statistics: SufficientStatistics) -> None:
         if statistics.n_rows != self.dataset.n_rows:
@@ -136,7 +140,7 @@ class Sweep:
 
     def _complete(self, kernel: Kernel, statistics: SufficientStatistics) -> SufficientStatistics:
         """Add what does not depend on the parameters, which only the first pass computes."""
-        if not isinstance(kernel, QuadraticKernel) or kernel.n_quadratic:
+        if not (isinstance(kernel, QuadraticKernel) and kernel.has_common_second):
             return statistics
         key = kernel.parameters.structure.name, kernel.arithmetic
         if kernel.common_known:

@@ -24,13 +24,9 @@ def structure(request: pytest.FixtureRequest) -> CovarianceStructure:
 def dense(structure: CovarianceStructure, values: Array, n_components: int, n_features: int) -> Array:
     """Covariances, precisions or factors of any structure as full matrices, (K, D, D)."""
     eye = np.eye(n_features)
-    matrices = {
-        "full": lambda: values,
-        "tied": lambda: np.broadcast_to(values, (n_components, n_features, n_features)),
-        "diag": lambda: values[:, :, None] * eye,
-        "spherical": lambda: values[:, None, None] * eye,
-    }
-    return np.asarray(matrices[structure.name]())
+    kinds = {2: lambda: values, 1: lambda: values[:, :, None] * eye, 0: lambda: values[:, None, None] * eye}
+    matrices = kinds[len(structure.matrix_shape(n_features))]()
+    return np.asarray(np.broadcast_to(matrices, (n_components, n_features, n_features)))
 
 
 def restrict(structure: CovarianceStructure, matrices: Array, weights: Array) -> Array:
@@ -38,9 +34,11 @@ def restrict(structure: CovarianceStructure, matrices: Array, weights: Array) ->
     diagonal = np.einsum("kii->ki", matrices)
     forms = {
         "full": lambda: matrices,
-        "tied": lambda: np.einsum("k,kij->ij", weights, matrices),
+        "tied": lambda: np.einsum("k,kij->ij", weights, matrices)[None],
         "diag": lambda: diagonal,
         "spherical": lambda: diagonal.mean(axis=1),
+        "tied-diag": lambda: (weights @ diagonal)[None],
+        "tied-spherical": lambda: (weights @ diagonal).mean(keepdims=True),
     }
     return np.array(forms[structure.name]())
 

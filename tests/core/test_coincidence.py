@@ -12,7 +12,7 @@ D = 6
 
 def mixture(structure, means, scales=None):
     """Components with these means, in standard deviations, and scales of their covariances, in very different units."""
-    units = np.ones(D) if structure == "spherical" else 10.0 ** np.arange(-6, D - 6)
+    units = np.ones(D) if "spherical" in structure else 10.0 ** np.arange(-6, D - 6)
     k = len(means)
     scales = np.ones(k) if scales is None else np.asarray(scales)
     root = np.tril(np.random.default_rng(0).normal(size=(D, D)), -1) + 2 * np.eye(D)
@@ -20,9 +20,11 @@ def mixture(structure, means, scales=None):
     full = scales[:, None, None] * (root @ root.T)
     covariances = {
         "full": full,
-        "tied": full[0],
+        "tied": full[:1],
         "diag": scales[:, None] * units**2,
         "spherical": scales * 1.0,
+        "tied-diag": units[None] ** 2,
+        "tied-spherical": np.ones(1),
     }[structure]
     whitener = root.T if structure in ("full", "tied") else np.diag(units)
     means = np.asarray(means) @ whitener

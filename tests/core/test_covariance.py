@@ -11,6 +11,7 @@ from sklearn.mixture._gaussian_mixture import _compute_precision_cholesky
 
 from daskgmm import errors
 from daskgmm.core.covariance import STRUCTURES
+from daskgmm.core.matrices import Diagonal
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame
 from daskgmm.core.structure import CovarianceStructure
@@ -34,15 +35,16 @@ def matrices(mixture, library):
 
 
 def test_registry_names_each_structure():
-    assert [(name, s.name) for name, s in STRUCTURES.items()] == [(n, n) for n in ("full", "tied", "diag", "spherical")]
+    names = ("full", "tied", "diag", "spherical", "tied-diag", "tied-spherical")
+    assert [(name, s.name) for name, s in STRUCTURES.items()] == [(name, name) for name in names]
 
 
 def test_incomplete_structure_cannot_be_made():
     class Incomplete(CovarianceStructure):
-        name = "incomplete"
+        pass
 
     with pytest.raises(TypeError, match="abstract"):
-        Incomplete()
+        Incomplete("incomplete")
 
 
 def test_shapes(mixture):
@@ -52,10 +54,25 @@ def test_shapes(mixture):
     assert mixture.precisions_cholesky.shape == shape
     assert s.precisions(mixture.precisions_cholesky).shape == shape
     triangle = d * (d + 1) // 2
-    expected = {"full": (K, triangle), "tied": (triangle,), "diag": (K, d), "spherical": (K,)}
-    assert s.second_shape(K, d) == expected[s.name]
+    expected = {
+        "full": ((K, d, d), (K, d, d), (K, triangle)),
+        "tied": ((1, d, d), (d, d), (1, triangle)),
+        "diag": ((K, d), (K, d), (K, d)),
+        "spherical": ((K,), (K,), (K, 1)),
+        "tied-diag": ((1, d), (d,), (1, d)),
+        "tied-spherical": ((1,), (1,), (1, 1)),
+    }
+    assert (shape, s.attribute_shape(K, d), s.second_shape(K, d)) == expected[s.name]
     # A structure has as many free parameters as second moments.
     assert s.n_covariance_parameters(K, d) == np.prod(s.second_shape(K, d))
+
+
+def test_attributes_and_matrices_are_each_others_inverse(mixture):
+    s, shape = mixture.structure, (K, mixture.n_features)
+    for matrices in (mixture.covariances, mixture.precisions_cholesky):
+        attribute = s.to_attribute(matrices)
+        assert attribute.shape == s.attribute_shape(*shape)
+        np.testing.assert_array_equal(s.from_attribute(attribute, *shape), matrices)
 
 
 def test_a_copy_of_a_structure_is_the_same_structure(structure):
@@ -72,7 +89,11 @@ def test_factors_are_those_of_the_inverse(mixture, matrices):
 
 
 def test_factors_equal_those_of_scikit_learn(mixture):
-    expected = _compute_precision_cholesky(mixture.covariances, mixture.structure.name)
+    s = mixture.structure
+    # scikit-learn has no structure whose diagonal matrix is shared: a mixture of one component is none.
+    theirs = {"tied-diag": "diag", "tied-spherical": "spherical"}.get(s.name, s.name)
+    covariances = s.to_attribute(mixture.covariances) if theirs == s.name else mixture.covariances
+    expected = s.from_attribute(_compute_precision_cholesky(covariances, theirs), K, mixture.n_features)
     np.testing.assert_allclose(mixture.precisions_cholesky, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -198,8 +219,8 @@ def test_common_quadratic_is_the_sum_over_rows(mixture, weighted):
     random = np.random.default_rng(5)
     z = random.normal(size=(mixture.n_features, 9))
     weights = random.random(9) if weighted else None
-    rows, second = s.common_row_quadratic(factors, z), s.common_second(z, weights)
-    assert (rows is None) == (second is None) == (s.n_quadratic(mixture.n_features) > 0)
+    rows, second = s.common_row_quadratic(factors, z), s.block_moments(z, weights)
+    assert s.shared == (rows is not None) == (s.n_quadratic(mixture.n_features) == 0)
     if rows is None:
         assert s.common_quadratic(factors, np.zeros(s.second_shape(K, mixture.n_features))) == 0
     else:
@@ -259,11 +280,11 @@ def test_amplification_grows_with_distance_and_tightness(mixture):
 def collapsed(structure, library, value):
     """Covariances of which the second component's (or the shared one's) first variance is ``value``."""
     covariances = library.make_mixture(structure, K, 3).covariances.copy()
-    target = covariances if structure.name == "tied" else covariances[1:2]
-    if structure.name in ("full", "tied"):
+    target = covariances if structure.shared else covariances[1:2]
+    if structure.has_matrices:
         target[..., 0, :] = target[..., :, 0] = 0
         target[..., 0, 0] = value
-    elif structure.name == "diag":
+    elif isinstance(structure, Diagonal):
         target[..., 0] = value
     else:
         target[...] = value
@@ -274,7 +295,7 @@ def collapsed(structure, library, value):
 def test_collapsed_components_are_named(structure, library, value):
     with pytest.raises(errors.IllDefinedCovarianceError, match="ill-defined empirical covariance") as caught:
         structure.precisions_cholesky(collapsed(structure, library, value))
-    assert caught.value.components == (() if structure.name == "tied" else (1,))
+    assert caught.value.components == (() if structure.shared else (1,))
 
 
 def test_all_collapsed_components_are_named(library):

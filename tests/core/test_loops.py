@@ -176,9 +176,10 @@ def test_kernels_with_either(structure: CovarianceStructure, kind: type, library
     np.testing.assert_allclose(compiled.responsibilities(rows), plain.responsibilities(rows), atol=1e-13)
 
 
-def test_common_moments_once(library: Any) -> None:
-    """What a tied E-step leaves out when it is known, and `complete` adds, changes nothing."""
-    parameters = library.make_mixture(STRUCTURES["tied"], 4, 3)
+@pytest.mark.parametrize("name", [name for name, structure in STRUCTURES.items() if structure.shared])
+def test_common_moments_once(library: Any, name: str) -> None:
+    """The part that an E-step with shared matrices leaves out when it is known, and `complete` adds."""
+    parameters = library.make_mixture(STRUCTURES[name], 4, 3)
     rows = library.draw(parameters, 700)
     whole = QuadraticKernel(parameters, library.frame_of(rows))
     part = QuadraticKernel(parameters, library.frame_of(rows), common_known=True)

@@ -11,6 +11,7 @@ from scipy.special import digamma, gammaln
 from daskgmm.core.concentration import WEIGHT_DISTRIBUTIONS
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.kernels import QuadraticKernel, ResidualKernel, choose_kernel
+from daskgmm.core.matrices import Diagonal, General, Scalar
 from daskgmm.core.statistics import Frame, statistics_of_responsibilities
 from daskgmm.core.variational import GivenPriors, Priors, Variational
 from daskgmm.errors import InvalidWeightsError
@@ -41,17 +42,16 @@ def priors_for(structure, rows, **changes):
     d = rows.shape[1]
     covariance = np.cov(rows.T, ddof=0).reshape(d, d) + 0.1 * np.eye(d)
     forms = {
-        "full": covariance,
-        "tied": covariance,
-        "diag": np.diag(covariance).copy(),
-        "spherical": np.asarray(np.trace(covariance) / d),
+        General: covariance,
+        Diagonal: np.diag(covariance).copy(),
+        Scalar: np.asarray(np.trace(covariance) / d),
     }
     values = {
         "weight_concentration": 2.0,
         "mean_precision": 3.0,
         "mean": rows.mean(axis=0) + 0.25,
         "degrees_of_freedom": float(d + 1),
-        "covariance": forms[structure.name],
+        "covariance": forms[type(structure)],
     }
     return Priors(**(values | changes))
 
@@ -94,13 +94,13 @@ def test_posterior_is_bishops(step, library, family):
     scatter = np.stack([(g - c).T @ (g - c) for g, c in zip(groups, centers, strict=True)])
     distance = centers - prior.mean
     scatter += (3 * n / beta)[:, None, None] * distance[:, :, None] * distance[:, None, :]
-    if structure.name == "tied":
+    if structure.shared:
         scatter, n = scatter.mean(axis=0, keepdims=True), n.mean(keepdims=True)
     prior_matrix = library.dense(structure, _as_covariances(structure, prior.covariance), 1, d)
     expected = (prior_matrix + scatter) / (d + 1 + n)[:, None, None]
-    if structure.name in ("diag", "spherical"):
+    if not structure.has_matrices:
         expected = expected * np.eye(d)
-    if structure.name == "spherical":
+    if isinstance(structure, Scalar):
         expected = np.einsum("kii->k", expected)[:, None, None] / d * np.eye(d)
     np.testing.assert_allclose(np.ravel(found.degrees_of_freedom), (d + 1 + n).astype(float), rtol=1e-14)
     covariances = library.dense(structure, found.covariances, 3, d)
@@ -124,7 +124,7 @@ def test_e_step_has_the_expected_natural_parameters(step, library, family):
         broken = [exact_digamma(2 * (1 + n)) - whole for n, whole in zip(counts, both, strict=True)]
         left = [exact_digamma(2 * (2 + m)) - whole for m, whole in zip(later, both, strict=True)]
         expected = [broken[k] + sum(left[:k]) for k in range(3)]
-    nu = [4 + sum(counts) // 3] * 3 if structure.name == "tied" else [4 + n for n in counts]
+    nu = [4 + sum(counts) // 3] * 3 if structure.shared else [4 + n for n in counts]
     terms = [sum(exact_digamma(v - i) for i in range(3)) for v in nu]
     whitened = library.dense(structure, found.precisions_cholesky, 3, 3)
     log_det = 2 * np.log(np.einsum("kii->ki", whitened)).sum(axis=1)
@@ -288,7 +288,7 @@ def test_an_empty_component_is_its_prior(structure, family):
     found = Variational(structure, WEIGHT_DISTRIBUTIONS[family], prior, 1e-6).update(one_hot(structure, rows, [50, 0]))
     np.testing.assert_allclose(found.means[1], prior.mean, rtol=1e-12)
     assert found.mean_precision[1] == pytest.approx(prior.mean_precision, rel=1e-12)
-    if structure.name != "tied":
+    if not structure.shared:
         assert found.degrees_of_freedom[1] == pytest.approx(prior.degrees_of_freedom, rel=1e-12)
         np.testing.assert_allclose(found.covariances[1] * prior.degrees_of_freedom, prior.covariance, rtol=1e-12)
 
@@ -368,7 +368,7 @@ def test_the_choice_of_arithmetic_follows_the_mean_precision(structure, library)
 
 
 def _unit(structure):
-    return np.eye(2) if structure.name in ("full", "tied") else np.ones(structure.prior_shape(2))
+    return np.eye(2) if structure.has_matrices else np.ones(structure.prior_shape(2))
 
 
 # ---- priors that follow from the data
@@ -385,8 +385,8 @@ def test_default_priors_are_scikit_learns(structure):
     rows = np.random.default_rng(1).normal(size=(50, 3)) @ np.diag([1, 10, 0.1]) + [5, 0, -3]
     found = GivenPriors().complete(structure, 4, rows.mean(axis=0), _second(structure, rows), 50.0)
     variances = rows.var(axis=0, ddof=1)
-    expected = {"full": np.cov(rows.T), "tied": np.cov(rows.T), "diag": variances, "spherical": variances.mean()}
-    np.testing.assert_allclose(found.covariance, expected[structure.name], rtol=1e-13, atol=1e-15)
+    expected = {General: np.cov(rows.T), Diagonal: variances, Scalar: variances.mean()}
+    np.testing.assert_allclose(found.covariance, expected[type(structure)], rtol=1e-13, atol=1e-15)
     assert found.covariance.shape == structure.prior_shape(3)
     assert (found.weight_concentration, found.mean_precision, found.degrees_of_freedom) == (0.25, 1.0, 3.0)
     np.testing.assert_array_equal(found.mean, rows.mean(axis=0))
