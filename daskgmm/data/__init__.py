@@ -16,6 +16,7 @@ forks       forked children, in which threads and held locks are gone
 failures    errors as users see them: short, without frames of the library
 garbage     making very many objects at once
 accept      the one door: whatever came -> `Dataset`
+row_checks  values and weights that no pass takes: not finite, negative, without a usable sum
 row_sample  samples of rows, drawn by row number and weight
 survey      what is to be known before the first E-step: count, mean, scale, a sample
 output      results for every row: lazy where the rows are

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidWeightsError
+from .row_checks import check_weights
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -226,13 +226,3 @@ def _highest(values: Array, limit: int) -> Array:
     if len(values) <= limit:
         return values
     return np.partition(values, len(values) - limit)[-limit:]
-
-
-def check_weights(weights: Array, start: int) -> None:
-    """Raise `InvalidWeightsError` with the first row whose weight is negative or not finite, from ``start`` on."""
-    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if bad.size:
-        raise InvalidWeightsError(
-            f"sample_weight contains {weights[bad[0]]} in row {start + int(bad[0])}; weights have to be finite and "
-            f"not negative"
-        )

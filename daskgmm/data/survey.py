@@ -14,13 +14,11 @@ import numpy as np
 
 from ..core.loops import PLAIN, Loops
 from ..core.structure import CovarianceStructure
-from ..errors import DataRangeError, InvalidWeightsError, NonFiniteDataError
-from .row_sample import RowSample, check_weights
+from ..errors import DataRangeError
+from .row_checks import check_finite, check_weights
+from .row_sample import RowSample
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-# Of weights: their products with squares of the data should neither overflow nor lose digits.
-_LARGEST_SUM = 1e200
 
 # Of squared deviations: those of a component are multiplied by counts of rows.
 _LARGEST_SQUARE_SUM = 1e305
@@ -208,18 +206,6 @@ class _Surveyor:
         )
 
 
-def check_finite(rows: Array, start: int) -> None:
-    """Raise `NonFiniteDataError` with the first row that holds NaN or infinity, counted from ``start``."""
-    if rows.dtype.kind != "f":
-        return
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(rows.sum(dtype=np.float64)):
-            return
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if bad.size:
-        raise NonFiniteDataError(start + int(bad[0]), is_nan=bool(np.isnan(rows[bad[0]]).any()))
-
-
 def check_range(survey: Survey) -> None:
     """Raise `DataRangeError` unless sums of squares of the data are finite, with room for products with counts."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -228,14 +214,3 @@ def check_range(survey: Survey) -> None:
     too_large = np.flatnonzero(~(square_sums < _LARGEST_SQUARE_SUM))  # also where they are NaN
     if too_large.size:
         raise DataRangeError(int(too_large[0]), float(spread[too_large[0]]))
-
-
-def check_weight_sum(total: float) -> None:
-    """Raise `InvalidWeightsError` unless weights with this sum are some use."""
-    if total == 0:
-        raise InvalidWeightsError("sample_weight: all weights are zero; at least one row has to count")
-    if not 1 / _LARGEST_SUM < total < _LARGEST_SUM:
-        raise InvalidWeightsError(
-            f"sample_weight: the weights sum to {total:g}, which leaves no room for sums of products with them. Divide "
-            "them by their mean: only their ratios matter."
-        )

@@ -29,8 +29,9 @@ from ..core.structure import CovarianceStructure
 from ..data.accept import as_dataset, check_dtype, check_layout, feature_names, is_lazy, resolve
 from ..data.failures import short_errors
 from ..data.output import apply_rows, as_blocks, map_rows
+from ..data.row_checks import check_weight_sum
 from ..data.source import Dataset
-from ..data.survey import Survey, check_weight_sum
+from ..data.survey import Survey
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
 from ..engine.config import compiled

@@ -20,8 +20,8 @@ from ..core.mixture import free_parameters
 from ..data.accept import as_dataset, is_lazy
 from ..data.failures import short_errors
 from ..data.held_out import HeldOut
+from ..data.row_checks import check_weight_sum
 from ..data.source import Dataset
-from ..data.survey import check_weight_sum
 from ..diagnostics.selection import draw_criterion, new_axes, selection_html, selection_text
 from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener

@@ -14,8 +14,7 @@ from ..core.loops import Loops
 from ..core.statistics import SufficientStatistics
 from ..core.structure import CovarianceStructure
 from ..data.held_out import HeldOut
-from ..data.row_sample import check_weights
-from ..data.survey import check_finite
+from ..data.row_checks import check_finite, check_weights
 from ..engine.tree import Evaluator, leaf_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -10,9 +10,10 @@ import numpy as np
 
 from ..core.loops import Loops, choose_loops
 from ..core.structure import CovarianceStructure
+from ..data.row_checks import check_weight_sum
 from ..data.row_sample import RowSample, WeightSurvey, WeightSurveyFold, draw_rows, draw_seed
 from ..data.source import Dataset
-from ..data.survey import Survey, SurveyFold, check_range, check_weight_sum, scatter_bytes
+from ..data.survey import Survey, SurveyFold, check_range, scatter_bytes
 from ..engine.config import compiled
 from ..engine.run import Engine
 from ..engine.tree import leaf_rows
