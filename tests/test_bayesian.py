@@ -15,11 +15,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.core.covariance import STRUCTURES as ALL
-from daskgmm.data.survey import SurveyFold
 from daskgmm.engine import run, tree
 from daskgmm.engine.cluster import embedded_cluster
 from daskgmm.errors import CoincidingComponentsWarning, IllDefinedCovarianceError, InvalidWeightsError
 from daskgmm.events import IterationFinished, StartFinished
+from daskgmm.fitting.survey import SurveyFold
 
 STRUCTURES = list(ALL)
 FAMILIES = ["dirichlet_process", "dirichlet_distribution"]

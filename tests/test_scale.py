@@ -27,7 +27,7 @@ from daskgmm.data.source import Dataset, Source, borders
 from daskgmm.engine import graph, run
 from daskgmm.engine.run import Engine
 from daskgmm.engine.tree import Accumulator, Node
-from daskgmm.fitting.surveying import survey_fold
+from daskgmm.fitting.survey import survey_fold
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),

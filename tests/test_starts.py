@@ -19,8 +19,8 @@ from daskgmm.engine.together import SharedCosts, Together
 from daskgmm.errors import DataChangedError, InitializationWarning, InvalidWeightsError
 from daskgmm.events import PassStarted, SampleFitted, SampleStepped, StartBegun, StartFinished
 from daskgmm.fitting import sampling
+from daskgmm.fitting.first_pass import take_surveys
 from daskgmm.fitting.sampling import rungs
-from daskgmm.fitting.surveying import take_surveys
 from daskgmm.fitting.sweep import Request, Sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

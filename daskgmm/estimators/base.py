@@ -31,7 +31,6 @@ from ..data.failures import short_errors
 from ..data.output import apply_rows, as_blocks, map_rows
 from ..data.row_checks import check_weight_sum
 from ..data.source import Dataset
-from ..data.survey import Survey
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
 from ..engine.config import compiled
@@ -46,7 +45,7 @@ from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS, Initialization
 from ..fitting.origin import Origin
 from ..fitting.plan import FitPlan, check_parameters, plan_fit
-from ..fitting.surveying import sample_dtype
+from ..fitting.survey import Survey, sample_dtype
 from .attributes import COVARIANCES, Memory, Prepared, agreed_covariances, as_array, check_usable, fingerprint
 from .checkpointing import Checkpointing, check_checkpoint
 from .rows import Densities, Labels, Probabilities, RowResult

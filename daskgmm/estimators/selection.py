@@ -29,11 +29,11 @@ from ..engine.run import Engine
 from ..errors import FallingLikelihoodWarning, InitializationWarning, InvalidWeightsError
 from ..fitting.candidate import Candidate, Failed, Run
 from ..fitting.criteria import Contest
+from ..fitting.first_pass import n_weight_passes
 from ..fitting.fit import fit_mixtures
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.plan import check_parameters
 from ..fitting.snapshot import Keeper
-from ..fitting.surveying import n_weight_passes
 from ..names import HELD_OUT
 from .base import BaseMixture
 from .checkpointing import Checkpointing, check_checkpoint

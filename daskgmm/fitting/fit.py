@@ -15,7 +15,6 @@ from ..core.estimation import State
 from ..core.loops import PLAIN, Loops
 from ..core.statistics import Frame
 from ..data.source import Dataset
-from ..data.survey import Survey
 from ..engine.events import Waiting
 from ..engine.probe import probe
 from ..engine.run import Engine
@@ -28,12 +27,13 @@ from ..errors import (
 from .candidate import Candidate, Continuation, Failed, Run
 from .em import Ascent, AscentSnapshot, Relocator, Reseeding, Step, climb
 from .events import FitResumed, IterationFinished, StartBegun, StartFinished
+from .first_pass import loops_for, take_surveys
 from .history import PassRecord
 from .initialization import Sample
 from .rare import Relocation
 from .sampling import climb_samples
 from .snapshot import Beginning, FitSnapshot, Keeper, Snapshot
-from .surveying import loops_for, take_surveys
+from .survey import Survey
 from .sweep import Sweep
 from .worst import n_kept
 

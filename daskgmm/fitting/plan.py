@@ -19,9 +19,10 @@ from ..engine.run import Engine
 from ..engine.together import SharedCosts
 from ..errors import WorkerMemoryError
 from .candidate import Settings
+from .first_pass import loops_for, n_weight_passes
 from .folds import Cost
 from .rare import strata_bytes
-from .surveying import loops_for, n_weight_passes, sample_dtype, survey_fold
+from .survey import sample_dtype, survey_fold
 from .worst import n_kept, watch_cost
 
 # k-means holds the sample, its own copy of it, and distances and labels for each row.

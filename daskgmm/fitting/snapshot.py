@@ -9,10 +9,10 @@ from typing import Any, Generic, Protocol
 import numpy as np
 
 from ..core.estimation import State
-from ..data.survey import Survey
 from ..data.tally import Tally
 from .em import AscentSnapshot
 from .history import PassRecord
+from .survey import Survey
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

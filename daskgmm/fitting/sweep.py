@@ -19,7 +19,7 @@ from ..engine.memory import CostedFold
 from ..engine.run import Engine
 from ..errors import DataChangedError
 from .folds import ExpectationFold
-from .surveying import sample_dtype
+from .survey import sample_dtype
 from .worst import Watch, WorstRows, WorstRowsFold
 
 Array = np.ndarray[Any, np.dtype[Any]]

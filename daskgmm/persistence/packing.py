@@ -13,13 +13,13 @@ from ..core.acceleration import ACCELERATIONS
 from ..core.covariance import STRUCTURES
 from ..core.kernels import ARITHMETICS
 from ..core.structure import CovarianceStructure
-from ..data.survey import Scatter, Survey
 from ..data.tally import Tally
 from ..errors import InitializationWarning, ReseedingWarning
 from ..estimators.base import BaseMixture
 from ..fitting.em import AscentSnapshot, Reseeding
 from ..fitting.history import PassRecord
 from ..fitting.snapshot import Beginning, FitSnapshot, Snapshot
+from ..fitting.survey import Scatter, Survey
 from .layout import Layout, encode
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm.data.accept import as_dataset
-from daskgmm.data.row_sample import WeightSurveyFold, draw_by_weight, draw_rows, priorities, random_words
+from daskgmm.data.row_sample import draw_by_weight, draw_rows, priorities, random_words
 from daskgmm.engine.run import Engine
+from daskgmm.fitting.weight_survey import WeightSurveyFold
 
 N = 5000
 SKEWED = np.random.default_rng(0).lognormal(0, 2, N) * (np.random.default_rng(1).random(N) < 0.7)

@@ -1,4 +1,4 @@
-"""What has to be known before the first E-step, from one pass over the data.
+"""Facts that the first E-step needs, from one pass over the data.
 
 Row count, weighted mean and variance (and all second moments where they are wanted), extremes, finiteness, and a
 sample of rows (see `row_sample`), which does not depend on chunks or workers.
@@ -14,9 +14,11 @@ import numpy as np
 
 from ..core.loops import PLAIN, Loops
 from ..core.structure import CovarianceStructure
+from ..data.row_checks import check_finite, check_weights
+from ..data.row_sample import RowSample
+from ..data.source import Dataset
+from ..engine.tree import leaf_rows
 from ..errors import DataRangeError
-from .row_checks import check_finite, check_weights
-from .row_sample import RowSample
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -214,3 +216,26 @@ def check_range(survey: Survey) -> None:
     too_large = np.flatnonzero(~(square_sums < _LARGEST_SQUARE_SUM))  # also where they are NaN
     if too_large.size:
         raise DataRangeError(int(too_large[0]), float(spread[too_large[0]]))
+
+
+def survey_fold(
+    dataset: Dataset, sampled: RowSample, loops: Loops, structure: CovarianceStructure | None = None
+) -> SurveyFold:
+    """What the survey pass computes.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    sampled : RowSample
+    loops : Loops
+    structure : CovarianceStructure, optional
+        Take all second moments of the data that it needs, too.
+    """
+    d = dataset.n_features
+    rows = leaf_rows(d, 0 if structure is None else scatter_bytes(structure, d))
+    return SurveyFold(rows, d, sampled, sample_dtype(dataset), loops, structure)
+
+
+def sample_dtype(dataset: Dataset) -> np.dtype[Any]:
+    """Dtype in which sampled rows are kept: single precision where the data are, else double."""
+    return np.dtype(np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)
