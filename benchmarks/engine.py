@@ -33,7 +33,7 @@ from daskgmm.data.accept import as_dataset
 from daskgmm.data.source import SLAB_BYTES, Dataset, Source
 from daskgmm.engine.cluster import embedded_cluster
 from daskgmm.engine.graph import Context, build_graph, plan_batches, plan_waves
-from daskgmm.engine.run import Engine
+from daskgmm.engine.run import DaskEngine
 
 Array = np.ndarray[Any, np.dtype[Any]]
 N_FEATURES = 8
@@ -187,7 +187,7 @@ def measure_overhead(scheduler: str, n_batches: int, work: int, rounds: int) -> 
         if scheduler == "processes":
             client = stack.enter_context(embedded_cluster(2, 1, None))
             workers = list(client.scheduler_info()["workers"])
-            engine = stack.enter_context(Engine(client))
+            engine = stack.enter_context(DaskEngine(client))
             tasks = list(zip(shares, workers, strict=True))
 
             def share_out() -> Any:
@@ -196,7 +196,7 @@ def measure_overhead(scheduler: str, n_batches: int, work: int, rounds: int) -> 
         else:
             pool = stack.enter_context(ThreadPoolExecutor(2))
             stack.enter_context(dask.config.set(num_workers=2))
-            engine = stack.enter_context(Engine("threads"))
+            engine = stack.enter_context(DaskEngine("threads"))
 
             def share_out() -> Any:
                 return list(pool.map(partial(evaluate_plainly, fold, rows), shares))

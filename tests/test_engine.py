@@ -40,7 +40,7 @@ from daskgmm.data.arrays import ArraySource
 from daskgmm.data.blocks import BlockSource
 from daskgmm.data.source import Dataset
 from daskgmm.engine import blas, graph, remote, run, tree
-from daskgmm.engine.run import Engine
+from daskgmm.engine.run import DaskEngine
 from daskgmm.engine.tree import Accumulator, leaf_rows
 from daskgmm.errors import DaskGMMError, DataChangedError, NonFiniteDataError, SchedulerError, StoreError
 
@@ -1024,7 +1024,7 @@ def test_a_worker_that_was_given_up_does_not_report_to_a_later_pass():
             n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
-        Engine(client, listeners=[heard.append]) as engine,
+        DaskEngine(client, listeners=[heard.append]) as engine,
     ):
         striking = threading.Thread(
             target=lambda: linger.held.wait(60) and client.run_on_scheduler(give_up, linger.worker)
@@ -1161,7 +1161,7 @@ def test_fits_that_end_in_another_order_leave_blas_as_it_was():
 
 def test_an_engine_counts_its_passes():
     dataset = Dataset(ArraySource(wild(200)))
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         values = [engine.run(dataset, Rounding(), "estep") for _ in range(3)]
     assert engine.n_passes == 3
     assert len(set(values)) == 1

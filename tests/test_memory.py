@@ -20,7 +20,7 @@ from daskgmm.core.covariance import STRUCTURES
 from daskgmm.data.accept import as_dataset, resolve
 from daskgmm.engine.graph import ARITY
 from daskgmm.engine.memory import PROCESS_BYTES, PassPlan, TaskMemory, Worker, check_memory, task_memory
-from daskgmm.engine.run import Engine
+from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import WorkerMemoryError
 from daskgmm.fitting.candidate import Settings
 from daskgmm.fitting.initialization import Initialization
@@ -121,7 +121,7 @@ def test_a_pass_takes_no_more_than_planned(tmp_path: Path, structure: str) -> No
         20, covariance_type=structure, max_iter=1, init_size=600, random_state=0, scheduler="synchronous"
     )
     model.fit(array[:1000])
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         dataset, _ = as_dataset(array)
         settings = Settings(Initialization(STRUCTURES[structure], 20, "kmeans"), 1e-3, 1, 1, 600)
         plan = plan_fit(engine, dataset, settings)
@@ -205,7 +205,7 @@ def settings(n_components: int = 4, **changes: Any) -> Settings:
 
 def test_a_plan_does_not_depend_on_the_number_of_rows(tmp_path: Path) -> None:
     tasks = []
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         for n_rows in (1 << 25, 1 << 30):
             array = zarr.create_array(tmp_path / f"{n_rows}.zarr", shape=(n_rows, 8), chunks=(1 << 16, 8), dtype="f8")
             dataset, _ = as_dataset(array)
@@ -217,7 +217,7 @@ def test_a_plan_does_not_depend_on_the_number_of_rows(tmp_path: Path) -> None:
 
 def test_a_plan_can_be_read(tmp_path: Path) -> None:
     array = zarr.create_array(tmp_path / "a.zarr", shape=(1 << 20, 8), chunks=(1 << 16, 8), dtype="f4")
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         plan = plan_fit(engine, as_dataset(array)[0], settings())
     assert plan.most_passes == 101  # starts share them
     text = str(plan)
@@ -231,7 +231,7 @@ def test_a_plan_can_be_read(tmp_path: Path) -> None:
 def test_more_components_need_more_memory(tmp_path: Path) -> None:
     array = zarr.create_array(tmp_path / "a.zarr", shape=(1 << 20, 8), chunks=(1 << 16, 8), dtype="f8")
     dataset, _ = as_dataset(array)
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         few, many = (plan_fit(engine, dataset, settings(k, init_size=None)).estep.task for k in (4, 400))
     assert many.work > few.work
     assert many.values > 50 * few.values

@@ -16,7 +16,7 @@ from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame
 from daskgmm.data.accept import as_dataset
 from daskgmm.engine import run, tree
-from daskgmm.engine.run import Engine
+from daskgmm.engine.run import DaskEngine
 from daskgmm.fitting import rare, sweep, worst
 from daskgmm.fitting.rare import Relocation
 from daskgmm.fitting.worst import Watch, WorstRowsFold, n_kept
@@ -347,7 +347,7 @@ def test_the_worst_rows_are_those_of_one_sort(kernel, n, limit, leaf, cut, highe
         patch.setattr(tree, "_LONGEST_LEAF", leaf)
         patch.setattr(run, "_SHORTEST_TASK", 0.0)
         fold = WorstRowsFold(kernel, Watch(limit, highest), np.dtype(np.float64))
-        with Engine("synchronous") as engine:
+        with DaskEngine("synchronous") as engine:
             chunks = ((min(cut, n), n - cut) if cut < n else (n,), 2)
             dataset, _ = as_dataset(da.from_array(x, chunks=chunks), weights, engine.compute)
             found = engine.run(dataset, fold, "estep")

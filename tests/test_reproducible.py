@@ -23,7 +23,8 @@ from daskgmm import BayesianGaussianMixture, GaussianMixture, Selection, select
 from daskgmm.data import source
 from daskgmm.engine import blas, graph, run, tree
 from daskgmm.engine import environment as engine_environment
-from daskgmm.engine.environment import TOPIC, Witness, differences, environment, found
+from daskgmm.engine.environment import differences, environment
+from daskgmm.engine.environment_report import TOPIC, EnvironmentReport, by_worker
 from daskgmm.errors import ReproducibilityWarning
 
 pytestmark = [
@@ -490,12 +491,12 @@ def test_a_process_tells_once_and_only_to_others():
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
-        foreign = Witness("someone", driver="another process", expected=environment() | {"blas": "x"})
-        for witness in (foreign, foreign, Witness("nobody")):
-            client.submit(witness.look, pure=False).result()
-        with run.Engine(client) as engine:
+        foreign = EnvironmentReport("someone", driver="another process", expected=environment() | {"blas": "x"})
+        for report in (foreign, foreign, EnvironmentReport("nobody")):
+            client.submit(report.send, pure=False).result()
+        with run.DaskEngine(client) as engine:
             told, untold = (engine.scheduler.events(TOPIC, name) for name in ("someone", "nobody"))
-    assert [event["witness"] for event in told] == ["someone"]
-    assert list(found(told).values()) == [{"blas": environment()["blas"]}]
+    assert [event["receiver"] for event in told] == ["someone"]
+    assert list(by_worker(told).values()) == [{"blas": environment()["blas"]}]
     assert untold == []
-    foreign.look()  # where there is no worker, nobody is told
+    foreign.send()  # where there is no worker, nobody is told

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 from daskgmm import GaussianMixture, events
 from daskgmm.core.loops import PLAIN
-from daskgmm.data import blocks
+from daskgmm.data import blocks, task_graphs
 from daskgmm.data.accept import as_dataset
 from daskgmm.data.row_sample import NumberedRows, draw_rows
 from daskgmm.data.source import Dataset, Source, borders
 from daskgmm.engine import graph, run
-from daskgmm.engine.run import Engine
+from daskgmm.engine.run import DaskEngine
 from daskgmm.engine.tree import Accumulator, Node
 from daskgmm.fitting.survey import survey_fold
 
@@ -123,7 +123,7 @@ def scheduler(request):
 
 def one_pass(data, scheduler="synchronous", weights=None, listeners=()):
     dataset, _ = as_dataset(data, weights)
-    with Engine(scheduler, listeners=listeners) as engine:
+    with DaskEngine(scheduler, listeners=listeners) as engine:
         return engine.run(dataset, Rounding(), "estep")
 
 
@@ -382,17 +382,17 @@ def test_a_small_graph_has_the_values_that_dask_gives_it(upstream, data):
         tasks[i] = Task(i, add, *(TaskRef(j) for j in some if j < i))
     keys = data.draw(st.lists(st.sampled_from(sorted(tasks)), min_size=1, max_size=3, unique=True))
     expected = [value.number for value in get_sync(tasks, keys)]
-    assert [value.number for value in blocks.evaluate(tasks, keys, {})] == expected
+    assert [value.number for value in task_graphs.evaluate(tasks, keys, {})] == expected
     given_keys = tasks[keys[0]].dependencies - set(keys)
     values = {key: get_sync(tasks, key) for key in given_keys}
     rest = {key: task for key, task in tasks.items() if key not in given_keys}
-    assert [value.number for value in blocks.evaluate(rest, keys, values)] == expected
+    assert [value.number for value in task_graphs.evaluate(rest, keys, values)] == expected
 
 
 def test_values_of_a_block_do_not_live_longer_than_they_are_needed():
     chain = {i: Task(i, add, *([TaskRef(i - 1)] if i else [])) for i in range(50)}
     Value.most = Value.alive = 0
-    (last,) = blocks.evaluate(chain, [49], {})
+    (last,) = task_graphs.evaluate(chain, [49], {})
     assert last.number == 50
     assert Value.most == 2
 

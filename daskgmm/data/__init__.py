@@ -14,6 +14,8 @@ blosc       chunks that Blosc would not notice to be cut off
 retry       reads that may work when they are tried again
 config      what users may set about reading
 blocks      dask arrays
+task_graphs small graphs of tasks, split and evaluated without a scheduler
+checksum    what a pass saw, in a few numbers, and whether the next one sees the same
 detached    rows in memory as tasks of their own, sent to a cluster once
 forks       forked children, in which threads and held locks are gone
 failures    errors as users see them: short, without frames of the library

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataChangedError
-from .tally import Ledger, Tally
+from .checksum import Checksum, ChecksumGuard
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -197,6 +198,22 @@ class Reader:
         """Ranges of rows that a task reads one after the other: whole chunks, of about `slab_rows`."""
         return ranges(batch.start, batch.stop, self.slab_rows, self.chunk_rows, batch.cuts)
 
+    def stream(self, batch: Batch, inputs: Mapping[Any, Any]) -> Iterator[tuple[int, tuple[Array, Array | None]]]:
+        """Yield the first row of each slab of a batch, and the slab; the next is read while the caller computes."""
+        slabs = self.slabs(batch)
+        if not self.reads_ahead or len(slabs) == 1:
+            for start, stop in slabs:
+                yield start, self.read(batch, start, stop, inputs)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="gmm-read") as pool:
+            coming = pool.submit(self.read, batch, *slabs[0], inputs)
+            for (start, _), following in zip(slabs, [*slabs[1:], None], strict=True):
+                rows = coming.result()
+                if following is not None:
+                    coming = pool.submit(self.read, batch, *following, inputs)
+                yield start, rows
+                del rows  # two slabs are alive at a time, not three
+
     def read(self, batch: Batch, start: int, stop: int, inputs: Mapping[Any, Any]) -> tuple[Array, Array | None]:
         """Rows (n, D) and sample weights (n,) of one slab.
 
@@ -220,6 +237,17 @@ class Reader:
             if values is not None:
                 _check_length(what, values, start, stop)
         return rows, weights
+
+    def checksum(self, batch: Batch, start: int, stop: int, inputs: Mapping[Any, Any]) -> Checksum:
+        """Return the checksum of rows ``start`` to ``stop`` of a batch; only slabs that hold some of them are read."""
+        found = Checksum()
+        for begin, end in self.slabs(batch):
+            first, last = max(begin, start), min(end, stop)
+            if first < last:
+                rows, weights = self.read(batch, begin, end, inputs)
+                part = slice(first - begin, last - begin)
+                found += Checksum.of(rows[part], None if weights is None else weights[part])
+        return found
 
 
 def _check_length(what: str, values: Array, start: int, stop: int) -> None:
@@ -314,7 +342,7 @@ class Dataset:
 
     rows: Source
     weights: Source | None = None
-    ledger: Ledger = field(default_factory=Ledger, compare=False)
+    guard: ChecksumGuard = field(default_factory=ChecksumGuard, compare=False)
     """What passes over it have seen."""
 
     @property
@@ -383,12 +411,12 @@ class Dataset:
             raise ValueError("a data set without weights")
         return Dataset(_Column(self.weights))
 
-    def check_unchanged(self, tally: Tally) -> None:
+    def check_unchanged(self, checksum: Checksum) -> None:
         """Raise unless a pass that is over saw what the passes before it did, and stores still say the same; cheap.
 
         Parameters
         ----------
-        tally : Tally
+        checksum : Checksum
             What the pass saw.
 
         Raises
@@ -397,11 +425,20 @@ class Dataset:
         """
         for source in self.sources:
             source.check_unchanged()
-        self.ledger.check(tally)
+        self.guard.check(checksum)
 
     def shared_tasks(self) -> dict[Any, Any]:
         """Tasks of a dask graph that several parts depend on."""
         return {key: task for source in self.sources for key, task in source.shared_tasks().items()}
+
+
+def covering_batch(dataset: Dataset, start: int, stop: int) -> Batch:
+    """Return the shortest batch that holds rows ``start`` to ``stop``."""
+    if dataset.cuts is None:
+        return dataset.batch(start, stop)
+    edges = borders(0, dataset.n_rows, 1, 1, dataset.cuts)
+    first, last = np.searchsorted(edges, start, "right") - 1, np.searchsorted(edges, stop)
+    return dataset.batch(int(edges[first]), int(edges[last]))
 
 
 def borders(start: int, stop: int, size: int, multiple: int, cuts: Array | None) -> Array:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -25,16 +24,18 @@ from typing import Any
 import numpy as np
 from dask.task_spec import DataNode, Task, TaskRef
 
+from ..data.checksum import Checksum
 from ..data.failures import tell_briefly
 from ..data.garbage import no_collection
 from ..data.source import Batch, Dataset, Reader, borders
-from ..data.tally import Tally
+from ..data.task_graphs import upstream
 from .blas import limit_worker, this_process
-from .environment import Witness
+from .environment_report import EnvironmentReport
+from .fold import Costs, Fold
+from .interface import RowCounter
 from .malloc import reusing_memory
-from .memory import Costs
-from .report import Reporter
-from .tree import Accumulator, Fold, Fragment, Node
+from .plain import fold_batch
+from .tree import Accumulator, Fragment, Node
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Graph = dict[Any, Any]
@@ -53,11 +54,11 @@ class Context:
     fold: Fold
     reader: Reader
     n_rows: int
-    on_rows: Reporter | None
+    on_rows: RowCounter | None
     """Called with the first row of each batch, and their number; None where nobody listens."""
     driver: str = field(default_factory=this_process)
-    witness: Witness | None = None
-    """Told of every process that works on it."""
+    report: EnvironmentReport | None = None
+    """Sent by every process that works on the pass."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Seen:
     """What tasks hand on: what they made of some consecutive rows."""
 
     parts: list[Node | Fragment]
-    tally: Tally
+    checksum: Checksum
 
 
 @dataclass(frozen=True)
@@ -130,17 +131,6 @@ def _waves_with_shared_tasks(dataset: Dataset, edges: Array, shared: Mapping[Any
     yield Wave(edges[first:], frozenset(needed))
 
 
-def upstream(keys: Iterable[Any], graph: Mapping[Any, Any], known: set[Any]) -> set[Any]:
-    """Those keys and all that they depend on, as far as the graph holds them and they are not known."""
-    found, stack = set[Any](), list(keys)
-    while stack:
-        key = stack.pop()
-        if key in graph and key not in known and key not in found:
-            found.add(key)
-            stack.extend(graph[key].dependencies)
-    return found
-
-
 @no_collection()
 def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, whole: bool) -> tuple[Graph, Any]:
     """Graph of a wave and the key of its value.
@@ -197,66 +187,45 @@ def rows_of(key: Any, wave: Wave, label: str) -> tuple[int, int] | None:
 def run_batch(context: Context, batch: Batch, *values: Any) -> Seen:
     """Read a batch and evaluate it: nodes for complete leaves, fragments at its ends."""
     _enter(context)
-    accumulator, tally = Accumulator(context.fold, context.n_rows), Tally()
     inputs = dict(zip(batch.dependencies, values, strict=True))
     with reusing_memory():
-        for start, (rows, weights) in _read(context.reader, batch, inputs):
-            tally += Tally.of(rows, weights)
-            accumulator.add_rows(start, rows, weights)
-            del rows, weights  # none of them outlives the block
+        accumulator, checksum = fold_batch(context.fold, context.n_rows, context.reader, batch, inputs)
     if context.on_rows is not None:
         context.on_rows(batch.start, batch.n_rows)
-    return Seen(accumulator.parts, tally)
+    return Seen(accumulator.parts, checksum)
 
 
 def merge(context: Context, *neighbours: Seen) -> Seen:
     """Join the parts of neighbouring tasks."""
-    accumulator, tally = _join(context, neighbours)
-    return Seen(accumulator.parts, tally)
+    accumulator, checksum = _join(context, neighbours)
+    return Seen(accumulator.parts, checksum)
 
 
-def finish(context: Context, *neighbours: Seen) -> tuple[Any, Tally]:
+def finish(context: Context, *neighbours: Seen) -> tuple[Any, Checksum]:
     """Join the last parts; return the sum of all leaves, and what was seen."""
     return join(context, neighbours)
 
 
-def join(context: Context, neighbours: Iterable[Seen]) -> tuple[Any, Tally]:
+def join(context: Context, neighbours: Iterable[Seen]) -> tuple[Any, Checksum]:
     """The same, of neighbours that come one at a time."""
-    accumulator, tally = _join(context, neighbours)
-    return accumulator.total(), tally
+    accumulator, checksum = _join(context, neighbours)
+    return accumulator.total(), checksum
 
 
-def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Tally]:
+def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Checksum]:
     """What neighbours hold, one after the other."""
     _enter(context)
-    accumulator, tally = Accumulator(context.fold, context.n_rows), Tally()
+    accumulator, checksum = Accumulator(context.fold, context.n_rows), Checksum()
     for seen in neighbours:
-        tally += seen.tally
+        checksum += seen.checksum
         for part in seen.parts:
             accumulator.add(part)
-    return accumulator, tally
+    return accumulator, checksum
 
 
 def _enter(context: Context) -> None:
     """What a process has to do before it computes."""
     tell_briefly()
     limit_worker(context.driver)
-    if context.witness is not None:
-        context.witness.look()
-
-
-def _read(reader: Reader, batch: Batch, inputs: Mapping[Any, Any]) -> Iterator[tuple[int, tuple[Array, Array | None]]]:
-    """First row of each slab of a batch, and its rows; the next is read while the caller computes on this one."""
-    slabs = reader.slabs(batch)
-    if not reader.reads_ahead or len(slabs) == 1:
-        for start, stop in slabs:
-            yield start, reader.read(batch, start, stop, inputs)
-        return
-    with ThreadPoolExecutor(1, thread_name_prefix="gmm-read") as pool:
-        coming = pool.submit(reader.read, batch, *slabs[0], inputs)
-        for (start, _), following in zip(slabs, [*slabs[1:], None], strict=True):
-            rows = coming.result()
-            if following is not None:
-                coming = pool.submit(reader.read, batch, *following, inputs)
-            yield start, rows
-            del rows  # two slabs are alive at a time, not three
+    if context.report is not None:
+        context.report.send()

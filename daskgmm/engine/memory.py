@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import dask
 import numpy as np
@@ -13,7 +13,7 @@ from dask.utils import format_bytes
 
 from ..data.source import Dataset
 from ..errors import WorkerMemoryError
-from .tree import Fold
+from .fold import Costs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -22,34 +22,6 @@ PROCESS_BYTES = 240 << 20
 
 _LARGEST_SLIP = 64
 """Gigabytes that somebody may have meant who left the unit out, or wrote a smaller one."""
-
-
-class Costs(Protocol):
-    """What is known of a fold before the pass."""
-
-    @property
-    def leaf_rows(self) -> int:
-        """Rows of a leaf."""
-
-    @property
-    def row_seconds(self) -> float:
-        """Estimated time to evaluate one row."""
-
-    @property
-    def work_bytes(self) -> int:
-        """Scratch arrays of a task, and what evaluating one leaf allocates."""
-
-    @property
-    def value_bytes(self) -> int:
-        """The value of a leaf, or of a sum of them."""
-
-    @property
-    def process_bytes(self) -> int:
-        """Code that it loads, once in a process."""
-
-
-class CostedFold(Fold, Costs, Protocol):
-    """A fold that can tell what it takes."""
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 from distributed.scheduler import KilledWorker
 
+from ..data.task_graphs import upstream
 from ..errors import SchedulerError
 from .config import patience
 from .connection import ANSWER, FIRST_WORKER, SILENCE, Connection, Lost, classified
-from .graph import upstream
 from .holdings import Holdings
 from .memory import Worker
 from .report import Report, hearing, listening
@@ -124,10 +124,10 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             self._reconnect(lost)
             return question()
 
-    def events(self, topic: str, witness: str) -> list[Any]:
+    def events(self, topic: str, receiver: str) -> list[Any]:
         with suppress(Lost):  # what it knew is gone with it, and no result depends on it
             told = self._connection.events(topic, patience(ANSWER))
-            return [event for event in told if event["witness"] == witness]
+            return [event for event in told if event["receiver"] == receiver]
         return []
 
     # ---- computing

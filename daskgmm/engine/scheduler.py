@@ -63,8 +63,8 @@ class Scheduler(ABC):
         """Call ``listener`` with everything that tasks report to that name, in threads of this scheduler's choice."""
         return listening(name, listener)
 
-    def events(self, topic: str, witness: str) -> list[Any]:
-        """What workers have logged under ``topic`` for this witness; of a topic Dask keeps the last 1000 events."""
+    def events(self, topic: str, receiver: str) -> list[Any]:
+        """What workers have logged under ``topic`` for this receiver; of a topic Dask keeps the last 1000 events."""
         return []
 
     @abstractmethod

@@ -10,31 +10,14 @@ depends on where the tasks' borders were, and a task never holds more than two n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataChangedError
+from .fold import Evaluator, Fold
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-class Evaluator(Protocol):
-    """Evaluates the leaves of one task; it may keep scratch memory between calls."""
-
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> Any:
-        """Value of the leaf that begins at row ``start``. Values add with ``+``, which returns a new value."""
-
-
-class Fold(Protocol):
-    """What a pass computes: a value for every leaf, and their sum."""
-
-    @property
-    def leaf_rows(self) -> int:
-        """L, the rows of a leaf."""
-
-    def start(self) -> Evaluator:
-        """Evaluator for one task."""
 
 
 @dataclass

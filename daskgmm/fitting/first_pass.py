@@ -13,7 +13,7 @@ from ..data.row_checks import check_weight_sum
 from ..data.row_sample import RowSample, draw_rows, draw_seed
 from ..data.source import Dataset
 from ..engine.config import compiled
-from ..engine.run import Engine
+from ..engine.interface import Engine
 from .candidate import Candidate
 from .survey import Survey, check_range, survey_fold
 from .weight_survey import WeightSurvey, WeightSurveyFold

@@ -15,7 +15,8 @@ from ..core.statistics import SufficientStatistics
 from ..core.structure import CovarianceStructure
 from ..data.held_out import HeldOut
 from ..data.row_checks import check_finite, check_weights
-from ..engine.tree import Evaluator, leaf_rows
+from ..engine.fold import Evaluator
+from ..engine.tree import leaf_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -13,7 +13,7 @@ from ..core.acceleration import ACCELERATIONS
 from ..core.covariance import STRUCTURES
 from ..core.kernels import ARITHMETICS
 from ..core.structure import CovarianceStructure
-from ..data.tally import Tally
+from ..data.checksum import Checksum
 from ..errors import InitializationWarning, ReseedingWarning
 from ..estimators.base import BaseMixture
 from ..fitting.em import AscentSnapshot, Reseeding
@@ -323,13 +323,13 @@ class Unpacking:
         return {name.removeprefix(prefix): array for name, array in self._arrays.items() if name.startswith(prefix)}
 
 
-def _tally(tally: Tally) -> list[Any]:
+def _tally(tally: Checksum) -> list[Any]:
     return [tally.n_rows, f"{tally.rows:016x}", f"{tally.weights:016x}"]  # JSON has no integers of 64 bits everywhere
 
 
-def _as_tally(told: Sequence[Any]) -> Tally:
+def _as_tally(told: Sequence[Any]) -> Checksum:
     n_rows, rows, weights = told
-    return Tally(_count(n_rows), int(rows, 16), int(weights, 16))
+    return Checksum(_count(n_rows), int(rows, 16), int(weights, 16))
 
 
 def _count(value: Any) -> int:
