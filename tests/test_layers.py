@@ -23,7 +23,7 @@ PYPROJECT = PACKAGE.parent / "pyproject.toml"
 
 # A unit is a folder or a file of the package. It may import from those before it, and from others in its own row.
 LAYERS = [
-    {"errors", "names"},
+    {"errors", "names", "tuning"},
     {"core"},
     {"data"},
     {"engine"},
@@ -40,7 +40,7 @@ RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
 
 # Who may import what from outside; what stands nowhere here (and is not Python's own) may be imported by nobody.
 EXTERNAL = {
-    "numpy": set(RANK) - {"errors", "names"},
+    "numpy": set(RANK) - {"errors", "names", "tuning"},
     "scipy": {"core", "engine"},
     "numba": {"core"},
     "dask": {"data", "engine", "estimators", "results", "jobs", "options"},

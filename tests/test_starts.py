@@ -13,7 +13,7 @@ from sklearn.base import clone
 from daskgmm import BayesianGaussianMixture, GaussianMixture, select
 from daskgmm.core.statistics import Frame
 from daskgmm.data.accept import as_dataset
-from daskgmm.engine import run, tree
+from daskgmm.engine import tree
 from daskgmm.engine.combined_fold import CombinedFold, SharedCosts
 from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import DataChangedError, InitializationWarning, InvalidWeightsError
@@ -22,6 +22,7 @@ from daskgmm.fitting import sampling
 from daskgmm.fitting.first_pass import take_surveys
 from daskgmm.fitting.sampling import rungs
 from daskgmm.fitting.sweep import Request, Sweep
+from daskgmm.tuning import Tuning
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -80,8 +81,7 @@ def test_folds_that_share_a_pass_get_the_bits_of_a_pass_of_their_own(n, leaves, 
     while (left := n - sum(lengths)) > 0:
         lengths.append(min(left, chunks[len(lengths) % len(chunks)]))
     rows = da.from_array(x, chunks=(tuple(lengths), 3))
-    with pytest.MonkeyPatch.context() as patch, DaskEngine("synchronous") as engine:
-        patch.setattr(run, "_SHORTEST_TASK", 0.0)
+    with DaskEngine("synchronous", tuning=Tuning(shortest_task=0.0)) as engine:
         dataset, _ = as_dataset(rows, w, compute)
         alone = [engine.run(dataset, fold, "alone") for fold in folds]
         n_passes = engine.n_passes
@@ -99,10 +99,9 @@ def test_what_folds_cost_together_is_what_each_of_them_costs():
     assert CombinedFold((one, other)).leaf_rows == 64
 
 
-def test_folds_that_do_not_fit_into_memory_together_take_more_passes(monkeypatch):
+def test_folds_that_do_not_fit_into_memory_together_take_more_passes():
     folds = [Moments(16, power) for power in range(1, 6)]
-    monkeypatch.setattr(run, "_MOST_SHARED_BYTES", 700)
-    with DaskEngine("synchronous") as engine:
+    with DaskEngine("synchronous", tuning=Tuning(most_shared_bytes=700)) as engine:
         dataset, _ = as_dataset(X, None, compute)
         lengths = engine.groups(dataset, folds)
         assert sum(lengths) == 5
@@ -110,7 +109,7 @@ def test_folds_that_do_not_fit_into_memory_together_take_more_passes(monkeypatch
         values = engine.run_together(dataset, folds, "sums")
         assert engine.n_passes == len(lengths)
         assert values == [engine.run(dataset, fold, "sum") for fold in folds]
-        monkeypatch.setattr(run, "_MOST_SHARED_BYTES", 0)
+    with DaskEngine("synchronous", tuning=Tuning(most_shared_bytes=0)) as engine:
         assert engine.groups(dataset, folds) == [1] * 5  # one always runs: what memory it takes is checked elsewhere
 
 
@@ -147,8 +146,8 @@ def test_a_plan_counts_what_starts_take_together():
     assert many.estep.task.work > 9 * one.estep.task.work
 
 
-def test_a_plan_of_starts_that_do_not_fit_together_counts_more_passes(monkeypatch):
-    monkeypatch.setattr(run, "_MOST_SHARED_BYTES", 0)
+def test_a_plan_of_starts_that_do_not_fit_together_counts_more_passes(tune):
+    tune(most_shared_bytes=0)
     model = GaussianMixture(2, n_init=3, init_params="random", tol=0, max_iter=2, random_state=0)
     assert model.plan(X).most_passes == 7
     assert model.fit(X).n_passes_ == 7

@@ -16,6 +16,7 @@ import dask.array as da
 import numpy as np
 
 from ..errors import UnsupportedDataError
+from ..tuning import Tuning, current
 from .arrays import check_unmasked
 from .detached import carried, detached_tasks, held_tasks, piece_bytes
 from .garbage import no_collection
@@ -23,9 +24,6 @@ from .source import Part, Source
 from .task_graphs import Graph, Key, evaluate, split_graph
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-_MANY_LAYERS = 1000
-_LARGE_TASK = 64 << 10  # bytes that a task which several blocks need may bring with it into every pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +107,12 @@ class BlockSource(Source):
     def carried_bytes(self) -> int:
         return sum(self._sizes()) + sum(map(carried, self._shared.values()))
 
-    def detached(self) -> tuple[Source, Graph]:
+    def detached(self, tuning: Tuning) -> tuple[Source, Graph]:
         source, sizes = copy.copy(self), self._sizes()
-        source._shared, held = detached_tasks(self._shared, _LARGE_TASK)
-        if sum(sizes) < _LARGE_TASK:
+        source._shared, held = detached_tasks(self._shared, tuning.most_task_bytes)
+        if sum(sizes) < tuning.most_task_bytes:
             return source, held
-        groups = list(_grouped(sizes, piece_bytes(sum(sizes))))
+        groups = list(_grouped(sizes, piece_bytes(sum(sizes), tuning)))
         held_blocks = held_tasks((tuple(self._blocks[group]), sum(sizes[group])) for group in groups)
         source._row_held_bytes = sum(sizes) / self.shape[0]
         source._blocks = [
@@ -163,7 +161,7 @@ def blocks_between(cuts: Array, start: int, stop: int) -> slice:
 def optimized_graph(array: da.Array) -> Graph:
     """The array's graph as Dask optimises it."""
     graph = array.__dask_graph__()
-    if len(getattr(graph, "layers", ())) > _MANY_LAYERS:
+    if len(getattr(graph, "layers", ())) > current().most_layers:
         # An array put together from many has a layer for each, and optimising layers takes time that is quadratic in
         # their number (20 minutes for 100 000 delayed blocks). That of single tasks is linear.
         graph = dict(graph)

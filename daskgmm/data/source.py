@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataChangedError
+from ..tuning import Tuning
 from .checksum import Checksum, ChecksumGuard
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Bytes that one read brings into memory where the layout leaves a choice.
-SLAB_BYTES = 16 << 20
+#: Bytes that one read brings into memory where the layout leaves a choice and nobody asks for other sizes.
+SLAB_BYTES = Tuning.slab_bytes
 
 #: What sources may be.
 KINDS = ("array in memory", "memory-mapped file", "Zarr array", "HDF5 dataset", "dask array")
@@ -120,7 +121,7 @@ class Source(ABC):
         """Size of what all parts bring with them: it would be sent to other processes in every pass."""
         return 0
 
-    def detached(self) -> tuple[Source, dict[Any, Any]]:
+    def detached(self, tuning: Tuning) -> tuple[Source, dict[Any, Any]]:
         """The same rows, with parts that bring nothing with them, and the tasks that their dependencies are.
 
         These tasks depend on nothing. Whoever computes their values once can read the rows again and again.
@@ -292,8 +293,8 @@ class DerivedSource(Source):
     def carried_bytes(self) -> int:
         return self.source.carried_bytes()
 
-    def detached(self) -> tuple[Source, dict[Any, Any]]:
-        source, tasks = self.source.detached()
+    def detached(self, tuning: Tuning) -> tuple[Source, dict[Any, Any]]:
+        source, tasks = self.source.detached(tuning)
         return self.made_of(source), tasks
 
     def held_bytes(self, n_rows: int) -> int:
@@ -379,21 +380,25 @@ class Dataset:
         """Row numbers where reads have to start and stop; None: anywhere."""
         return next((source.cuts for source in self.sources if source.cuts is not None), None)
 
-    @property
-    def reader(self) -> Reader:
-        """What tasks need to read any batch."""
+    def reader(self, slab_bytes: int) -> Reader:
+        """Return what tasks need to read any batch, about ``slab_bytes`` at a time."""
         return Reader(
             (self.rows.handle, None if self.weights is None else self.weights.handle),
             self.n_features,
             # Rows that take nothing to read, because they are in memory, are read in one piece.
-            max(1, SLAB_BYTES // max(1, self.rows.row_bytes) if self.rows.reading_bytes(1) else self.n_rows),
+            max(1, slab_bytes // max(1, self.rows.row_bytes) if self.rows.reading_bytes(1) else self.n_rows),
             self.rows.chunk_rows,
-            any(source.reads_ahead for source in self.sources),
+            self.reads_ahead,
         )
 
-    def longest_slab(self, batch_rows: int) -> int:
-        """Rows of the longest slab, given the rows of the longest batch."""
-        reader = self.reader
+    @property
+    def reads_ahead(self) -> bool:
+        """Reading deserves a thread of its own."""
+        return any(source.reads_ahead for source in self.sources)
+
+    def longest_slab(self, batch_rows: int, slab_bytes: int) -> int:
+        """Rows of the longest slab, given the rows of the longest batch and the size of a slab."""
+        reader = self.reader(slab_bytes)
         if self.cuts is not None:
             return max(int(np.diff(self.cuts).max()), min(reader.slab_rows, batch_rows))
         return min(batch_rows, max(reader.chunk_rows, reader.slab_rows // reader.chunk_rows * reader.chunk_rows))

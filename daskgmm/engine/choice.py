@@ -15,6 +15,7 @@ from dask.base import get_scheduler
 from dask.local import get_sync
 from dask.threaded import get as get_threaded
 
+from ..tuning import Tuning
 from .remote import Remote
 from .scheduler import Local, Planned, Scheduler
 
@@ -22,7 +23,9 @@ _SYNCHRONOUS = {"synchronous", "sync", "single-threaded"}
 _THREADED = {"threads", "threading", "threaded"}
 
 
-def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractContextManager[Scheduler]:
+def find_scheduler(
+    choice: Any = None, *, in_process: bool = False, tuning: Tuning | None = None
+) -> AbstractContextManager[Scheduler]:
     """Scheduler that a user's choice, or the surroundings, mean.
 
     Parameters
@@ -33,6 +36,8 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
     in_process : bool
         The data are in this process's memory: without an explicit choice they are worked on here, not sent to a
         cluster.
+    tuning : Tuning, optional
+        None: the record in force in this process.
 
     Returns
     -------
@@ -45,11 +50,11 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
         If the choice is none of these, or the client in scope is asynchronous.
     """
     if isinstance(choice, distributed.Client):
-        return Remote(client=choice)
+        return Remote(client=choice, tuning=tuning)
     if isinstance(choice, Planned):
         return nullcontext(choice)
     if isinstance(choice, str):
-        return _of_name(choice)
+        return _of_name(choice, tuning)
     if choice is not None:
         raise TypeError(
             f"scheduler={choice!r}; expected None, 'synchronous', 'threads', the address of a scheduler or a "
@@ -71,13 +76,13 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
         return nullcontext(Local(get_sync, 1))
     client = getattr(get, "__self__", None)
     if isinstance(client, distributed.Client):
-        return _threads() if in_process else Remote(client=client)
+        return _threads() if in_process else Remote(client=client, tuning=tuning)
     if get is None or get is get_threaded:
         return _threads()
     return nullcontext(Local(get, os.cpu_count() or 1))  # another one of Dask's, or somebody's own
 
 
-def _of_name(name: str) -> AbstractContextManager[Scheduler]:
+def _of_name(name: str, tuning: Tuning | None) -> AbstractContextManager[Scheduler]:
     if name in _SYNCHRONOUS:
         return nullcontext(Local(get_sync, 1))
     if name in _THREADED:
@@ -86,7 +91,7 @@ def _of_name(name: str) -> AbstractContextManager[Scheduler]:
         raise ValueError(
             f"scheduler={name!r:.80}; expected 'synchronous', 'threads', or an address such as 'tcp://127.0.0.1:8786'"
         )
-    return Remote(name)
+    return Remote(name, tuning=tuning)
 
 
 @contextmanager

@@ -40,12 +40,6 @@ from .tree import Accumulator, Fragment, Node
 Array = np.ndarray[Any, np.dtype[Any]]
 Graph = dict[Any, Any]
 
-#: Parts that one merge joins.
-ARITY = 8
-
-#: Tasks of one graph, not counting merges: Dask gets rough near twice as many.
-WAVE_TASKS = 50_000
-
 
 @dataclass(frozen=True)
 class Context:
@@ -98,32 +92,35 @@ def plan_batches(dataset: Dataset, costs: Costs, size: int) -> Array:
     return borders(0, dataset.n_rows, leaves * costs.leaf_rows, dataset.rows.batch_rows, dataset.cuts)
 
 
-def plan_waves(dataset: Dataset, edges: Array) -> list[Wave]:
-    """Divide a pass into graphs of at most `WAVE_TASKS` tasks; a task that two of them depend on is computed in each.
+def plan_waves(dataset: Dataset, edges: Array, wave_tasks: int) -> list[Wave]:
+    """Divide a pass into graphs of at most ``wave_tasks`` tasks; a task that two of them depend on is computed in each.
 
     Parameters
     ----------
     dataset : Dataset
     edges : numpy.ndarray
         From `plan_batches`.
+    wave_tasks : int
     """
     shared = dataset.shared_tasks()
     whole = Wave(edges, frozenset(shared))
-    if whole.n_tasks <= WAVE_TASKS:
+    if whole.n_tasks <= wave_tasks:
         return [whole]
     if not shared:
-        return [Wave(edges[i : i + WAVE_TASKS + 1], frozenset()) for i in range(0, len(edges) - 1, WAVE_TASKS)]
-    waves = list(_waves_with_shared_tasks(dataset, edges, shared))
+        return [Wave(edges[i : i + wave_tasks + 1], frozenset()) for i in range(0, len(edges) - 1, wave_tasks)]
+    waves = list(_waves_with_shared_tasks(dataset, edges, shared, wave_tasks))
     # Where every batch depends on most of the data, as after a shuffle, each wave would read them again.
     return waves if sum(wave.n_tasks for wave in waves) <= 2 * whole.n_tasks else [whole]
 
 
-def _waves_with_shared_tasks(dataset: Dataset, edges: Array, shared: Mapping[Any, Any]) -> Iterator[Wave]:
+def _waves_with_shared_tasks(
+    dataset: Dataset, edges: Array, shared: Mapping[Any, Any], wave_tasks: int
+) -> Iterator[Wave]:
     first, needed = 0, set[Any]()
     for b, (start, stop) in enumerate(pairwise(edges.tolist())):
         dependencies = dataset.batch(start, stop).dependencies
         more = upstream(dependencies, shared, needed)
-        if b > first and b + 1 - first + len(needed) + len(more) > WAVE_TASKS:
+        if b > first and b + 1 - first + len(needed) + len(more) > wave_tasks:
             yield Wave(edges[first : b + 1], frozenset(needed))
             first, needed = b, set()
             more = upstream(dependencies, shared, needed)
@@ -132,7 +129,9 @@ def _waves_with_shared_tasks(dataset: Dataset, edges: Array, shared: Mapping[Any
 
 
 @no_collection()
-def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, whole: bool) -> tuple[Graph, Any]:
+def build_graph(
+    context: Context, dataset: Dataset, wave: Wave, label: str, *, whole: bool, arity: int
+) -> tuple[Graph, Any]:
     """Graph of a wave and the key of its value.
 
     Parameters
@@ -144,6 +143,8 @@ def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, w
     whole : bool
         The wave is the pass, and the value that of the pass. Otherwise it is the parts that other waves' are to be
         joined with.
+    arity : int
+        Parts that one merge joins.
     """
     run = uuid.uuid4().hex
     root, common = f"gmm-total-{run}", TaskRef(f"gmm-context-{run}")
@@ -155,8 +156,8 @@ def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, w
         batch = dataset.batch(start, stop)
         graph[key] = Task(key, run_batch, common, batch, *map(TaskRef, batch.dependencies))
     level = 0
-    while len(keys) > ARITY:
-        groups = [keys[i : i + ARITY] for i in range(0, len(keys), ARITY)]
+    while len(keys) > arity:
+        groups = [keys[i : i + arity] for i in range(0, len(keys), arity)]
         keys = [(f"gmm-reduce-{run}-{level}", j) for j in range(len(groups))]
         for key, group in zip(keys, groups, strict=True):
             graph[key] = Task(key, merge, common, *map(TaskRef, group))
@@ -165,7 +166,7 @@ def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, w
     return graph, root
 
 
-def rows_of(key: Any, wave: Wave, label: str) -> tuple[int, int] | None:
+def rows_of(key: Any, wave: Wave, label: str, arity: int) -> tuple[int, int] | None:
     """First row that a batch, or a merge of batches, of `build_graph` is made of, and the one after the last.
 
     None for any other task.
@@ -174,7 +175,7 @@ def rows_of(key: Any, wave: Wave, label: str) -> tuple[int, int] | None:
         case (str(name), int(number)) if name.startswith(f"gmm-{label}-"):
             span = 1
         case (str(name), int(number)) if name.startswith("gmm-reduce-"):
-            span = ARITY ** (int(name.rpartition("-")[2]) + 1)
+            span = arity ** (int(name.rpartition("-")[2]) + 1)
         case _:
             return None
     first, last = number * span, min((number + 1) * span, wave.n_batches)

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from ..data.checksum import Checksum
 from ..data.source import Dataset
+from ..tuning import Tuning, current
 from .blas import one_blas_thread
 from .combined_fold import CombinedFold
 from .events import EngineClosed, Listener, PassFinished, PassStarted
@@ -30,6 +31,8 @@ class Engine(AbstractContextManager["Engine"], ABC):
     ----------
     listeners : iterable of callable
         Called with every event, one at a time.
+    tuning : Tuning, optional
+        None: the record in force in this process.
 
     Attributes
     ----------
@@ -40,7 +43,8 @@ class Engine(AbstractContextManager["Engine"], ABC):
     is_remote: bool = False
     """Tasks run on the workers of a cluster, which may be other processes."""
 
-    def __init__(self, listeners: Iterable[Listener] = ()) -> None:
+    def __init__(self, listeners: Iterable[Listener] = (), tuning: Tuning | None = None) -> None:
+        self.tuning = tuning or current()
         self._listeners = tuple(listeners)
         self._telling = threading.RLock()
         self._resources = ExitStack()

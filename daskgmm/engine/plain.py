@@ -8,13 +8,12 @@ from typing import Any
 from ..data.checksum import Checksum
 from ..data.source import Batch, Dataset, Reader, covering_batch
 from ..data.task_graphs import evaluate
+from ..tuning import Tuning, current
 from .environment import environment
 from .events import BatchFinished
 from .fold import CostedFold, Costs, Fold
 from .interface import Engine, RowCounter
 from .tree import Accumulator
-
-_SHORTEST_PASS = 0.05  # seconds
 
 
 def fold_batch(fold: Fold, n_rows: int, reader: Reader, batch: Batch, inputs: Mapping[Any, Any]) -> tuple[Any, Any]:
@@ -27,11 +26,10 @@ def fold_batch(fold: Fold, n_rows: int, reader: Reader, batch: Batch, inputs: Ma
     return accumulator, checksum
 
 
-def fold_rows(dataset: Dataset, fold: Fold, on_rows: RowCounter | None) -> tuple[Any, Checksum]:
+def fold_rows(dataset: Dataset, fold: Fold, tuning: Tuning, on_rows: RowCounter | None) -> tuple[Any, Checksum]:
     """Return the value of a fold over all rows, and the checksum of the rows."""
-    batch = dataset.batch(0, dataset.n_rows)
-    inputs = _inputs(dataset, batch)
-    accumulator, checksum = fold_batch(fold, dataset.n_rows, dataset.reader, batch, inputs)
+    batch, reader = dataset.batch(0, dataset.n_rows), dataset.reader(tuning.slab_bytes)
+    accumulator, checksum = fold_batch(fold, dataset.n_rows, reader, batch, _inputs(dataset, batch))
     if on_rows is not None:
         on_rows(0, dataset.n_rows)
     return accumulator.total(), checksum
@@ -44,7 +42,7 @@ def _inputs(dataset: Dataset, batch: Batch) -> dict[Any, Any]:
 def is_short(dataset: Dataset, costs: Costs) -> bool:
     """Test for rows in memory that take less time to fold than threads, and the tasks for them, take to set up."""
     in_process = all(source.in_process for source in dataset.sources)
-    return in_process and dataset.n_rows * costs.row_seconds < _SHORTEST_PASS
+    return in_process and dataset.n_rows * costs.row_seconds < current().shortest_pass
 
 
 class PlainEngine(Engine):
@@ -52,7 +50,7 @@ class PlainEngine(Engine):
 
     def run(self, dataset: Dataset, fold: CostedFold, label: str) -> Any:
         with self.announced(label, dataset.n_rows, 1) as on_rows:
-            value, checksum = fold_rows(dataset, fold, on_rows)
+            value, checksum = fold_rows(dataset, fold, self.tuning, on_rows)
         dataset.check_unchanged(checksum)
         return value
 
@@ -64,13 +62,13 @@ class PlainEngine(Engine):
 
     def checksums(self, dataset: Dataset, ranges: Sequence[tuple[int, int]]) -> tuple[Checksum, ...]:
         batches = [covering_batch(dataset, *rows) for rows in ranges]
+        reader = dataset.reader(self.tuning.slab_bytes)
         return tuple(
-            dataset.reader.checksum(batch, *rows, _inputs(dataset, batch))
-            for rows, batch in zip(ranges, batches, strict=True)
+            reader.checksum(batch, *rows, _inputs(dataset, batch)) for rows, batch in zip(ranges, batches, strict=True)
         )
 
     def in_memory(self) -> PlainEngine:
-        return PlainEngine()
+        return PlainEngine(tuning=self.tuning)
 
     def environment(self) -> dict[str, str]:
         return environment()

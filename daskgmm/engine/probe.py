@@ -34,12 +34,13 @@ class Probe:
 
     dataset: Dataset
     ranges: tuple[tuple[int, int], ...]
+    slab_bytes: int
 
     def build(self) -> tuple[Graph, Any]:
         """The graph, with new keys, and the key of its value."""
         dataset, run = self.dataset, uuid.uuid4().hex
         shared, reader = dataset.shared_tasks(), TaskRef(f"gmm-reader-{run}")
-        graph: Graph = {reader.key: DataNode(reader.key, dataset.reader)}
+        graph: Graph = {reader.key: DataNode(reader.key, dataset.reader(self.slab_bytes))}
         keys = [(f"gmm-probe-{run}", i) for i in range(len(self.ranges))]
         for key, (start, stop) in zip(keys, self.ranges, strict=True):
             batch = covering_batch(dataset, start, stop)

@@ -16,13 +16,14 @@ import numpy as np
 from ..data.checksum import Checksum
 from ..data.source import Dataset, Source
 from ..errors import WorkerMemoryError
+from ..tuning import Tuning
 from .choice import find_scheduler
 from .combined_fold import SharedCosts
 from .environment import environment
 from .environment_report import TOPIC, Differences, EnvironmentReport, by_worker, summary, warn_of_different
 from .events import BatchFinished, Listener
 from .fold import CostedFold, Costs
-from .graph import ARITY, Context, Graph, Wave, build_graph, join, plan_batches, plan_waves, rows_of
+from .graph import Context, Graph, Wave, build_graph, join, plan_batches, plan_waves, rows_of
 from .interface import Engine, RowCounter
 from .memory import PassPlan, check_memory, plan_pass
 from .plain import fold_rows
@@ -31,19 +32,6 @@ from .report import Report, Reporter
 from .scheduler import Scheduler
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-# A task should be long beside the scheduler's own cost, and short enough to balance and to report.
-_SHORTEST_TASK, _LONGEST_TASK = 0.05, 5.0  # seconds
-_TASKS_PER_THREAD = 3
-
-# Folds that share a pass on threads of this process may take so much in each of them.
-_MOST_SHARED_BYTES = 512 << 20
-
-# Rows in memory that are sent to a cluster: few with every pass, more only once, as long as they take no more than this
-# share of its workers' memory, from which they cannot be spilled. And what one task may read of them.
-_LARGE = 1 << 20  # bytes
-_HELD_SHARE = 0.25
-_MOST_HELD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -55,14 +43,15 @@ class _PartOfPass:
     wave: Wave
     label: str
     whole: bool
+    arity: int
 
     def build(self) -> tuple[Graph, Any]:
         """Its graph, with new keys, and the key of its value."""
-        return build_graph(self.context, self.dataset, self.wave, self.label, whole=self.whole)
+        return build_graph(self.context, self.dataset, self.wave, self.label, whole=self.whole, arity=self.arity)
 
     def place(self, key: Any) -> str:
         """What an error is to call the data of a task."""
-        rows = rows_of(key, self.wave, self.label)
+        rows = rows_of(key, self.wave, self.label, self.arity)
         return f"task {key!r}" if rows is None else self.dataset.rows.place(*rows)
 
 
@@ -84,12 +73,21 @@ class DaskEngine(Engine):
         The data are in this process's memory.
     listeners : iterable of callable
         Called with every event, one at a time.
+    tuning : Tuning, optional
+        None: the record in force in this process.
     """
 
-    def __init__(self, scheduler: Any = None, *, in_process: bool = False, listeners: Iterable[Listener] = ()) -> None:
-        super().__init__(listeners)
+    def __init__(
+        self,
+        scheduler: Any = None,
+        *,
+        in_process: bool = False,
+        listeners: Iterable[Listener] = (),
+        tuning: Tuning | None = None,
+    ) -> None:
+        super().__init__(listeners, tuning)
         self._asked = scheduler
-        self._found = find_scheduler(scheduler, in_process=in_process)
+        self._found = find_scheduler(scheduler, in_process=in_process, tuning=self.tuning)
         self._name = uuid.uuid4().hex
         self._report = EnvironmentReport(self._name)
         self._numbers = itertools.count()
@@ -115,10 +113,10 @@ class DaskEngine(Engine):
         dataset = self.sent(dataset)
         edges = self._edges(dataset, fold)
         if self.is_remote:  # only workers have a limit, and a plan takes longer than a pass over few rows
-            self._check(plan_pass(dataset, fold, edges, ARITY))
+            self._check(plan_pass(dataset, fold, edges, self.tuning))
         with self.announced(label, dataset.n_rows, len(edges) - 1) as on_rows:
             if self._is_one_task(dataset, edges):
-                value, checksum = fold_rows(dataset, fold, on_rows)
+                value, checksum = fold_rows(dataset, fold, self.tuning, on_rows)
             else:
                 value, checksum = self._run_tasks(dataset, fold, edges, label, on_rows)
         dataset.check_unchanged(checksum)
@@ -130,10 +128,11 @@ class DaskEngine(Engine):
     def _run_tasks(
         self, dataset: Dataset, fold: CostedFold, edges: Array, label: str, on_rows: RowCounter | None
     ) -> tuple[Any, Checksum]:
-        context = Context(fold, dataset.reader, dataset.n_rows, on_rows, report=self._report)
-        waves = plan_waves(dataset, edges)
+        tuning = self.tuning
+        context = Context(fold, dataset.reader(tuning.slab_bytes), dataset.n_rows, on_rows, report=self._report)
+        waves = plan_waves(dataset, edges, tuning.wave_tasks)
         whole = len(waves) == 1
-        values = (self.scheduler.run(_PartOfPass(context, dataset, wave, label, whole)) for wave in waves)
+        values = (self.scheduler.run(_PartOfPass(context, dataset, wave, label, whole, tuning.arity)) for wave in waves)
         found: tuple[Any, Checksum] = next(values) if whole else join(context, values)
         return found
 
@@ -150,13 +149,13 @@ class DaskEngine(Engine):
 
     def _fits(self, dataset: Dataset, costs: Costs) -> bool:
         """Whether a pass fits into the workers, or, on threads of this process, into a moderate part of it."""
-        plan = plan_pass(dataset, costs, self._edges(dataset, costs), ARITY)
+        plan = plan_pass(dataset, costs, self._edges(dataset, costs), self.tuning)
         workers = self.scheduler.workers()
         try:
             check_memory(workers, plan, self._held_bytes)
         except WorkerMemoryError:
             return False
-        return bool(workers) or plan.task.work + plan.task.values <= _MOST_SHARED_BYTES
+        return bool(workers) or plan.task.work + plan.task.values <= self.tuning.most_shared_bytes
 
     def sent(self, dataset: Dataset) -> Dataset:
         """The data set in the form that passes on this engine's scheduler read.
@@ -171,10 +170,10 @@ class DaskEngine(Engine):
     def _sent_source(self, source: Source) -> Source:
         if source not in self._sent:
             carried = source.carried_bytes()
-            if carried < _LARGE:
+            if carried < self.tuning.most_carried_bytes:
                 self._sent[source] = source
             elif self._has_room(carried):
-                self._sent[source], tasks = source.detached()
+                self._sent[source], tasks = source.detached(self.tuning)
                 self.scheduler.hold(tasks)
                 self._held_bytes += carried
         return self._sent.get(source, source)
@@ -182,7 +181,7 @@ class DaskEngine(Engine):
     def _has_room(self, n_bytes: int) -> bool:
         """Test for room for so much more on the workers; without room, rows are sent in every pass, a few at a time."""
         limits = [worker.limit for worker in self.scheduler.workers()]
-        return 0 in limits or self._held_bytes + n_bytes <= _HELD_SHARE * sum(limits)
+        return 0 in limits or self._held_bytes + n_bytes <= self.tuning.held_share * sum(limits)
 
     def plan(self, dataset: Dataset, costs: Costs) -> PassPlan:
         """How a pass would be divided, and what it would take.
@@ -193,7 +192,7 @@ class DaskEngine(Engine):
             If it would not fit into the workers.
         """
         dataset = self.sent(dataset)
-        return self._check(plan_pass(dataset, costs, self._edges(dataset, costs), ARITY))
+        return self._check(plan_pass(dataset, costs, self._edges(dataset, costs), self.tuning))
 
     def _row_counter(self, label: str) -> RowCounter:
         with self._telling:
@@ -201,11 +200,12 @@ class DaskEngine(Engine):
         return Reporter(self._name, self._number)
 
     def checksums(self, dataset: Dataset, ranges: Sequence[tuple[int, int]]) -> tuple[Checksum, ...]:
-        found: tuple[Checksum, ...] = self.scheduler.run(Probe(self.sent(dataset), tuple(ranges)))
+        work = Probe(self.sent(dataset), tuple(ranges), self.tuning.slab_bytes)
+        found: tuple[Checksum, ...] = self.scheduler.run(work)
         return found
 
     def in_memory(self) -> DaskEngine:
-        return DaskEngine(None if self.is_remote else self._asked, in_process=True)
+        return DaskEngine(None if self.is_remote else self._asked, in_process=True, tuning=self.tuning)
 
     def compute(self, collection: Any, place: Callable[[int], str] = _block) -> Any:
         """Value of a dask collection, on this engine's scheduler.
@@ -241,11 +241,12 @@ class DaskEngine(Engine):
         return plan_batches(dataset, costs, self._batch_rows(dataset, costs))
 
     def _batch_rows(self, dataset: Dataset, costs: Costs) -> int:
-        seconds = costs.row_seconds + dataset.rows.row_bytes / 5e8  # what decoding a compressed store manages
-        fair = -(-dataset.n_rows // (_TASKS_PER_THREAD * self.scheduler.n_threads))
-        rows = max(_SHORTEST_TASK / seconds, min(_LONGEST_TASK / seconds, fair))
+        tuning = self.tuning
+        seconds = costs.row_seconds + dataset.rows.row_bytes / tuning.read_bytes_per_second
+        fair = -(-dataset.n_rows // (tuning.tasks_per_thread * self.scheduler.n_threads))
+        rows = max(tuning.shortest_task / seconds, min(tuning.longest_task / seconds, fair))
         held = dataset.held_bytes(dataset.n_rows)  # all that a task reads of it is in memory while it runs
-        return int(min(rows, dataset.n_rows * _MOST_HELD_BYTES / held) if held else rows)
+        return int(min(rows, dataset.n_rows * tuning.most_held_bytes / held) if held else rows)
 
     def _batch_finished(self, report: Report) -> None:
         """Tell of a task, once: those of a worker that is lost run again, on another."""

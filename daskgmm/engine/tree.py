@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataChangedError
+from ..tuning import current
 from .fold import Evaluator, Fold
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -145,11 +146,6 @@ def _are_siblings(left: Node | Fragment, right: Node) -> bool:
     )
 
 
-#: Bytes of rows in a leaf where a row is neither very short nor very long.
-_LEAF_BYTES = 4 << 20
-_SHORTEST_LEAF, _LONGEST_LEAF = 256, 65_536
-
-
 def leaf_rows(n_features: int, value_bytes: int = 0) -> int:
     """Rows of a leaf: a power of two that follows from the shape of the problem alone.
 
@@ -159,5 +155,6 @@ def leaf_rows(n_features: int, value_bytes: int = 0) -> int:
     value_bytes : int
         Size of a leaf's value: where it is larger than the rows, longer leaves make fewer of them.
     """
-    rows = max(_LEAF_BYTES, value_bytes) // (8 * n_features)
-    return int(np.clip(1 << (max(1, rows).bit_length() - 1), _SHORTEST_LEAF, _LONGEST_LEAF))
+    tuning = current()
+    rows = max(tuning.leaf_bytes, value_bytes) // (8 * n_features)
+    return int(np.clip(1 << (max(1, rows).bit_length() - 1), tuning.shortest_leaf, tuning.longest_leaf))
