@@ -22,7 +22,7 @@ run                each pass as a graph of tasks
 graph              a data set and a fold -> a plain graph of tasks: batches, then merges, then one root
 memory             what a task takes, and whether the workers have room for it
 scheduler          where it runs: what every scheduler can do
-choice             which scheduler a user means
+scheduler_choice   which scheduler a user means
 remote             a cluster, which may lose workers and its scheduler
 connection         a client of a cluster's scheduler, replaced when that comes back
 holdings           tasks that are submitted once, for many passes

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 import distributed
@@ -35,7 +35,7 @@ from .connection import ANSWER, FIRST_WORKER, SILENCE, Connection, Lost, classif
 from .holdings import Holdings
 from .memory import Worker
 from .report import Report, hearing, listening
-from .scheduler import Scheduler, Work
+from .scheduler import ClusterScheduler, Work
 from .seceding import check_event_loop, thread_given_back
 
 # How many tasks are suspected, and named.
@@ -57,7 +57,7 @@ class _LostInputs(Exception):
     """A value that a graph depends on, and does not hold itself, is gone."""
 
 
-class Remote(Scheduler, AbstractContextManager["Remote"]):
+class Remote(ClusterScheduler):
     """The scheduler of a cluster.
 
     Parameters
@@ -68,8 +68,6 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         The user's, which stays open. When its scheduler goes away, one of our own with the same security replaces it.
     tuning : Tuning, optional
     """
-
-    is_remote = True
 
     def __init__(
         self, address: str = "", client: distributed.Client | None = None, tuning: Tuning | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,6 @@ from ..data.checksum import Checksum
 from ..data.source import Dataset, Source
 from ..errors import WorkerMemoryError
 from ..tuning import Tuning
-from .choice import find_scheduler
 from .combined_fold import SharedCosts
 from .environment import environment
 from .environment_report import TOPIC, Differences, EnvironmentReport, by_worker, summary, warn_of_different
@@ -29,7 +28,8 @@ from .memory import PassPlan, check_memory, plan_pass
 from .plain import fold_rows
 from .probe import Probe
 from .report import Report, Reporter
-from .scheduler import Scheduler
+from .scheduler import ClusterScheduler, Scheduler
+from .scheduler_choice import find_scheduler
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -86,8 +86,8 @@ class DaskEngine(Engine):
         tuning: Tuning | None = None,
     ) -> None:
         super().__init__(listeners, tuning)
-        self._asked = scheduler
-        self._found = find_scheduler(scheduler, in_process=in_process, tuning=self.tuning)
+        found = find_scheduler(scheduler, in_process=in_process, tuning=self.tuning)
+        self._found: AbstractContextManager[Scheduler] = found
         self._name = uuid.uuid4().hex
         self._report = EnvironmentReport(self._name)
         self._numbers = itertools.count()
@@ -107,7 +107,11 @@ class DaskEngine(Engine):
 
     @property
     def is_remote(self) -> bool:  # type: ignore[override]
-        return self.scheduler.is_remote
+        return self._cluster is not None
+
+    @property
+    def _cluster(self) -> ClusterScheduler | None:
+        return self.scheduler if isinstance(self.scheduler, ClusterScheduler) else None
 
     def run(self, dataset: Dataset, fold: CostedFold, label: str) -> Any:
         dataset = self.sent(dataset)
@@ -162,19 +166,20 @@ class DaskEngine(Engine):
 
         What rows in memory would bring into the graph of every pass is sent to a cluster once, with the next work.
         """
-        if not self.is_remote:
+        cluster = self._cluster
+        if cluster is None:
             return dataset
-        weights = None if dataset.weights is None else self._sent_source(dataset.weights)
-        return replace(dataset, rows=self._sent_source(dataset.rows), weights=weights)
+        weights = None if dataset.weights is None else self._sent_source(cluster, dataset.weights)
+        return replace(dataset, rows=self._sent_source(cluster, dataset.rows), weights=weights)
 
-    def _sent_source(self, source: Source) -> Source:
+    def _sent_source(self, cluster: ClusterScheduler, source: Source) -> Source:
         if source not in self._sent:
             carried = source.carried_bytes()
             if carried < self.tuning.most_carried_bytes:
                 self._sent[source] = source
             elif self._has_room(carried):
                 self._sent[source], tasks = source.detached(self.tuning)
-                self.scheduler.hold(tasks)
+                cluster.hold(tasks)
                 self._held_bytes += carried
         return self._sent.get(source, source)
 
@@ -205,7 +210,11 @@ class DaskEngine(Engine):
         return found
 
     def in_memory(self) -> DaskEngine:
-        return DaskEngine(None if self.is_remote else self._asked, in_process=True, tuning=self.tuning)
+        if self.is_remote:
+            return DaskEngine(in_process=True, tuning=self.tuning)
+        engine = DaskEngine(self.scheduler, tuning=self.tuning)
+        engine._found = nullcontext(self.scheduler)  # which this engine has entered, and leaves
+        return engine
 
     def compute(self, collection: Any, place: Callable[[int], str] = _block) -> Any:
         """Value of a dask collection, on this engine's scheduler.
