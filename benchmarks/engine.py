@@ -30,15 +30,16 @@ import numpy as np
 from machine import describe_machine, print_machine
 
 from daskgmm.data.accept import as_dataset
-from daskgmm.data.source import SLAB_BYTES, Dataset, Source
+from daskgmm.data.source import Dataset, Source
 from daskgmm.engine.cluster import embedded_cluster
 from daskgmm.engine.graph import Context, build_graph, plan_batches, plan_waves
-from daskgmm.engine.run import Engine
+from daskgmm.engine.run import DaskEngine
+from daskgmm.tuning import Tuning
 
 Array = np.ndarray[Any, np.dtype[Any]]
 N_FEATURES = 8
 BATCH_ROWS = (64 << 20) // (8 * N_FEATURES)
-SLAB_ROWS = SLAB_BYTES // (8 * N_FEATURES)
+SLAB_ROWS = Tuning.slab_bytes // (8 * N_FEATURES)
 LEAF_ROWS = 65_536
 
 
@@ -139,10 +140,10 @@ def plan(kind: str, units: int) -> Planning:
     accepted = time.process_time()
     fold = Products(leaf_rows=1024)
     edges = plan_batches(dataset, fold, 1)
-    waves = plan_waves(dataset, edges)
-    context = Context(fold, dataset.reader, dataset.n_rows, None)
+    waves = plan_waves(dataset, edges, Tuning.wave_tasks)
+    context = Context(fold, dataset.reader(Tuning.slab_bytes), dataset.n_rows, None)
     for wave in waves:
-        build_graph(context, dataset, wave, "estep", whole=len(waves) == 1)
+        build_graph(context, dataset, wave, "estep", whole=len(waves) == 1, arity=Tuning.arity)
     done = time.process_time()
     return Planning(
         kind, units, accepted - begin, done - accepted, len(edges) - 1, len(waves), _peak_bytes() - at_first
@@ -187,7 +188,7 @@ def measure_overhead(scheduler: str, n_batches: int, work: int, rounds: int) -> 
         if scheduler == "processes":
             client = stack.enter_context(embedded_cluster(2, 1, None))
             workers = list(client.scheduler_info()["workers"])
-            engine = stack.enter_context(Engine(client))
+            engine = stack.enter_context(DaskEngine(client))
             tasks = list(zip(shares, workers, strict=True))
 
             def share_out() -> Any:
@@ -196,7 +197,7 @@ def measure_overhead(scheduler: str, n_batches: int, work: int, rounds: int) -> 
         else:
             pool = stack.enter_context(ThreadPoolExecutor(2))
             stack.enter_context(dask.config.set(num_workers=2))
-            engine = stack.enter_context(Engine("threads"))
+            engine = stack.enter_context(DaskEngine("threads"))
 
             def share_out() -> Any:
                 return list(pool.map(partial(evaluate_plainly, fold, rows), shares))

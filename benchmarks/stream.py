@@ -41,6 +41,7 @@ from daskgmm import GaussianMixture
 from daskgmm.data.accept import as_dataset
 from daskgmm.events import PassFinished
 from daskgmm.results import write_predictions
+from daskgmm.tuning import Tuning
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -126,7 +127,7 @@ def write(rows: Array, path: Path, layout: tuple[float, float | None, bool]) -> 
 def read_seconds(array: zarr.Array[Any]) -> float:
     """Processor time to read and decode all rows, in the slabs in which a pass reads them."""
     dataset, _ = as_dataset(array)
-    reader, batch = dataset.reader, dataset.batch(0, dataset.n_rows)
+    reader, batch = dataset.reader(Tuning.slab_bytes), dataset.batch(0, dataset.n_rows)
     begin = time.process_time()
     for start, stop in reader.slabs(batch):
         reader.read(batch, start, stop, {})

@@ -25,9 +25,9 @@ from .data.guards import check_file
 from .data.store import local_path, open_zarr, without_secrets
 from .data.write import check_target
 from .diagnostics.selection import check_picture, save_picture
-from .engine.choice import find_scheduler
 from .engine.cluster import embedded_cluster, planned_cluster
 from .engine.events import Listener
+from .engine.scheduler_choice import find_scheduler
 from .errors import InterruptedWarning, StoreError, StoreNotFoundError
 from .estimators.base import BaseMixture
 from .estimators.bayesian_mixture import BayesianGaussianMixture

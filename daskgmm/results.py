@@ -18,7 +18,7 @@ from .data.source import Source
 from .data.store import describe, local_path, without_secrets
 from .data.write import Address, check_room, check_target, new_store, record, writing
 from .engine.events import Listener
-from .engine.run import Engine
+from .engine.run import DaskEngine
 from .errors import UnsupportedDataError
 from .estimators.base import BaseMixture
 
@@ -79,7 +79,7 @@ def write_predictions(
     arrays = _row_arrays(model, blocks, probabilities, log_density)
     with (
         new_store(output, record(RESULTS, data=source, model=_full(model_name)), overwrite=overwrite) as group,
-        Engine(model.scheduler, listeners=callbacks) as engine,
+        DaskEngine(model.scheduler, listeners=callbacks) as engine,
         engine.announced("predict", blocks.shape[0], blocks.numblocks[0]) as on_rows,
     ):
         write_rows(group, arrays, partial(engine.compute, place=partial(_place, group, source)), on_rows)

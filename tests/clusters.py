@@ -19,8 +19,8 @@ import zarr
 
 from daskgmm import GaussianMixture
 from daskgmm.data import row_arrays
-from daskgmm.engine import graph, run, tree
 from daskgmm.events import BatchFinished, PassFinished, PassStarted
+from daskgmm.tuning import tuned
 
 N, ROWS = 40_000, 2500
 
@@ -38,9 +38,7 @@ def small_tasks():
     """Several tasks a pass, levels of merges, and rows that are sent once; nothing to compile in new processes."""
     with (
         dask.config.set({"daskgmm.compiled": False}),
-        mock.patch.multiple(run, _SHORTEST_TASK=0.0, _LONGEST_TASK=1e-9, _LARGE=0),
-        mock.patch.object(graph, "ARITY", 2),
-        mock.patch.object(tree, "_LONGEST_LEAF", 4096),
+        tuned(shortest_task=0.0, longest_task=1e-9, most_carried_bytes=0, arity=2, longest_leaf=4096),
         mock.patch.object(row_arrays, "_FEWEST_ROWS", 1),
     ):
         yield

@@ -15,11 +15,10 @@ from sklearn_shared import BayesianGaussianMixture as Reference
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.core.covariance import STRUCTURES as ALL
-from daskgmm.data.survey import SurveyFold
-from daskgmm.engine import run, tree
 from daskgmm.engine.cluster import embedded_cluster
 from daskgmm.errors import CoincidingComponentsWarning, IllDefinedCovarianceError, InvalidWeightsError
 from daskgmm.events import IterationFinished, StartFinished
+from daskgmm.fitting.survey import SurveyFold
 
 pytestmark = pytest.mark.covering
 
@@ -444,10 +443,8 @@ def test_data_without_a_covariance_are_told():
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_input_kinds_and_chunks_give_the_same_bits(structure, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(tree, "_SHORTEST_LEAF", 16)
-    monkeypatch.setattr(tree, "_LONGEST_LEAF", 16)
-    monkeypatch.setattr(run, "_SHORTEST_TASK", 0.0)
+def test_input_kinds_and_chunks_give_the_same_bits(structure, dtype, tmp_path, tune):
+    tune(shortest_leaf=16, longest_leaf=16, shortest_task=0.0)
     x = overlapping(333).astype(dtype)
     weights = np.random.RandomState(5).rand(len(x))
     array = zarr.create_array(tmp_path / "x.zarr", data=x, chunks=(17, 3))

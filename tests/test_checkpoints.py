@@ -21,7 +21,6 @@ from programs import read_until, small_files, terminal
 from daskgmm import BayesianGaussianMixture, GaussianMixture, load, select
 from daskgmm.cli import main
 from daskgmm.core.acceleration import LimitedMemoryBFGS
-from daskgmm.data import source
 from daskgmm.errors import (
     CheckpointError,
     CheckpointWarning,
@@ -877,8 +876,8 @@ class Replace:
 
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
 @pytest.mark.parametrize("row", [0, 1234, N - 1])
-def test_values_that_are_replaced_during_a_fit_are_told(row, scheduler, tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "SLAB_BYTES", 500 * X[0].nbytes)  # what is seen of several parts is added up
+def test_values_that_are_replaced_during_a_fit_are_told(row, scheduler, tmp_path, tune):
+    tune(slab_bytes=500 * X[0].nbytes)  # what is seen of several parts is added up
     stored = zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(500, D))
     # By their neighbours in floating point: no sum of squares would show it.
     replace = Replace(stored, row, np.nextafter(X[row], np.inf))
@@ -895,8 +894,8 @@ def test_any_dtype_is_held_to_it(dtype, tmp_path):
         mixture("full", tol=0, callbacks=[Replace(stored, 1234, other)]).fit(tmp_path / "x.zarr")
 
 
-def test_weights_are_held_to_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "SLAB_BYTES", 500 * X[0].nbytes)
+def test_weights_are_held_to_it(tmp_path, tune):
+    tune(slab_bytes=500 * X[0].nbytes)
     rows = zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(500, D))
     stored = zarr.create_array(tmp_path / "w.zarr", data=WEIGHTS, chunks=(500,))
     replace = Replace(stored, 7, np.nextafter(WEIGHTS[7], 2))

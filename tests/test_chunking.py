@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import daskgmm
 from daskgmm import GaussianMixture, open_zarr
-from daskgmm.data import output, source
-from daskgmm.engine import run, tree
+from daskgmm.data import output
 from daskgmm.names import COVARIANCE_TYPES
+from daskgmm.tuning import tuned
 
 pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
@@ -31,19 +31,14 @@ quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @pytest.fixture(scope="module", autouse=True)
 def many_leaves():
     """Leaves of 16 rows, reads of 20 and several tasks a pass, so that small data are divided as large data are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree, "_SHORTEST_LEAF", 16)
-        patch.setattr(tree, "_LONGEST_LEAF", 16)
-        patch.setattr(source, "SLAB_BYTES", 20 * D * 8)
-        patch.setattr(run, "_SHORTEST_TASK", 0.0)
+    with tuned(shortest_leaf=16, longest_leaf=16, slab_bytes=20 * D * 8, shortest_task=0.0):
         yield
 
 
 @pytest.fixture
-def long_leaves(monkeypatch):
+def long_leaves(tune):
     """Leaves in which products of vectors are long enough for BLAS to treat layouts differently."""
-    monkeypatch.setattr(tree, "_SHORTEST_LEAF", 1024)
-    monkeypatch.setattr(tree, "_LONGEST_LEAF", 1024)
+    tune(shortest_leaf=1024, longest_leaf=1024)
 
 
 def blobs(n=N, seed=0):

@@ -15,7 +15,6 @@ import pytest
 from clusters import wait_until
 
 from daskgmm import GaussianMixture
-from daskgmm.engine import run, tree
 from daskgmm.engine.cluster import embedded_cluster, planned_cluster
 from daskgmm.errors import SchedulerError, WorkerMemoryError
 from daskgmm.events import EngineClosed, IterationFinished, PassStarted, Waiting
@@ -214,7 +213,7 @@ def test_a_cluster_that_scales_with_the_work_may_have_no_workers_before_and_betw
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_workers_that_join_later_are_counted_in_the_next_pass(empty, monkeypatch):
+def test_workers_that_join_later_are_counted_in_the_next_pass(empty, tune):
     n_batches = []
 
     def grow(event):
@@ -223,8 +222,7 @@ def test_workers_that_join_later_are_counted_in_the_next_pass(empty, monkeypatch
             empty.cluster.scale(4)
             empty.wait_for_workers(4, timeout=60)
 
-    monkeypatch.setattr(run, "_SHORTEST_TASK", 0.0)
-    monkeypatch.setattr(tree, "_LONGEST_LEAF", 1024)
+    tune(shortest_task=0.0, longest_leaf=1024)
     empty.cluster.scale(1)
     fitted = model(scheduler=empty, callbacks=[grow]).fit(da.from_array(ROWS, chunks=(1000, 2)))
     assert n_batches[0] < n_batches[1] == n_batches[2]

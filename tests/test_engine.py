@@ -34,16 +34,16 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from daskgmm import GaussianMixture, events, load, open_zarr, select
-from daskgmm.data import blocks, detached, source
 from daskgmm.data.accept import as_dataset
 from daskgmm.data.arrays import ArraySource
 from daskgmm.data.blocks import BlockSource
 from daskgmm.data.source import Dataset
-from daskgmm.engine import blas, graph, remote, run, tree
-from daskgmm.engine.run import Engine
+from daskgmm.engine import blas, graph, remote
+from daskgmm.engine.run import DaskEngine
 from daskgmm.engine.tree import Accumulator, leaf_rows
 from daskgmm.errors import DaskGMMError, DataChangedError, NonFiniteDataError, SchedulerError, StoreError
 from daskgmm.names import COVARIANCE_TYPES
+from daskgmm.tuning import Tuning, tuned
 
 pytestmark = [
     pytest.mark.covering,
@@ -129,19 +129,17 @@ def in_random_order(tasks, key, seed=0):
     return done[key]
 
 
-def total(dataset, fold, size, get=get_sync):
-    context = graph.Context(fold, dataset.reader, dataset.n_rows, None)
-    (wave,) = graph.plan_waves(dataset, graph.plan_batches(dataset, fold, size))
-    value, _ = get(*graph.build_graph(context, dataset, wave, "estep", whole=True))
+def total(dataset, fold, size, arity, get=get_sync):
+    context = graph.Context(fold, dataset.reader(1 << 20), dataset.n_rows, None)
+    (wave,) = graph.plan_waves(dataset, graph.plan_batches(dataset, fold, size), 50_000)
+    value, _ = get(*graph.build_graph(context, dataset, wave, "estep", whole=True, arity=arity))
     return value
 
 
 @given(st.integers(1, 700), st.integers(1, 800), st.integers(2, 16))
 @quick
 def test_the_tree_does_not_depend_on_batches_and_arity(n, size, arity):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "ARITY", arity)
-        value = total(Dataset(ArraySource(numbered(n))), Spelling(), size)
+    value = total(Dataset(ArraySource(numbered(n))), Spelling(), size, arity)
     assert value == canonical(leaves_of(Spelling(), numbered(n)))
 
 
@@ -152,9 +150,7 @@ def test_the_tree_does_not_depend_on_where_reads_have_to_stop(chunks, size, arit
     if n == 0:
         return
     x = da.from_array(numbered(n), chunks=(tuple(chunks), 2))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "ARITY", arity)
-        value = total(Dataset(BlockSource(x)), Spelling(), size)
+    value = total(Dataset(BlockSource(x)), Spelling(), size, arity)
     assert value == canonical(leaves_of(Spelling(), numbered(n)))
 
 
@@ -186,10 +182,8 @@ def test_sums_of_floats_are_exact_to_the_bit(n, seed, size, arity):
     rows, fold = wild(n, seed), Rounding()
     leaves = leaves_of(fold, rows)
     expected = canonical(leaves)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "ARITY", arity)
-        for get in (get_sync, get_threaded, lambda *task: in_random_order(*task, seed=seed)):
-            assert total(Dataset(ArraySource(rows)), fold, size, get) == expected
+    for get in (get_sync, get_threaded, lambda *task: in_random_order(*task, seed=seed)):
+        assert total(Dataset(ArraySource(rows)), fold, size, arity, get) == expected
 
 
 def test_another_grouping_would_change_bits():
@@ -236,10 +230,7 @@ def test_leaves_follow_from_the_shape_alone(n_features):
 @pytest.fixture(scope="module", autouse=True)
 def many_tasks():
     """Several tasks a pass, and several levels of merges, though the rows are few."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_SHORTEST_TASK", 0.0)
-        patch.setattr(graph, "ARITY", 2)
-        patch.setattr(tree, "_LONGEST_LEAF", 8192)
+    with tuned(shortest_task=0.0, arity=2, longest_leaf=8192):
         yield
 
 
@@ -401,10 +392,10 @@ def test_results_are_computed_by_processes(files, expected, processes):
     np.testing.assert_allclose(processes.compute(proba).result(), expected.predict_proba(X), rtol=1e-12)
 
 
-def test_a_fit_leaves_no_lines_in_the_logs_of_a_cluster(client, caplog, monkeypatch):
+def test_a_fit_leaves_no_lines_in_the_logs_of_a_cluster(client, caplog, monkeypatch, tune):
     """Functions that are run there have a line each, and it is looked at every two seconds."""
     looks = []
-    monkeypatch.setattr(remote, "_LOOK", 0.001)
+    tune(look_seconds=0.001)
     monkeypatch.setattr(remote._Watch, "look", lambda watch, look=remote._Watch.look: looks.append(look(watch)))
     with caplog.at_level(logging.INFO, "distributed"):
         model(scheduler=client).fit(da.from_array(X, chunks=(3000, 3)))
@@ -431,11 +422,9 @@ IN_MEMORY = {
 
 
 @pytest.fixture
-def all_rows_are_large(monkeypatch):
+def all_rows_are_large(tune):
     """And so is every graph that they are in, of which Dask warns."""
-    monkeypatch.setattr(run, "_LARGE", 0)
-    monkeypatch.setattr(blocks, "_LARGE_TASK", 0)
-    monkeypatch.setattr(detached, "_SMALLEST", 1 << 14)
+    tune(most_carried_bytes=0, most_task_bytes=0, smallest_piece=1 << 14)
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "60 kB"}):
         yield
 
@@ -484,8 +473,8 @@ def test_rows_in_memory_are_sent_once_to_processes(kind, expected, processes, al
     assert_same_bits(model(scheduler=processes).fit(in_memory(kind, processes)), expected)
 
 
-def test_rows_that_workers_have_no_room_for_are_sent_with_every_pass(expected, client, all_rows_are_large, monkeypatch):
-    monkeypatch.setattr(run, "_HELD_SHARE", 0.0)
+def test_rows_that_workers_have_no_room_for_are_sent_with_every_pass(expected, client, all_rows_are_large, tune):
+    tune(held_share=0.0)
     with pytest.warns(UserWarning, match="large graph") as told:
         fitted = model(scheduler=client).fit(X)
     assert len([warning for warning in told if "large graph" in str(warning.message)]) == fitted.n_passes_
@@ -504,10 +493,9 @@ def page_faults():
 
 @pytest.mark.cluster
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this is about glibc's malloc")
-def test_worker_processes_use_memory_again(processes, tmp_path, monkeypatch):
+def test_worker_processes_use_memory_again(processes, tmp_path, tune):
     """Under Dask's setting of malloc every array of rows would be mapped anew: two page faults a page in each pass."""
-    monkeypatch.setattr(source, "SLAB_BYTES", 1 << 20)
-    monkeypatch.setattr(run, "_TASKS_PER_THREAD", 1)
+    tune(slab_bytes=1 << 20, tasks_per_thread=1)
     rows = np.random.default_rng(0).normal(size=(1_000_000, 8))
     zarr.create_array(tmp_path / "x.zarr", data=rows, chunks=(16_384, 8), compressors=None)
     faults = []
@@ -618,7 +606,11 @@ def test_tasks_begin_at_shards(size, files):
     dataset, _ = as_dataset(open_zarr(files / "s.zarr"))
     edges = graph.plan_batches(dataset, Rounding(), size).tolist()
     assert all(start % 4000 == 0 for start in edges[:-1])
-    slabs = [slab for batch in itertools.pairwise(edges) for slab in dataset.reader.slabs(dataset.batch(*batch))]
+    slabs = [
+        slab
+        for batch in itertools.pairwise(edges)
+        for slab in dataset.reader(Tuning.slab_bytes).slabs(dataset.batch(*batch))
+    ]
     assert all(start % 1000 == 0 for start, _ in slabs)
     assert [0, *(stop for _, stop in slabs)] == [*(start for start, _ in slabs), len(X)]
 
@@ -1026,7 +1018,7 @@ def test_a_worker_that_was_given_up_does_not_report_to_a_later_pass():
             n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
-        Engine(client, listeners=[heard.append]) as engine,
+        DaskEngine(client, listeners=[heard.append]) as engine,
     ):
         striking = threading.Thread(
             target=lambda: linger.held.wait(60) and client.run_on_scheduler(give_up, linger.worker)
@@ -1163,7 +1155,7 @@ def test_fits_that_end_in_another_order_leave_blas_as_it_was():
 
 def test_an_engine_counts_its_passes():
     dataset = Dataset(ArraySource(wild(200)))
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         values = [engine.run(dataset, Rounding(), "estep") for _ in range(3)]
     assert engine.n_passes == 3
     assert len(set(values)) == 1

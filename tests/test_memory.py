@@ -18,13 +18,13 @@ from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.cli import main
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.data.accept import as_dataset, resolve
-from daskgmm.engine.graph import ARITY
 from daskgmm.engine.memory import PROCESS_BYTES, PassPlan, TaskMemory, Worker, check_memory, task_memory
-from daskgmm.engine.run import Engine
+from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import WorkerMemoryError
 from daskgmm.fitting.candidate import Settings
 from daskgmm.fitting.initialization import Initialization
 from daskgmm.fitting.plan import plan_fit
+from daskgmm.tuning import Tuning
 
 MIB = 1 << 20
 
@@ -48,7 +48,7 @@ def store(path: Path, n_rows: int, chunk_rows: int, **options: Any) -> zarr.Arra
 
 def slabs(data: Any, n_rows: int = 1 << 20) -> int:
     dataset, _ = as_dataset(resolve(data))
-    return task_memory(dataset, Costs(), np.array([0, min(n_rows, dataset.n_rows)]), ARITY).slabs
+    return task_memory(dataset, Costs(), np.array([0, min(n_rows, dataset.n_rows)]), Tuning()).slabs
 
 
 def test_rows_in_memory_take_nothing() -> None:
@@ -59,10 +59,10 @@ def test_rows_in_memory_that_are_sent_once_are_there_while_a_task_reads_them() -
     rows = np.zeros((1 << 16, 8))
     for data in (rows, da.from_array(rows, chunks=(1 << 12, 8))):
         dataset, _ = as_dataset(data)
-        held = dataclasses.replace(dataset, rows=dataset.rows.detached()[0])
+        held = dataclasses.replace(dataset, rows=dataset.rows.detached(Tuning())[0])
         assert dataset.held_bytes(1 << 14) == 0
         assert (1 << 14) * 64 <= held.held_bytes(1 << 14) < (1 << 15) * 64
-        plans = [task_memory(found, Costs(), np.array([0, 1 << 14]), ARITY).slabs for found in (dataset, held)]
+        plans = [task_memory(found, Costs(), np.array([0, 1 << 14]), Tuning()).slabs for found in (dataset, held)]
         assert plans[1] - plans[0] >= (1 << 14) * 64
 
 
@@ -86,9 +86,9 @@ def test_only_so_many_chunks_are_decoded_at_a_time(tmp_path: Path) -> None:
 def test_what_reading_takes_is_what_the_plan_says(tmp_path: Path) -> None:
     array = store(tmp_path / "a.zarr", 1 << 18, 1 << 16)
     dataset, _ = as_dataset(array)
-    rows = dataset.longest_slab(dataset.n_rows)
+    rows = dataset.longest_slab(dataset.n_rows, Tuning.slab_bytes)
     planned = dataset.rows.reading_bytes(rows)
-    reader, batch = dataset.reader, dataset.batch(0, dataset.n_rows)
+    reader, batch = dataset.reader(Tuning.slab_bytes), dataset.batch(0, dataset.n_rows)
     reader.read(batch, 0, rows, {})  # once before: what loading code takes is not meant
     tracemalloc.start()
     try:
@@ -106,10 +106,10 @@ def test_blocks_of_a_dask_array_are_read_whole() -> None:
 
 def test_sums_and_shared_leaves() -> None:
     dataset, _ = as_dataset(np.zeros((1 << 16, 8)))
-    aligned = task_memory(dataset, Costs(value_bytes=100), np.arange(0, (1 << 16) + 1, 1 << 14), ARITY)
-    assert aligned == TaskMemory(0, 0, 0, (ARITY + 3 + 4) * 100)  # a merge: eight nodes, and one of each level
-    ragged = task_memory(dataset, Costs(value_bytes=100), np.array([0, 1000, 1 << 16]), ARITY)
-    assert ragged.leaves == (2 * ARITY + 1) * 1024 * 64
+    aligned = task_memory(dataset, Costs(value_bytes=100), np.arange(0, (1 << 16) + 1, 1 << 14), Tuning())
+    assert aligned == TaskMemory(0, 0, 0, (Tuning.arity + 3 + 4) * 100)  # a merge: eight nodes, and one of each level
+    ragged = task_memory(dataset, Costs(value_bytes=100), np.array([0, 1000, 1 << 16]), Tuning())
+    assert ragged.leaves == (2 * Tuning.arity + 1) * 1024 * 64
     assert ragged.values > aligned.values
 
 
@@ -121,7 +121,7 @@ def test_a_pass_takes_no_more_than_planned(tmp_path: Path, structure: str) -> No
         20, covariance_type=structure, max_iter=1, init_size=600, random_state=0, scheduler="synchronous"
     )
     model.fit(array[:1000])
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         dataset, _ = as_dataset(array)
         settings = Settings(Initialization(STRUCTURES[structure], 20, "kmeans"), 1e-3, 1, 1, 600)
         plan = plan_fit(engine, dataset, settings)
@@ -207,7 +207,7 @@ def settings(n_components: int = 4, **changes: Any) -> Settings:
 
 def test_a_plan_does_not_depend_on_the_number_of_rows(tmp_path: Path) -> None:
     tasks = []
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         for n_rows in (1 << 25, 1 << 30):
             array = zarr.create_array(tmp_path / f"{n_rows}.zarr", shape=(n_rows, 8), chunks=(1 << 16, 8), dtype="f8")
             dataset, _ = as_dataset(array)
@@ -219,7 +219,7 @@ def test_a_plan_does_not_depend_on_the_number_of_rows(tmp_path: Path) -> None:
 
 def test_a_plan_can_be_read(tmp_path: Path) -> None:
     array = zarr.create_array(tmp_path / "a.zarr", shape=(1 << 20, 8), chunks=(1 << 16, 8), dtype="f4")
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         plan = plan_fit(engine, as_dataset(array)[0], settings())
     assert plan.most_passes == 101  # starts share them
     text = str(plan)
@@ -233,7 +233,7 @@ def test_a_plan_can_be_read(tmp_path: Path) -> None:
 def test_more_components_need_more_memory(tmp_path: Path) -> None:
     array = zarr.create_array(tmp_path / "a.zarr", shape=(1 << 20, 8), chunks=(1 << 16, 8), dtype="f8")
     dataset, _ = as_dataset(array)
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         few, many = (plan_fit(engine, dataset, settings(k, init_size=None)).estep.task for k in (4, 400))
     assert many.work > few.work
     assert many.values > 50 * few.values

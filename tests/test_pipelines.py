@@ -52,7 +52,7 @@ def test_workers_read_with_the_pipeline_of_the_driver(path: Path) -> None:
     pytest.importorskip("zarrs")
     with zarr.config.set({"codec_pipeline.path": ZARRS}):
         dataset, _ = as_dataset(zarr.open_array(path, mode="r"))
-        sent = pickle.dumps(dataset.reader.handles)
+        sent = pickle.dumps(dataset.reader(1).handles)
     assert zarr.config.get("codec_pipeline.path") == DEFAULT
     handle = pickle.loads(sent)[0]
     assert type(handle.array._async_array.codec_pipeline).__name__ == "ZarrsCodecPipeline"

@@ -15,11 +15,11 @@ from daskgmm.core.kernels import QuadraticKernel
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame
 from daskgmm.data.accept import as_dataset
-from daskgmm.engine import run, tree
-from daskgmm.engine.run import Engine
+from daskgmm.engine.run import DaskEngine
 from daskgmm.fitting import rare, sweep, worst
 from daskgmm.fitting.rare import Relocation
 from daskgmm.fitting.worst import Watch, WorstRowsFold, n_kept
+from daskgmm.tuning import tuned
 
 pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
@@ -267,7 +267,7 @@ def test_a_plan_does_not_count_every_list_as_full():
 
 
 @pytest.mark.parametrize("heavy_are_worst", [False, True])
-def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(heavy_are_worst, monkeypatch):
+def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(heavy_are_worst, monkeypatch, tune):
     """What `watch_cost` relies on."""
     sizes = []
     evaluate = worst._Watcher.__call__
@@ -278,7 +278,7 @@ def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(heavy_are_
         return found
 
     monkeypatch.setattr(worst._Watcher, "__call__", counting)
-    monkeypatch.setattr(tree, "_LONGEST_LEAF", 256)
+    tune(longest_leaf=256)
     x = np.random.default_rng(0).standard_t(4, size=(100_000, 2))
     weights = None
     if heavy_are_worst:  # all of them are in the sample, where each stands for itself alone
@@ -303,8 +303,8 @@ def test_a_plan_counts_the_strata_in_the_driver():
 
 
 @pytest.mark.parametrize("kind", ["dask", "threads", "zarr", "weighted"])
-def test_chunks_and_schedulers_do_not_matter(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_SHORTEST_TASK", 0.0)
+def test_chunks_and_schedulers_do_not_matter(kind, tmp_path, tune):
+    tune(shortest_task=0.0)
     x, _, model = small()
     weights = np.random.RandomState(0).uniform(0.5, 1.5, len(x)) if kind == "weighted" else None
     expected = clone(model).fit(x, sample_weight=weights)
@@ -354,12 +354,9 @@ def test_the_worst_rows_are_those_of_one_sort(kernel, n, limit, leaf, cut, highe
     rng = np.random.RandomState(n)
     x = rng.normal(size=(n, 2)).round(1)  # rows repeat
     weights = rng.choice([0.0, 1.0, 2.5], size=n) if weighted else None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree, "_SHORTEST_LEAF", leaf)
-        patch.setattr(tree, "_LONGEST_LEAF", leaf)
-        patch.setattr(run, "_SHORTEST_TASK", 0.0)
+    with tuned(shortest_leaf=leaf, longest_leaf=leaf, shortest_task=0.0):
         fold = WorstRowsFold(kernel, Watch(limit, highest), np.dtype(np.float64))
-        with Engine("synchronous") as engine:
+        with DaskEngine("synchronous") as engine:
             chunks = ((min(cut, n), n - cut) if cut < n else (n,), 2)
             dataset, _ = as_dataset(da.from_array(x, chunks=chunks), weights, engine.compute)
             found = engine.run(dataset, fold, "estep")

@@ -20,11 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, Selection, select
-from daskgmm.data import source
-from daskgmm.engine import blas, graph, run, tree
+from daskgmm.engine import blas, run
 from daskgmm.engine import environment as engine_environment
-from daskgmm.engine.environment import TOPIC, Witness, differences, environment, found
+from daskgmm.engine.environment import differences, environment
+from daskgmm.engine.environment_report import TOPIC, EnvironmentReport, by_worker
 from daskgmm.errors import ReproducibilityWarning
+from daskgmm.tuning import tuned
 
 pytestmark = [
     pytest.mark.covering,
@@ -41,10 +42,7 @@ LEAF = 512  # several levels of the tree, in leaves long enough for BLAS to trea
 @pytest.fixture(scope="module", autouse=True)
 def many_tasks():
     """Many leaves and many tasks a pass, though the rows are few."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree, "_SHORTEST_LEAF", LEAF)
-        patch.setattr(tree, "_LONGEST_LEAF", LEAF)
-        patch.setattr(run, "_SHORTEST_TASK", 0.0)
+    with tuned(shortest_leaf=LEAF, longest_leaf=LEAF, shortest_task=0.0):
         yield
 
 
@@ -186,8 +184,8 @@ def test_worker_processes(stores, expected, monkeypatch):
     with worker_processes(1, threads_per_worker=2) as (cluster, client):
         if os.cpu_count() > 1:
             assert max(client.run(blas_threads).values()) > 1
-        with monkeypatch.context() as patch:
-            patch.setattr(tree, "_LONGEST_LEAF", 65_536)  # so long that BLAS would divide sums over it
+        # so long that BLAS would divide sums over it
+        with tuned(longest_leaf=65_536):
             assert bits(weighted(client)) == bits(weighted("synchronous"))
         cluster.scale(2)
         client.wait_for_workers(2)
@@ -207,8 +205,8 @@ def off_the_bounds_of_words(values):
     return moved
 
 
-def test_where_arrays_lie_in_memory_does_not_matter(monkeypatch):
-    monkeypatch.setattr(tree, "_LONGEST_LEAF", 65_536)  # longer than what NumPy moves at a time
+def test_where_arrays_lie_in_memory_does_not_matter(tune):
+    tune(longest_leaf=65_536)  # longer than what NumPy moves at a time
     assert bits(weighted("synchronous", off_the_bounds_of_words)) == bits(weighted("synchronous"))
 
 
@@ -246,19 +244,19 @@ def lengths(draw):
 )
 @quick
 def test_any_division_of_the_work(stores, expected, chunks, kind, scheduler, shortest, tasks, slab, arity, wave, name):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_SHORTEST_TASK", shortest)
-        patch.setattr(run, "_LONGEST_TASK", 2 * shortest)
-        patch.setattr(run, "_TASKS_PER_THREAD", tasks)
-        patch.setattr(source, "SLAB_BYTES", slab * D * 8)
-        patch.setattr(graph, "ARITY", arity)
-        patch.setattr(run, "ARITY", arity)
-        patch.setattr(graph, "WAVE_TASKS", wave)
+    with tuned(
+        shortest_task=shortest,
+        longest_task=2 * shortest,
+        tasks_per_thread=tasks,
+        slab_bytes=slab * D * 8,
+        arity=arity,
+        wave_tasks=wave,
+    ):
         x = da.from_array(X, chunks=(chunks, D)) if kind == "dask" else INPUTS[kind](stores)
         assert bits(FITS[name](x, scheduler=scheduler)) == expected[name]
 
 
-def test_it_is_divided_as_asked(monkeypatch):
+def test_it_is_divided_as_asked(tune):
     """What makes the test above able to fail: its constants decide how many tasks there are."""
     batches = set()
 
@@ -266,9 +264,7 @@ def test_it_is_divided_as_asked(monkeypatch):
         batches.add(getattr(event, "n_batches", None))
 
     for shortest, tasks in ((0.0, 2), (0.0, 12), (1.0, 2)):
-        monkeypatch.setattr(run, "_SHORTEST_TASK", shortest)
-        monkeypatch.setattr(run, "_LONGEST_TASK", 2 * shortest + 1)
-        monkeypatch.setattr(run, "_TASKS_PER_THREAD", tasks)
+        tune(shortest_task=shortest, longest_task=2 * shortest + 1, tasks_per_thread=tasks)
         GaussianMixture(2, random_state=0, scheduler="synchronous", max_iter=1, callbacks=[heard]).fit(X)
     assert len(batches - {None}) == 3
 
@@ -491,12 +487,12 @@ def test_a_process_tells_once_and_only_to_others():
         ) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
-        foreign = Witness("someone", driver="another process", expected=environment() | {"blas": "x"})
-        for witness in (foreign, foreign, Witness("nobody")):
-            client.submit(witness.look, pure=False).result()
-        with run.Engine(client) as engine:
+        foreign = EnvironmentReport("someone", driver="another process", expected=environment() | {"blas": "x"})
+        for report in (foreign, foreign, EnvironmentReport("nobody")):
+            client.submit(report.send, pure=False).result()
+        with run.DaskEngine(client) as engine:
             told, untold = (engine.scheduler.events(TOPIC, name) for name in ("someone", "nobody"))
-    assert [event["witness"] for event in told] == ["someone"]
-    assert list(found(told).values()) == [{"blas": environment()["blas"]}]
+    assert [event["receiver"] for event in told] == ["someone"]
+    assert list(by_worker(told).values()) == [{"blas": environment()["blas"]}]
     assert untold == []
-    foreign.look()  # where there is no worker, nobody is told
+    foreign.send()  # where there is no worker, nobody is told

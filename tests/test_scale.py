@@ -20,14 +20,15 @@ from hypothesis import strategies as st
 
 from daskgmm import GaussianMixture, events
 from daskgmm.core.loops import PLAIN
-from daskgmm.data import blocks
+from daskgmm.data import blocks, task_graphs
 from daskgmm.data.accept import as_dataset
 from daskgmm.data.row_sample import NumberedRows, draw_rows
 from daskgmm.data.source import Dataset, Source, borders
-from daskgmm.engine import graph, run
-from daskgmm.engine.run import Engine
+from daskgmm.engine import graph
+from daskgmm.engine.run import DaskEngine
 from daskgmm.engine.tree import Accumulator, Node
-from daskgmm.fitting.surveying import survey_fold
+from daskgmm.fitting.survey import survey_fold
+from daskgmm.tuning import Tuning, tuned
 
 pytestmark = [
     pytest.mark.covering,
@@ -95,14 +96,13 @@ INPUTS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def short_tasks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_SHORTEST_TASK", 0.0)
+    with tuned(shortest_task=0.0):
         yield
 
 
 @pytest.fixture(params=[1, 3, 10])
-def wave_tasks(request, monkeypatch):
-    monkeypatch.setattr(graph, "WAVE_TASKS", request.param)
+def wave_tasks(request, tune):
+    tune(wave_tasks=request.param)
     return request.param
 
 
@@ -124,7 +124,7 @@ def scheduler(request):
 
 def one_pass(data, scheduler="synchronous", weights=None, listeners=()):
     dataset, _ = as_dataset(data, weights)
-    with Engine(scheduler, listeners=listeners) as engine:
+    with DaskEngine(scheduler, listeners=listeners) as engine:
         return engine.run(dataset, Rounding(), "estep")
 
 
@@ -172,8 +172,7 @@ def test_waves_give_the_same_bits_for_any_chunking(chunks, wave_tasks, again):
     if len(rows) == 0:
         return
     x = da.from_array(rows, chunks=(tuple(chunks), 2))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "WAVE_TASKS", wave_tasks)
+    with tuned(wave_tasks=wave_tasks):
         values = {one_pass(x), one_pass(x.rechunk((again, 2)))}
     assert values == {one_pass(rows)}
 
@@ -187,9 +186,9 @@ def merges_of(tasks):
 
 
 @pytest.mark.parametrize("kind", ["dask", "rechunked", "zarr", "zarr in leaves", "shards"])
-def test_every_graph_is_bounded(kind, monkeypatch):
+def test_every_graph_is_bounded(kind, tune):
     (whole,) = submitted(INPUTS[kind]())
-    monkeypatch.setattr(graph, "WAVE_TASKS", 10)
+    tune(wave_tasks=10)
     waves = submitted(INPUTS[kind]())
     assert len(waves) > 1
     for tasks in waves:
@@ -199,8 +198,8 @@ def test_every_graph_is_bounded(kind, monkeypatch):
     assert not set.intersection(*(set(merges_of(tasks)) | set(batches_of(tasks)) for tasks in waves))
 
 
-def test_a_wave_brings_only_the_shared_tasks_that_it_needs(monkeypatch):
-    monkeypatch.setattr(graph, "WAVE_TASKS", 20)
+def test_a_wave_brings_only_the_shared_tasks_that_it_needs(tune):
+    tune(wave_tasks=20)
     calls = []
 
     def read(block):
@@ -213,8 +212,8 @@ def test_a_wave_brings_only_the_shared_tasks_that_it_needs(monkeypatch):
     assert len(calls) < 51 + len(waves)  # neighbouring waves share a block at most
 
 
-def test_work_that_all_batches_share_is_not_repeated_by_waves(monkeypatch):
-    monkeypatch.setattr(graph, "WAVE_TASKS", 20)
+def test_work_that_all_batches_share_is_not_repeated_by_waves(tune):
+    tune(wave_tasks=20)
     calls = []
 
     def read(block):
@@ -226,10 +225,10 @@ def test_work_that_all_batches_share_is_not_repeated_by_waves(monkeypatch):
     assert len(calls) == 26
 
 
-def test_events_tell_of_the_whole_pass(scheduler, monkeypatch):
+def test_events_tell_of_the_whole_pass(scheduler, tune):
     heard = {}
     for wave_tasks in (10**6, 3):
-        monkeypatch.setattr(graph, "WAVE_TASKS", wave_tasks)
+        tune(wave_tasks=wave_tasks)
         heard[wave_tasks] = []
         one_pass(INPUTS["zarr"](), scheduler, listeners=[heard[wave_tasks].append])
     for told in heard.values():
@@ -239,8 +238,8 @@ def test_events_tell_of_the_whole_pass(scheduler, monkeypatch):
         assert sum(event.n_rows for event in told if isinstance(event, events.BatchFinished)) == len(X)
 
 
-def test_an_error_in_a_later_wave_comes_through(scheduler, monkeypatch):
-    monkeypatch.setattr(graph, "WAVE_TASKS", 3)
+def test_an_error_in_a_later_wave_comes_through(scheduler, tune):
+    tune(wave_tasks=3)
 
     def fail(block, block_id=None):
         if block_id[0] == 20:
@@ -271,19 +270,21 @@ def held(*roots):
 
 def test_a_plan_of_a_million_units_is_a_few_objects():
     dataset = Dataset(Plain(10**6))
-    waves = graph.plan_waves(dataset, graph.plan_batches(dataset, Rounding(), 1))
+    waves = graph.plan_waves(dataset, graph.plan_batches(dataset, Rounding(), 1), Tuning.wave_tasks)
     assert 20 < len(held(dataset, waves)) < 400
     assert len(held([wave.borders.tolist() for wave in waves])) > 10**6
     assert sum(wave.n_batches for wave in waves) == 10**6
-    assert max(wave.n_tasks for wave in waves) == graph.WAVE_TASKS
+    assert max(wave.n_tasks for wave in waves) == Tuning.wave_tasks
     for one, following in itertools.pairwise(waves):
         assert one.borders[-1] == following.borders[0]
 
 
 def pickled_graph(dataset, size):
-    context = graph.Context(Rounding(), dataset.reader, dataset.n_rows, None)
-    (wave,) = graph.plan_waves(dataset, graph.plan_batches(dataset, Rounding(), size))
-    return wave.n_batches, len(pickle.dumps(graph.build_graph(context, dataset, wave, "estep", whole=True)[0]))
+    context = graph.Context(Rounding(), dataset.reader(Tuning.slab_bytes), dataset.n_rows, None)
+    (wave,) = graph.plan_waves(dataset, graph.plan_batches(dataset, Rounding(), size), Tuning.wave_tasks)
+    return wave.n_batches, len(
+        pickle.dumps(graph.build_graph(context, dataset, wave, "estep", whole=True, arity=Tuning.arity)[0])
+    )
 
 
 def test_a_graph_grows_by_a_few_bytes_a_batch_whatever_the_chunks():
@@ -383,25 +384,25 @@ def test_a_small_graph_has_the_values_that_dask_gives_it(upstream, data):
         tasks[i] = Task(i, add, *(TaskRef(j) for j in some if j < i))
     keys = data.draw(st.lists(st.sampled_from(sorted(tasks)), min_size=1, max_size=3, unique=True))
     expected = [value.number for value in get_sync(tasks, keys)]
-    assert [value.number for value in blocks.evaluate(tasks, keys, {})] == expected
+    assert [value.number for value in task_graphs.evaluate(tasks, keys, {})] == expected
     given_keys = tasks[keys[0]].dependencies - set(keys)
     values = {key: get_sync(tasks, key) for key in given_keys}
     rest = {key: task for key, task in tasks.items() if key not in given_keys}
-    assert [value.number for value in blocks.evaluate(rest, keys, values)] == expected
+    assert [value.number for value in task_graphs.evaluate(rest, keys, values)] == expected
 
 
 def test_values_of_a_block_do_not_live_longer_than_they_are_needed():
     chain = {i: Task(i, add, *([TaskRef(i - 1)] if i else [])) for i in range(50)}
     Value.most = Value.alive = 0
-    (last,) = blocks.evaluate(chain, [49], {})
+    (last,) = task_graphs.evaluate(chain, [49], {})
     assert last.number == 50
     assert Value.most == 2
 
 
 @pytest.mark.parametrize("kind", [kind for kind in INPUTS if "zarr" not in kind and kind != "shards"])
-def test_arrays_of_many_layers_give_the_same_bits(kind, monkeypatch):
+def test_arrays_of_many_layers_give_the_same_bits(kind, tune):
     expected = one_pass(X)
-    monkeypatch.setattr(blocks, "_MANY_LAYERS", 0)
+    tune(most_layers=0)
     assert one_pass(INPUTS[kind]()) == expected
     delayed = [dask.delayed(X[i : i + 40]) for i in range(0, len(X), 40)]
     parts = [da.from_delayed(part, (min(40, len(X) - 40 * i), 2), X.dtype) for i, part in enumerate(delayed)]

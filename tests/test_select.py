@@ -35,7 +35,6 @@ from daskgmm.criteria import CRITERIA
 from daskgmm.data.held_out import HeldOut
 from daskgmm.diagnostics import selection as pictures
 from daskgmm.diagnostics.summary import print_record
-from daskgmm.engine import run as engine_run
 from daskgmm.errors import (
     FallingLikelihoodWarning,
     IllDefinedCovarianceError,
@@ -47,6 +46,7 @@ from daskgmm.estimators import selection
 from daskgmm.events import IterationFinished, PassStarted, StartFinished
 from daskgmm.fitting.criteria import Contest, remaining_gain
 from daskgmm.names import COVARIANCE_TYPES
+from daskgmm.tuning import tuned
 
 pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
@@ -150,8 +150,7 @@ def test_every_candidate_becomes_what_it_becomes_alone(
     estimator = GaussianMixture(
         n_init=n_init, init_size=init_size, max_iter=15, random_state=1, init_params="random_from_data"
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_run, "_SHORTEST_TASK", 0.0)
+    with tuned(shortest_task=0.0):
         weights = WEIGHTS if weighted else None
         found = select(
             chunked(kind, chunks), numbers, types, estimator=estimator, sample_weight=weights, scheduler=scheduler
@@ -425,10 +424,10 @@ def test_reads_are_those_of_the_slowest_candidate_alone():
     assert found.n_passes == 1 + max(row["n_iter"] for row in found.table) + 1
 
 
-def test_candidates_that_do_not_fit_into_memory_together_take_more_passes(monkeypatch):
+def test_candidates_that_do_not_fit_into_memory_together_take_more_passes(tune):
     estimator = GaussianMixture(random_state=0)
     expected = select(X, range(1, 7), estimator=estimator)
-    monkeypatch.setattr(engine_run, "_MOST_SHARED_BYTES", 1 << 20)
+    tune(most_shared_bytes=1 << 20)
     found = select(X, range(1, 7), estimator=estimator)
     assert found.n_passes > expected.n_passes
     assert found.table == expected.table

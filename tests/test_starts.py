@@ -13,16 +13,17 @@ from sklearn.base import clone
 from daskgmm import BayesianGaussianMixture, GaussianMixture, select
 from daskgmm.core.statistics import Frame
 from daskgmm.data.accept import as_dataset
-from daskgmm.engine import run, tree
-from daskgmm.engine.run import Engine
-from daskgmm.engine.together import SharedCosts, Together
+from daskgmm.engine import tree
+from daskgmm.engine.combined_fold import CombinedFold, SharedCosts
+from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import DataChangedError, InitializationWarning, InvalidWeightsError
 from daskgmm.events import PassStarted, SampleFitted, SampleStepped, StartBegun, StartFinished
 from daskgmm.fitting import sampling
+from daskgmm.fitting.first_pass import take_surveys
 from daskgmm.fitting.sampling import rungs
-from daskgmm.fitting.surveying import take_surveys
 from daskgmm.fitting.sweep import Request, Sweep
 from daskgmm.names import COVARIANCE_TYPES
+from daskgmm.tuning import Tuning
 
 pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
@@ -81,8 +82,7 @@ def test_folds_that_share_a_pass_get_the_bits_of_a_pass_of_their_own(n, leaves, 
     while (left := n - sum(lengths)) > 0:
         lengths.append(min(left, chunks[len(lengths) % len(chunks)]))
     rows = da.from_array(x, chunks=(tuple(lengths), 3))
-    with pytest.MonkeyPatch.context() as patch, Engine("synchronous") as engine:
-        patch.setattr(run, "_SHORTEST_TASK", 0.0)
+    with DaskEngine("synchronous", tuning=Tuning(shortest_task=0.0)) as engine:
         dataset, _ = as_dataset(rows, w, compute)
         alone = [engine.run(dataset, fold, "alone") for fold in folds]
         n_passes = engine.n_passes
@@ -97,13 +97,12 @@ def test_what_folds_cost_together_is_what_each_of_them_costs():
     assert costs.row_seconds == 2e-8
     assert costs.value_bytes == 32
     assert costs.work_bytes == 200 + 2 * 16  # two levels of the tree inside a leaf of 64 rows
-    assert Together((one, other)).leaf_rows == 64
+    assert CombinedFold((one, other)).leaf_rows == 64
 
 
-def test_folds_that_do_not_fit_into_memory_together_take_more_passes(monkeypatch):
+def test_folds_that_do_not_fit_into_memory_together_take_more_passes():
     folds = [Moments(16, power) for power in range(1, 6)]
-    monkeypatch.setattr(run, "_MOST_SHARED_BYTES", 700)
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous", tuning=Tuning(most_shared_bytes=700)) as engine:
         dataset, _ = as_dataset(X, None, compute)
         lengths = engine.groups(dataset, folds)
         assert sum(lengths) == 5
@@ -111,7 +110,7 @@ def test_folds_that_do_not_fit_into_memory_together_take_more_passes(monkeypatch
         values = engine.run_together(dataset, folds, "sums")
         assert engine.n_passes == len(lengths)
         assert values == [engine.run(dataset, fold, "sum") for fold in folds]
-        monkeypatch.setattr(run, "_MOST_SHARED_BYTES", 0)
+    with DaskEngine("synchronous", tuning=Tuning(most_shared_bytes=0)) as engine:
         assert engine.groups(dataset, folds) == [1] * 5  # one always runs: what memory it takes is checked elsewhere
 
 
@@ -148,8 +147,8 @@ def test_a_plan_counts_what_starts_take_together():
     assert many.estep.task.work > 9 * one.estep.task.work
 
 
-def test_a_plan_of_starts_that_do_not_fit_together_counts_more_passes(monkeypatch):
-    monkeypatch.setattr(run, "_MOST_SHARED_BYTES", 0)
+def test_a_plan_of_starts_that_do_not_fit_together_counts_more_passes(tune):
+    tune(most_shared_bytes=0)
     model = GaussianMixture(2, n_init=3, init_params="random", tol=0, max_iter=2, random_state=0)
     assert model.plan(X).most_passes == 7
     assert model.fit(X).n_passes_ == 7
@@ -305,7 +304,7 @@ def test_samples_follow_the_weights():
     rows = rng.normal(size=(50_000, D)) + 20 * heavy[:, None]
     weights = np.where(heavy, 99.0, 1.0)
     settings = GaussianMixture(2, init_size=500, random_state=0)._candidate(D)
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         (survey,) = take_surveys(engine, as_dataset(rows, weights, compute)[0], [settings])
     assert len(survey.sample) == 500
     of_heavy = survey.sample[:, 0] > 10
@@ -400,7 +399,7 @@ def test_weights_that_change_during_a_fit_are_noticed():
 
 
 def test_statistics_of_other_weights_or_rows_than_the_survey_saw_are_noticed():
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         dataset, _ = as_dataset(X, WEIGHTS, compute)
         survey = take_surveys(engine, dataset, [GaussianMixture(2)._candidate(D)])[0]
         frame = Frame.of(survey.mean, survey.deviation)
@@ -411,7 +410,7 @@ def test_statistics_of_other_weights_or_rows_than_the_survey_saw_are_noticed():
 
 
 def test_leaves_of_folds_are_powers_of_two_of_each_other():
-    # What `Together` relies on.
+    # What `CombinedFold` relies on.
     for n_features in (1, 3, 64, 1000):
         for value_bytes in (0, 1 << 20, 1 << 24, 1 << 30):
             assert tree.leaf_rows(n_features, value_bytes).bit_count() == 1

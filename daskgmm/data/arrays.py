@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
 
 from ..errors import DataChangedError, StoreNotFoundError, UnsupportedDataError
+from ..tuning import Tuning
 from .addresses import printable
 from .detached import held_tasks, piece_bytes
 from .source import LONGEST_ADDRESS, Part, Source
@@ -48,8 +49,8 @@ class ArraySource(Source):
     def carried_bytes(self) -> int:
         return self.shape[0] * self.row_bytes
 
-    def detached(self) -> tuple[Source, dict[Any, Any]]:
-        rows = 1 << (max(1, piece_bytes(self.carried_bytes()) // max(1, self.row_bytes)).bit_length() - 1)
+    def detached(self, tuning: Tuning) -> tuple[Source, dict[Any, Any]]:
+        rows = 1 << (max(1, piece_bytes(self.carried_bytes(), tuning) // max(1, self.row_bytes)).bit_length() - 1)
         pieces = [self.array[start : start + rows] for start in range(0, self.shape[0], rows)]
         tasks = held_tasks((np.ascontiguousarray(piece), piece.nbytes) for piece in pieces)
         return PieceSource(self.shape, self.dtype, tuple(tasks), rows), tasks

@@ -8,8 +8,6 @@ is computed once.
 from __future__ import annotations
 
 import copy
-import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +16,14 @@ import dask.array as da
 import numpy as np
 
 from ..errors import UnsupportedDataError
+from ..tuning import Tuning, current
 from .arrays import check_unmasked
 from .detached import carried, detached_tasks, held_tasks, piece_bytes
 from .garbage import no_collection
 from .source import Part, Source
+from .task_graphs import Graph, Key, evaluate, split_graph
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Key = Any
-Graph = dict[Key, Any]
-
-_SHARED = -1
-_MANY_LAYERS = 1000
-_LARGE_TASK = 64 << 10  # bytes that a task which several blocks need may bring with it into every pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +107,12 @@ class BlockSource(Source):
     def carried_bytes(self) -> int:
         return sum(self._sizes()) + sum(map(carried, self._shared.values()))
 
-    def detached(self) -> tuple[Source, Graph]:
+    def detached(self, tuning: Tuning) -> tuple[Source, Graph]:
         source, sizes = copy.copy(self), self._sizes()
-        source._shared, held = detached_tasks(self._shared, _LARGE_TASK)
-        if sum(sizes) < _LARGE_TASK:
+        source._shared, held = detached_tasks(self._shared, tuning.most_task_bytes)
+        if sum(sizes) < tuning.most_task_bytes:
             return source, held
-        groups = list(_grouped(sizes, piece_bytes(sum(sizes))))
+        groups = list(_grouped(sizes, piece_bytes(sum(sizes), tuning)))
         held_blocks = held_tasks((tuple(self._blocks[group]), sum(sizes[group])) for group in groups)
         source._row_held_bytes = sum(sizes) / self.shape[0]
         source._blocks = [
@@ -167,76 +161,16 @@ def blocks_between(cuts: Array, start: int, stop: int) -> slice:
 def optimized_graph(array: da.Array) -> Graph:
     """The array's graph as Dask optimises it."""
     graph = array.__dask_graph__()
-    if len(getattr(graph, "layers", ())) > _MANY_LAYERS:
+    if len(getattr(graph, "layers", ())) > current().most_layers:
         # An array put together from many has a layer for each, and optimising layers takes time that is quadratic in
         # their number (20 minutes for 100 000 delayed blocks). That of single tasks is linear.
         graph = dict(graph)
     return dict(array.__dask_optimize__(graph, array.__dask_keys__()))
 
 
-def evaluate(graph: Graph, keys: Sequence[Key], given: Mapping[Key, Any]) -> list[Any]:
-    """Values of some keys of a small graph, computed here and now.
-
-    Dask's own schedulers would do it, too. Their bookkeeping takes longer than what most small blocks are made of.
-
-    Parameters
-    ----------
-    graph : dict of tasks
-    keys : sequence
-    given : mapping
-        Value of every key that the graph needs and does not hold.
-    """
-    uses = Counter(itertools.chain(keys, *(task.dependencies for task in graph.values())))
-    values, done, stack = dict(given), set(given), list(keys)
-    while stack:
-        key = stack.pop()
-        if key in done:
-            continue
-        task = graph[key]
-        missing = task.dependencies - done
-        if missing:
-            stack += [key, *missing]
-            continue
-        values[key] = task(values)
-        done.add(key)
-        for dependency in task.dependencies:
-            uses[dependency] -= 1
-            if not uses[dependency]:
-                del values[dependency]  # so that no more of a block's intermediate values are alive than have to be
-    return [values[key] for key in keys]
-
-
 def _outside(keys: Sequence[Key], graph: Graph) -> tuple[Key, ...]:
     needed = set(keys).union(*(task.dependencies for task in graph.values()))
     return tuple(sorted(needed - graph.keys(), key=str))
-
-
-def split_graph(graph: Graph, groups: Sequence[tuple[Key, ...]]) -> tuple[list[Graph], Graph]:
-    """Split a graph into what each group of keys needs alone and what at least two of them need.
-
-    Keys that the graph does not hold are persisted on a cluster; they count as needed by several.
-    """
-    owner: dict[Key, int] = {}
-    for group, keys in enumerate(groups):
-        stack = list(keys)
-        while stack:
-            key = stack.pop()
-            if key not in graph or owner.get(key) in (group, _SHARED):
-                continue
-            owner[key] = _SHARED if key in owner else group
-            stack.extend(graph[key].dependencies)
-        # A key marked as shared passes the mark on: its dependencies were owned by another group, or by none yet.
-    shared = [key for key, group in owner.items() if group == _SHARED]
-    while shared:
-        for dependency in graph[shared.pop()].dependencies:
-            if dependency in graph and owner[dependency] != _SHARED:
-                owner[dependency] = _SHARED
-                shared.append(dependency)
-    owned: list[Graph] = [{} for _ in groups]
-    common: Graph = {}
-    for key, group in owner.items():
-        (common if group == _SHARED else owned[group])[key] = graph[key]
-    return owned, common
 
 
 def with_known_chunks(array: da.Array, compute: Callable[[Any], Any]) -> tuple[da.Array, bool]:

@@ -14,18 +14,16 @@ import numpy as np
 from dask.sizeof import sizeof
 from dask.task_spec import Alias, DataNode, GraphNode, Task, TaskRef
 
-Graph = dict[Any, Any]
+from ..tuning import Tuning
 
-#: Pieces that rows are cut into at least, as far as they are not smaller than the smallest or larger than the largest.
-_FEWEST = 64
-_SMALLEST, _LARGEST = 256 << 10, 4 << 20
+Graph = dict[Any, Any]
 
 _SMALL = 1 << 10  # bytes that any task may have for its arguments
 
 
-def piece_bytes(total: int) -> int:
+def piece_bytes(total: int, tuning: Tuning) -> int:
     """Size of one task's value, about."""
-    return int(np.clip(total // _FEWEST, _SMALLEST, _LARGEST))
+    return int(np.clip(total // tuning.fewest_pieces, tuning.smallest_piece, tuning.largest_piece))
 
 
 class Held:

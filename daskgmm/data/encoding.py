@@ -19,7 +19,7 @@ import numpy as np
 import zarr
 
 from ..errors import InvalidWeightsError, NonFiniteDataError, StoreError, UnsupportedDataError
-from .survey import check_finite
+from .row_checks import check_finite
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

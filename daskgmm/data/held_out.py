@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from .checksum import ChecksumGuard
 from .row_sample import random_words
 from .source import Dataset, DerivedSource, Part, Source
-from .tally import Ledger
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,7 +30,7 @@ class HeldOut:
     def training(self, dataset: Dataset) -> Dataset:
         """The same rows, with weight zero for those that are held out."""
         weights = _TrainingWeights(self, dataset.weights or _Ones(dataset.n_rows))
-        return replace(dataset, weights=weights, ledger=Ledger())
+        return replace(dataset, weights=weights, guard=ChecksumGuard())
 
 
 class _Ones(Source):

@@ -16,16 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidWeightsError
-
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _PER_COUNT = 4  # numbers that Philox makes of each value of its counter
 
 # Keys of Philox have 128 bits. The lower half is a seed; other halves keep numbers for other purposes apart.
 _PRIORITIES = 1 << 64
-
-_LEAF_ROWS = 1 << 18  # rows whose weights are looked at together
 
 
 class RowSample(ABC):
@@ -101,7 +97,7 @@ def draw_by_weight(weights: Array, size: int, seed: int) -> tuple[Array, Array]:
     weights : array of shape (n_drawn,)
         The weights of the rows in the sample.
     """
-    return PriorityRows(size, seed, _threshold(priorities(seed, 0, weights), size))(0, weights)
+    return PriorityRows(size, seed, threshold(priorities(seed, 0, weights), size))(0, weights)
 
 
 def draw_seed(random_state: np.random.RandomState) -> int:
@@ -127,112 +123,13 @@ def priorities(seed: int, start: int, weights: Array) -> Array:
     return np.asarray(weights / uniform)
 
 
-# ---- the pass over the weights
+def threshold(found: Array, size: int) -> float:
+    """Return the next priority below the ``size`` highest; zero where there is none."""
+    return float(highest(found, size + 1).min()) if len(found) > size else 0.0
 
 
-@dataclass(frozen=True)
-class WeightSurvey:
-    """Facts about some rows' weights that drawing a sample needs. ``+`` joins those of two ranges of rows."""
-
-    limit: int
-    """Most priorities that are kept: one more than rows that are to be drawn."""
-    n_rows: int
-    n_weighted: int
-    """Rows whose weight is not zero."""
-    lowest: float
-    highest: float
-    """Weights, of all rows."""
-    priorities: Array
-    """The highest of them, in no order."""
-
-    def __add__(self, other: WeightSurvey) -> WeightSurvey:
-        return WeightSurvey(
-            self.limit,
-            self.n_rows + other.n_rows,
-            self.n_weighted + other.n_weighted,
-            min(self.lowest, other.lowest),
-            max(self.highest, other.highest),
-            _highest(np.concatenate([self.priorities, other.priorities]), self.limit),
-        )
-
-    @property
-    def is_complete(self) -> bool:
-        """True if all rows that have weight are to be drawn: no random number decides about any of them."""
-        return self.n_weighted < self.limit
-
-    def sample(self, seed: int) -> RowSample:
-        """The sample that was asked for, drawn with the seed that the priorities were made with.
-
-        Equal weights draw what no weights draw.
-        """
-        size = self.limit - 1
-        if self.lowest == self.highest:
-            return draw_rows(self.n_rows, size, seed)
-        return PriorityRows(size, seed, _threshold(self.priorities, size))
-
-
-@dataclass(frozen=True)
-class WeightSurveyFold:
-    """The pass over the weights, as rows of one feature, that makes a `WeightSurvey`."""
-
-    size: int
-    """Rows that are to be drawn."""
-    seed: int
-
-    leaf_rows = _LEAF_ROWS
-    row_seconds = 2e-8
-    process_bytes = 0
-
-    @property
-    def work_bytes(self) -> int:
-        """Random numbers and priorities of a leaf, and the highest of the task, once more while they are found."""
-        return 8 * (4 * self.leaf_rows + 3 * (self.size + 1))
-
-    @property
-    def value_bytes(self) -> int:
-        """The highest priorities."""
-        return 8 * (self.size + 1)
-
-    def start(self) -> _WeightSurveyor:
-        """Evaluator for the leaves of one task."""
-        return _WeightSurveyor(self)
-
-
-class _WeightSurveyor:
-    def __init__(self, fold: WeightSurveyFold) -> None:
-        self._fold = fold
-        # Of this task: what is below is none of the highest of all rows.
-        self._highest, self._floor = np.empty(0), 0.0
-
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> WeightSurvey:
-        w, limit = rows[:, 0].astype(np.float64, copy=False), self._fold.size + 1
-        check_weights(w, start)
-        found = priorities(self._fold.seed, start, w)
-        found = found[found > self._floor]
-        self._highest = _highest(np.concatenate([self._highest, found]), limit)
-        if len(self._highest) == limit:
-            self._floor = np.nextafter(self._highest.min(), 0)
-        return WeightSurvey(
-            limit, len(w), int(np.count_nonzero(w)), float(w.min()), float(w.max()), _highest(found, limit)
-        )
-
-
-def _threshold(found: Array, size: int) -> float:
-    """The next priority below the ``size`` highest; zero where there is none."""
-    return float(_highest(found, size + 1).min()) if len(found) > size else 0.0
-
-
-def _highest(values: Array, limit: int) -> Array:
+def highest(values: Array, limit: int) -> Array:
+    """Return the ``limit`` highest values, in no order."""
     if len(values) <= limit:
         return values
     return np.partition(values, len(values) - limit)[-limit:]
-
-
-def check_weights(weights: Array, start: int) -> None:
-    """Raise `InvalidWeightsError` with the first row whose weight is negative or not finite, from ``start`` on."""
-    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if bad.size:
-        raise InvalidWeightsError(
-            f"sample_weight contains {weights[bad[0]]} in row {start + int(bad[0])}; weights have to be finite and "
-            f"not negative"
-        )

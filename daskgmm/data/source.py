@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -19,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataChangedError
-from .tally import Ledger, Tally
+from ..tuning import Tuning
+from .checksum import Checksum, ChecksumGuard
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Bytes that one read brings into memory where the layout leaves a choice.
-SLAB_BYTES = 16 << 20
+#: Bytes that one read brings into memory where the layout leaves a choice and nobody asks for other sizes.
+SLAB_BYTES = Tuning.slab_bytes
 
 #: What sources may be.
 KINDS = ("array in memory", "memory-mapped file", "Zarr array", "HDF5 dataset", "dask array")
@@ -119,7 +121,7 @@ class Source(ABC):
         """Size of what all parts bring with them: it would be sent to other processes in every pass."""
         return 0
 
-    def detached(self) -> tuple[Source, dict[Any, Any]]:
+    def detached(self, tuning: Tuning) -> tuple[Source, dict[Any, Any]]:
         """The same rows, with parts that bring nothing with them, and the tasks that their dependencies are.
 
         These tasks depend on nothing. Whoever computes their values once can read the rows again and again.
@@ -197,6 +199,22 @@ class Reader:
         """Ranges of rows that a task reads one after the other: whole chunks, of about `slab_rows`."""
         return ranges(batch.start, batch.stop, self.slab_rows, self.chunk_rows, batch.cuts)
 
+    def stream(self, batch: Batch, inputs: Mapping[Any, Any]) -> Iterator[tuple[int, tuple[Array, Array | None]]]:
+        """Yield the first row of each slab of a batch, and the slab; the next is read while the caller computes."""
+        slabs = self.slabs(batch)
+        if not self.reads_ahead or len(slabs) == 1:
+            for start, stop in slabs:
+                yield start, self.read(batch, start, stop, inputs)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="gmm-read") as pool:
+            coming = pool.submit(self.read, batch, *slabs[0], inputs)
+            for (start, _), following in zip(slabs, [*slabs[1:], None], strict=True):
+                rows = coming.result()
+                if following is not None:
+                    coming = pool.submit(self.read, batch, *following, inputs)
+                yield start, rows
+                del rows  # two slabs are alive at a time, not three
+
     def read(self, batch: Batch, start: int, stop: int, inputs: Mapping[Any, Any]) -> tuple[Array, Array | None]:
         """Rows (n, D) and sample weights (n,) of one slab.
 
@@ -220,6 +238,17 @@ class Reader:
             if values is not None:
                 _check_length(what, values, start, stop)
         return rows, weights
+
+    def checksum(self, batch: Batch, start: int, stop: int, inputs: Mapping[Any, Any]) -> Checksum:
+        """Return the checksum of rows ``start`` to ``stop`` of a batch; only slabs that hold some of them are read."""
+        found = Checksum()
+        for begin, end in self.slabs(batch):
+            first, last = max(begin, start), min(end, stop)
+            if first < last:
+                rows, weights = self.read(batch, begin, end, inputs)
+                part = slice(first - begin, last - begin)
+                found += Checksum.of(rows[part], None if weights is None else weights[part])
+        return found
 
 
 def _check_length(what: str, values: Array, start: int, stop: int) -> None:
@@ -264,8 +293,8 @@ class DerivedSource(Source):
     def carried_bytes(self) -> int:
         return self.source.carried_bytes()
 
-    def detached(self) -> tuple[Source, dict[Any, Any]]:
-        source, tasks = self.source.detached()
+    def detached(self, tuning: Tuning) -> tuple[Source, dict[Any, Any]]:
+        source, tasks = self.source.detached(tuning)
         return self.made_of(source), tasks
 
     def held_bytes(self, n_rows: int) -> int:
@@ -314,7 +343,7 @@ class Dataset:
 
     rows: Source
     weights: Source | None = None
-    ledger: Ledger = field(default_factory=Ledger, compare=False)
+    guard: ChecksumGuard = field(default_factory=ChecksumGuard, compare=False)
     """What passes over it have seen."""
 
     @property
@@ -351,21 +380,25 @@ class Dataset:
         """Row numbers where reads have to start and stop; None: anywhere."""
         return next((source.cuts for source in self.sources if source.cuts is not None), None)
 
-    @property
-    def reader(self) -> Reader:
-        """What tasks need to read any batch."""
+    def reader(self, slab_bytes: int) -> Reader:
+        """Return what tasks need to read any batch, about ``slab_bytes`` at a time."""
         return Reader(
             (self.rows.handle, None if self.weights is None else self.weights.handle),
             self.n_features,
             # Rows that take nothing to read, because they are in memory, are read in one piece.
-            max(1, SLAB_BYTES // max(1, self.rows.row_bytes) if self.rows.reading_bytes(1) else self.n_rows),
+            max(1, slab_bytes // max(1, self.rows.row_bytes) if self.rows.reading_bytes(1) else self.n_rows),
             self.rows.chunk_rows,
-            any(source.reads_ahead for source in self.sources),
+            self.reads_ahead,
         )
 
-    def longest_slab(self, batch_rows: int) -> int:
-        """Rows of the longest slab, given the rows of the longest batch."""
-        reader = self.reader
+    @property
+    def reads_ahead(self) -> bool:
+        """Reading deserves a thread of its own."""
+        return any(source.reads_ahead for source in self.sources)
+
+    def longest_slab(self, batch_rows: int, slab_bytes: int) -> int:
+        """Rows of the longest slab, given the rows of the longest batch and the size of a slab."""
+        reader = self.reader(slab_bytes)
         if self.cuts is not None:
             return max(int(np.diff(self.cuts).max()), min(reader.slab_rows, batch_rows))
         return min(batch_rows, max(reader.chunk_rows, reader.slab_rows // reader.chunk_rows * reader.chunk_rows))
@@ -383,12 +416,12 @@ class Dataset:
             raise ValueError("a data set without weights")
         return Dataset(_Column(self.weights))
 
-    def check_unchanged(self, tally: Tally) -> None:
+    def check_unchanged(self, checksum: Checksum) -> None:
         """Raise unless a pass that is over saw what the passes before it did, and stores still say the same; cheap.
 
         Parameters
         ----------
-        tally : Tally
+        checksum : Checksum
             What the pass saw.
 
         Raises
@@ -397,11 +430,20 @@ class Dataset:
         """
         for source in self.sources:
             source.check_unchanged()
-        self.ledger.check(tally)
+        self.guard.check(checksum)
 
     def shared_tasks(self) -> dict[Any, Any]:
         """Tasks of a dask graph that several parts depend on."""
         return {key: task for source in self.sources for key, task in source.shared_tasks().items()}
+
+
+def covering_batch(dataset: Dataset, start: int, stop: int) -> Batch:
+    """Return the shortest batch that holds rows ``start`` to ``stop``."""
+    if dataset.cuts is None:
+        return dataset.batch(start, stop)
+    edges = borders(0, dataset.n_rows, 1, 1, dataset.cuts)
+    first, last = np.searchsorted(edges, start, "right") - 1, np.searchsorted(edges, stop)
+    return dataset.batch(int(edges[first]), int(edges[last]))
 
 
 def borders(start: int, stop: int, size: int, multiple: int, cuts: Array | None) -> Array:

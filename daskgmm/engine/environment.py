@@ -9,31 +9,18 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from collections.abc import Mapping
+from functools import cache
 from pathlib import PurePath
 from typing import Any
 
-import distributed
 import numpy as np
 import scipy.linalg  # noqa: F401  # loads its BLAS, which counts whether or not a task of this process has used it yet
 from threadpoolctl import threadpool_info
 
-from ..errors import ReproducibilityWarning
 from ..version import __version__
-from .blas import this_process
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn")
-
-#: Under which workers tell what they are. One for all fits, because a scheduler keeps every topic for ever.
-TOPIC = "daskgmm-workers"
-
-Kinds = Mapping[str, Mapping[str, str]]
-"""Address of a worker -> what its environment has in the place of its driver's."""
 
 #: What only tells people where it was: the same bits may come from different ones.
 INFORMATIVE = frozenset({"cpu"})
@@ -63,60 +50,6 @@ def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str,
     names = [name for name in {**ours, **theirs} if name not in INFORMATIVE]
     pairs = {name: (ours.get(name, ""), theirs.get(name, "")) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-@dataclass(frozen=True)
-class Witness:
-    """Has every worker process tell, with its first task, in what it differs from its driver.
-
-    It is the tasks that tell, and not workers that are asked: those that join later do, too, and nobody has to wait.
-    """
-
-    name: str
-    """Of whoever wants to know."""
-    driver: str = field(default_factory=this_process)
-    expected: Mapping[str, str] = field(default_factory=environment)
-    """The driver's environment."""
-
-    def look(self) -> None:
-        """Tell of this process, if it is not the driver's own."""
-        if self.driver != this_process():
-            _tell_once(self.name, tuple(self.expected.items()))
-
-
-@lru_cache(maxsize=64)
-def _tell_once(witness: str, expected: tuple[tuple[str, str], ...]) -> None:
-    with suppress(ValueError):  # a process of another scheduler: it is on the driver's machine
-        worker = distributed.get_worker()
-        differs = {name: theirs for name, (_, theirs) in differences(dict(expected), environment()).items()}
-        worker.log_event(TOPIC, {"witness": witness, "worker": worker.address, "differs": differs})
-
-
-def found(events: Iterable[Mapping[str, Any]]) -> Kinds:
-    """What workers have told a witness; of one that began anew, what it told last."""
-    return {event["worker"]: event["differs"] for event in events}
-
-
-def summary(kinds: Kinds) -> str:
-    """In what workers differ from their driver, in a line; empty where they do not."""
-    counts = Counter(_text(differs) for differs in kinds.values() if differs)
-    return "; ".join(f"{n} of {len(kinds)} with {text}" for text, n in sorted(counts.items()))
-
-
-def warn_of_different(kinds: Kinds, stacklevel: int = 1) -> None:
-    """Warn if workers differ from each other: who did what then decides about the last bits."""
-    if len({_text(differs) for differs in kinds.values()}) > 1:
-        warnings.warn(
-            f"Workers compute with different software or kinds of processors ({summary(kinds)}; the others as this "
-            "process). Their results differ in the last bits, and so may those of the same call another time, when "
-            "other workers do the work. Where it matters, use workers of one kind.",
-            ReproducibilityWarning,
-            stacklevel=stacklevel + 1,
-        )
-
-
-def _text(differs: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value or 'unknown'}" for name, value in differs.items())
 
 
 @cache

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -25,25 +24,21 @@ from typing import Any
 import numpy as np
 from dask.task_spec import DataNode, Task, TaskRef
 
+from ..data.checksum import Checksum
 from ..data.failures import tell_briefly
 from ..data.garbage import no_collection
 from ..data.source import Batch, Dataset, Reader, borders
-from ..data.tally import Tally
+from ..data.task_graphs import upstream
 from .blas import limit_worker, this_process
-from .environment import Witness
+from .environment_report import EnvironmentReport
+from .fold import Costs, Fold
+from .interface import RowCounter
 from .malloc import reusing_memory
-from .memory import Costs
-from .report import Reporter
-from .tree import Accumulator, Fold, Fragment, Node
+from .plain import fold_batch
+from .tree import Accumulator, Fragment, Node
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Graph = dict[Any, Any]
-
-#: Parts that one merge joins.
-ARITY = 8
-
-#: Tasks of one graph, not counting merges: Dask gets rough near twice as many.
-WAVE_TASKS = 50_000
 
 
 @dataclass(frozen=True)
@@ -53,11 +48,11 @@ class Context:
     fold: Fold
     reader: Reader
     n_rows: int
-    on_rows: Reporter | None
+    on_rows: RowCounter | None
     """Called with the first row of each batch, and their number; None where nobody listens."""
     driver: str = field(default_factory=this_process)
-    witness: Witness | None = None
-    """Told of every process that works on it."""
+    report: EnvironmentReport | None = None
+    """Sent by every process that works on the pass."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class Seen:
     """What tasks hand on: what they made of some consecutive rows."""
 
     parts: list[Node | Fragment]
-    tally: Tally
+    checksum: Checksum
 
 
 @dataclass(frozen=True)
@@ -97,32 +92,35 @@ def plan_batches(dataset: Dataset, costs: Costs, size: int) -> Array:
     return borders(0, dataset.n_rows, leaves * costs.leaf_rows, dataset.rows.batch_rows, dataset.cuts)
 
 
-def plan_waves(dataset: Dataset, edges: Array) -> list[Wave]:
-    """Divide a pass into graphs of at most `WAVE_TASKS` tasks; a task that two of them depend on is computed in each.
+def plan_waves(dataset: Dataset, edges: Array, wave_tasks: int) -> list[Wave]:
+    """Divide a pass into graphs of at most ``wave_tasks`` tasks; a task that two of them depend on is computed in each.
 
     Parameters
     ----------
     dataset : Dataset
     edges : numpy.ndarray
         From `plan_batches`.
+    wave_tasks : int
     """
     shared = dataset.shared_tasks()
     whole = Wave(edges, frozenset(shared))
-    if whole.n_tasks <= WAVE_TASKS:
+    if whole.n_tasks <= wave_tasks:
         return [whole]
     if not shared:
-        return [Wave(edges[i : i + WAVE_TASKS + 1], frozenset()) for i in range(0, len(edges) - 1, WAVE_TASKS)]
-    waves = list(_waves_with_shared_tasks(dataset, edges, shared))
+        return [Wave(edges[i : i + wave_tasks + 1], frozenset()) for i in range(0, len(edges) - 1, wave_tasks)]
+    waves = list(_waves_with_shared_tasks(dataset, edges, shared, wave_tasks))
     # Where every batch depends on most of the data, as after a shuffle, each wave would read them again.
     return waves if sum(wave.n_tasks for wave in waves) <= 2 * whole.n_tasks else [whole]
 
 
-def _waves_with_shared_tasks(dataset: Dataset, edges: Array, shared: Mapping[Any, Any]) -> Iterator[Wave]:
+def _waves_with_shared_tasks(
+    dataset: Dataset, edges: Array, shared: Mapping[Any, Any], wave_tasks: int
+) -> Iterator[Wave]:
     first, needed = 0, set[Any]()
     for b, (start, stop) in enumerate(pairwise(edges.tolist())):
         dependencies = dataset.batch(start, stop).dependencies
         more = upstream(dependencies, shared, needed)
-        if b > first and b + 1 - first + len(needed) + len(more) > WAVE_TASKS:
+        if b > first and b + 1 - first + len(needed) + len(more) > wave_tasks:
             yield Wave(edges[first : b + 1], frozenset(needed))
             first, needed = b, set()
             more = upstream(dependencies, shared, needed)
@@ -130,19 +128,10 @@ def _waves_with_shared_tasks(dataset: Dataset, edges: Array, shared: Mapping[Any
     yield Wave(edges[first:], frozenset(needed))
 
 
-def upstream(keys: Iterable[Any], graph: Mapping[Any, Any], known: set[Any]) -> set[Any]:
-    """Those keys and all that they depend on, as far as the graph holds them and they are not known."""
-    found, stack = set[Any](), list(keys)
-    while stack:
-        key = stack.pop()
-        if key in graph and key not in known and key not in found:
-            found.add(key)
-            stack.extend(graph[key].dependencies)
-    return found
-
-
 @no_collection()
-def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, whole: bool) -> tuple[Graph, Any]:
+def build_graph(
+    context: Context, dataset: Dataset, wave: Wave, label: str, *, whole: bool, arity: int
+) -> tuple[Graph, Any]:
     """Graph of a wave and the key of its value.
 
     Parameters
@@ -154,6 +143,8 @@ def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, w
     whole : bool
         The wave is the pass, and the value that of the pass. Otherwise it is the parts that other waves' are to be
         joined with.
+    arity : int
+        Parts that one merge joins.
     """
     run = uuid.uuid4().hex
     root, common = f"gmm-total-{run}", TaskRef(f"gmm-context-{run}")
@@ -165,8 +156,8 @@ def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, w
         batch = dataset.batch(start, stop)
         graph[key] = Task(key, run_batch, common, batch, *map(TaskRef, batch.dependencies))
     level = 0
-    while len(keys) > ARITY:
-        groups = [keys[i : i + ARITY] for i in range(0, len(keys), ARITY)]
+    while len(keys) > arity:
+        groups = [keys[i : i + arity] for i in range(0, len(keys), arity)]
         keys = [(f"gmm-reduce-{run}-{level}", j) for j in range(len(groups))]
         for key, group in zip(keys, groups, strict=True):
             graph[key] = Task(key, merge, common, *map(TaskRef, group))
@@ -175,7 +166,7 @@ def build_graph(context: Context, dataset: Dataset, wave: Wave, label: str, *, w
     return graph, root
 
 
-def rows_of(key: Any, wave: Wave, label: str) -> tuple[int, int] | None:
+def rows_of(key: Any, wave: Wave, label: str, arity: int) -> tuple[int, int] | None:
     """First row that a batch, or a merge of batches, of `build_graph` is made of, and the one after the last.
 
     None for any other task.
@@ -184,7 +175,7 @@ def rows_of(key: Any, wave: Wave, label: str) -> tuple[int, int] | None:
         case (str(name), int(number)) if name.startswith(f"gmm-{label}-"):
             span = 1
         case (str(name), int(number)) if name.startswith("gmm-reduce-"):
-            span = ARITY ** (int(name.rpartition("-")[2]) + 1)
+            span = arity ** (int(name.rpartition("-")[2]) + 1)
         case _:
             return None
     first, last = number * span, min((number + 1) * span, wave.n_batches)
@@ -197,66 +188,45 @@ def rows_of(key: Any, wave: Wave, label: str) -> tuple[int, int] | None:
 def run_batch(context: Context, batch: Batch, *values: Any) -> Seen:
     """Read a batch and evaluate it: nodes for complete leaves, fragments at its ends."""
     _enter(context)
-    accumulator, tally = Accumulator(context.fold, context.n_rows), Tally()
     inputs = dict(zip(batch.dependencies, values, strict=True))
     with reusing_memory():
-        for start, (rows, weights) in _read(context.reader, batch, inputs):
-            tally += Tally.of(rows, weights)
-            accumulator.add_rows(start, rows, weights)
-            del rows, weights  # none of them outlives the block
+        accumulator, checksum = fold_batch(context.fold, context.n_rows, context.reader, batch, inputs)
     if context.on_rows is not None:
         context.on_rows(batch.start, batch.n_rows)
-    return Seen(accumulator.parts, tally)
+    return Seen(accumulator.parts, checksum)
 
 
 def merge(context: Context, *neighbours: Seen) -> Seen:
     """Join the parts of neighbouring tasks."""
-    accumulator, tally = _join(context, neighbours)
-    return Seen(accumulator.parts, tally)
+    accumulator, checksum = _join(context, neighbours)
+    return Seen(accumulator.parts, checksum)
 
 
-def finish(context: Context, *neighbours: Seen) -> tuple[Any, Tally]:
+def finish(context: Context, *neighbours: Seen) -> tuple[Any, Checksum]:
     """Join the last parts; return the sum of all leaves, and what was seen."""
     return join(context, neighbours)
 
 
-def join(context: Context, neighbours: Iterable[Seen]) -> tuple[Any, Tally]:
+def join(context: Context, neighbours: Iterable[Seen]) -> tuple[Any, Checksum]:
     """The same, of neighbours that come one at a time."""
-    accumulator, tally = _join(context, neighbours)
-    return accumulator.total(), tally
+    accumulator, checksum = _join(context, neighbours)
+    return accumulator.total(), checksum
 
 
-def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Tally]:
+def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Checksum]:
     """What neighbours hold, one after the other."""
     _enter(context)
-    accumulator, tally = Accumulator(context.fold, context.n_rows), Tally()
+    accumulator, checksum = Accumulator(context.fold, context.n_rows), Checksum()
     for seen in neighbours:
-        tally += seen.tally
+        checksum += seen.checksum
         for part in seen.parts:
             accumulator.add(part)
-    return accumulator, tally
+    return accumulator, checksum
 
 
 def _enter(context: Context) -> None:
     """What a process has to do before it computes."""
     tell_briefly()
     limit_worker(context.driver)
-    if context.witness is not None:
-        context.witness.look()
-
-
-def _read(reader: Reader, batch: Batch, inputs: Mapping[Any, Any]) -> Iterator[tuple[int, tuple[Array, Array | None]]]:
-    """First row of each slab of a batch, and its rows; the next is read while the caller computes on this one."""
-    slabs = reader.slabs(batch)
-    if not reader.reads_ahead or len(slabs) == 1:
-        for start, stop in slabs:
-            yield start, reader.read(batch, start, stop, inputs)
-        return
-    with ThreadPoolExecutor(1, thread_name_prefix="gmm-read") as pool:
-        coming = pool.submit(reader.read, batch, *slabs[0], inputs)
-        for (start, _), following in zip(slabs, [*slabs[1:], None], strict=True):
-            rows = coming.result()
-            if following is not None:
-                coming = pool.submit(reader.read, batch, *following, inputs)
-            yield start, rows
-            del rows  # two slabs are alive at a time, not three
+    if context.report is not None:
+        context.report.send()

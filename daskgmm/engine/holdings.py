@@ -15,16 +15,22 @@ from dask.sizeof import sizeof
 
 Graph = dict[Any, Any]
 
-_MESSAGE_BYTES = 64 << 20  # of a submission: the scheduler answers nobody while it takes one apart
 _LARGE_GRAPH = "distributed.admin.large-graph-warning-threshold"
 
 _quiet = threading.Lock()
 
 
 class Holdings:
-    """Tasks, and the futures by which a scheduler is asked to keep their values."""
+    """Tasks, and the futures by which a scheduler is asked to keep their values.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    message_bytes : int
+        Size of one submission.
+    """
+
+    def __init__(self, message_bytes: int) -> None:
+        self._message_bytes = message_bytes
         self._tasks: Graph = {}
         self._futures: dict[Any, distributed.Future] = {}
         self._client: distributed.Client | None = None
@@ -47,7 +53,7 @@ class Holdings:
         for key in missing:
             if key in self._futures:
                 self._futures.pop(key).release()  # with its error, if it has one
-        for portion in _portions({key: self._tasks[key] for key in missing}):
+        for portion in _portions({key: self._tasks[key] for key in missing}, self._message_bytes):
             graph = HighLevelGraph.from_collections(f"gmm-data-{uuid.uuid4().hex}", portion)
             # Dask's warning advises what is done here.
             with _quiet, dask.config.set({_LARGE_GRAPH: 1 << 60}):
@@ -65,13 +71,13 @@ def _is_alive(future: distributed.Future) -> bool:
     return future.status in ("pending", "finished")
 
 
-def _portions(tasks: Graph) -> Iterator[Graph]:
+def _portions(tasks: Graph, message_bytes: int) -> Iterator[Graph]:
     portion: Graph = {}
     size = 0
     for key, task in tasks.items():
         portion[key] = task
         size += sizeof(task)
-        if size >= _MESSAGE_BYTES:
+        if size >= message_bytes:
             yield portion
             portion, size = {}, 0
     if portion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import dask
 import numpy as np
@@ -13,7 +13,8 @@ from dask.utils import format_bytes
 
 from ..data.source import Dataset
 from ..errors import WorkerMemoryError
-from .tree import Fold
+from ..tuning import Tuning
+from .fold import Costs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -22,34 +23,6 @@ PROCESS_BYTES = 240 << 20
 
 _LARGEST_SLIP = 64
 """Gigabytes that somebody may have meant who left the unit out, or wrote a smaller one."""
-
-
-class Costs(Protocol):
-    """What is known of a fold before the pass."""
-
-    @property
-    def leaf_rows(self) -> int:
-        """Rows of a leaf."""
-
-    @property
-    def row_seconds(self) -> float:
-        """Estimated time to evaluate one row."""
-
-    @property
-    def work_bytes(self) -> int:
-        """Scratch arrays of a task, and what evaluating one leaf allocates."""
-
-    @property
-    def value_bytes(self) -> int:
-        """The value of a leaf, or of a sum of them."""
-
-    @property
-    def process_bytes(self) -> int:
-        """Code that it loads, once in a process."""
-
-
-class CostedFold(Fold, Costs, Protocol):
-    """A fold that can tell what it takes."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +47,7 @@ class TaskMemory:
         return self.slabs + self.leaves + self.work + self.values
 
 
-def task_memory(dataset: Dataset, fold: Costs, edges: Array, arity: int) -> TaskMemory:
+def task_memory(dataset: Dataset, fold: Costs, edges: Array, tuning: Tuning) -> TaskMemory:
     """Memory of the largest task of a pass.
 
     Parameters
@@ -83,10 +56,10 @@ def task_memory(dataset: Dataset, fold: Costs, edges: Array, arity: int) -> Task
     fold : Costs
     edges : numpy.ndarray
         Row numbers where batches begin, and where the last one ends.
-    arity : int
-        Parts that one merge joins.
+    tuning : Tuning
     """
-    slabs = _slab_bytes(dataset, int(np.diff(edges).max()))
+    arity = tuning.arity
+    slabs = _slab_bytes(dataset, int(np.diff(edges).max()), tuning.slab_bytes)
     row_bytes = dataset.n_features * dataset.dtype.itemsize + 8 * (dataset.weights is not None)
     leaf = min(fold.leaf_rows, dataset.n_rows) * row_bytes
     # A leaf that lies in two tasks is copied where they end, and put together where they meet.
@@ -101,10 +74,10 @@ def task_memory(dataset: Dataset, fold: Costs, edges: Array, arity: int) -> Task
     return max(batch, merge, key=lambda task: task.total)
 
 
-def _slab_bytes(dataset: Dataset, batch_rows: int) -> int:
-    rows = dataset.longest_slab(batch_rows)
+def _slab_bytes(dataset: Dataset, batch_rows: int, slab_bytes: int) -> int:
+    rows = dataset.longest_slab(batch_rows, slab_bytes)
     reading = sum(source.reading_bytes(rows) for source in dataset.sources)
-    if dataset.reader.reads_ahead and rows < batch_rows:
+    if dataset.reads_ahead and rows < batch_rows:
         reading += sum(rows * source.row_bytes for source in dataset.sources)
     return reading + dataset.held_bytes(batch_rows)
 
@@ -132,15 +105,15 @@ def machine_bytes() -> int:
     return int(MEMORY_LIMIT)
 
 
-def plan_pass(dataset: Dataset, costs: Costs, edges: Array, arity: int) -> PassPlan:
+def plan_pass(dataset: Dataset, costs: Costs, edges: Array, tuning: Tuning) -> PassPlan:
     """Plan of a pass whose batches begin at ``edges``; see `task_memory`."""
     batch_rows = int(np.diff(edges).max())
     return PassPlan(
         n_batches=len(edges) - 1,
         batch_rows=batch_rows,
-        slab_rows=dataset.longest_slab(batch_rows),
+        slab_rows=dataset.longest_slab(batch_rows, tuning.slab_bytes),
         leaf_rows=costs.leaf_rows,
-        task=task_memory(dataset, costs, edges, arity),
+        task=task_memory(dataset, costs, edges, tuning),
         process_bytes=PROCESS_BYTES + costs.process_bytes,
     )
 

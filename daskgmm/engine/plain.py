@@ -1,35 +1,74 @@
-"""A pass in the calling thread: no scheduler, no graph, no tasks."""
+"""The specification of a pass, without Dask: read the rows, evaluate the leaves, add them up in the canonical tree."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..data.source import Dataset
-from .blas import one_blas_thread
-from .memory import Costs
-from .tree import Accumulator, Fold
+from ..data.checksum import Checksum
+from ..data.source import Batch, Dataset, Reader, covering_batch
+from ..data.task_graphs import evaluate
+from ..tuning import Tuning, current
+from .environment import environment
+from .events import BatchFinished
+from .fold import CostedFold, Costs, Fold
+from .interface import Engine, RowCounter
+from .tree import Accumulator
 
-# Below that setting up a scheduler and a graph would take longer than a second thread could save.
-_SHORTEST_PASS = 0.05  # seconds
+
+def fold_batch(fold: Fold, n_rows: int, reader: Reader, batch: Batch, inputs: Mapping[Any, Any]) -> tuple[Any, Any]:
+    """Accumulate one batch of a data set of ``n_rows`` rows; return the `Accumulator` and the `Checksum`."""
+    accumulator, checksum = Accumulator(fold, n_rows), Checksum()
+    for start, (rows, weights) in reader.stream(batch, inputs):
+        checksum += Checksum.of(rows, weights)
+        accumulator.add_rows(start, rows, weights)
+        del rows, weights  # none of them outlives the slab
+    return accumulator, checksum
+
+
+def fold_rows(dataset: Dataset, fold: Fold, tuning: Tuning, on_rows: RowCounter | None) -> tuple[Any, Checksum]:
+    """Return the value of a fold over all rows, and the checksum of the rows."""
+    batch, reader = dataset.batch(0, dataset.n_rows), dataset.reader(tuning.slab_bytes)
+    accumulator, checksum = fold_batch(fold, dataset.n_rows, reader, batch, _inputs(dataset, batch))
+    if on_rows is not None:
+        on_rows(0, dataset.n_rows)
+    return accumulator.total(), checksum
+
+
+def _inputs(dataset: Dataset, batch: Batch) -> dict[Any, Any]:
+    return dict(zip(batch.dependencies, evaluate(dataset.shared_tasks(), batch.dependencies, {}), strict=True))
 
 
 def is_short(dataset: Dataset, costs: Costs) -> bool:
-    """Test for rows in this process's memory that are so few that a pass over them is best made here."""
-    return all(source.in_process for source in dataset.sources) and dataset.n_rows * costs.row_seconds < _SHORTEST_PASS
+    """Test for rows in memory that take less time to fold than threads, and the tasks for them, take to set up."""
+    in_process = all(source.in_process for source in dataset.sources)
+    return in_process and dataset.n_rows * costs.row_seconds < current().shortest_pass
 
 
-def run_here(dataset: Dataset, fold: Fold) -> Any:
-    """Value of a fold over all rows, to the last bit what `Engine.run` gives; nobody is told of the pass.
+class PlainEngine(Engine):
+    """Runs passes in the calling thread, the rows one slab after the other."""
 
-    Parameters
-    ----------
-    dataset : Dataset
-        In this process's memory.
-    fold : Fold
-    """
-    batch, reader = dataset.batch(0, dataset.n_rows), dataset.reader
-    accumulator = Accumulator(fold, dataset.n_rows)
-    with one_blas_thread():
-        for start, stop in reader.slabs(batch):
-            accumulator.add_rows(start, *reader.read(batch, start, stop, {}))
-    return accumulator.total()
+    def run(self, dataset: Dataset, fold: CostedFold, label: str) -> Any:
+        with self.announced(label, dataset.n_rows, 1) as on_rows:
+            value, checksum = fold_rows(dataset, fold, self.tuning, on_rows)
+        dataset.check_unchanged(checksum)
+        return value
+
+    def _row_counter(self, label: str) -> RowCounter:
+        return lambda start, n_rows: self.emit(BatchFinished(label, n_rows))
+
+    def groups(self, dataset: Dataset, costs: Sequence[Costs]) -> list[int]:
+        return [len(costs)]
+
+    def checksums(self, dataset: Dataset, ranges: Sequence[tuple[int, int]]) -> tuple[Checksum, ...]:
+        batches = [covering_batch(dataset, *rows) for rows in ranges]
+        reader = dataset.reader(self.tuning.slab_bytes)
+        return tuple(
+            reader.checksum(batch, *rows, _inputs(dataset, batch)) for rows, batch in zip(ranges, batches, strict=True)
+        )
+
+    def in_memory(self) -> PlainEngine:
+        return PlainEngine(tuning=self.tuning)
+
+    def environment(self) -> dict[str, str]:
+        return environment()

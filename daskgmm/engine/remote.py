@@ -19,7 +19,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 import distributed
@@ -28,20 +28,17 @@ from dask.task_spec import Task, TaskRef
 from distributed.scheduler import KilledWorker
 
 from ..config import timeout_seconds
+from ..data.task_graphs import upstream
 from ..errors import SchedulerError
+from ..tuning import Tuning, current
 from .connection import ANSWER, FIRST_WORKER, SILENCE, Connection, Lost, classified
-from .graph import upstream
 from .holdings import Holdings
 from .memory import Worker
 from .report import Report, hearing, listening
-from .scheduler import Scheduler, Work
+from .scheduler import ClusterScheduler, Work
 from .seceding import check_event_loop, thread_given_back
 
-_LOOK = 2.0  # seconds between two looks at the workers of a running pass
-
-# How often work is begun anew before what interrupts it counts as its own fault, and how many tasks are suspected, and
-# named.
-_REPLAYS = 3
+# How many tasks are suspected, and named.
 _MOST_SUSPECTS, _MOST_NAMED = 32, 3
 
 Answer = TypeVar("Answer")
@@ -60,7 +57,7 @@ class _LostInputs(Exception):
     """A value that a graph depends on, and does not hold itself, is gone."""
 
 
-class Remote(Scheduler, AbstractContextManager["Remote"]):
+class Remote(ClusterScheduler):
     """The scheduler of a cluster.
 
     Parameters
@@ -69,13 +66,15 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         Where a client of our own is to connect, which is closed at the end.
     client : distributed.Client, optional
         The user's, which stays open. When its scheduler goes away, one of our own with the same security replaces it.
+    tuning : Tuning, optional
     """
 
-    is_remote = True
-
-    def __init__(self, address: str = "", client: distributed.Client | None = None) -> None:
+    def __init__(
+        self, address: str = "", client: distributed.Client | None = None, tuning: Tuning | None = None
+    ) -> None:
+        self._tuning = tuning or current()
         self._connection = Connection(address, client)
-        self._resources, self._holdings = ExitStack(), Holdings()
+        self._resources, self._holdings = ExitStack(), Holdings(self._tuning.message_bytes)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._hearing = ExitStack()
         self._is_listening = False
@@ -124,10 +123,10 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             self._reconnect(lost)
             return question()
 
-    def events(self, topic: str, witness: str) -> list[Any]:
+    def events(self, topic: str, receiver: str) -> list[Any]:
         with suppress(Lost):  # what it knew is gone with it, and no result depends on it
             told = self._connection.events(topic, timeout_seconds(ANSWER))
-            return [event for event in told if event["witness"] == witness]
+            return [event for event in told if event["receiver"] == receiver]
         return []
 
     # ---- computing
@@ -146,7 +145,7 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
             except _Idle as idle:
                 raise self._no_worker(idle, graph, work) from None
             interruptions += 1
-            if interruptions > _REPLAYS:
+            if interruptions > self._tuning.most_replays:
                 raise self._given_up(interruption, work) from interruption
             try:
                 if isinstance(interruption, KilledWorker):
@@ -194,8 +193,8 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
         result.add_done_callback(lambda _: self._inbox.put(_nothing))
         watch, looked = _Watch(self._connection, key), time.monotonic()
         while not result.done():
-            self._hand_over(_LOOK)
-            if time.monotonic() - looked >= _LOOK:
+            self._hand_over(self._tuning.look_seconds)
+            if time.monotonic() - looked >= self._tuning.look_seconds:
                 watch.look()
                 looked = time.monotonic()
         self._hand_over(0)
@@ -253,8 +252,8 @@ class Remote(Scheduler, AbstractContextManager["Remote"]):
                 "distributed.scheduler.allowed-failures."
             )
         return SchedulerError(
-            f"The Dask scheduler {self} went away {_REPLAYS + 1} times during one pass ({interruption}). Check its log "
-            "and its memory, and fit again."
+            f"The Dask scheduler {self} went away {self._tuning.most_replays + 1} times during one pass "
+            f"({interruption}). Check its log and its memory, and fit again."
         )
 
     # ---- reports of tasks

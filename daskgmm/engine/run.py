@@ -1,13 +1,11 @@
-"""Passes over data sets, counted."""
+"""Passes as graphs of tasks, on Dask's schedulers."""
 
 from __future__ import annotations
 
 import itertools
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,33 +13,25 @@ from typing import Any
 import dask
 import numpy as np
 
-from ..data.blocks import evaluate
+from ..data.checksum import Checksum
 from ..data.source import Dataset, Source
 from ..errors import WorkerMemoryError
-from .blas import one_blas_thread
-from .choice import find_scheduler
-from .environment import TOPIC, Kinds, Witness, environment, found, summary, warn_of_different
-from .events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted
-from .graph import ARITY, Context, Graph, Wave, build_graph, join, plan_batches, plan_waves, rows_of
-from .memory import CostedFold, Costs, PassPlan, check_memory, plan_pass
+from ..tuning import Tuning
+from .combined_fold import SharedCosts
+from .environment import environment
+from .environment_report import TOPIC, Differences, EnvironmentReport, by_worker, summary, warn_of_different
+from .events import BatchFinished, Listener
+from .fold import CostedFold, Costs
+from .graph import Context, Graph, Wave, build_graph, join, plan_batches, plan_waves, rows_of
+from .interface import Engine, RowCounter
+from .memory import PassPlan, check_memory, plan_pass
+from .plain import fold_rows
+from .probe import Probe
 from .report import Report, Reporter
-from .scheduler import Scheduler
-from .together import SharedCosts, Together
+from .scheduler import ClusterScheduler, Scheduler
+from .scheduler_choice import find_scheduler
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-# A task should be long beside the scheduler's own cost, and short enough to balance and to report.
-_SHORTEST_TASK, _LONGEST_TASK = 0.05, 5.0  # seconds
-_TASKS_PER_THREAD = 3
-
-# Folds that share a pass on threads of this process may take so much in each of them.
-_MOST_SHARED_BYTES = 512 << 20
-
-# Rows in memory that are sent to a cluster: few with every pass, more only once, as long as they take no more than this
-# share of its workers' memory, from which they cannot be spilled. And what one task may read of them.
-_LARGE = 1 << 20  # bytes
-_HELD_SHARE = 0.25
-_MOST_HELD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -53,14 +43,15 @@ class _PartOfPass:
     wave: Wave
     label: str
     whole: bool
+    arity: int
 
     def build(self) -> tuple[Graph, Any]:
         """Its graph, with new keys, and the key of its value."""
-        return build_graph(self.context, self.dataset, self.wave, self.label, whole=self.whole)
+        return build_graph(self.context, self.dataset, self.wave, self.label, whole=self.whole, arity=self.arity)
 
     def place(self, key: Any) -> str:
         """What an error is to call the data of a task."""
-        rows = rows_of(key, self.wave, self.label)
+        rows = rows_of(key, self.wave, self.label, self.arity)
         return f"task {key!r}" if rows is None else self.dataset.rows.place(*rows)
 
 
@@ -68,111 +59,86 @@ def _block(number: int) -> str:
     return f"block {number} of a dask array"
 
 
-class Engine(AbstractContextManager["Engine"]):
-    """Runs passes over data sets on one scheduler.
+class DaskEngine(Engine):
+    """Runs each pass as a graph of tasks on one scheduler.
+
+    A pass over rows in this process's memory that would be one task is evaluated as `plain` says: a scheduler would
+    only add its own cost.
 
     Parameters
     ----------
-    scheduler : None, str or distributed.Client
+    scheduler : None, str, distributed.Client or Scheduler
         See `find_scheduler`.
     in_process : bool
         The data are in this process's memory.
     listeners : iterable of callable
-        Called with every event.
-
-    Attributes
-    ----------
-    n_passes : int
-        Passes so far.
+        Called with every event, one at a time.
+    tuning : Tuning, optional
+        None: the record in force in this process.
     """
 
-    def __init__(self, scheduler: Any = None, *, in_process: bool = False, listeners: Iterable[Listener] = ()) -> None:
-        self._asked = scheduler
-        self._found = find_scheduler(scheduler, in_process=in_process)
-        self._listeners = tuple(listeners)
-        self._name = uuid.uuid4().hex if self._listeners else None
-        self._witness = Witness(uuid.uuid4().hex)
-        self._resources = ExitStack()
-        self._telling = threading.RLock()
+    def __init__(
+        self,
+        scheduler: Any = None,
+        *,
+        in_process: bool = False,
+        listeners: Iterable[Listener] = (),
+        tuning: Tuning | None = None,
+    ) -> None:
+        super().__init__(listeners, tuning)
+        found = find_scheduler(scheduler, in_process=in_process, tuning=self.tuning)
+        self._found: AbstractContextManager[Scheduler] = found
+        self._name = uuid.uuid4().hex
+        self._report = EnvironmentReport(self._name)
         self._numbers = itertools.count()
         self._sent: dict[Source, Source] = {}
         self._held_bytes = 0
-        self.n_passes = 0
 
-    def __enter__(self) -> Engine:
-        self._resources = self._acquired()
-        return self
+    def _acquire(self, stack: ExitStack) -> None:
+        self.scheduler: Scheduler = stack.enter_context(self._found)
+        super()._acquire(stack)
+        if self._listeners:
+            stack.enter_context(self.scheduler.listening(self._name, self._batch_finished))
 
-    def _acquired(self) -> ExitStack:
-        with ExitStack() as stack:
-            self.scheduler: Scheduler = stack.enter_context(self._found)
-            stack.enter_context(one_blas_thread())
-            if self._name is not None:
-                stack.enter_context(self.scheduler.listening(self._name, self._batch_finished))
-            return stack.pop_all()
+    def _close(self, *, failed: bool) -> None:
+        super()._close(failed=failed)
+        if self.n_passes and not failed:
+            warn_of_different(self._differences(), stacklevel=4)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        try:
-            self.emit(EngineClosed(failed=kind is not None))
-            if kind is None and self.n_passes:
-                warn_of_different(self._witnessed(), stacklevel=3)
-        finally:
-            self._resources.close()
+    @property
+    def is_remote(self) -> bool:  # type: ignore[override]
+        return self._cluster is not None
 
-    def emit(self, event: Any) -> None:
-        """Tell the listeners; batches finish in threads, and listeners are called one at a time."""
-        with self._telling:
-            for listener in self._listeners:
-                listener(event)
+    @property
+    def _cluster(self) -> ClusterScheduler | None:
+        return self.scheduler if isinstance(self.scheduler, ClusterScheduler) else None
 
     def run(self, dataset: Dataset, fold: CostedFold, label: str) -> Any:
-        """Value of a fold over all rows: one pass.
-
-        Parameters
-        ----------
-        dataset : Dataset
-        fold : CostedFold
-        label : str
-            Names the pass in events, and its tasks on the dashboard.
-
-        Raises
-        ------
-        WorkerMemoryError
-            If it would not fit into the workers.
-        DataChangedError
-            If it saw other rows than the passes before it.
-        """
         dataset = self.sent(dataset)
         edges = self._edges(dataset, fold)
-        if self.scheduler.is_remote:  # only workers have a limit, and a plan takes longer than a pass over few rows
-            self._check(plan_pass(dataset, fold, edges, ARITY))
+        if self.is_remote:  # only workers have a limit, and a plan takes longer than a pass over few rows
+            self._check(plan_pass(dataset, fold, edges, self.tuning))
         with self.announced(label, dataset.n_rows, len(edges) - 1) as on_rows:
-            context = Context(fold, dataset.reader, dataset.n_rows, on_rows, witness=self._witness)
-            waves = plan_waves(dataset, edges)
-            whole = len(waves) == 1
-            values = (self._compute(_PartOfPass(context, dataset, wave, label, whole)) for wave in waves)
-            value, tally = next(values) if whole else join(context, values)
-        dataset.check_unchanged(tally)
+            if self._is_one_task(dataset, edges):
+                value, checksum = fold_rows(dataset, fold, self.tuning, on_rows)
+            else:
+                value, checksum = self._run_tasks(dataset, fold, edges, label, on_rows)
+        dataset.check_unchanged(checksum)
         return value
 
-    def run_together(self, dataset: Dataset, folds: Sequence[CostedFold], label: str) -> list[Any]:
-        """Values of several folds, each to the last bit what `run` gives; the rows are read once for all of them.
+    def _is_one_task(self, dataset: Dataset, edges: Array) -> bool:
+        return len(edges) == 2 and not self.is_remote and not dataset.shared_tasks()
 
-        Where memory does not hold all of them at a time, there are more passes than one: see `groups`.
-
-        Raises
-        ------
-        WorkerMemoryError
-            If one fold alone would not fit.
-        """
-        values: list[Any] = []
-        for length in self.groups(dataset, folds):
-            group = folds[len(values) : len(values) + length]
-            if length == 1:
-                values.append(self.run(dataset, group[0], label))
-            else:
-                values.extend(self.run(dataset, Together(tuple(group)), label))
-        return values
+    def _run_tasks(
+        self, dataset: Dataset, fold: CostedFold, edges: Array, label: str, on_rows: RowCounter | None
+    ) -> tuple[Any, Checksum]:
+        tuning = self.tuning
+        context = Context(fold, dataset.reader(tuning.slab_bytes), dataset.n_rows, on_rows, report=self._report)
+        waves = plan_waves(dataset, edges, tuning.wave_tasks)
+        whole = len(waves) == 1
+        values = (self.scheduler.run(_PartOfPass(context, dataset, wave, label, whole, tuning.arity)) for wave in waves)
+        found: tuple[Any, Checksum] = next(values) if whole else join(context, values)
+        return found
 
     def groups(self, dataset: Dataset, costs: Sequence[Costs]) -> list[int]:
         """How many of them, one after the other, share each pass."""
@@ -187,39 +153,40 @@ class Engine(AbstractContextManager["Engine"]):
 
     def _fits(self, dataset: Dataset, costs: Costs) -> bool:
         """Whether a pass fits into the workers, or, on threads of this process, into a moderate part of it."""
-        plan = plan_pass(dataset, costs, self._edges(dataset, costs), ARITY)
+        plan = plan_pass(dataset, costs, self._edges(dataset, costs), self.tuning)
         workers = self.scheduler.workers()
         try:
             check_memory(workers, plan, self._held_bytes)
         except WorkerMemoryError:
             return False
-        return bool(workers) or plan.task.work + plan.task.values <= _MOST_SHARED_BYTES
+        return bool(workers) or plan.task.work + plan.task.values <= self.tuning.most_shared_bytes
 
     def sent(self, dataset: Dataset) -> Dataset:
         """The data set in the form that passes on this engine's scheduler read.
 
         What rows in memory would bring into the graph of every pass is sent to a cluster once, with the next work.
         """
-        if not self.scheduler.is_remote:
+        cluster = self._cluster
+        if cluster is None:
             return dataset
-        weights = None if dataset.weights is None else self._sent_source(dataset.weights)
-        return replace(dataset, rows=self._sent_source(dataset.rows), weights=weights)
+        weights = None if dataset.weights is None else self._sent_source(cluster, dataset.weights)
+        return replace(dataset, rows=self._sent_source(cluster, dataset.rows), weights=weights)
 
-    def _sent_source(self, source: Source) -> Source:
+    def _sent_source(self, cluster: ClusterScheduler, source: Source) -> Source:
         if source not in self._sent:
             carried = source.carried_bytes()
-            if carried < _LARGE:
+            if carried < self.tuning.most_carried_bytes:
                 self._sent[source] = source
             elif self._has_room(carried):
-                self._sent[source], tasks = source.detached()
-                self.scheduler.hold(tasks)
+                self._sent[source], tasks = source.detached(self.tuning)
+                cluster.hold(tasks)
                 self._held_bytes += carried
         return self._sent.get(source, source)
 
     def _has_room(self, n_bytes: int) -> bool:
         """Test for room for so much more on the workers; without room, rows are sent in every pass, a few at a time."""
         limits = [worker.limit for worker in self.scheduler.workers()]
-        return 0 in limits or self._held_bytes + n_bytes <= _HELD_SHARE * sum(limits)
+        return 0 in limits or self._held_bytes + n_bytes <= self.tuning.held_share * sum(limits)
 
     def plan(self, dataset: Dataset, costs: Costs) -> PassPlan:
         """How a pass would be divided, and what it would take.
@@ -230,28 +197,24 @@ class Engine(AbstractContextManager["Engine"]):
             If it would not fit into the workers.
         """
         dataset = self.sent(dataset)
-        return self._check(plan_pass(dataset, costs, self._edges(dataset, costs), ARITY))
+        return self._check(plan_pass(dataset, costs, self._edges(dataset, costs), self.tuning))
 
-    @contextmanager
-    def announced(self, label: str, n_rows: int, n_batches: int) -> Iterator[Reporter | None]:
-        """Tell the listeners of a pass that the caller makes, and count it.
-
-        Yields
-        ------
-        Reporter or None
-            For the tasks to call; None where nobody listens.
-        """
-        begin = time.perf_counter()
+    def _row_counter(self, label: str) -> RowCounter:
         with self._telling:
             self._label, self._number, self._told = label, next(self._numbers), set[int]()
-        self.emit(PassStarted(label, n_rows, n_batches))
-        yield None if self._name is None else Reporter(self._name, self._number)
-        self.n_passes += 1
-        self.emit(PassFinished(label, n_rows, time.perf_counter() - begin))
+        return Reporter(self._name, self._number)
 
-    def in_memory(self) -> Engine:
-        """An engine for data in this process's memory, beside this one: it tells nobody, and counts for itself."""
-        return Engine(None if self.scheduler.is_remote else self._asked, in_process=True)
+    def checksums(self, dataset: Dataset, ranges: Sequence[tuple[int, int]]) -> tuple[Checksum, ...]:
+        work = Probe(self.sent(dataset), tuple(ranges), self.tuning.slab_bytes)
+        found: tuple[Checksum, ...] = self.scheduler.run(work)
+        return found
+
+    def in_memory(self) -> DaskEngine:
+        if self.is_remote:
+            return DaskEngine(in_process=True, tuning=self.tuning)
+        engine = DaskEngine(self.scheduler, tuning=self.tuning)
+        engine._found = nullcontext(self.scheduler)  # which this engine has entered, and leaves
+        return engine
 
     def compute(self, collection: Any, place: Callable[[int], str] = _block) -> Any:
         """Value of a dask collection, on this engine's scheduler.
@@ -272,12 +235,12 @@ class Engine(AbstractContextManager["Engine"]):
         return value
 
     def environment(self) -> dict[str, str]:
-        """What this process computes with, and under ``"workers"`` in what others that did the work differ from it."""
-        told = summary(self._witnessed())
+        """Describe what this process computes with, and under ``"workers"`` how others that did the work differ."""
+        told = summary(self._differences())
         return environment() | ({"workers": told} if told else {})
 
-    def _witnessed(self) -> Kinds:
-        return found(self.scheduler.events(TOPIC, self._witness.name))
+    def _differences(self) -> Differences:
+        return by_worker(self.scheduler.events(TOPIC, self._name))
 
     def _check(self, plan: PassPlan) -> PassPlan:
         check_memory(self.scheduler.workers(), plan, self._held_bytes)
@@ -287,17 +250,12 @@ class Engine(AbstractContextManager["Engine"]):
         return plan_batches(dataset, costs, self._batch_rows(dataset, costs))
 
     def _batch_rows(self, dataset: Dataset, costs: Costs) -> int:
-        seconds = costs.row_seconds + dataset.rows.row_bytes / 5e8  # what decoding a compressed store manages
-        fair = -(-dataset.n_rows // (_TASKS_PER_THREAD * self.scheduler.n_threads))
-        rows = max(_SHORTEST_TASK / seconds, min(_LONGEST_TASK / seconds, fair))
+        tuning = self.tuning
+        seconds = costs.row_seconds + dataset.rows.row_bytes / tuning.read_bytes_per_second
+        fair = -(-dataset.n_rows // (tuning.tasks_per_thread * self.scheduler.n_threads))
+        rows = max(tuning.shortest_task / seconds, min(tuning.longest_task / seconds, fair))
         held = dataset.held_bytes(dataset.n_rows)  # all that a task reads of it is in memory while it runs
-        return int(min(rows, dataset.n_rows * _MOST_HELD_BYTES / held) if held else rows)
-
-    def _compute(self, part: _PartOfPass) -> Any:
-        if part.wave.n_tasks == 1 and not self.scheduler.is_remote:
-            graph, key = part.build()
-            return evaluate(graph, [key], {})[0]  # a scheduler would only add its own cost
-        return self.scheduler.run(part)
+        return int(min(rows, dataset.n_rows * tuning.most_held_bytes / held) if held else rows)
 
     def _batch_finished(self, report: Report) -> None:
         """Tell of a task, once: those of a worker that is lost run again, on another."""

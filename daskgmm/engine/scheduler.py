@@ -40,11 +40,15 @@ class GivenGraph:
         return self.name(key)
 
 
-class Scheduler(ABC):
-    """Something that computes the value of a key of a task graph."""
+class Scheduler(AbstractContextManager["Scheduler"], ABC):
+    """Something that computes the value of a key of a task graph; entered for the length of a fit or a score.
 
-    is_remote: bool = False
-    """Tasks run on the workers of a cluster, which may be other processes."""
+    An object of a derived class may be passed as ``scheduler=`` of an estimator. A task is called with a mapping of
+    the values of its ``dependencies``.
+    """
+
+    def __exit__(self, *exception: object) -> None:
+        """Release what entering has acquired."""
 
     @property
     @abstractmethod
@@ -55,16 +59,12 @@ class Scheduler(ABC):
         """Worker processes of the cluster; none where the work is done in this process."""
         return []
 
-    def hold(self, tasks: Mapping[Any, Any]) -> None:
-        """Keep the values of tasks, which depend on nothing, for all later work to depend on."""
-        raise NotImplementedError
-
     def listening(self, name: str, listener: Callable[[Report], None]) -> AbstractContextManager[None]:
         """Call ``listener`` with everything that tasks report to that name, in threads of this scheduler's choice."""
         return listening(name, listener)
 
-    def events(self, topic: str, witness: str) -> list[Any]:
-        """What workers have logged under ``topic`` for this witness; of a topic Dask keeps the last 1000 events."""
+    def events(self, topic: str, receiver: str) -> list[Any]:
+        """What workers have logged under ``topic`` for this receiver; of a topic Dask keeps the last 1000 events."""
         return []
 
     @abstractmethod
@@ -82,15 +82,24 @@ class Scheduler(ABC):
         return self.run(GivenGraph(graph, key, place), **options)
 
 
-class Planned(Scheduler):
+class ClusterScheduler(Scheduler):
+    """Scheduler whose tasks run on workers, which may be other processes and may have a limit of memory."""
+
+    @abstractmethod
+    def workers(self) -> list[Worker]: ...
+
+    @abstractmethod
+    def hold(self, tasks: Mapping[Any, Any]) -> None:
+        """Keep the values of tasks, which depend on nothing, for all later work to depend on."""
+
+
+class Planned(ClusterScheduler):
     """A cluster that is described and not started: enough to plan a pass.
 
     Parameters
     ----------
     workers : iterable of Worker
     """
-
-    is_remote = True
 
     def __init__(self, workers: Iterable[Worker]) -> None:
         self._workers = list(workers)

@@ -10,31 +10,15 @@ depends on where the tasks' borders were, and a task never holds more than two n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataChangedError
+from ..tuning import current
+from .fold import Evaluator, Fold
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-class Evaluator(Protocol):
-    """Evaluates the leaves of one task; it may keep scratch memory between calls."""
-
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> Any:
-        """Value of the leaf that begins at row ``start``. Values add with ``+``, which returns a new value."""
-
-
-class Fold(Protocol):
-    """What a pass computes: a value for every leaf, and their sum."""
-
-    @property
-    def leaf_rows(self) -> int:
-        """L, the rows of a leaf."""
-
-    def start(self) -> Evaluator:
-        """Evaluator for one task."""
 
 
 @dataclass
@@ -162,11 +146,6 @@ def _are_siblings(left: Node | Fragment, right: Node) -> bool:
     )
 
 
-#: Bytes of rows in a leaf where a row is neither very short nor very long.
-_LEAF_BYTES = 4 << 20
-_SHORTEST_LEAF, _LONGEST_LEAF = 256, 65_536
-
-
 def leaf_rows(n_features: int, value_bytes: int = 0) -> int:
     """Rows of a leaf: a power of two that follows from the shape of the problem alone.
 
@@ -176,5 +155,6 @@ def leaf_rows(n_features: int, value_bytes: int = 0) -> int:
     value_bytes : int
         Size of a leaf's value: where it is larger than the rows, longer leaves make fewer of them.
     """
-    rows = max(_LEAF_BYTES, value_bytes) // (8 * n_features)
-    return int(np.clip(1 << (max(1, rows).bit_length() - 1), _SHORTEST_LEAF, _LONGEST_LEAF))
+    tuning = current()
+    rows = max(tuning.leaf_bytes, value_bytes) // (8 * n_features)
+    return int(np.clip(1 << (max(1, rows).bit_length() - 1), tuning.shortest_leaf, tuning.longest_leaf))

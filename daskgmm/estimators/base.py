@@ -23,13 +23,13 @@ from ..core.loops import Loops
 from ..data.accept import as_dataset, check_dtype, check_layout, feature_names, is_lazy, resolve
 from ..data.failures import short_errors
 from ..data.output import apply_rows, as_blocks, map_rows
+from ..data.row_checks import check_weight_sum
 from ..data.source import Dataset
-from ..data.survey import check_weight_sum
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
 from ..engine.events import Listener
-from ..engine.plain import is_short, run_here
-from ..engine.run import Engine
+from ..engine.plain import PlainEngine, is_short
+from ..engine.run import DaskEngine
 from ..errors import InterruptedWarning, OutputError, SchedulerError, StoreError
 from ..fitting.candidate import Candidate, Failed, Run, Settings
 from ..fitting.fit import MixtureFits
@@ -37,7 +37,7 @@ from ..fitting.folds import Score, ScoreFold
 from ..fitting.initialization import Initialization
 from ..fitting.origin import Origin
 from ..fitting.plan import FitPlan, check_parameters, plan_fit
-from ..fitting.surveying import sample_dtype
+from ..fitting.survey import sample_dtype
 from ..persistence.checkpoint import Checkpoint
 from .attributes import Memory, Prepared, as_array
 from .checkpointing import check_checkpoint, keeper_for
@@ -138,7 +138,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
             )
         printing: list[Listener] = [VerboseListener(self.verbose, self.verbose_interval)] if self.verbose else []
         listeners = [*printing, *check_callbacks(self.callbacks)]
-        with Engine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
+        with DaskEngine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
             dataset, n_passes = as_dataset(data, sample_weight, engine.compute)
             if dataset.n_rows < self.n_components:
                 raise ValueError(
@@ -220,7 +220,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         """
         self._check_settings()
         data = clone(self)._accept(X, reset=True)  # a plan leaves no trace on the estimator
-        with Engine(self.scheduler, in_process=not is_lazy(data)) as engine:
+        with DaskEngine(self.scheduler, in_process=not is_lazy(data)) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)
             check_parameters(dataset, self._structure, int(self.n_components))
             return plan_fit(engine, dataset, self._settings(self._prepare(dataset.n_features)))
@@ -406,7 +406,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         score = self._score_here(data, prepared, weights, entropy=entropy)
         if score is None:
             listeners = check_callbacks(self.callbacks)
-            with Engine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
+            with DaskEngine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
                 dataset, _ = as_dataset(data, weights, engine.compute)
                 score = engine.run(dataset, ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy), "score")
         check_weight_sum(score.weight_sum)
@@ -418,7 +418,11 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
             return None
         dataset, _ = as_dataset(data, weights)
         fold = ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy)
-        return run_here(dataset, fold) if is_short(dataset, fold) else None
+        if not is_short(dataset, fold):
+            return None
+        with PlainEngine() as engine:
+            score: Score = engine.run(dataset, fold, "score")
+        return score
 
     def _for_each_row(self, X: Any, kind: type[RowResult], dtype: Any = None, *, by_component: bool = False) -> Any:
         data, prepared = self._accept_new(X)

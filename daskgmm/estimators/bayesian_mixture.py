@@ -15,8 +15,8 @@ from ..core.mixture import MixtureParameters
 from ..core.state_arrays import PosteriorArrays
 from ..core.validity import WEIGHT_TOLERANCE
 from ..core.variational import Posterior, Priors, Variational
-from ..data.survey import Survey
 from ..errors import InvalidAttributesError
+from ..fitting.survey import Survey
 from ..names import Defaults
 from .attributes import as_array, check_covariances, check_means, check_positive, checked
 from .base import Array, BaseMixture

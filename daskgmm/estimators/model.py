@@ -21,12 +21,12 @@ from ..core.mixture import MixtureParameters
 from ..core.state_arrays import StateArrays
 from ..core.structure import CovarianceStructure
 from ..data.failures import short_errors
-from ..data.survey import Survey
 from ..engine.blas import one_blas_thread
 from ..fitting.candidate import Continuation
 from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS
 from ..fitting.origin import Origin
+from ..fitting.survey import Survey
 from .attributes import COVARIANCES, Memory, Prepared, agreed_covariances, as_array, check_usable, fingerprint
 
 Array = np.ndarray[Any, np.dtype[Any]]

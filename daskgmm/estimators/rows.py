@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.kernels import Kernel
-from ..data.survey import check_finite
+from ..data.row_checks import check_finite
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

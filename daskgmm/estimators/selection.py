@@ -21,20 +21,20 @@ from ..criteria import CRITERIA, HELD_OUT
 from ..data.accept import as_dataset, is_lazy
 from ..data.failures import short_errors
 from ..data.held_out import HeldOut
+from ..data.row_checks import check_weight_sum
 from ..data.source import Dataset
-from ..data.survey import check_weight_sum
 from ..diagnostics.selection import draw_criterion, new_axes, selection_html, selection_text
 from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener
-from ..engine.run import Engine
+from ..engine.run import DaskEngine
 from ..errors import FallingLikelihoodWarning, InitializationWarning, InvalidWeightsError
 from ..fitting.candidate import Candidate, Failed, Run
 from ..fitting.criteria import Contest
+from ..fitting.first_pass import n_weight_passes
 from ..fitting.fit import fit_mixtures
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.plan import check_parameters
 from ..fitting.snapshot import Keeper
-from ..fitting.surveying import n_weight_passes
 from ..persistence.checkpoint import Checkpoint
 from .base import BaseMixture
 from .checkpointing import check_checkpoint, keeper_for
@@ -260,7 +260,7 @@ def _select(
     _copy_features(first, models.values())
     rule = None if share is None else HeldOut(share, base.random_state)
     listeners = [*_printing(base), *check_callbacks(callbacks or base.callbacks)]
-    with Engine(base.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
+    with DaskEngine(base.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
         dataset, counting = as_dataset(data, sample_weight, engine.compute)
         check_rows(dataset, keys, rule)
         for n_components, kind in keys:
@@ -313,7 +313,7 @@ def _label(key: Key) -> str:
 
 
 def _fit(
-    engine: Engine,
+    engine: DaskEngine,
     dataset: Dataset,
     models: Mapping[Key, BaseMixture[Any]],
     contest: Contest | None,
@@ -364,7 +364,7 @@ def _is_late(run: Run[Any] | Failed) -> bool:
 
 
 def _score(
-    engine: Engine, dataset: Dataset, fitted: Mapping[Key, BaseMixture[Any]], rule: HeldOut | None
+    engine: DaskEngine, dataset: Dataset, fitted: Mapping[Key, BaseMixture[Any]], rule: HeldOut | None
 ) -> dict[Key, SplitScore]:
     """Scores of all mixtures, in one pass."""
     folds = [SplitScoreFold(model._kernel(dataset.rows), model._has_criteria, rule) for model in fitted.values()]

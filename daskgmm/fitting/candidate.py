@@ -13,10 +13,10 @@ from ..core.acceleration import Accelerator
 from ..core.estimation import Estimation, State
 from ..core.mixture import free_parameters
 from ..core.structure import CovarianceStructure
-from ..data.survey import Survey
 from ..errors import IllDefinedCovarianceError
 from .history import PassRecord
 from .initialization import Initialization
+from .survey import Survey
 
 #: Rows that starts are made from where nothing else is asked for.
 START_ROWS = 100_000

@@ -15,10 +15,9 @@ from ..core.estimation import State
 from ..core.loops import PLAIN, Loops
 from ..core.statistics import Frame
 from ..data.source import Dataset
-from ..data.survey import Survey
 from ..engine.events import Waiting
+from ..engine.interface import Engine
 from ..engine.probe import probe
-from ..engine.run import Engine
 from ..errors import (
     CoincidingComponentsWarning,
     IllDefinedCovarianceError,
@@ -28,12 +27,13 @@ from ..errors import (
 from .candidate import Candidate, Continuation, Failed, Run
 from .em import Ascent, AscentSnapshot, Relocator, Reseeding, Step, climb
 from .events import FitResumed, IterationFinished, StartBegun, StartFinished
+from .first_pass import loops_for, take_surveys
 from .history import PassRecord
 from .initialization import Sample
 from .rare import Relocation
 from .sampling import climb_samples
 from .snapshot import Beginning, FitSnapshot, Keeper, Snapshot
-from .surveying import loops_for, take_surveys
+from .survey import Survey
 from .sweep import Sweep
 from .worst import n_kept
 
@@ -109,7 +109,7 @@ class MixtureFits(Generic[State]):
         kept = None if keeper is None else keeper.beginning()
         if keeper is not None and kept is not None:
             keeper.check_probes(kept.probes, probes)
-            dataset.ledger.check(kept.tally)
+            dataset.guard.check(kept.tally)
             self._engine.n_passes += kept.n_passes
             self._candidates = [
                 replace(candidate, random_state=_random_state(state))
@@ -120,8 +120,8 @@ class MixtureFits(Generic[State]):
         surveys = tuple(take_surveys(self._engine, dataset, self._candidates))
         seconds = time.perf_counter() - begin
         states = tuple(candidate.random_state.get_state(legacy=False) for candidate in self._candidates)
-        assert dataset.ledger.tally is not None
-        found = Beginning(surveys, states, dataset.ledger.tally, probes, self._engine.n_passes, seconds)
+        assert dataset.guard.checksum is not None
+        found = Beginning(surveys, states, dataset.guard.checksum, probes, self._engine.n_passes, seconds)
         if keeper is not None:
             keeper.keep_beginning(found)
         return found, True
@@ -142,7 +142,7 @@ class MixtureFits(Generic[State]):
         """Say so if the first E-step waits for machine code. What workers have loaded is not known."""
         engine = self._engine
         waiting = [fit.loops for fit in self._fits if fit.is_running]
-        if any(loops is not PLAIN and (engine.scheduler.is_remote or not loops.is_loaded) for loops in waiting):
+        if any(loops is not PLAIN and (engine.is_remote or not loops.is_loaded) for loops in waiting):
             engine.emit(Waiting("loading compiled loops"))
 
     def _keep(self, sweep: Sweep) -> None:

@@ -14,9 +14,9 @@ from ..core.loops import Loops
 from ..core.statistics import SufficientStatistics
 from ..core.structure import CovarianceStructure
 from ..data.held_out import HeldOut
-from ..data.row_sample import check_weights
-from ..data.survey import check_finite
-from ..engine.tree import Evaluator, leaf_rows
+from ..data.row_checks import check_finite, check_weights
+from ..engine.fold import Evaluator
+from ..engine.tree import leaf_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

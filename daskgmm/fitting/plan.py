@@ -15,14 +15,15 @@ from ..core.residual import ResidualKernel
 from ..core.structure import CovarianceStructure
 from ..data.row_sample import NumberedRows
 from ..data.source import Dataset
+from ..engine.combined_fold import SharedCosts
 from ..engine.memory import PassPlan, Worker, machine_bytes
-from ..engine.run import Engine
-from ..engine.together import SharedCosts
+from ..engine.run import DaskEngine
 from ..errors import WorkerMemoryError
 from .candidate import Settings
+from .first_pass import loops_for, n_weight_passes
 from .folds import Cost
 from .rare import strata_bytes
-from .surveying import loops_for, n_weight_passes, sample_dtype, survey_fold
+from .survey import sample_dtype, survey_fold
 from .worst import n_kept, watch_cost
 
 # k-means holds the sample, its own copy of it, and distances and labels for each row.
@@ -133,12 +134,12 @@ def check_parameters(dataset: Dataset, structure: CovarianceStructure, n_compone
     )
 
 
-def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:
+def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings) -> FitPlan:
     """Plan of a fit.
 
     Parameters
     ----------
-    engine : Engine
+    engine : DaskEngine
     dataset : Dataset
     settings : Settings
 
@@ -172,7 +173,7 @@ def plan_fit(engine: Engine, dataset: Dataset, settings: Settings) -> FitPlan:
     )
 
 
-def _groups(engine: Engine, dataset: Dataset, settings: Settings, kept: int, cost: Cost) -> list[SharedCosts]:
+def _groups(engine: DaskEngine, dataset: Dataset, settings: Settings, kept: int, cost: Cost) -> list[SharedCosts]:
     """What the passes of the first iteration cost: that of one start from a sample also keeps rows."""
     costs = [cost, watch_cost(cost, dataset.n_features, kept)] if kept else [cost] * settings.n_starts(dataset.n_rows)
     lengths = engine.groups(dataset, costs)

@@ -28,7 +28,7 @@ from ..core.maximum_likelihood import maximize
 from ..core.mixture import MixtureParameters
 from ..core.statistics import statistics_of_responsibilities
 from ..data.row_sample import draw_by_weight
-from ..engine.run import Engine
+from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
 from .em import Ascent, climb
 from .history import PassRecord

@@ -18,7 +18,7 @@ from ..core.estimation import Estimation, State
 from ..core.loops import Loops
 from ..data.accept import as_dataset
 from ..data.row_sample import draw_by_weight, draw_seed
-from ..engine.run import Engine
+from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
 from .candidate import Settings
 from .em import Ascent, Reseeding, Step, climb
@@ -246,5 +246,5 @@ def sample_sweep(local: Engine, sample: Sample, loops: Callable[[int], Loops]) -
     weights = np.ones(len(sample.rows)) if sample.weights is None else sample.weights.astype(np.float64)
     if sample.weight_sum is not None:
         weights *= sample.weight_sum / weights.sum()
-    dataset, _ = as_dataset(sample.rows, weights, local.compute)
+    dataset, _ = as_dataset(sample.rows, weights)
     return Sweep(local, dataset, sample.frame, loops, float(weights.sum()))

@@ -9,10 +9,10 @@ from typing import Any, Generic, Protocol
 import numpy as np
 
 from ..core.estimation import State
-from ..data.survey import Survey
-from ..data.tally import Tally
+from ..data.checksum import Checksum
 from .em import AscentSnapshot
 from .history import PassRecord
+from .survey import Survey
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -25,9 +25,9 @@ class Beginning:
     """One for each candidate."""
     random_states: tuple[Mapping[str, Any], ...]
     """Of each candidate after that pass, as `numpy.random.RandomState.get_state` tells it with ``legacy=False``."""
-    tally: Tally
+    tally: Checksum
     """What it saw."""
-    probes: tuple[Tally, ...]
+    probes: tuple[Checksum, ...]
     """What `probe` saw of a few rows."""
     n_passes: int
     """So far."""
@@ -76,5 +76,5 @@ class Keeper(Protocol):
     def keep(self, snapshot: Snapshot) -> None:
         """Keep where the fit is now."""
 
-    def check_probes(self, kept: Sequence[Tally], found: Sequence[Tally]) -> None:
+    def check_probes(self, kept: Sequence[Checksum], found: Sequence[Checksum]) -> None:
         """Raise if the data are not those of the earlier run."""

@@ -15,11 +15,11 @@ from ..core.loops import PLAIN, Loops
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, SufficientStatistics
 from ..data.source import Dataset
-from ..engine.memory import CostedFold
-from ..engine.run import Engine
+from ..engine.fold import CostedFold
+from ..engine.interface import Engine
 from ..errors import DataChangedError
 from .folds import ExpectationFold
-from .surveying import sample_dtype
+from .survey import sample_dtype
 from .worst import Watch, WorstRows, WorstRowsFold
 
 Array = np.ndarray[Any, np.dtype[Any]]

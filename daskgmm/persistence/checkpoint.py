@@ -22,10 +22,10 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from ..data.addresses import printable
+from ..data.checksum import Checksum
 from ..data.claims import locked, remove
 from ..data.source import Dataset
 from ..data.store import local_path, without_secrets
-from ..data.tally import Tally
 from ..data.write import Address, check_target
 from ..engine.environment import differences, environment
 from ..errors import (
@@ -269,7 +269,7 @@ class StoreKeeper:
             with suppress(OSError):
                 remove(old, old)
 
-    def check_probes(self, kept: Sequence[Tally], found: Sequence[Tally]) -> None:
+    def check_probes(self, kept: Sequence[Checksum], found: Sequence[Checksum]) -> None:
         """Raise `CheckpointError` if the data are not those of the earlier run."""
         if tuple(kept) != tuple(found):
             raise CheckpointError(

@@ -14,12 +14,12 @@ from ..core.covariance import STRUCTURES
 from ..core.kernels import ARITHMETICS
 from ..core.state_arrays import StateArrays
 from ..core.structure import CovarianceStructure
-from ..data.survey import Scatter, Survey
-from ..data.tally import Tally
+from ..data.checksum import Checksum
 from ..errors import InitializationWarning, ReseedingWarning
 from ..fitting.em import AscentSnapshot, Reseeding
 from ..fitting.history import PassRecord
 from ..fitting.snapshot import Beginning, FitSnapshot, Snapshot
+from ..fitting.survey import Scatter, Survey
 from .layout import encode
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -315,13 +315,13 @@ class Unpacking:
         return {name.removeprefix(prefix): array for name, array in self._arrays.items() if name.startswith(prefix)}
 
 
-def _tally(tally: Tally) -> list[Any]:
+def _tally(tally: Checksum) -> list[Any]:
     return [tally.n_rows, f"{tally.rows:016x}", f"{tally.weights:016x}"]  # JSON has no integers of 64 bits everywhere
 
 
-def _as_tally(told: Sequence[Any]) -> Tally:
+def _as_tally(told: Sequence[Any]) -> Checksum:
     n_rows, rows, weights = told
-    return Tally(_count(n_rows), int(rows, 16), int(weights, 16))
+    return Checksum(_count(n_rows), int(rows, 16), int(weights, 16))
 
 
 def _count(value: Any) -> int:

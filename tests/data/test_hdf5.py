@@ -54,8 +54,8 @@ def reads(monkeypatch):
     return ranges
 
 
-def test_a_fit_reads_whole_chunks_and_never_all_of_them(file, reads, monkeypatch):
-    monkeypatch.setattr("daskgmm.data.source.SLAB_BYTES", 2 * ROWS * D * 8)
+def test_a_fit_reads_whole_chunks_and_never_all_of_them(file, reads, tune):
+    tune(slab_bytes=2 * ROWS * D * 8)
     model = fit(file["g/x"], sample_weight=file["weights"])
     np.testing.assert_array_equal(model.means_, fit(X, sample_weight=WEIGHTS).means_)
     assert all(start % ROWS == 0 and stop - start <= 2 * ROWS for start, stop in reads)

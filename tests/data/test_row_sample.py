@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm.data.accept import as_dataset
-from daskgmm.data.row_sample import WeightSurveyFold, draw_by_weight, draw_rows, priorities, random_words
-from daskgmm.engine.run import Engine
+from daskgmm.data.row_sample import draw_by_weight, draw_rows, priorities, random_words
+from daskgmm.engine.run import DaskEngine
+from daskgmm.fitting.weight_survey import WeightSurveyFold
 
 N = 5000
 SKEWED = np.random.default_rng(0).lognormal(0, 2, N) * (np.random.default_rng(1).random(N) < 0.7)
@@ -15,7 +16,7 @@ SKEWED = np.random.default_rng(0).lognormal(0, 2, N) * (np.random.default_rng(1)
 
 def drawn(weights, size, seed=3, pieces=(1000,)):
     """Row numbers and weights of a sample, found over pieces of the rows."""
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         dataset, _ = as_dataset(np.zeros((len(weights), 1)), weights)
         rule = engine.run(dataset.weights_alone, WeightSurveyFold(size, seed), "weights").sample(seed)
     numbers, counts, start = [], [], 0

@@ -1,4 +1,4 @@
-"""What has to be known before the first E-step, from one pass over the data.
+"""Facts that the first E-step needs, from one pass over the data.
 
 Row count, weighted mean and variance (and all second moments where they are wanted), extremes, finiteness, and a
 sample of rows (see `row_sample`), which does not depend on chunks or workers.
@@ -14,13 +14,13 @@ import numpy as np
 
 from ..core.loops import PLAIN, Loops
 from ..core.structure import CovarianceStructure
-from ..errors import DataRangeError, InvalidWeightsError, NonFiniteDataError
-from .row_sample import RowSample, check_weights
+from ..data.row_checks import check_finite, check_weights
+from ..data.row_sample import RowSample
+from ..data.source import Dataset
+from ..engine.tree import leaf_rows
+from ..errors import DataRangeError
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-# Of weights: their products with squares of the data should neither overflow nor lose digits.
-_LARGEST_SUM = 1e200
 
 # Of squared deviations: those of a component are multiplied by counts of rows.
 _LARGEST_SQUARE_SUM = 1e305
@@ -208,18 +208,6 @@ class _Surveyor:
         )
 
 
-def check_finite(rows: Array, start: int) -> None:
-    """Raise `NonFiniteDataError` with the first row that holds NaN or infinity, counted from ``start``."""
-    if rows.dtype.kind != "f":
-        return
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(rows.sum(dtype=np.float64)):
-            return
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if bad.size:
-        raise NonFiniteDataError(start + int(bad[0]), is_nan=bool(np.isnan(rows[bad[0]]).any()))
-
-
 def check_range(survey: Survey) -> None:
     """Raise `DataRangeError` unless sums of squares of the data are finite, with room for products with counts."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -230,12 +218,24 @@ def check_range(survey: Survey) -> None:
         raise DataRangeError(int(too_large[0]), float(spread[too_large[0]]))
 
 
-def check_weight_sum(total: float) -> None:
-    """Raise `InvalidWeightsError` unless weights with this sum are some use."""
-    if total == 0:
-        raise InvalidWeightsError("sample_weight: all weights are zero; at least one row has to count")
-    if not 1 / _LARGEST_SUM < total < _LARGEST_SUM:
-        raise InvalidWeightsError(
-            f"sample_weight: the weights sum to {total:g}, which leaves no room for sums of products with them. Divide "
-            "them by their mean: only their ratios matter."
-        )
+def survey_fold(
+    dataset: Dataset, sampled: RowSample, loops: Loops, structure: CovarianceStructure | None = None
+) -> SurveyFold:
+    """What the survey pass computes.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    sampled : RowSample
+    loops : Loops
+    structure : CovarianceStructure, optional
+        Take all second moments of the data that it needs, too.
+    """
+    d = dataset.n_features
+    rows = leaf_rows(d, 0 if structure is None else scatter_bytes(structure, d))
+    return SurveyFold(rows, d, sampled, sample_dtype(dataset), loops, structure)
+
+
+def sample_dtype(dataset: Dataset) -> np.dtype[Any]:
+    """Dtype in which sampled rows are kept: single precision where the data are, else double."""
+    return np.dtype(np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)

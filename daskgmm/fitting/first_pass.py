@@ -11,13 +11,13 @@ import numpy as np
 from ..config import compiled
 from ..core.kernels import choose_loops
 from ..core.loops import Loops
-from ..core.structure import CovarianceStructure
-from ..data.row_sample import RowSample, WeightSurvey, WeightSurveyFold, draw_rows, draw_seed
+from ..data.row_checks import check_weight_sum
+from ..data.row_sample import RowSample, draw_rows, draw_seed
 from ..data.source import Dataset
-from ..data.survey import Survey, SurveyFold, check_range, check_weight_sum, scatter_bytes
-from ..engine.run import Engine
-from ..engine.tree import leaf_rows
+from ..engine.interface import Engine
 from .candidate import Candidate
+from .survey import Survey, check_range, survey_fold
+from .weight_survey import WeightSurvey, WeightSurveyFold
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -88,29 +88,6 @@ def _weigh(engine: Engine, dataset: Dataset, folds: Sequence[WeightSurveyFold]) 
         return engine.run_together(weights, folds, "weights")
     with engine.in_memory() as local:
         return local.run_together(weights, folds, "weights")
-
-
-def survey_fold(
-    dataset: Dataset, sampled: RowSample, loops: Loops, structure: CovarianceStructure | None = None
-) -> SurveyFold:
-    """What the survey pass computes.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    sampled : RowSample
-    loops : Loops
-    structure : CovarianceStructure, optional
-        Take all second moments of the data that it needs, too.
-    """
-    d = dataset.n_features
-    rows = leaf_rows(d, 0 if structure is None else scatter_bytes(structure, d))
-    return SurveyFold(rows, d, sampled, sample_dtype(dataset), loops, structure)
-
-
-def sample_dtype(dataset: Dataset) -> np.dtype[Any]:
-    """Dtype in which sampled rows are kept: single precision where the data are, else double."""
-    return np.dtype(np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)
 
 
 def loops_for(dataset: Dataset, n_components: int) -> Loops:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from typing import Any
 
@@ -15,24 +15,29 @@ from dask.base import get_scheduler
 from dask.local import get_sync
 from dask.threaded import get as get_threaded
 
+from ..tuning import Tuning
 from .remote import Remote
-from .scheduler import Local, Planned, Scheduler
+from .scheduler import Local, Scheduler
 
 _SYNCHRONOUS = {"synchronous", "sync", "single-threaded"}
 _THREADED = {"threads", "threading", "threaded"}
 
 
-def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractContextManager[Scheduler]:
+def find_scheduler(
+    choice: Any = None, *, in_process: bool = False, tuning: Tuning | None = None
+) -> AbstractContextManager[Scheduler]:
     """Scheduler that a user's choice, or the surroundings, mean.
 
     Parameters
     ----------
-    choice : None, str, distributed.Client or Planned
+    choice : None, str, distributed.Client or Scheduler
         None: the client or scheduler in scope, and where there is none the threaded scheduler in this process.
-        ``"synchronous"``, ``"threads"``, the address of a scheduler, or a client.
+        ``"synchronous"``, ``"threads"``, the address of a scheduler, a client, or a `Scheduler` of any class.
     in_process : bool
         The data are in this process's memory: without an explicit choice they are worked on here, not sent to a
         cluster.
+    tuning : Tuning, optional
+        None: the record in force in this process.
 
     Returns
     -------
@@ -45,11 +50,11 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
         If the choice is none of these, or the client in scope is asynchronous.
     """
     if isinstance(choice, distributed.Client):
-        return Remote(client=choice)
-    if isinstance(choice, Planned):
-        return nullcontext(choice)
+        return Remote(client=choice, tuning=tuning)
+    if isinstance(choice, Scheduler):
+        return choice
     if isinstance(choice, str):
-        return _of_name(choice)
+        return _of_name(choice, tuning)
     if choice is not None:
         raise TypeError(
             f"scheduler={choice!r}; expected None, 'synchronous', 'threads', the address of a scheduler or a "
@@ -68,25 +73,25 @@ def find_scheduler(choice: Any = None, *, in_process: bool = False) -> AbstractC
             "scheduler=client.scheduler.address, or compute in this process with scheduler='threads'."
         ) from error
     if get is get_sync:
-        return nullcontext(Local(get_sync, 1))
+        return Local(get_sync, 1)
     client = getattr(get, "__self__", None)
     if isinstance(client, distributed.Client):
-        return _threads() if in_process else Remote(client=client)
+        return _threads() if in_process else Remote(client=client, tuning=tuning)
     if get is None or get is get_threaded:
         return _threads()
-    return nullcontext(Local(get, os.cpu_count() or 1))  # another one of Dask's, or somebody's own
+    return Local(get, os.cpu_count() or 1)  # another one of Dask's, or somebody's own
 
 
-def _of_name(name: str) -> AbstractContextManager[Scheduler]:
+def _of_name(name: str, tuning: Tuning | None) -> AbstractContextManager[Scheduler]:
     if name in _SYNCHRONOUS:
-        return nullcontext(Local(get_sync, 1))
+        return Local(get_sync, 1)
     if name in _THREADED:
         return _threads()
     if ":" not in name:
         raise ValueError(
             f"scheduler={name!r:.80}; expected 'synchronous', 'threads', or an address such as 'tcp://127.0.0.1:8786'"
         )
-    return Remote(name)
+    return Remote(name, tuning=tuning)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a pass saw, in a few numbers: whether two passes saw the same."""
+"""Checksums of what a pass saw, and the guard that compares passes by them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
-class Tally:
+class Checksum:
     """Number and checksums of some rows. ``+`` joins those of several ranges of rows, in any order.
 
     A checksum is the sum of all values, taken as unsigned integers of their size, modulo 2⁶⁴. It does not depend on how
@@ -29,12 +29,12 @@ class Tally:
     """Checksum of the sample weights; 0 where there are none."""
 
     @classmethod
-    def of(cls, rows: Array, weights: Array | None) -> Tally:
+    def of(cls, rows: Array, weights: Array | None) -> Checksum:
         """Of rows, (n, D), and their weights, (n,)."""
         return cls(len(rows), _checksum(rows), 0 if weights is None else _checksum(weights))
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
+    def __add__(self, other: Checksum) -> Checksum:
+        return Checksum(
             self.n_rows + other.n_rows, (self.rows + other.rows) & _MASK, (self.weights + other.weights) & _MASK
         )
 
@@ -47,30 +47,31 @@ def _checksum(values: Array) -> int:
     return int(np.add.reduce(words, axis=None, dtype=np.uint64))
 
 
-class Ledger:
-    """Remembers what the first pass over a data set saw, and holds the later ones to it."""
+class ChecksumGuard:
+    """Remembers the checksum of the first pass over a data set, and compares every later one with it."""
 
     def __init__(self) -> None:
-        self.tally: Tally | None = None
+        self.checksum: Checksum | None = None
 
-    def check(self, tally: Tally) -> None:
-        """Compare what a pass saw with what was seen before; remember it if it is the first.
+    def check(self, checksum: Checksum) -> None:
+        """Compare the checksum of a pass with the one that is remembered; remember the first.
 
         Raises
         ------
         DataChangedError
             If it is not the same.
         """
-        if self.tally is None:
-            self.tally = tally
-        expected = self.tally
-        if tally.n_rows != expected.n_rows:
+        if self.checksum is None:
+            self.checksum = checksum
+        expected = self.checksum
+        if checksum.n_rows != expected.n_rows:
             raise DataChangedError(
-                f"a pass saw {tally.n_rows} rows where {expected.n_rows} were expected: the data changed during the fit"
+                f"a pass saw {checksum.n_rows} rows where {expected.n_rows} were expected: the data changed "
+                "during the fit"
             )
         for what, found, before in (
-            ("X", tally.rows, expected.rows),
-            ("sample_weight", tally.weights, expected.weights),
+            ("X", checksum.rows, expected.rows),
+            ("sample_weight", checksum.weights, expected.weights),
         ):
             if found != before:
                 raise DataChangedError(

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .memory import CostedFold, Costs
-from .tree import Accumulator, Evaluator
+from .fold import CostedFold, Costs, Evaluator
+from .tree import Accumulator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -60,7 +60,7 @@ def _levels(leaf_rows: int, member: Costs) -> int:
 
 
 @dataclass(frozen=True)
-class Together(SharedCosts):
+class CombinedFold(SharedCosts):
     """Folds that see the rows while they are in memory: `Values`, each to the last bit what a pass of its own gives."""
 
     members: tuple[CostedFold, ...]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm import GaussianMixture
-from daskgmm.data.tally import Ledger, Tally
+from daskgmm.data.checksum import Checksum, ChecksumGuard
 from daskgmm.errors import DataChangedError
 
 quick = settings(deadline=None)
@@ -22,17 +22,17 @@ def rows_of(dtype, n=60):
 
 
 def total(rows, weights, cuts):
-    tally = Tally()
+    checksum = Checksum()
     for a, b in itertools.pairwise(sorted({0, *cuts, len(rows)})):
-        tally += Tally.of(rows[a:b], weights[a:b])
-    return tally
+        checksum += Checksum.of(rows[a:b], weights[a:b])
+    return checksum
 
 
 @given(st.sampled_from(DTYPES), st.lists(st.integers(0, 60), max_size=8))
 @quick
 def test_it_does_not_depend_on_how_rows_are_divided_and_lie(dtype, cuts):
     rows, weights = rows_of(dtype), np.random.RandomState(1).rand(60)
-    whole = Tally.of(rows, weights)
+    whole = Checksum.of(rows, weights)
     assert total(rows, weights, cuts) == whole
     assert total(np.asfortranarray(rows), weights, cuts) == whole
     assert total(np.repeat(rows, 2, axis=0)[::2], np.repeat(weights, 2)[::2], cuts) == whole
@@ -42,25 +42,25 @@ def test_it_does_not_depend_on_how_rows_are_divided_and_lie(dtype, cuts):
 @quick
 def test_no_single_value_changes_unnoticed(dtype, row, column, is_weight):
     rows, weights = rows_of(dtype), np.random.RandomState(1).rand(60)
-    ledger = Ledger()
-    ledger.check(Tally.of(rows, weights))
-    ledger.check(Tally.of(rows.copy(), weights.copy()))
+    guard = ChecksumGuard()
+    guard.check(Checksum.of(rows, weights))
+    guard.check(Checksum.of(rows.copy(), weights.copy()))
     if is_weight:
         weights[row] = np.nextafter(weights[row], 2)
     else:
         value = rows[row, column]
         rows[row, column] = np.nextafter(value, rows.dtype.type(200)) if rows.dtype.kind == "f" else not value
     with pytest.raises(DataChangedError, match="^sample_weight: " if is_weight else "^X: "):
-        ledger.check(Tally.of(rows, weights))
+        guard.check(Checksum.of(rows, weights))
 
 
 @pytest.mark.parametrize("wrong", [lambda x: x[:-1], lambda x: np.concatenate([x, x[:1]]), lambda x: x[:0]])
 def test_rows_that_are_missing_or_seen_twice_are_noticed(wrong):
     rows = np.zeros((60, 3))  # whose checksum is that of no rows at all
-    ledger = Ledger()
-    ledger.check(Tally.of(rows, None))
+    guard = ChecksumGuard()
+    guard.check(Checksum.of(rows, None))
     with pytest.raises(DataChangedError, match=rf"a pass saw {len(wrong(rows))} rows where 60 were expected"):
-        ledger.check(Tally.of(wrong(rows), None))
+        guard.check(Checksum.of(wrong(rows), None))
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -70,7 +70,7 @@ def test_numbers_with_bytes_that_mean_nothing():
     dirty = np.full(rows.shape, np.nan, np.longdouble)
     dirty.view(np.uint8)[...] = 255
     dirty[...] = rows
-    assert Tally.of(dirty, None) == Tally.of(rows, None)
+    assert Checksum.of(dirty, None) == Checksum.of(rows, None)
     x = da.from_array(np.random.RandomState(0).normal(size=(20_000, 3)), chunks=(3000, 3))
     lazy = x.astype(np.longdouble) * np.longdouble(1.5)
     model = GaussianMixture(2, random_state=0, max_iter=4, tol=0).fit(lazy)

@@ -1,0 +1,118 @@
+"""Sizes and times by which a pass is divided: one record, which engines are given.
+
+Only the lengths of leaves decide about the bits of a result. Everything else decides about time and memory. None is a
+parameter of an estimator: an engine is made with a record (``DaskEngine(tuning=…)``), or takes the one in force in this
+process, which `tuned` replaces for the length of a block, for tests and measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How passes are divided."""
+
+    # ---- leaves: part of what a result is, to the last bit
+
+    leaf_bytes: int = 4 << 20
+    """Bytes of rows in a leaf, in double precision: work arrays of a leaf stay in a cache of ordinary size."""
+
+    shortest_leaf: int = 256
+    """Rows of the shortest leaf: shorter ones would cost more calls than arithmetic."""
+
+    longest_leaf: int = 65_536
+    """Rows of the longest leaf: longer ones would leave data of few features too few leaves to share."""
+
+    # ---- tasks
+
+    slab_bytes: int = 16 << 20
+    """Bytes that one read brings into memory where the layout leaves a choice: a second one is read meanwhile."""
+
+    read_bytes_per_second: float = 5e8
+    """Bytes of rows that decoding a compressed store manages, for the estimate of a task's time."""
+
+    shortest_task: float = 0.05
+    """Seconds of the shortest task: long beside the milliseconds that a scheduler spends on a task."""
+
+    longest_task: float = 5.0
+    """Seconds of the longest task: short enough to balance the work of a pass and to report progress."""
+
+    tasks_per_thread: int = 3
+    """Tasks of a pass for each thread, where their times allow it: fewer would leave threads idle at the end."""
+
+    shortest_pass: float = 0.05
+    """Seconds of a pass over rows in memory below which setting up threads would take longer than they save."""
+
+    # ---- graphs
+
+    arity: int = 8
+    """Parts that one merge joins."""
+
+    wave_tasks: int = 50_000
+    """Tasks of one graph, not counting merges: Dask gets rough near twice as many."""
+
+    most_layers: int = 1000
+    """Layers of a dask array's graph up to which Dask optimises them as layers, in time quadratic in their number."""
+
+    # ---- memory
+
+    most_shared_bytes: int = 512 << 20
+    """Bytes that folds which share a pass on threads of this process may take in each thread."""
+
+    # ---- rows in memory, for a cluster
+
+    most_carried_bytes: int = 1 << 20
+    """Bytes of rows in memory that are sent with every pass; more are sent once, and held by the workers."""
+
+    held_share: float = 0.25
+    """Share of the workers' memory that held rows may take: rows that are held cannot be spilled."""
+
+    most_held_bytes: int = 64 << 20
+    """Bytes of held rows that one task may read."""
+
+    fewest_pieces: int = 64
+    """Pieces that held rows are cut into at least, as far as the sizes of pieces allow."""
+
+    smallest_piece: int = 256 << 10
+    """Bytes of the smallest piece of held rows."""
+
+    largest_piece: int = 4 << 20
+    """Bytes of the largest piece of held rows."""
+
+    most_task_bytes: int = 64 << 10
+    """Bytes that a task which several blocks need may bring with it into every pass; larger ones are held."""
+
+    message_bytes: int = 64 << 20
+    """Bytes of one submission of held rows: the scheduler answers nobody while it takes one apart."""
+
+    # ---- waiting for a cluster
+
+    look_seconds: float = 2.0
+    """Seconds between two looks at the workers of a running pass."""
+
+    most_replays: int = 3
+    """Times that work is begun anew before what interrupts it counts as its own fault."""
+
+
+_current = Tuning()
+
+
+def current() -> Tuning:
+    """Return the record in force in this process."""
+    return _current
+
+
+@contextmanager
+def tuned(**changes: Any) -> Iterator[Tuning]:
+    """Change some values of the record in force, in all threads of this process, for the length of a ``with`` block."""
+    global _current
+    before, _current = _current, replace(_current, **changes)
+    try:
+        yield _current
+    finally:
+        _current = before
