@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .estimators.selection import Selection as Selection
     from .estimators.selection import select as select
     from .persistence import load as load
+    from .results import write_predictions as write_predictions
 
 __all__ = [
     "BayesianGaussianMixture",
@@ -36,6 +37,7 @@ __all__ = [
     "load",
     "open_zarr",
     "select",
+    "write_predictions",
 ]
 
 __version__ = "0.1.0"
@@ -48,6 +50,7 @@ _MODULES = {
     "load": ".persistence",
     "open_zarr": ".data.store",
     "select": ".estimators.selection",
+    "write_predictions": ".results",
 }
 """Where each public name is defined; modules that are public themselves do not stand here."""
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Generic, Self
 
-import dask.array as da
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin, clone
 from sklearn.exceptions import ConvergenceWarning
@@ -35,6 +34,7 @@ from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
 from ..engine.config import compiled
 from ..engine.events import Listener
+from ..engine.memory import PassPlan
 from ..engine.plain import is_short, run_here
 from ..engine.run import Engine
 from ..errors import InterruptedWarning, OutputError, SchedulerError, StoreError
@@ -45,10 +45,10 @@ from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS, Initialization
 from ..fitting.origin import Origin
 from ..fitting.plan import FitPlan, check_parameters, plan_fit
+from ..fitting.predictions import KernelOutputs
 from ..fitting.surveying import sample_dtype
 from .attributes import COVARIANCES, Memory, Prepared, agreed_covariances, as_array, check_usable, fingerprint
 from .checkpointing import Checkpointing, check_checkpoint
-from .rows import Densities, Labels, Probabilities, RowResult
 from .validation import check_callbacks, check_init_size
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -355,7 +355,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         labels : array of shape (n,), int64
             A lazy dask array for dask and Zarr data, else a NumPy array.
         """
-        return self._for_each_row(X, Labels, np.int64)
+        return self._for_each_row(X, "labels")
 
     @short_errors
     def predict_proba(self, X: Any) -> Any:
@@ -370,7 +370,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         probabilities : array of shape (n, n_components)
             A lazy dask array for dask and Zarr data, else a NumPy array.
         """
-        return self._for_each_row(X, Probabilities, by_component=True)
+        return self._for_each_row(X, "responsibilities")
 
     @short_errors
     def score_samples(self, X: Any) -> Any:
@@ -385,7 +385,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         log_density : array of shape (n,)
             A lazy dask array for dask and Zarr data, else a NumPy array.
         """
-        return self._for_each_row(X, Densities)
+        return self._for_each_row(X, "log_density")
 
     @short_errors
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -636,38 +636,54 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             )
         return data, prepared
 
+    @contextmanager
+    def _pass_over(self, data: Any, weights: Any = None, callbacks: Any = None) -> Iterator[tuple[Engine, Dataset]]:
+        """Engine for one pass over accepted data, and the data set; ``callbacks`` replace the estimator's own."""
+        listeners = check_callbacks(self.callbacks if callbacks is None else callbacks)
+        with Engine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
+            dataset, _ = as_dataset(data, weights, engine.compute)
+            yield engine, dataset
+
     def _score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
         data, prepared = self._accept_new(X)
         weights = None if sample_weight is None else resolve(sample_weight, "sample_weight")
         score = self._score_here(data, prepared, weights, entropy=entropy)
         if score is None:
-            listeners = check_callbacks(self.callbacks)
-            with Engine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
-                dataset, _ = as_dataset(data, weights, engine.compute)
-                score = engine.run(dataset, ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy), "score")
+            with self._pass_over(data, weights) as (engine, dataset):
+                score = engine.run(dataset, self._score_fold(dataset, prepared, entropy=entropy), "score")
         check_weight_sum(score.weight_sum)
         return score
+
+    def _plan_score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> PassPlan:
+        """Plan of the pass of `score`; raise `WorkerMemoryError` if it would not fit into the workers."""
+        data, prepared = self._accept_new(X)
+        with self._pass_over(data, sample_weight) as (engine, dataset):
+            return engine.plan(dataset, self._score_fold(dataset, prepared, entropy=entropy))
 
     def _score_here(self, data: Any, prepared: Prepared[State], weights: Any, *, entropy: bool) -> Score | None:
         """The score of few rows in memory; None where it takes an engine."""
         if self.scheduler is not None or self.callbacks or is_lazy(data) or is_lazy(weights):
             return None
         dataset, _ = as_dataset(data, weights)
-        fold = ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy)
+        fold = self._score_fold(dataset, prepared, entropy=entropy)
         return run_here(dataset, fold) if is_short(dataset, fold) else None
 
-    def _for_each_row(self, X: Any, kind: type[RowResult], dtype: Any = None, *, by_component: bool = False) -> Any:
+    def _score_fold(self, dataset: Dataset, prepared: Prepared[State], *, entropy: bool) -> ScoreFold:
+        return ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy)
+
+    def _outputs(self, data: Any, prepared: Prepared[State], *names: str) -> KernelOutputs:
+        """What a fitted model says of each row; names are those of the fields of `RowResults`."""
+        dtype = np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64
+        return KernelOutputs.named(self._kept_kernel(prepared, data), names, dtype)
+
+    def _for_each_row(self, X: Any, name: str) -> Any:
         data, prepared = self._accept_new(X)
-        if dtype is None:
-            dtype = np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64
-        n_columns = prepared.parameters.n_components if by_component else None
-        function = kind(self._kept_kernel(prepared, data))
+        function = self._outputs(data, prepared, name)
         if isinstance(data, np.ndarray):
             with one_blas_thread():
-                return apply_rows(data, function, dtype, n_columns, os.cpu_count() or 1)
-        blocks = as_blocks(data, np.dtype(dtype).itemsize * (n_columns or 1))
-        result: da.Array = map_rows(blocks, function, dtype, n_columns)
-        return result
+                (result,) = apply_rows(data, function, n_threads=os.cpu_count() or 1)
+            return result
+        return map_rows(as_blocks(data, function.row_bytes), function)
 
 
 def _loops(prepared: Prepared[Any], data: Any) -> Loops:
