@@ -1,21 +1,24 @@
 """Results for every row go to Zarr in one pass, aligned, and whole or not at all."""
 
+import gc
 import os
 import pickle
 import tracemalloc
 
+import dask
 import dask.array as da
+import distributed
 import numpy as np
 import pytest
 import zarr
 
 from daskgmm import GaussianMixture, open_zarr, write_predictions
-from daskgmm.data import row_arrays
+from daskgmm.data import output, row_arrays
 from daskgmm.data.accept import as_dataset
 from daskgmm.data.row_arrays import RowWriter, result_rows
 from daskgmm.data.stored_rows import StoredRows, StoreSource
 from daskgmm.data.write import new_store, record
-from daskgmm.errors import DataChangedError, NonFiniteDataError, OutputExistsError
+from daskgmm.errors import DataChangedError, MissingChunkError, NonFiniteDataError, OutputExistsError
 from daskgmm.events import BatchFinished
 from daskgmm.results import write_samples
 
@@ -125,6 +128,119 @@ def test_the_models_own_callbacks_are_called_unless_others_are_given(model, rows
     write_predictions(model, rows, tmp_path / "out.zarr", overwrite=True)
     model.set_params(callbacks=())
     assert len(own) == len(others)
+
+
+# ---- several lazy results
+
+
+def lazy_results(model, data):
+    return [getattr(model, method)(data) for method in ("predict", "predict_proba", "score_samples")]
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """First row of every read of stored rows, in this process."""
+    found, read = [], StoredRows.__getitem__
+    monkeypatch.setattr(
+        StoredRows, "__getitem__", lambda self, index: (found.append(index.start), read(self, index))[1]
+    )
+    return found
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "how"),
+    [
+        ("synchronous", "path"),
+        ("threads", "two arrays"),
+        ("cluster", "path"),
+        ("cluster", "array"),
+        ("threads", "many small chunks"),
+    ],
+)
+def test_several_lazy_results_read_a_store_once(model, rows, tmp_path, reads, request, monkeypatch, how, scheduler):
+    path = tmp_path / "x.zarr"
+    if how == "many small chunks":
+        monkeypatch.setattr(output, "_MANY_CHUNKS", 5)
+        monkeypatch.setattr(output, "_BLOCK_BYTES", 1 << 20)
+    zarr.create_array(path, data=rows, chunks=(10_000, 2))
+    array = zarr.open_array(path, mode="r")
+    data = path if how == "path" else array
+    lazy = lazy_results(model, data)
+    if how == "two arrays":
+        lazy[1] = model.predict_proba(zarr.open_array(path, mode="r"))
+    assert reads == []
+    if scheduler == "cluster":
+        labels, probabilities, density = request.getfixturevalue("client").compute(lazy, sync=True)
+    else:
+        labels, probabilities, density = dask.compute(*lazy, scheduler=scheduler)
+    assert sorted(reads) == list(range(0, 60_000, lazy[0].chunks[0][0]))
+    np.testing.assert_array_equal(labels, model.predict(rows))
+    np.testing.assert_allclose(probabilities, model.predict_proba(rows), rtol=1e-12)
+    np.testing.assert_allclose(density, model.score_samples(rows), rtol=1e-12)
+
+
+def test_results_of_a_store_that_was_rewritten_are_new(model, rows, tmp_path, client, caplog):
+    """Also where earlier results are kept, in this process and on the cluster."""
+    store = zarr.create_array(tmp_path / "x.zarr", data=rows, chunks=(10_000, 2))
+    before = lazy_results(model, tmp_path / "x.zarr")
+    kept = client.persist(before)
+    with client.as_current():
+        distributed.wait(kept)
+    store[...] = rows + 1
+    after = lazy_results(model, tmp_path / "x.zarr")
+    density = client.compute(after, sync=True)[2]
+    np.testing.assert_allclose(density, model.score_samples(rows + 1), rtol=1e-12)
+    np.testing.assert_allclose(client.compute(kept[2], sync=True), model.score_samples(rows), rtol=1e-12)
+    assert {result.name for result in before}.isdisjoint(result.name for result in after)
+    assert "run_spec" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["memory", "archive"])
+def test_what_travels_or_stays_open_is_read_for_each_result(model, rows, tmp_path, reads, kind):
+    """An old copy of such a store would be taken for the store as it is."""
+    store = {} if kind == "memory" else zarr.storage.ZipStore(tmp_path / "x.zip", mode="w")
+    array = zarr.create_array(store, data=rows, chunks=(10_000, 2))
+    if kind == "archive":
+        store.close()
+        array = open_zarr(tmp_path / "x.zip")
+    dask.compute(*lazy_results(model, array))
+    assert sorted(reads) == sorted(3 * list(range(0, 60_000, 10_000)))
+
+
+def test_results_that_are_read_otherwise_share_nothing(model, rows, tmp_path, reads):
+    array = zarr.create_array(tmp_path / "x.zarr", shape=rows.shape, dtype="f8", chunks=(10_000, 2))
+    array[:50_000] = rows[:50_000]
+    with dask.config.set({"daskgmm.missing-chunks": "fill"}):
+        filled = model.predict(tmp_path / "x.zarr")
+    refused = model.predict(tmp_path / "x.zarr")
+    with pytest.raises(MissingChunkError):
+        dask.compute(filled, refused)
+    assert len(filled.compute()) == 60_000
+
+
+def test_names_end_with_the_last_result(model, rows, tmp_path):
+    zarr.create_array(tmp_path / "x.zarr", data=rows, chunks=(10_000, 2))
+
+    first = lazy_results(model, tmp_path / "x.zarr")
+    shared = set.intersection(*(set(lazy.dask.layers) for lazy in first))
+    assert shared
+    del first
+    gc.collect()
+    assert not shared & set(model.predict(tmp_path / "x.zarr").dask.layers)
+
+
+# ---- what is written
 
 
 def test_arrays_say_what_they_are(model, rows, tmp_path):

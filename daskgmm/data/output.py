@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import dask
 import dask.array as da
@@ -83,15 +84,34 @@ def as_blocks(data: Any, result_bytes: int = 0) -> da.Array:
     if isinstance(data, da.Array):
         return data if len(data.chunks[1]) == 1 else data.rechunk({1: -1})
     data.check_unchanged()  # results that are computed later would have another length than the rows
-    # A new name each time: Zarr's own token does not change when the data do.
+    rows = _shared(_Rows(data, _block_rows(data, max(1, data.row_bytes, result_bytes))))
     return da.from_array(
-        _Rows(data),
-        chunks=(_block_rows(data, max(1, data.row_bytes, result_bytes)), data.shape[1]),
-        name=f"gmm-rows-{uuid.uuid4().hex}",
+        rows,
+        chunks=(rows.block_rows, data.shape[1]),
+        name=rows.name,
         asarray=False,
         inline_array=False,
         meta=np.empty((0, 0), data.dtype),  # or Dask reads no rows of it to find out
     )
+
+
+def _shared(rows: _Rows) -> _Rows:
+    """Rows of a lazy result that is still there and reads the same in the same blocks; without one, these.
+
+    Blocks of rows then have the same keys in several results, and are read once where these are computed together.
+    Why no scheduler answers with rows that have been overwritten since:
+
+    * Results have new keys in every call. Blocks of rows lie between the store and the results: nobody holds their
+      keys, so a scheduler forgets their values as soon as the results that it was asked for at the time are made.
+    * What a scheduler remembers for persisted results, in case that it loses them, is how to read a block. That is the
+      same for all that share a key, and reads what lies in the store by then. So rows that travel inside their graph
+      are never shared: it would hold those of an earlier time.
+    * Names are random and end with the last result that has them. A cache of intermediate values (`dask.cache`) finds
+      nothing of results that are gone.
+
+    A store that is written to while it is read gives some old rows and some new ones, as it always has.
+    """
+    return rows if rows.identity is None else _alive.setdefault((rows.identity, rows.block_rows), rows)
 
 
 def _block_rows(source: Source, row_bytes: int) -> int:
@@ -105,12 +125,19 @@ def _block_rows(source: Source, row_bytes: int) -> int:
 class _Rows:
     """Stored rows as dask's from_array wants them, read with every check."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, block_rows: int) -> None:
         self._rows = source.handle
+        self.block_rows = block_rows
+        self.identity = source.identity()
+        self.name = f"gmm-rows-{uuid.uuid4().hex}"
         self.shape, self.dtype, self.ndim = source.shape, source.dtype, source.ndim
 
     def __getitem__(self, index: tuple[slice, slice]) -> Array:
         return np.asarray(self._rows[index[0]][:, index[1]])
+
+
+_alive: WeakValueDictionary[Any, _Rows] = WeakValueDictionary()
+"""Rows of the lazy results that are still there."""
 
 
 def map_rows(blocks: da.Array, function: RowFunction) -> da.Array:

@@ -683,7 +683,8 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             with one_blas_thread():
                 (result,) = apply_rows(data, function, n_threads=os.cpu_count() or 1)
             return result
-        return map_rows(as_blocks(data, function.row_bytes), function)
+        every = self._outputs(data, prepared, "labels", "responsibilities", "log_density")
+        return map_rows(as_blocks(data, every.row_bytes), function)  # the same blocks, whatever is asked for
 
 
 def _loops(prepared: Prepared[Any], data: Any) -> Loops:
