@@ -129,8 +129,8 @@ def _names(*, probabilities: bool, log_density: bool) -> list[str]:
 def _prepared(
     model: BaseMixture[Any], X: Any, names: Sequence[str], callbacks: Iterable[Listener] | None
 ) -> Iterator[tuple[Engine, Dataset, PredictionFold]]:
-    data, prepared = model._accept_new(X)
-    with model._pass_over(data, callbacks=callbacks) as (engine, dataset):
+    found, prepared = model._accept_new(X)
+    with model._pass_over(found.rows, callbacks=callbacks) as (engine, dataset):
         yield engine, dataset, PredictionFold.over(dataset, model._outputs(dataset.rows, prepared, *names))
 
 

@@ -25,8 +25,9 @@ from ..core.kernels import Kernel
 from ..core.loops import Loops, choose_loops
 from ..core.mixture import MixtureParameters
 from ..core.structure import CovarianceStructure
-from ..data.accept import as_dataset, check_dtype, check_layout, feature_names, is_lazy, resolve
+from ..data.accept import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
 from ..data.failures import short_errors
+from ..data.kinds import Input
 from ..data.output import apply_rows, as_blocks, map_rows
 from ..data.source import Dataset
 from ..data.survey import Survey, check_weight_sum
@@ -478,26 +479,33 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         return STRUCTURES[self.covariance_type]
 
     def _accept(self, X: Any, *, reset: bool) -> Any:
+        """Rows of `_accept_input`."""
+        return self._accept_input(X, reset=reset).rows
+
+    def _accept_input(self, X: Any, *, reset: bool) -> Input:
         """Resolve the data, check what can be told without reading them, and keep the names of their features."""
-        data = resolve(X)
-        if (names := feature_names(X, data)) is not None:
+        found = accept(X)
+        data = found.rows
+        if found.feature_names is not None:
+            data = data if is_lazy(data) else np.asarray(data)
             check_layout(data)
-            self._accept_names(names, reset)
-            return data
+            self._accept_names(found.feature_names, reset)
+            return replace(found, rows=data)
         if is_lazy(data):
             check_layout(data)
             named = getattr(X, "_meta", data) if hasattr(X, "to_dask_array") else data
             validate_data(self, named, reset=reset, skip_check_array=True)
-            return data
+            return found
         if not hasattr(data, "dtype") or hasattr(data, "__array__"):
             dtype = getattr(data, "dtype", None)
             if isinstance(dtype, np.dtype) and dtype.kind in "cmMSUV":
                 check_dtype("X", dtype)
             if getattr(data, "ndim", 2) > 2:
                 check_layout(data)
-        return validate_data(
+        validated = validate_data(
             self, data, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=2 if reset else 1
         )
+        return replace(found, rows=validated)
 
     def _accept_names(self, names: tuple[str, ...], reset: bool) -> None:
         """Keep the names of features that are fields of records, or hold them against those of the fit."""
@@ -625,16 +633,16 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         """Kernel for data that lie where the mixture does, kept for the next call."""
         return prepared.kernel(np.dtype(data.dtype), _loops(prepared, data))
 
-    def _accept_new(self, X: Any) -> tuple[Any, Prepared[State]]:
-        """Resolved data of which a fitted model is to say something, and the model."""
+    def _accept_new(self, X: Any) -> tuple[Input, Prepared[State]]:
+        """Accepted data of which a fitted model is to say something, and the model."""
         prepared = self._prepared()
-        data = self._accept(X, reset=False)
-        expected = prepared.parameters.n_features
-        if data.shape[1] != expected:
+        found = self._accept_input(X, reset=False)
+        n_features, expected = found.rows.shape[1], prepared.parameters.n_features
+        if n_features != expected:
             raise ValueError(
-                f"X has {data.shape[1]} features, but {type(self).__name__} is expecting {expected} features as input."
+                f"X has {n_features} features, but {type(self).__name__} is expecting {expected} features as input."
             )
-        return data, prepared
+        return found, prepared
 
     @contextmanager
     def _pass_over(self, data: Any, weights: Any = None, callbacks: Any = None) -> Iterator[tuple[Engine, Dataset]]:
@@ -645,8 +653,8 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             yield engine, dataset
 
     def _score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
-        data, prepared = self._accept_new(X)
-        weights = None if sample_weight is None else resolve(sample_weight, "sample_weight")
+        found, prepared = self._accept_new(X)
+        data, weights = found.rows, None if sample_weight is None else resolve(sample_weight, "sample_weight")
         score = self._score_here(data, prepared, weights, entropy=entropy)
         if score is None:
             with self._pass_over(data, weights) as (engine, dataset):
@@ -656,8 +664,8 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
 
     def _plan_score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> PassPlan:
         """Plan of the pass of `score`; raise `WorkerMemoryError` if it would not fit into the workers."""
-        data, prepared = self._accept_new(X)
-        with self._pass_over(data, sample_weight) as (engine, dataset):
+        found, prepared = self._accept_new(X)
+        with self._pass_over(found.rows, sample_weight) as (engine, dataset):
             return engine.plan(dataset, self._score_fold(dataset, prepared, entropy=entropy))
 
     def _score_here(self, data: Any, prepared: Prepared[State], weights: Any, *, entropy: bool) -> Score | None:
@@ -677,14 +685,16 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
         return KernelOutputs.named(self._kept_kernel(prepared, data), names, dtype)
 
     def _for_each_row(self, X: Any, name: str) -> Any:
-        data, prepared = self._accept_new(X)
+        found, prepared = self._accept_new(X)
+        data = found.rows
         function = self._outputs(data, prepared, name)
         if isinstance(data, np.ndarray):
             with one_blas_thread():
                 (result,) = apply_rows(data, function, n_threads=os.cpu_count() or 1)
-            return result
-        every = self._outputs(data, prepared, "labels", "responsibilities", "log_density")
-        return map_rows(as_blocks(data, every.row_bytes), function)  # the same blocks, whatever is asked for
+        else:
+            every = self._outputs(data, prepared, "labels", "responsibilities", "log_density")
+            result = map_rows(as_blocks(data, every.row_bytes), function)  # the same blocks, whatever is asked for
+        return found.wrap(result, function.outputs[0])
 
 
 def _loops(prepared: Prepared[Any], data: Any) -> Loops:
