@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .estimators.loading import load as load
     from .estimators.selection import Selection as Selection
     from .estimators.selection import select as select
+    from .results import write_predictions as write_predictions
 
 __all__ = [
     "BayesianGaussianMixture",
@@ -39,6 +40,7 @@ __all__ = [
     "load",
     "open_zarr",
     "select",
+    "write_predictions",
 ]
 
 _MODULES = {
@@ -49,6 +51,7 @@ _MODULES = {
     "load": ".estimators.loading",
     "open_zarr": ".data.store",
     "select": ".estimators.selection",
+    "write_predictions": ".results",
 }
 """Where each public name is defined; modules that are public themselves do not stand here."""
 

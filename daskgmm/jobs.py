@@ -12,7 +12,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -37,7 +38,7 @@ from .estimators.loading import load
 from .estimators.records import Record, model_record
 from .estimators.selection import select as daskgmm_select
 from .fitting.plan import FitPlan
-from .results import RESULTS, SAMPLES, write_predictions, write_samples
+from .results import RESULTS, SAMPLES, plan_predictions, write_predictions, write_samples
 
 _MOST_NUMBERS = 10**9
 
@@ -86,13 +87,20 @@ class Compute:
         with _checking(), self.describe() as scheduler:
             find_scheduler(scheduler)
 
-    def check_memory(self, models: Iterable[BaseMixture[Any]], data: Any, weights: Any) -> None:
-        """Raise `WorkerMemoryError` if a fit does not fit into the workers that are to be started."""
+    def check_memory(self, model: BaseMixture[Any], plan: Callable[[BaseMixture[Any]], Any]) -> None:
+        """Raise `WorkerMemoryError` if the work of a model does not fit into the workers that are to be started.
+
+        Parameters
+        ----------
+        model : GaussianMixture or BayesianGaussianMixture
+        plan : callable
+            Plans the work of a model on the model's scheduler; the rows are not read.
+        """
         if not self._is_cluster:
             return
         with self.describe() as cluster:
-            for model in models:
-                clone(model).set_params(scheduler=cluster).plan(data, weights)
+            planned = copy(model)
+            plan(planned.set_params(scheduler=cluster))
 
     @contextlib.contextmanager
     def start(self, callbacks: Iterable[Listener] = ()) -> Iterator[Any]:
@@ -165,7 +173,7 @@ def fit(
     _check_output(model, "model", overwrite, rows.address, rows.weights, keeping.checkpoint)
     estimator = _unfitted(parameters, bayesian, warm_start).set_params(callbacks=callbacks)
     data, weights = rows.open(), rows.open_weights()
-    compute.check_memory([estimator], data, weights)
+    compute.check_memory(estimator, lambda model: model.plan(data, weights))
     begin = time.perf_counter()
     # `verbose` prints on standard output, which belongs to the result here.
     with compute.start(callbacks) as scheduler, contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
@@ -247,7 +255,8 @@ def select(
         with _checking():
             check_picture(picture, overwrite=overwrite)
     data, weights = rows.open(), rows.open_weights()
-    compute.check_memory(largest, data, weights)
+    for candidate in largest:
+        compute.check_memory(candidate, lambda model: model.plan(data, weights))
     begin = time.perf_counter()
     with compute.start(callbacks) as scheduler, contextlib.redirect_stdout(sys.stderr):
         selection = daskgmm_select(
@@ -308,14 +317,15 @@ def predict(
     compute.check()
     _check_output(output, RESULTS, overwrite, rows.address, model)
     estimator, data = load(model), rows.open()
+    asked = {"probabilities": probabilities, "log_density": log_density}
+    compute.check_memory(estimator, lambda model: plan_predictions(model, data, **asked))
     begin = time.perf_counter()
     with compute.start(callbacks) as scheduler:
         shapes = write_predictions(
             estimator.set_params(scheduler=scheduler),
             data,
             output,
-            probabilities=probabilities,
-            log_density=log_density,
+            **asked,
             overwrite=overwrite,
             model_name=model,
             callbacks=callbacks,
@@ -328,9 +338,11 @@ def score(rows: Rows, model: str, *, compute: Compute = Compute(), callbacks: Se
     """Compute the mean log-density of the rows and the model's information criteria, in one pass."""
     compute.check()
     estimator, data, weights = load(model), rows.open(), rows.open_weights()
+    entropy = estimator._has_criteria
+    compute.check_memory(estimator, lambda model: model._plan_score(data, weights, entropy=entropy))
     with compute.start(callbacks) as scheduler:
         estimator.set_params(scheduler=scheduler, callbacks=callbacks)
-        total = estimator._score(data, weights, entropy=estimator._has_criteria)
+        total = estimator._score(data, weights, entropy=entropy)
     return {
         "kind": "score",
         "log_likelihood": total.mean_log_likelihood,

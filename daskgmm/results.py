@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-import dask.array as da
 import numpy as np
-import zarr
 
-from .data.accept import resolve
 from .data.failures import short_errors
-from .data.output import as_blocks
-from .data.row_arrays import RowArray, write_rows
-from .data.source import Source
+from .data.row_arrays import StoredOutput, create_arrays
+from .data.source import Dataset
 from .data.store import describe, local_path, without_secrets
 from .data.write import Address, check_room, check_target, new_store, record, writing
 from .engine.events import Listener
+from .engine.memory import PassPlan
 from .engine.run import DaskEngine
-from .errors import UnsupportedDataError
 from .estimators.base import BaseMixture
+from .fitting.predictions import PredictionFold
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 RESULTS, SAMPLES = "results", "samples"
 """Kinds of stores, as `daskgmm.data.write.record` names them."""
+
+_STORED = {
+    "labels": StoredOutput("labels", -1, {"long_name": "most probable component"}),
+    "responsibilities": StoredOutput("probabilities", np.nan, {"long_name": "posterior probability of each component"}),
+    "log_density": StoredOutput(
+        "log_density", np.nan, {"long_name": "logarithm of the mixture's density", "units": "nat"}
+    ),
+}
+"""Arrays of a store of results, by the names of a model's outputs."""
 
 _CHUNK_BYTES = 16 << 20
 
@@ -36,78 +43,101 @@ _LEAST_SAMPLE_SHARE = 0.5
 @short_errors
 def write_predictions(
     model: BaseMixture[Any],
-    data: Any,
+    X: Any,
     output: Address,
     *,
     probabilities: bool = False,
     log_density: bool = False,
     overwrite: bool = False,
     model_name: str | None = None,
-    callbacks: Iterable[Listener] = (),
+    callbacks: Iterable[Listener] | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Write labels and, on request, probabilities and log-densities of all rows, in one pass over the data.
+
+    The store is complete when it appears under its name; nothing of it is left where the pass fails.
 
     Parameters
     ----------
     model : GaussianMixture or BayesianGaussianMixture
         Fitted; its ``scheduler`` says where the pass runs.
-    data : path, URL, zarr.Array, h5py.Dataset or dask.array.Array
+    X : array-like of shape (n, D)
+        Anything that `fit` takes.
     output : str or path
-        A new Zarr group with the arrays ``labels`` (n,), ``probabilities`` (n, K) and ``log_density`` (n,).
-    probabilities, log_density : bool
+        A new Zarr group with the arrays ``labels`` (n,), ``probabilities`` (n, K) and ``log_density`` (n,). Their
+        chunks follow from the shape and the chunks of the data.
+    probabilities, log_density : bool, default=False
         Whether to write these, too.
-    overwrite : bool
+    overwrite : bool, default=False
         Replace results that are there.
     model_name : str, optional
         Said in the store's attributes, as the address of the data is.
-    callbacks : iterable of callable
-        Called with the events of the pass, which is named ``"predict"``.
+    callbacks : iterable of callable, optional
+        Called with the events of the pass, which is named ``"predict"``. None: the model's own.
 
     Returns
     -------
     dict of str to tuple of int
         Shape of every array.
+
+    Raises
+    ------
+    NotFittedError
+        If the model has no parameters.
+    OutputExistsError
+        If there is something at ``output`` that is not to be replaced, or another run is writing there.
+    OutputError
+        If the storage takes no more; the message names array and rows.
+    ValueError, TypeError
+        For data that are not those of this model, not finite (`NonFiniteDataError` names the row), or no numbers.
+    WorkerMemoryError
+        If the pass would not fit into the memory of the cluster's workers. Nothing has been read.
+    DataChangedError, ChunkError, StoreNotFoundError
+        If the data change, are damaged, or are gone.
+    SchedulerError
+        If the scheduler does not answer, or goes away for good.
     """
-    data = resolve(data)
-    if not isinstance(data, da.Array | Source):
-        raise UnsupportedDataError(
-            f"data are a {type(data).__name__}; expected a path or URL, a Zarr array, an h5py.Dataset or a dask array"
-        )
-    source = str(data) if isinstance(data, Source) else "a dask array"
-    model._accept_new(data)
-    blocks = as_blocks(data, 8 * (1 + len(model.weights_) * probabilities + log_density))
-    arrays = _row_arrays(model, blocks, probabilities, log_density)
-    with (
-        new_store(output, record(RESULTS, data=source, model=_full(model_name)), overwrite=overwrite) as group,
-        DaskEngine(model.scheduler, listeners=callbacks) as engine,
-        engine.announced("predict", blocks.shape[0], blocks.numblocks[0]) as on_rows,
-    ):
-        write_rows(group, arrays, partial(engine.compute, place=partial(_place, group, source)), on_rows)
-        if isinstance(data, Source):
-            data.check_unchanged()
-    return {name: array.values.shape for name, array in arrays.items()}
+    check_target(output, RESULTS, overwrite=overwrite)
+    names = _names(probabilities=probabilities, log_density=log_density)
+    with _prepared(model, X, names, callbacks) as (engine, dataset, fold):
+        attributes = record(RESULTS, data=_source(dataset), model=_full(model_name))
+        with new_store(output, attributes, overwrite=overwrite) as group:
+            writer = create_arrays(group, fold.outputs.outputs, _STORED, dataset.n_rows, fold.chunk_rows)
+            engine.run(dataset, replace(fold, writer=writer), "predict")
+    return {_STORED[name].name: target.shape for name, target in zip(names, writer.targets, strict=True)}
 
 
-def _place(group: zarr.Group, source: str, block: int) -> str:
-    """What an error calls a block of rows; each is a chunk of the results."""
-    rows = group["labels"]
-    start = block * rows.chunks[0]  # type: ignore[union-attr]
-    return f"rows {start} to {min(start + rows.chunks[0], rows.shape[0])} of {source}"  # type: ignore[union-attr]
+def plan_predictions(
+    model: BaseMixture[Any], X: Any, *, probabilities: bool = False, log_density: bool = False
+) -> PassPlan:
+    """Plan of the pass of `write_predictions`; the rows are not read.
+
+    Raises
+    ------
+    WorkerMemoryError
+        If the pass would not fit into the workers.
+    """
+    names = _names(probabilities=probabilities, log_density=log_density)
+    with _prepared(model, X, names, ()) as (engine, dataset, fold):
+        return engine.plan(dataset, fold)
 
 
-def _row_arrays(
-    model: BaseMixture[Any], blocks: da.Array, probabilities: bool, log_density: bool
-) -> dict[str, RowArray]:
-    arrays = {"labels": RowArray(model.predict(blocks), -1, {"long_name": "most probable component"})}
-    if probabilities:
-        arrays["probabilities"] = RowArray(
-            model.predict_proba(blocks), np.nan, {"long_name": "posterior probability of each component"}
-        )
-    if log_density:
-        arrays["log_density"] = RowArray(
-            model.score_samples(blocks), np.nan, {"long_name": "logarithm of the mixture's density", "units": "nat"}
-        )
-    return arrays
+def _names(*, probabilities: bool, log_density: bool) -> list[str]:
+    return ["labels", *["responsibilities"] * probabilities, *["log_density"] * log_density]
+
+
+@contextmanager
+def _prepared(
+    model: BaseMixture[Any], X: Any, names: Sequence[str], callbacks: Iterable[Listener] | None
+) -> Iterator[tuple[DaskEngine, Dataset, PredictionFold]]:
+    found, prepared = model._accept_new(X)
+    with model._pass_over(found.rows, callbacks=callbacks) as (engine, dataset):
+        yield engine, dataset, PredictionFold.over(dataset, model._outputs(dataset.rows, prepared, *names))
+
+
+def _source(dataset: Dataset) -> str:
+    """Name of the data for the store's attributes."""
+    rows = dataset.rows
+    return f"{'an' if rows.kind[0] == 'a' else 'a'} {rows.kind}" if rows.address is None else str(rows)
 
 
 @short_errors

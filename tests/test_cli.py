@@ -299,6 +299,12 @@ def test_a_fit_that_has_no_room_is_refused_before_workers_start(here, run, monke
         status, out, err = run(*command)
         assert (status, out) == (1, "")
         assert "store the data in chunks of fewer rows" in err
+    GaussianMixture(2, random_state=0, tol=1).fit(np.random.default_rng(0).normal(size=(100, 8))).save("m.zarr")
+    for command in (["predict", *where, "-o", "o.zarr"], ["score", *where]):
+        status, out, err = run(*command)
+        assert (status, out) == (1, "")
+        assert "store the data in chunks of fewer rows" in err
+    assert sorted(os.listdir()) == ["data.zarr", "huge.zarr", "m.zarr"]
 
 
 def test_a_plan_starts_no_workers(here, run, monkeypatch):

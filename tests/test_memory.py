@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,18 @@ import numpy as np
 import pytest
 import zarr
 
-from daskgmm import BayesianGaussianMixture, GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture, write_predictions
 from daskgmm.cli import main
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.data.accept import as_dataset, resolve
+from daskgmm.engine.cluster import planned_cluster
 from daskgmm.engine.memory import PROCESS_BYTES, PassPlan, TaskMemory, Worker, check_memory, task_memory
 from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import WorkerMemoryError
 from daskgmm.fitting.candidate import Settings
 from daskgmm.fitting.initialization import Initialization
 from daskgmm.fitting.plan import plan_fit
+from daskgmm.results import plan_predictions
 from daskgmm.tuning import Tuning
 
 MIB = 1 << 20
@@ -135,6 +138,30 @@ def test_a_pass_takes_no_more_than_planned(tmp_path: Path, structure: str) -> No
     assert peak < 1.2 * max(plan.survey.task.total, plan.estep.task.total) + plan.driver_bytes + 2 * MIB
 
 
+@pytest.mark.parametrize("layout", ["stored", "stored in small chunks", "dask, uneven", "dask, long chunks"])
+def test_predictions_take_no_more_than_planned(tmp_path: Path, layout: str) -> None:
+    """Results of twenty components are larger than the rows."""
+    rows = np.random.default_rng(0).normal(size=(1 << 18, 8))
+    data: Any = {
+        "stored": lambda: store(tmp_path / "a.zarr", 1 << 18, 1 << 15),
+        "stored in small chunks": lambda: store(tmp_path / "a.zarr", 1 << 18, 1000),
+        "dask, uneven": lambda: da.from_array(rows, chunks=((50_000, 7, 100_000, 112_137), 8)),
+        "dask, long chunks": lambda: da.from_array(rows, chunks=(1 << 17, 8)),
+    }[layout]()
+    model = GaussianMixture(20, max_iter=1, init_size=600, random_state=0, tol=1e9, scheduler="synchronous")
+    model.fit(rows[:1000])
+    asked = {"probabilities": True, "log_density": True}
+    plan = plan_predictions(model, data, **asked)
+    write_predictions(model, data, tmp_path / "once.zarr", **asked)  # what loading code takes is not meant
+    tracemalloc.start()
+    try:
+        write_predictions(model, data, tmp_path / "out.zarr", **asked)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < plan.task.total + 2 * MIB
+
+
 # ---- against the workers
 
 
@@ -194,7 +221,25 @@ def test_a_fit_that_does_not_fit_ends_before_it_reads(tmp_path: Path) -> None:
         with pytest.raises(WorkerMemoryError, match="chunks of fewer rows"):
             GaussianMixture(2, scheduler=client).fit(huge)
         small = store(tmp_path / "b.zarr", 4096, 1024)
-        GaussianMixture(2, scheduler=client, random_state=0, tol=1).fit(small)
+        fitted = GaussianMixture(2, scheduler=client, random_state=0, tol=1).fit(small)
+        for use in (fitted.score, lambda data: write_predictions(fitted, data, tmp_path / "out.zarr")):
+            with pytest.raises(WorkerMemoryError, match="chunks of fewer rows"):
+                use(huge)
+        assert sorted(os.listdir(tmp_path)) == ["a.zarr", "b.zarr"]
+
+
+def test_probabilities_of_many_components_count(tmp_path: Path) -> None:
+    """Beside them the rows take nearly nothing."""
+    model = GaussianMixture(2, random_state=0).fit(np.random.default_rng(0).normal(size=(100, 2)))
+    many = GaussianMixture(1000)
+    many.weights_, many.means_ = np.full(1000, 1e-3), np.tile(model.means_, (500, 1))
+    many.precisions_cholesky_ = np.tile(model.precisions_cholesky_, (500, 1, 1))
+    x = da.zeros((1 << 20, 2), chunks=(1 << 14, 2))
+    alone, both = (plan_predictions(many, x, probabilities=asked) for asked in (False, True))
+    assert 8 * 1000 * both.leaf_rows < both.task.work - alone.task.work
+    many.set_params(scheduler=planned_cluster(2, 1, "300MB"))
+    with pytest.raises(WorkerMemoryError):
+        plan_predictions(many, x, probabilities=True)
 
 
 # ---- of a fit

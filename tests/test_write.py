@@ -1,22 +1,26 @@
 """Results for every row go to Zarr in one pass, aligned, and whole or not at all."""
 
+import gc
 import os
 import pickle
-import threading
 import tracemalloc
 
+import dask
 import dask.array as da
+import distributed
 import numpy as np
 import pytest
 import zarr
 
-from daskgmm import GaussianMixture, open_zarr
-from daskgmm.data.output import as_blocks
-from daskgmm.data.row_arrays import RowArray, _write_block, regular_blocks, write_rows
+from daskgmm import GaussianMixture, open_zarr, write_predictions
+from daskgmm.data import output, row_arrays
+from daskgmm.data.accept import as_dataset
+from daskgmm.data.row_arrays import RowWriter, result_rows
 from daskgmm.data.stored_rows import StoredRows, StoreSource
 from daskgmm.data.write import new_store, record
-from daskgmm.errors import DataChangedError, NonFiniteDataError, OutputExistsError, UnsupportedDataError
-from daskgmm.results import write_predictions, write_samples
+from daskgmm.errors import DataChangedError, MissingChunkError, NonFiniteDataError, OutputExistsError
+from daskgmm.events import BatchFinished
+from daskgmm.results import write_samples
 
 
 @pytest.fixture(scope="module")
@@ -69,26 +73,174 @@ def test_a_store_is_read_once_for_all_results(model, rows, tmp_path, monkeypatch
     monkeypatch.setattr(StoredRows, "__getitem__", lambda self, index: (reads.append(index), read(self, index))[1])
     everything(model, str(tmp_path / "x.zarr"), tmp_path / "out.zarr")
     spans = sorted((r.start, r.stop) for r in reads if r.stop > r.start)
-    blocks = as_blocks(StoreSource(open_zarr(tmp_path / "x.zarr"))).chunks[0]
-    assert len(blocks) > 2
-    assert spans == [(s - n, s) for s, n in zip(np.cumsum(blocks).tolist(), blocks, strict=True)]
+    assert [start for start, _ in spans] == [0, *(stop for _, stop in spans[:-1])]
+    assert spans[-1][1] == len(rows)
+    assert all(start % 10_000 == 0 for start, _ in spans)
     assert_complete(model, rows, tmp_path / "out.zarr")
 
 
-def test_all_that_is_done_to_a_block_is_one_task(model, rows, tmp_path):
-    """So a worker holds one block and its results for each thread."""
-    blocks = da.from_array(rows, chunks=(20_000, 2))
-    arrays = {"labels": RowArray(model.predict(blocks), -1, {}), "d": RowArray(model.score_samples(blocks), -1, {})}
-    computed = []
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+@pytest.mark.parametrize("chunks", [(60_000,), (20_000,) * 3, (7, 0, 29_993, 11_000, 19_000), (100,) * 600])
+def test_each_chunk_of_the_results_is_written_by_one_task(model, rows, tmp_path, monkeypatch, chunks, scheduler):
+    """Rows of a chunk may come from several chunks of the data."""
+    written, write = [], RowWriter.write
+    monkeypatch.setattr(
+        RowWriter,
+        "write",
+        lambda self, start, results: (written.append((start, len(results[0]))), write(self, start, results))[1],
+    )
+    everything(model.set_params(scheduler=scheduler), da.from_array(rows, chunks=(chunks, 2)), tmp_path / "out.zarr")
+    model.set_params(scheduler=None)
+    length = zarr.open_group(tmp_path / "out.zarr", mode="r")["labels"].chunks[0]
+    assert sorted(written) == [(start, min(length, 60_000 - start)) for start in range(0, 60_000, length)]
 
-    def compute(collection):
-        computed.append(collection)
-        return collection.compute()
 
-    with new_store(tmp_path / "out.zarr", record("results")) as group:
-        write_rows(group, arrays, compute)
-    blocks_of = [key[0].split("-")[:2] for key in dict(computed[0].dask) if isinstance(key, tuple)]
-    assert blocks_of == [["gmm", "predict"]] * 3
+def test_a_chunk_that_is_written_again_stays_whole(rows, tmp_path):
+    """A task runs again, at any time, where a worker was lost."""
+    group = zarr.open_group(tmp_path / "out.zarr", mode="w")
+    target = group.create_array("labels", shape=(60_000,), chunks=(20_000,), dtype="i8", fill_value=-1)
+    for start in (0, 20_000, 40_000, 20_000):
+        RowWriter((target,)).write(start, [np.arange(start, start + 20_000)])
+    np.testing.assert_array_equal(target[:], np.arange(60_000))
+
+
+def test_data_in_memory(model, rows, tmp_path):
+    for x in (rows, np.asfortranarray(rows), rows.tolist()[:100]):
+        events = []
+        shapes = everything(model, x, tmp_path / "out.zarr", overwrite=True, callbacks=[events.append])
+        assert shapes["labels"] == (len(x),)
+        assert_complete(model, np.asarray(x), tmp_path / "out.zarr")
+        assert sum(event.n_rows for event in events if isinstance(event, BatchFinished)) == len(x)
+    assert zarr.open_group(tmp_path / "out.zarr").attrs["daskgmm"]["data"] == "an array in memory"
+
+
+def test_dask_arrays_of_unknown_length(model, rows, tmp_path):
+    x = da.from_array(rows, chunks=(20_000, 2))
+    everything(model, x[x[:, 0] > 4], tmp_path / "out.zarr")
+    assert_complete(model, rows[rows[:, 0] > 4], tmp_path / "out.zarr")
+
+
+def test_the_models_own_callbacks_are_called_unless_others_are_given(model, rows, tmp_path):
+    own, others = [], []
+    model.set_params(callbacks=[own.append])
+    write_predictions(model, rows, tmp_path / "out.zarr", callbacks=[others.append])
+    assert (len(own) > 0, len(others) > 0) == (False, True)
+    write_predictions(model, rows, tmp_path / "out.zarr", overwrite=True)
+    model.set_params(callbacks=())
+    assert len(own) == len(others)
+
+
+# ---- several lazy results
+
+
+def lazy_results(model, data):
+    return [getattr(model, method)(data) for method in ("predict", "predict_proba", "score_samples")]
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """First row of every read of stored rows, in this process."""
+    found, read = [], StoredRows.__getitem__
+    monkeypatch.setattr(
+        StoredRows, "__getitem__", lambda self, index: (found.append(index.start), read(self, index))[1]
+    )
+    return found
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "how"),
+    [
+        ("synchronous", "path"),
+        ("threads", "two arrays"),
+        ("cluster", "path"),
+        ("cluster", "array"),
+        ("threads", "many small chunks"),
+    ],
+)
+def test_several_lazy_results_read_a_store_once(model, rows, tmp_path, reads, request, monkeypatch, how, scheduler):
+    path = tmp_path / "x.zarr"
+    if how == "many small chunks":
+        monkeypatch.setattr(output, "_MANY_CHUNKS", 5)
+        monkeypatch.setattr(output, "_BLOCK_BYTES", 1 << 20)
+    zarr.create_array(path, data=rows, chunks=(10_000, 2))
+    array = zarr.open_array(path, mode="r")
+    data = path if how == "path" else array
+    lazy = lazy_results(model, data)
+    if how == "two arrays":
+        lazy[1] = model.predict_proba(zarr.open_array(path, mode="r"))
+    assert reads == []
+    if scheduler == "cluster":
+        labels, probabilities, density = request.getfixturevalue("client").compute(lazy, sync=True)
+    else:
+        labels, probabilities, density = dask.compute(*lazy, scheduler=scheduler)
+    assert sorted(reads) == list(range(0, 60_000, lazy[0].chunks[0][0]))
+    np.testing.assert_array_equal(labels, model.predict(rows))
+    np.testing.assert_allclose(probabilities, model.predict_proba(rows), rtol=1e-12)
+    np.testing.assert_allclose(density, model.score_samples(rows), rtol=1e-12)
+
+
+def test_results_of_a_store_that_was_rewritten_are_new(model, rows, tmp_path, client, caplog):
+    """Also where earlier results are kept, in this process and on the cluster."""
+    store = zarr.create_array(tmp_path / "x.zarr", data=rows, chunks=(10_000, 2))
+    before = lazy_results(model, tmp_path / "x.zarr")
+    kept = client.persist(before)
+    with client.as_current():
+        distributed.wait(kept)
+    store[...] = rows + 1
+    after = lazy_results(model, tmp_path / "x.zarr")
+    density = client.compute(after, sync=True)[2]
+    np.testing.assert_allclose(density, model.score_samples(rows + 1), rtol=1e-12)
+    np.testing.assert_allclose(client.compute(kept[2], sync=True), model.score_samples(rows), rtol=1e-12)
+    assert {result.name for result in before}.isdisjoint(result.name for result in after)
+    assert "run_spec" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["memory", "archive"])
+def test_what_travels_or_stays_open_is_read_for_each_result(model, rows, tmp_path, reads, kind):
+    """An old copy of such a store would be taken for the store as it is."""
+    store = {} if kind == "memory" else zarr.storage.ZipStore(tmp_path / "x.zip", mode="w")
+    array = zarr.create_array(store, data=rows, chunks=(10_000, 2))
+    if kind == "archive":
+        store.close()
+        array = open_zarr(tmp_path / "x.zip")
+    dask.compute(*lazy_results(model, array))
+    assert sorted(reads) == sorted(3 * list(range(0, 60_000, 10_000)))
+
+
+def test_results_that_are_read_otherwise_share_nothing(model, rows, tmp_path, reads):
+    array = zarr.create_array(tmp_path / "x.zarr", shape=rows.shape, dtype="f8", chunks=(10_000, 2))
+    array[:50_000] = rows[:50_000]
+    with dask.config.set({"daskgmm.missing-chunks": "fill"}):
+        filled = model.predict(tmp_path / "x.zarr")
+    refused = model.predict(tmp_path / "x.zarr")
+    with pytest.raises(MissingChunkError):
+        dask.compute(filled, refused)
+    assert len(filled.compute()) == 60_000
+
+
+def test_names_end_with_the_last_result(model, rows, tmp_path):
+    zarr.create_array(tmp_path / "x.zarr", data=rows, chunks=(10_000, 2))
+
+    first = lazy_results(model, tmp_path / "x.zarr")
+    shared = set.intersection(*(set(lazy.dask.layers) for lazy in first))
+    assert shared
+    del first
+    gc.collect()
+    assert not shared & set(model.predict(tmp_path / "x.zarr").dask.layers)
+
+
+# ---- what is written
 
 
 def test_arrays_say_what_they_are(model, rows, tmp_path):
@@ -136,7 +288,15 @@ def test_a_failure_leaves_the_old_results(model, rows, tmp_path, monkeypatch):
     everything(model, da.from_array(rows), tmp_path / "out.zarr")
     with pytest.raises(OutputExistsError):
         everything(model, da.from_array(rows), tmp_path / "out.zarr")
-    monkeypatch.setattr("daskgmm.data.row_arrays._write_block", failing_block)
+    write, written = RowWriter.write, []
+
+    def failing(self, start, results):
+        if written:
+            raise OSError("disk full")
+        written.append(start)
+        write(self, start, results)
+
+    monkeypatch.setattr(RowWriter, "write", failing)
     with pytest.raises(OSError, match="disk full"):
         everything(model, da.from_array(rows, chunks=20_000), tmp_path / "out.zarr", overwrite=True)
     assert os.listdir(tmp_path) == ["out.zarr"]
@@ -147,27 +307,11 @@ def test_a_failure_leaves_the_old_results(model, rows, tmp_path, monkeypatch):
     assert [name for name, _ in zarr.open_group(tmp_path / "out.zarr").arrays()] == ["labels"]
 
 
-_first, _written = threading.Lock(), threading.Event()
-
-
-def failing_block(block, target, on_rows, block_info=None):
-    """The disk is full as soon as one block is written."""
-    if not _first.acquire(blocking=False):
-        assert _written.wait(60)
-        raise OSError("disk full")
-    start = block_info[0]["array-location"][0][0]
-    target[start : start + len(block)] = block
-    _written.set()
-    return np.array([len(block)])
-
-
-def test_blocks_that_are_not_as_long_as_they_said(tmp_path):
-    lying = da.from_array(np.arange(40_000.0), chunks=20_000).map_blocks(lambda block: block[:1], dtype=float)
-    with (
-        pytest.raises(DataChangedError, match="1 rows came for rows"),
-        new_store(tmp_path / "out.zarr", record("results")) as group,
-    ):
-        write_rows(group, {"labels": RowArray(lying, -1, {})}, lambda collection: collection.compute())
+def test_blocks_that_are_not_as_long_as_they_said(model, rows, tmp_path):
+    lying = da.from_array(rows, chunks=(20_000, 2)).map_blocks(lambda block: block[:1], dtype=float, meta=rows[:0])
+    with pytest.raises(DataChangedError, match="were expected to be 60000 rows, but 3 came"):
+        write_predictions(model.set_params(scheduler="synchronous"), lying, tmp_path / "out.zarr")
+    model.set_params(scheduler=None)
     assert os.listdir(tmp_path) == []
 
 
@@ -184,7 +328,7 @@ def test_a_task_that_comes_too_late_writes_nothing(tmp_path):
     with pytest.raises(Failed):
         write()
     with pytest.raises(ValueError, match="has failed"):
-        _write_block(np.ones(4), arrays[0], None, {0: {"array-location": [(0, 4)]}})
+        RowWriter((arrays[0],)).write(0, [np.ones(4)])
     assert os.listdir(tmp_path) == []
 
 
@@ -199,8 +343,8 @@ def test_a_task_that_writes_while_the_store_is_discarded_leaves_nothing(tmp_path
 
     with pytest.raises(ZeroDivisionError):
         write()
-    monkeypatch.setattr("daskgmm.data.row_arrays.os.path.isdir", lambda path: True)  # as it was a moment before
-    assert _write_block(np.ones(4), arrays[0], None, {0: {"array-location": [(0, 4)]}}) == [4]
+    monkeypatch.setattr(row_arrays.os.path, "isdir", lambda path: True)  # as it was a moment before
+    RowWriter((arrays[0],)).write(0, [np.ones(4)])
     assert os.listdir(tmp_path) == []
 
 
@@ -224,21 +368,26 @@ def test_a_store_that_comes_back_while_it_is_discarded_is_removed(tmp_path, monk
     assert os.listdir(tmp_path) == []
 
 
-def test_blocks_become_regular():
-    def chunks(*lengths):
-        return regular_blocks(da.zeros(sum(lengths), chunks=(lengths,))).chunks[0]
-
-    assert chunks(20_000, 20_000, 7) == (20_000, 20_000, 7)
-    assert chunks(20_000, 7, 20_000) == (20_000, 20_000, 7)
-    assert chunks(5, 5, 5) == (15,)
-    assert chunks(*[10_000] * 5) == (20_000, 20_000, 10_000)
-    with pytest.raises(ValueError, match="compute_chunk_sizes"):
-        regular_blocks(da.zeros(10, chunks=5)[da.ones(10, chunks=5) > 0])
+MANY = 10**8
 
 
-def test_data_in_memory_have_no_business_here(model, rows, tmp_path):
-    with pytest.raises(UnsupportedDataError, match="expected a path or URL"):
-        everything(model, rows, tmp_path / "out.zarr")
+@pytest.mark.parametrize(
+    ("data", "result_bytes", "expected"),
+    [
+        (da.empty((50_000, 2), chunks=(20_000, 2)), 8, 20_000),  # a chunk of the data
+        (da.empty((50_000, 2), chunks=(10_000, 2)), 8, 20_000),  # whole chunks
+        (da.empty((50_000, 2), chunks=((20_000, 7, 29_993), 2)), 8, 1 << 14),  # uneven ones
+        (da.empty((15, 2), chunks=(5, 2)), 8, 15),
+        (da.empty((MANY, 2), chunks=(10**6, 2)), 8, 500_000),  # equal parts of large ones
+        (da.empty((MANY, 2), chunks=(10**6, 2)), 800, 25_000),  # as small as large results demand
+        (da.empty((MANY, 1000), chunks=(2000, 1000)), 8, 10_000),  # 64 MB of rows rather than many small files
+        (da.empty((MANY, 10**6), chunks=(100, 10**6)), 8, 10),  # and no more where rows are long
+    ],
+    ids=str,
+)
+def test_chunks_of_results(data, result_bytes, expected):
+    dataset, _ = as_dataset(data)
+    assert result_rows(dataset.rows, result_bytes) == expected
 
 
 def test_samples(model, tmp_path):

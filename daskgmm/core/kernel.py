@@ -28,6 +28,28 @@ class BlockPlan:
     """Size of the scratch arrays."""
 
 
+@dataclass(frozen=True)
+class RowResults:
+    """Arrays for what a kernel says of each of n rows; None for what is not asked for."""
+
+    labels: Array | None = None
+    """Most probable component, (n,), int64."""
+
+    responsibilities: Array | None = None
+    """Posterior probability of every component, (n, K), floating."""
+
+    log_density: Array | None = None
+    """Log p(x) in nats, (n,), floating."""
+
+    entropy: Array | None = None
+    """Entropy of the responsibilities in nats, (n,), float64."""
+
+    @property
+    def are_normalised(self) -> bool:
+        """True where an array needs the log-sum-exp; the labels alone need none."""
+        return any(array is not None for array in (self.responsibilities, self.log_density, self.entropy))
+
+
 class Kernel(ABC):
     """The E-step for given parameters, prepared once and applied to many blocks.
 
@@ -109,45 +131,48 @@ class Kernel(ABC):
 
     # ---- results for each row
 
-    def log_density(self, rows: Array, work: Any = None, entropy: Array | None = None) -> Array:
-        """Log p(x) of every row, in nats, shape (n,).
+    def fill(self, results: RowResults, rows: Array, work: Any = None) -> None:
+        """Fill every array of ``results``; the log-joint of each block is computed once for all of them.
 
         Parameters
         ----------
+        results : RowResults
         rows : array of shape (n, D)
         work : workspace, optional
-        entropy : array of shape (n,), float64, optional
-            Receives the entropy of each row's responsibilities, in nats.
         """
         work = work or self.workspace()
-        result = np.empty(len(rows))
         for block in self.blocks(len(rows)):
             joint = self.log_joint(rows[block], work)
-            result[block] = self.loops.normalise(joint, None)
-            offset = self.row_offset(work, joint.shape[1])
-            if offset is not None:
-                result[block] += offset
-            if entropy is not None:
-                entropy[block] = row_entropies(joint)
-        return result
+            if results.labels is not None:
+                results.labels[block] = joint.argmax(axis=0)
+            if not results.are_normalised:
+                continue
+            density = self.loops.normalise(joint, None)
+            if results.log_density is not None:
+                offset = self.row_offset(work, joint.shape[1])
+                results.log_density[block] = density if offset is None else density + offset
+            if results.responsibilities is not None:
+                results.responsibilities[block] = joint.T
+            if results.entropy is not None:
+                results.entropy[block] = row_entropies(joint)
+
+    def log_density(self, rows: Array, work: Any = None) -> Array:
+        """Log p(x) of every row, in nats, shape (n,)."""
+        log_density = np.empty(len(rows))
+        self.fill(RowResults(log_density=log_density), rows, work)
+        return log_density
 
     def responsibilities(self, rows: Array, work: Any = None) -> Array:
         """Posterior probability of every component, shape (n, K)."""
-        work = work or self.workspace()
-        result = np.empty((len(rows), self.parameters.n_components))
-        for block in self.blocks(len(rows)):
-            joint = self.log_joint(rows[block], work)
-            self.loops.normalise(joint, None)
-            result[block] = joint.T
-        return result
+        responsibilities = np.empty((len(rows), self.parameters.n_components))
+        self.fill(RowResults(responsibilities=responsibilities), rows, work)
+        return responsibilities
 
     def labels(self, rows: Array, work: Any = None) -> Array:
         """Most probable component of every row, shape (n,)."""
-        work = work or self.workspace()
-        result = np.empty(len(rows), np.int64)
-        for block in self.blocks(len(rows)):
-            result[block] = self.log_joint(rows[block], work).argmax(axis=0)
-        return result
+        labels = np.empty(len(rows), np.int64)
+        self.fill(RowResults(labels=labels), rows, work)
+        return labels
 
 
 def row_entropies(responsibilities: Array) -> Array:

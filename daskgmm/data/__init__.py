@@ -19,11 +19,12 @@ detached    rows in memory as tasks of their own, sent to a cluster once
 forks       forked children, in which threads and held locks are gone
 failures    errors as users see them: short, without frames of the library
 garbage     making very many objects at once
+kinds       kinds of input: rows of what a user has, and results in the form of the input
 accept      the one door: whatever came -> `Dataset`
 row_checks  values and weights that no pass takes: not finite, negative, without a usable sum
 row_sample  samples of rows, drawn by row number and weight
 output      results for every row: lazy where the rows are
 write       new Zarr stores, whole or not at all
 claims      one writer for each of them, and what dead writers left
-row_arrays  results for every row into such a store: chunk-aligned, one pass
+row_arrays  chunks of results for every row in such a store
 """

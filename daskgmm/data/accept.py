@@ -1,7 +1,8 @@
 """The one door: whatever a user has -> rows in a form that a pass can read.
 
-`resolve` turns names and wrappers into one of the three kinds that the library works on (a NumPy array, a dask array, a
-`Source` of what is stored) and loads nothing; `as_dataset` makes a `Dataset` of it.
+`accept` turns names and wrappers into one of the three kinds that the library works on (a NumPy array, a dask array, a
+`Source` of what is stored) and loads nothing; `as_dataset` makes a `Dataset` of it. Which names and wrappers there are
+is said by kinds of input (see `kinds`), of which a program may register more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import operator
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import dask
@@ -22,6 +24,7 @@ from .arrays import ArraySource, check_unmasked, mapped_source
 from .blocks import BlockSource, with_known_chunks
 from .guards import MOST_ROWS, product
 from .hdf5 import DatasetSource, is_dataset
+from .kinds import Input, InputKind, register, unwrap
 from .records import as_columns, field_names
 from .source import Dataset, Source
 from .store import open_zarr, pick_array
@@ -33,44 +36,95 @@ _KINDS = "a NumPy array, a memmap, a dask array, a Zarr array or its path or URL
 _MOST_NAMES = 5  # of variables, in a message
 
 
-def resolve(data: Any, name: str = "X") -> Any:
+def accept(data: Any, name: str = "X") -> Input:
     """Look up names and take wrappers off.
 
     Parameters
     ----------
     data : object
         An array of any kind, a dask or pandas data frame, an xarray DataArray, a Zarr array or group, a path or URL, a
-        dataset of an HDF5 file. Records become columns.
+        dataset of an HDF5 file, or of a kind that was registered. Records become columns.
     name : str
         Of the parameter that the data are for, in errors.
 
     Returns
     -------
-    dask.array.Array, Source, numpy.memmap or object
-        The last is anything that scikit-learn's own validation makes a NumPy array of.
+    Input
+        Its rows are a dask.array.Array, a Source, a numpy.memmap, or anything that scikit-learn's own validation makes
+        a NumPy array of.
     """
     with naming(name):
-        return as_columns(_unwrapped(data, name), name)
+        found = unwrap(data, name)
+        rows = found.rows
+        _check_one_array(rows, name)
+        check_unmasked(rows)
+        names = found.feature_names or (rows.feature_names if isinstance(rows, Source) else field_names(rows))
+        return replace(found, rows=as_columns(rows, name), feature_names=names)
 
 
-def _unwrapped(data: Any, name: str) -> Any:
-    if isinstance(data, str | os.PathLike):
-        data = open_zarr(data)
-    if isinstance(data, zarr.Group):
-        data = pick_array(data)
-    if isinstance(data, zarr.Array):
-        return StoreSource(data, name) if data.ndim else data  # a number has no rows, which whoever needs some will say
-    if is_dataset(data, name):
+def resolve(data: Any, name: str = "X") -> Any:
+    """Rows of an input alone; see `accept`."""
+    return accept(data, name).rows
+
+
+class _Address(InputKind):
+    """A path or URL."""
+
+    def recognises(self, data: Any, name: str) -> bool:
+        return isinstance(data, str | os.PathLike)
+
+    def rows(self, data: Any, name: str) -> Any:
+        return open_zarr(data)
+
+
+class _ZarrGroup(InputKind):
+    def recognises(self, data: Any, name: str) -> bool:
+        return isinstance(data, zarr.Group)
+
+    def rows(self, data: Any, name: str) -> Any:
+        return pick_array(data)
+
+
+class _ZarrArray(InputKind):
+    def recognises(self, data: Any, name: str) -> bool:
+        return isinstance(data, zarr.Array) and bool(data.ndim)  # a number has no rows, which is told where rows count
+
+    def rows(self, data: Any, name: str) -> Any:
+        return StoreSource(data, name)
+
+
+class _Dataset(InputKind):
+    """A dataset of an HDF5 file."""
+
+    def recognises(self, data: Any, name: str) -> bool:
+        return is_dataset(data, name)
+
+    def rows(self, data: Any, name: str) -> Any:
         return DatasetSource(data, name)
-    if hasattr(type(data), "to_dask_array"):  # asked of the type, because a Delayed object has any attribute
+
+
+class _DaskFrame(InputKind):
+    def recognises(self, data: Any, name: str) -> bool:
+        return hasattr(type(data), "to_dask_array")  # asked of the type, because a Delayed object has any attribute
+
+    def rows(self, data: Any, name: str) -> Any:
         return data.to_dask_array()
-    if hasattr(type(data), "variable"):  # an xarray DataArray: np.asarray would load the values of a lazy one
+
+
+class _DataArray(InputKind):
+    """An xarray DataArray: np.asarray would load the values of a lazy one."""
+
+    def recognises(self, data: Any, name: str) -> bool:
+        return hasattr(type(data), "variable")
+
+    def rows(self, data: Any, name: str) -> Any:
         if not getattr(data.variable, "_in_memory", True) and not dask.is_dask_collection(data):
             data = data.chunk("auto")  # opened from a file without chunks
         return data.data
-    _check_one_array(data, name)
-    check_unmasked(data)
-    return data
+
+
+for _kind in (_Address(), _ZarrGroup(), _ZarrArray(), _Dataset(), _DaskFrame(), _DataArray()):
+    register(_kind, last=True)
 
 
 def _check_one_array(data: Any, name: str) -> None:
@@ -95,19 +149,6 @@ def _check_one_array(data: Any, name: str) -> None:
             f"{name} is a dask {type(data).__name__}; expected {_KINDS}. A bag becomes one by way of to_dataframe(), a "
             "delayed object by way of dask.array.from_delayed()."
         )
-
-
-def feature_names(data: Any, resolved: Any) -> tuple[str, ...] | None:
-    """Names that data which are no frame give their features: the fields of records.
-
-    Parameters
-    ----------
-    data : object
-        As the user passed them.
-    resolved : object
-        From `resolve`.
-    """
-    return resolved.feature_names if isinstance(resolved, Source) else field_names(data)
 
 
 def in_memory(name: str, data: Any, most: int) -> Array:

@@ -67,6 +67,7 @@ class DatasetRows:
             )
         self._dataset = dataset
         self.name, self.file, self.path, self._driver = name, dataset.file.filename, dataset.name, dataset.file.driver
+        self.file_number = dataset.file.id.id
         self.shape, self.stored = tuple(dataset.shape or ()), np.dtype(dataset.dtype)
         attributes = {key: dataset.attrs[key] for key in ATTRIBUTES if key in dataset.attrs}
         self.encoding = encoding_of(self.stored, attributes, str(self))
@@ -165,6 +166,10 @@ class DatasetSource(Source):
 
     def place(self, start: int, stop: int) -> str:
         return f"rows {start} to {stop} of {self}"
+
+    def identity(self) -> Any:
+        # HDF5's own number of the file, as long as it is open; two that opened it may close it at different times.
+        return ("HDF5", int(self.handle.file_number), str(self.handle), self.handle.name)
 
     def check_unchanged(self) -> None:
         self.handle.check_open()

@@ -97,5 +97,9 @@ class RecordSource(DerivedSource):
     def made_of(self, source: Source) -> Source:
         return RecordSource(source, self.feature_names or (), self.dtype)
 
+    def identity(self) -> Any:
+        records = self.source.identity()
+        return records and ("records", records, str(self.dtype), self.feature_names)
+
     def reading_bytes(self, n_rows: int) -> int:
         return super().reading_bytes(n_rows) + n_rows * self.row_bytes

@@ -1,150 +1,143 @@
-"""Results for every row, written into a Zarr group block by block."""
+"""Results for every row, written into a Zarr group chunk by chunk."""
 
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
 import zarr
-from dask.task_spec import Task, TaskRef
 
-from ..errors import DataChangedError, StoreError
-from .blocks import BlockSource
+from ..errors import StoreError
 from .claims import remove_remains
-from .failures import tell_briefly
-from .source import Part
+from .output import RowOutput
+from .source import SLAB_BYTES, Source
 from .store import describe
 from .write import writing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# A chunk is a file: smaller ones cost more to open than to read.
-_FEWEST_ROWS = 1 << 14
+# A chunk is a file: smaller ones cost more to open than to read. Larger ones would leave work for few tasks.
+_FEWEST_ROWS, _MOST_ROWS = 1 << 14, 1 << 18
+_FEWEST_CHUNKS = 64  # of data that have enough rows
+_LARGEST_SLABS = 4  # that a chunk of the fewest rows may take
 
 
 @dataclass(frozen=True)
-class RowArray:
-    """Lazy results, and what their array in the store is to be called and to say."""
+class StoredOutput:
+    """The array that an output is stored in, as far as it does not follow from the output."""
 
-    values: da.Array
-    """Shape (n,) or (n, K)."""
+    name: str
     fill_value: float
-    """What a chunk that got lost is read as: nothing that could be a result."""
+    """Value that a lost chunk is read as: nothing that could be a result."""
     attributes: Mapping[str, Any]
 
 
-def write_rows(
-    group: zarr.Group,
-    arrays: Mapping[str, RowArray],
-    compute: Callable[[Any], Any],
-    on_rows: Callable[[int, int], Any] | None = None,
-) -> None:
-    """Write results for every row into a group, all in one computation, so that the rows they share are read once.
-
-    Chunks of the store are blocks of the dask arrays: no two tasks ever write to one chunk. Blocks of uneven lengths
-    are cut anew first. Memory is that of the blocks in work.
+def create_arrays(
+    group: zarr.Group, outputs: Sequence[RowOutput], stored: Mapping[str, StoredOutput], n_rows: int, chunk_rows: int
+) -> RowWriter:
+    """Create an array for every output.
 
     Parameters
     ----------
     group : zarr.Group
-    arrays : mapping of str to RowArray
-        All with the same rows.
-    compute : callable
-        Computes a dask collection.
-    on_rows : callable
-        Called where a task runs, with the first of the rows that it wrote of the first array, and their number;
-        picklable.
+    outputs : sequence of RowOutput
+    stored : mapping
+        `StoredOutput` of every output, by the output's name.
+    n_rows, chunk_rows : int
+        Rows of the arrays, and of a chunk.
     """
-    blocks = {name: regular_blocks(array.values) for name, array in arrays.items()}
-    first = next(iter(arrays))
-    counts = [
-        _write_blocks(values, _create(group, name, values, arrays[name]), on_rows if name == first else None)
-        for name, values in blocks.items()
-    ]
-    written_rows = compute(_block_by_block(da.stack(counts, axis=1))).sum(axis=0)
-    for name, written in zip(blocks, written_rows.tolist(), strict=True):
-        if written != (expected := blocks[name].shape[0]):
-            raise DataChangedError(f"{name}: {written} rows were written, {expected} were expected: the data changed")
+    targets = []
+    for output in outputs:
+        columns = () if output.n_columns is None else (output.n_columns,)
+        array = stored[output.name]
+        targets.append(
+            group.create_array(
+                array.name,
+                shape=(n_rows, *columns),
+                chunks=(chunk_rows, *columns),
+                dtype=output.dtype,
+                fill_value=array.fill_value,
+                attributes=dict(array.attributes),
+                dimension_names=("row", "component")[: 1 + len(columns)],
+            )
+        )
+    return RowWriter(tuple(targets))
 
 
-def regular_blocks(values: da.Array) -> da.Array:
-    """The array in blocks that Zarr chunks can be: equally long but for the last one, with all columns, not tiny."""
-    if np.isnan(values.shape[0]):
-        raise ValueError("the length of these dask arrays is not known; call compute_chunk_sizes() on the data first")
-    lengths = [n for n in values.chunks[0] if n] or [1]
-    longest = max(lengths)
-    if longest < _FEWEST_ROWS:
-        longest *= -(-_FEWEST_ROWS // longest)
-    return values.rechunk({0: min(longest, max(1, values.shape[0])), **({1: -1} if values.ndim == 2 else {})})
+@dataclass(frozen=True)
+class RowWriter:
+    """Writes chunks of results, each as often as its task runs."""
+
+    targets: tuple[zarr.Array[Any], ...]
+
+    def write(self, start: int, results: Sequence[Array]) -> None:
+        """Write one chunk of every array.
+
+        Parameters
+        ----------
+        start : int
+            Number of the first row.
+        results : sequence of array
+            One for each of the arrays.
+
+        Raises
+        ------
+        StoreError
+            If the store was discarded because the run that wrote it has failed.
+        OutputError
+            If the storage takes no more; the message names rows and array.
+        """
+        for target, values in zip(self.targets, results, strict=True):
+            _write(target, start, values)
 
 
-def _create(group: zarr.Group, name: str, values: da.Array, array: RowArray) -> zarr.Array[Any]:
-    return group.create_array(
-        name,
-        shape=values.shape,
-        chunks=tuple(max(1, n) for n in values.chunksize),
-        dtype=values.dtype,
-        fill_value=array.fill_value,
-        attributes=dict(array.attributes),
-        dimension_names=("row", "component")[: values.ndim],
-    )
-
-
-def _write_blocks(values: da.Array, target: zarr.Array[Any], on_rows: Callable[[int, int], Any] | None) -> da.Array:
-    # One node of the graph, so that the handle travels to a worker once and not with every block.
-    shared = dask.delayed(target, pure=False, traverse=False)
-    return values.map_blocks(
-        _write_block,
-        target=shared,
-        on_rows=on_rows,
-        token="gmm-write",
-        dtype=np.int64,
-        chunks=((1,) * values.numblocks[0],),
-        drop_axis=list(range(1, values.ndim)),
-        meta=np.empty(0, np.int64),
-    )
-
-
-def _block_by_block(counts: da.Array) -> da.Array:
-    """The same array with one task for each row of blocks, which reads, computes and writes.
-
-    As tasks of their own, the rows and results of many blocks would lie in memory, and travel between workers.
-    """
-    source = BlockSource(counts)
-    name = f"gmm-predict-{uuid.uuid4().hex}"
-    graph: dict[Any, Any] = source.shared_tasks()
-    for i in range(counts.shape[0]):
-        part = source.part(i, i + 1)
-        graph[name, i, 0] = Task((name, i, 0), _compute_part, part, i, *map(TaskRef, part.dependencies))
-    return da.Array(graph, name, (counts.chunks[0], (counts.shape[1],)), counts.dtype)
-
-
-def _compute_part(part: Part, i: int, *values: Any) -> Array:
-    tell_briefly()
-    return part.read(None, dict(zip(part.dependencies, values, strict=True)), i, i + 1)
-
-
-def _write_block(
-    block: Array, target: zarr.Array[Any], on_rows: Callable[[int, int], Any] | None, block_info: Any = None
-) -> Array:
-    start, stop = block_info[0]["array-location"][0]
-    if len(block) != stop - start:
-        raise DataChangedError(f"{target.name}: {len(block)} rows came for rows {start} to {stop}: the data changed")
+def _write(target: zarr.Array[Any], start: int, values: Array) -> None:
     root = getattr(target.store, "root", None)
     if root is not None and not os.path.isdir(root):
         raise StoreError(f"{root} is gone: the run that wrote it has failed")
+    stop = start + len(values)
     try:
         with writing(f"Rows {start} to {stop} of {describe(target)}"):
-            target[start:stop] = block
+            target[start:stop] = values
     finally:
         if root is not None:
             remove_remains(str(root))
-    if on_rows is not None:
-        on_rows(start, len(block))
-    return np.array([len(block)])
+
+
+def result_rows(source: Source, result_bytes: int) -> int:
+    """Rows of a chunk of the results: about a slab of rows, or of results where these are larger.
+
+    A multiple of what is stored together or a part of it, as far as that goes, because rows of a chunk that are read
+    apart have to be put together.
+
+    Parameters
+    ----------
+    source : Source
+    result_bytes : int
+        Size of all results of one row.
+    """
+    n_rows, bytes_of_row = source.shape[0], max(1, source.row_bytes, result_bytes)
+    fewest = min(_FEWEST_ROWS, _LARGEST_SLABS * SLAB_BYTES // bytes_of_row)
+    most = min(_MOST_ROWS, max(_FEWEST_ROWS, n_rows // _FEWEST_CHUNKS))
+    aim = max(1, fewest, min(most, SLAB_BYTES // bytes_of_row))
+    return min(n_rows, _aligned(aim, max(1, fewest), _stored_rows(source)))
+
+
+def _stored_rows(source: Source) -> int:
+    """Rows that are stored together; 1 where their number varies."""
+    if source.cuts is None:
+        return source.batch_rows
+    lengths = np.diff(source.cuts)
+    lengths = lengths[lengths > 0]
+    return int(lengths[0]) if len(lengths) and (lengths[:-1] == lengths[0]).all() else 1
+
+
+def _aligned(aim: int, fewest: int, unit: int) -> int:
+    """Nearly ``aim`` rows: a multiple of a shorter unit, or one of the equal parts of a longer one."""
+    if unit <= aim:
+        return max(aim // unit, -(-fewest // unit)) * unit
+    parts = (unit // n for n in range(unit // aim, 0, -1) if unit % n == 0)
+    return next((part for part in parts if part <= _LARGEST_SLABS * aim), aim)

@@ -136,6 +136,13 @@ class Source(ABC):
         """What an error calls rows ``start`` to ``stop``."""
         return f"rows {start} to {stop}"
 
+    def identity(self) -> Any:
+        """Value, equal for sources that read the same rows in the same way; None where that cannot be told.
+
+        Nothing of the rows themselves may travel with the handle.
+        """
+        return None
+
     def check_unchanged(self) -> None:  # noqa: B027  # most kinds have nothing to look at
         """Raise `DataChangedError` if what says how to read the rows has changed since it was looked at."""
 

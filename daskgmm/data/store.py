@@ -86,6 +86,20 @@ def describe(node: zarr.Array[Any] | zarr.Group, most: int = 200) -> str:
     return printable(f"{without_secrets(place)}/{node.path}".rstrip("/"), most)
 
 
+def place_of(store: Any) -> tuple[str, ...] | None:
+    """Place that a store reads from, which no other store has; None where that is not known.
+
+    A store in memory travels with what it holds, an archive stays open when another takes its place, and a class of
+    somebody else may do either.
+    """
+    if type(store) is zarr.storage.LocalStore:
+        return ("files", str(store.root.absolute()))
+    if type(store) is zarr.storage.FsspecStore:
+        files = getattr(store.fs, "sync_fs", store.fs)  # of a wrapper
+        return (type(files).__name__, str(files._fs_token), str(store.path))
+    return None
+
+
 def open_zarr(
     address: str | os.PathLike[str],
     array: str | None = None,

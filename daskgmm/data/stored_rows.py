@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from dask.base import tokenize
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
@@ -30,7 +31,7 @@ from .forks import check_decoder
 from .guards import check_archive, check_chunks, check_extent, product
 from .retry import may_pass, retried, told
 from .source import LONGEST_ADDRESS, Source
-from .store import address_of, describe
+from .store import address_of, describe, place_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -359,6 +360,13 @@ class StoreSource(Source):
         first, last = start // self.chunk_rows, -(-stop // self.chunk_rows) - 1
         chunks = f"chunk {first}" if first == last else f"chunks {first} to {last}"
         return f"rows {start} to {stop} of {self.handle} ({chunks} along the rows)"
+
+    def identity(self) -> Any:
+        place = place_of(self.handle.array.store)
+        if place is None:
+            return None
+        handle, metadata = self.handle, self.handle.array.metadata
+        return tokenize(place, handle.array.path, _said(metadata), str(handle.encoding), handle.reading, handle.name)
 
     def check_unchanged(self) -> None:
         check_unchanged(self.handle.array, self.handle.reading.retries)

@@ -7,9 +7,9 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
-import dask.array as da
 import numpy as np
 from sklearn.base import DensityMixin, clone
 from sklearn.exceptions import ConvergenceWarning
@@ -20,15 +20,17 @@ from ..config import compiled
 from ..core.estimation import State
 from ..core.kernels import Kernel, choose_loops
 from ..core.loops import Loops
-from ..data.accept import as_dataset, check_dtype, check_layout, feature_names, is_lazy, resolve
+from ..data.accept import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
 from ..data.failures import short_errors
+from ..data.kinds import Input
 from ..data.output import apply_rows, as_blocks, map_rows
 from ..data.row_checks import check_weight_sum
 from ..data.source import Dataset
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
 from ..engine.events import Listener
-from ..engine.plain import PlainEngine, is_short
+from ..engine.memory import PassPlan
+from ..engine.plain import is_short, run_here
 from ..engine.run import DaskEngine
 from ..errors import InterruptedWarning, OutputError, SchedulerError, StoreError
 from ..fitting.candidate import Candidate, Failed, Run, Settings
@@ -37,12 +39,12 @@ from ..fitting.folds import Score, ScoreFold
 from ..fitting.initialization import Initialization
 from ..fitting.origin import Origin
 from ..fitting.plan import FitPlan, check_parameters, plan_fit
+from ..fitting.predictions import KernelOutputs
 from ..fitting.survey import sample_dtype
 from ..persistence.checkpoint import Checkpoint
 from .attributes import Memory, Prepared, as_array
 from .checkpointing import check_checkpoint, keeper_for
 from .model import MixtureModel, Preparation
-from .rows import Densities, Labels, Probabilities, RowResult
 from .saving import save
 from .validation import check_callbacks, check_init_size
 
@@ -256,7 +258,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         labels : array of shape (n,), int64
             A lazy dask array for dask and Zarr data, else a NumPy array.
         """
-        return self._for_each_row(X, Labels, np.int64)
+        return self._for_each_row(X, "labels")
 
     @short_errors
     def predict_proba(self, X: Any) -> Any:
@@ -271,7 +273,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         probabilities : array of shape (n, n_components)
             A lazy dask array for dask and Zarr data, else a NumPy array.
         """
-        return self._for_each_row(X, Probabilities, by_component=True)
+        return self._for_each_row(X, "responsibilities")
 
     @short_errors
     def score_samples(self, X: Any) -> Any:
@@ -286,7 +288,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         log_density : array of shape (n,)
             A lazy dask array for dask and Zarr data, else a NumPy array.
         """
-        return self._for_each_row(X, Densities)
+        return self._for_each_row(X, "log_density")
 
     @short_errors
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -320,26 +322,33 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
     # ---- inside
 
     def _accept(self, X: Any, *, reset: bool) -> Any:
+        """Rows of `_accept_input`."""
+        return self._accept_input(X, reset=reset).rows
+
+    def _accept_input(self, X: Any, *, reset: bool) -> Input:
         """Resolve the data, check what can be told without reading them, and keep the names of their features."""
-        data = resolve(X)
-        if (names := feature_names(X, data)) is not None:
+        found = accept(X)
+        data = found.rows
+        if found.feature_names is not None:
+            data = data if is_lazy(data) else np.asarray(data)
             check_layout(data)
-            self._accept_names(names, reset)
-            return data
+            self._accept_names(found.feature_names, reset)
+            return replace(found, rows=data)
         if is_lazy(data):
             check_layout(data)
             named = getattr(X, "_meta", data) if hasattr(X, "to_dask_array") else data
             validate_data(self, named, reset=reset, skip_check_array=True)
-            return data
+            return found
         if not hasattr(data, "dtype") or hasattr(data, "__array__"):
             dtype = getattr(data, "dtype", None)
             if isinstance(dtype, np.dtype) and dtype.kind in "cmMSUV":
                 check_dtype("X", dtype)
             if getattr(data, "ndim", 2) > 2:
                 check_layout(data)
-        return validate_data(
+        validated = validate_data(
             self, data, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=2 if reset else 1
         )
+        return replace(found, rows=validated)
 
     def _accept_names(self, names: tuple[str, ...], reset: bool) -> None:
         """Keep the names of features that are fields of records, or hold them against those of the fit."""
@@ -389,53 +398,68 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         """Kernel for data that lie where the mixture does, kept for the next call."""
         return prepared.kernel(np.dtype(data.dtype), _loops(prepared, data))
 
-    def _accept_new(self, X: Any) -> tuple[Any, Prepared[State]]:
-        """Resolved data of which a fitted model is to say something, and the model."""
+    def _accept_new(self, X: Any) -> tuple[Input, Prepared[State]]:
+        """Accepted data of which a fitted model is to say something, and the model."""
         prepared = self._prepared()
-        data = self._accept(X, reset=False)
-        expected = prepared.parameters.n_features
-        if data.shape[1] != expected:
+        found = self._accept_input(X, reset=False)
+        n_features, expected = found.rows.shape[1], prepared.parameters.n_features
+        if n_features != expected:
             raise ValueError(
-                f"X has {data.shape[1]} features, but {type(self).__name__} is expecting {expected} features as input."
+                f"X has {n_features} features, but {type(self).__name__} is expecting {expected} features as input."
             )
-        return data, prepared
+        return found, prepared
+
+    @contextmanager
+    def _pass_over(self, data: Any, weights: Any = None, callbacks: Any = None) -> Iterator[tuple[DaskEngine, Dataset]]:
+        """Engine for one pass over accepted data, and the data set; ``callbacks`` replace the estimator's own."""
+        listeners = check_callbacks(self.callbacks if callbacks is None else callbacks)
+        with DaskEngine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
+            dataset, _ = as_dataset(data, weights, engine.compute)
+            yield engine, dataset
 
     def _score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
-        data, prepared = self._accept_new(X)
-        weights = None if sample_weight is None else resolve(sample_weight, "sample_weight")
+        found, prepared = self._accept_new(X)
+        data, weights = found.rows, None if sample_weight is None else resolve(sample_weight, "sample_weight")
         score = self._score_here(data, prepared, weights, entropy=entropy)
         if score is None:
-            listeners = check_callbacks(self.callbacks)
-            with DaskEngine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
-                dataset, _ = as_dataset(data, weights, engine.compute)
-                score = engine.run(dataset, ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy), "score")
+            with self._pass_over(data, weights) as (engine, dataset):
+                score = engine.run(dataset, self._score_fold(dataset, prepared, entropy=entropy), "score")
         check_weight_sum(score.weight_sum)
         return score
+
+    def _plan_score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> PassPlan:
+        """Plan of the pass of `score`; raise `WorkerMemoryError` if it would not fit into the workers."""
+        found, prepared = self._accept_new(X)
+        with self._pass_over(found.rows, sample_weight) as (engine, dataset):
+            return engine.plan(dataset, self._score_fold(dataset, prepared, entropy=entropy))
 
     def _score_here(self, data: Any, prepared: Prepared[State], weights: Any, *, entropy: bool) -> Score | None:
         """The score of few rows in memory; None where it takes an engine."""
         if self.scheduler is not None or self.callbacks or is_lazy(data) or is_lazy(weights):
             return None
         dataset, _ = as_dataset(data, weights)
-        fold = ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy)
-        if not is_short(dataset, fold):
-            return None
-        with PlainEngine() as engine:
-            score: Score = engine.run(dataset, fold, "score")
-        return score
+        fold = self._score_fold(dataset, prepared, entropy=entropy)
+        return run_here(dataset, fold) if is_short(dataset, fold) else None
 
-    def _for_each_row(self, X: Any, kind: type[RowResult], dtype: Any = None, *, by_component: bool = False) -> Any:
-        data, prepared = self._accept_new(X)
-        if dtype is None:
-            dtype = np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64
-        n_columns = prepared.parameters.n_components if by_component else None
-        function = kind(self._kept_kernel(prepared, data))
+    def _score_fold(self, dataset: Dataset, prepared: Prepared[State], *, entropy: bool) -> ScoreFold:
+        return ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy)
+
+    def _outputs(self, data: Any, prepared: Prepared[State], *names: str) -> KernelOutputs:
+        """What a fitted model says of each row; names are those of the fields of `RowResults`."""
+        dtype = np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64
+        return KernelOutputs.named(self._kept_kernel(prepared, data), names, dtype)
+
+    def _for_each_row(self, X: Any, name: str) -> Any:
+        found, prepared = self._accept_new(X)
+        data = found.rows
+        function = self._outputs(data, prepared, name)
         if isinstance(data, np.ndarray):
             with one_blas_thread():
-                return apply_rows(data, function, dtype, n_columns, os.cpu_count() or 1)
-        blocks = as_blocks(data, np.dtype(dtype).itemsize * (n_columns or 1))
-        result: da.Array = map_rows(blocks, function, dtype, n_columns)
-        return result
+                (result,) = apply_rows(data, function, n_threads=os.cpu_count() or 1)
+        else:
+            every = self._outputs(data, prepared, "labels", "responsibilities", "log_density")
+            result = map_rows(as_blocks(data, every.row_bytes), function)  # the same blocks, whatever is asked for
+        return found.wrap(result, function.outputs[0])
 
 
 def _loops(prepared: Prepared[Any], data: Any) -> Loops:

@@ -1,6 +1,7 @@
 """Algorithms made of passes.
 
 folds           what a pass computes: the E-step, the score
+predictions     results for each row: one evaluator, and the pass that writes them
 sweep           E-steps over a data set, as many as are asked for in one reading
 em              expectation-maximisation: one start on its way up, and the loop that takes several to their ends
 initialization  parameters to begin with, from a sample of rows in memory

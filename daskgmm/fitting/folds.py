@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.kernel import BlockPlan
+from ..core.kernel import BlockPlan, RowResults
 from ..core.kernels import Kernel
 from ..core.loops import Loops
 from ..core.statistics import SufficientStatistics
@@ -168,8 +168,9 @@ class _Scorer:
         check_finite(rows, start)
         if weights is not None:
             check_weights(weights, start)
-        entropy = np.empty(len(rows)) if self._entropy else None
-        return self._kernel.log_density(rows, self._work, entropy), entropy
+        density, entropy = np.empty(len(rows)), np.empty(len(rows)) if self._entropy else None
+        self._kernel.fill(RowResults(log_density=density, entropy=entropy), rows, self._work)
+        return density, entropy
 
 
 @np.errstate(over="ignore")  # of weights whose sum overflows, which is an error of its own

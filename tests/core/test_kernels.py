@@ -9,7 +9,7 @@ import pytest
 
 from daskgmm.core import residual
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.kernel import BlockPlan
+from daskgmm.core.kernel import BlockPlan, RowResults
 from daskgmm.core.kernels import ARITHMETICS, QuadraticKernel, ResidualKernel, choose_kernel, finer, rounding_bounds
 from daskgmm.core.matrices import Diagonal, General, Scalar
 from daskgmm.core.maximum_likelihood import maximize
@@ -175,6 +175,32 @@ def test_results_for_each_row(problem, arithmetic, library):
     np.testing.assert_allclose(responsibilities.sum(axis=1), 1, atol=1e-6 if arithmetic == "float32" else 1e-15)
     assert np.array_equal(kernel.labels(rows, work), responsibilities.argmax(axis=1))
     assert kernel.labels(rows).dtype == np.int64
+
+
+def test_all_results_come_of_one_log_joint(problem, arithmetic, monkeypatch):
+    """To the last bit what each gives alone."""
+    mixture, rows, frame = problem
+    kernel = KERNELS[arithmetic](mixture, frame)
+    expected = kernel.labels(rows), kernel.responsibilities(rows), kernel.log_density(rows)
+    log_joint, n_rows = type(kernel).log_joint, []
+    monkeypatch.setattr(
+        type(kernel), "log_joint", lambda self, rows, work: (n_rows.append(len(rows)), log_joint(self, rows, work))[1]
+    )
+    n = len(rows)
+    results = RowResults(np.empty(n, np.int64), np.empty((n, 5)), np.empty(n), np.empty(n))
+    kernel.fill(results, rows)
+    assert sum(n_rows) == n
+    for found, alone in zip((results.labels, results.responsibilities, results.log_density), expected, strict=True):
+        np.testing.assert_array_equal(found, alone)
+    entropy = -(expected[1] * np.log(np.maximum(expected[1], 1e-300))).sum(axis=1)
+    np.testing.assert_allclose(results.entropy, entropy, atol=1e-5)
+
+
+def test_labels_alone_take_no_log_sum_exp(problem, arithmetic, monkeypatch):
+    mixture, rows, frame = problem
+    kernel = KERNELS[arithmetic](mixture, frame)
+    monkeypatch.setattr(type(kernel.loops), "normalise", lambda *arguments: pytest.fail("normalised"))
+    assert kernel.labels(rows).shape == (len(rows),)
 
 
 def test_no_rows(problem, arithmetic):

@@ -15,7 +15,7 @@ from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame, SufficientStatistics
 from daskgmm.data.accept import as_dataset
-from daskgmm.engine.run import Engine
+from daskgmm.engine.run import DaskEngine
 from daskgmm.fitting.sweep import Request, Sweep
 
 
@@ -100,7 +100,7 @@ def passes(rows, parameters, n):
     """Parameters and mean log-likelihoods of n EM iterations."""
     bounds = []
     dataset, _ = as_dataset(rows)
-    with Engine("synchronous") as engine:
+    with DaskEngine("synchronous") as engine:
         sweep = Sweep(engine, dataset, frame_of(rows), rows="holes")
         for _ in range(n):
             (evaluation,) = sweep([Request(parameters)])
