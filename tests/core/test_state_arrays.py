@@ -96,7 +96,6 @@ def changed(array, value):
         ("covariances", lambda a: -a, "covariances are not positive definite"),
         ("precisions_cholesky", lambda a: 2 * a, "precisions_cholesky do not belong to the covariances"),
     ],
-    ids=str,
 )
 def test_arrays_that_are_no_posterior_are_refused(name, change, message):
     kind, state = full_posterior()
