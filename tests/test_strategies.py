@@ -98,7 +98,7 @@ def test_drawn_mixtures_overlap_as_asked(covariance_type: str, overlap: float) -
 # ---- fits
 
 
-@pytest.mark.parametrize("max_iter", [1000, 7])
+@pytest.mark.parametrize("max_iter", [pytest.param(1000, marks=pytest.mark.slow), 7])
 def test_one_plain_fit_tells_where_larger_tolerances_stop(max_iter: int) -> None:
     data = DATA_SETS["full:2x8:30%"].at_most(1500)
     work = Work(data, REFERENCE, 3, TOLS, max_iter)
