@@ -133,7 +133,9 @@ def test_what_rounding_and_tol_leave_open_is_no_fall():
 # ---- every candidate
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(  # each example is several fits
+    deadline=None, max_examples=settings().max_examples // 3, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(
     chunks=st.lists(st.integers(100, 1500), min_size=1, max_size=4),
     numbers=st.lists(st.integers(1, 5), min_size=1, max_size=3, unique=True),
