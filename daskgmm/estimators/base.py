@@ -38,8 +38,8 @@ from ..engine.events import Listener
 from ..engine.plain import is_short, run_here
 from ..engine.run import Engine
 from ..errors import InterruptedWarning, OutputError, SchedulerError, StoreError
-from ..fitting.candidate import Candidate, Continuation, Failed, Run, Settings
 from ..fitting.fit import MixtureFits
+from ..fitting.fit_spec import Continuation, FailedFit, FitResult, FitSpec, Settings
 from ..fitting.folds import Score, ScoreFold
 from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS, Initialization
@@ -64,7 +64,7 @@ class Preparation(Generic[State]):
     """The M-step, for data of which a survey is known."""
     scatter: bool = False
     """Whether that takes all second moments of the data."""
-    accelerator: Callable[[], Accelerator] | None = None
+    accelerator: Accelerator[Any] | None = None
     """What makes its iterations longer, one for each start."""
 
 
@@ -245,8 +245,8 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
                     f"n_samples = {dataset.n_rows}"
                 )
             check_parameters(dataset, self._structure, int(self.n_components))
-            keeper = None if keeping is None else keeping.keeper(dataset, [self])
-            fits = MixtureFits(engine, dataset, [self._candidate(dataset.n_features)], keeper)
+            checkpointer = None if keeping is None else keeping.checkpointer(dataset, [self])
+            fits = MixtureFits(engine, dataset, [self._spec(dataset.n_features)], checkpointer)
             try:
                 fits.run()
             except (KeyboardInterrupt, SchedulerError, StoreError, OutputError) as error:
@@ -255,7 +255,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             (run,) = fits.outcomes()
             for note in run.notes:
                 warnings.warn(note, stacklevel=4)
-            if isinstance(run, Failed):
+            if isinstance(run, FailedFit):
                 raise run.error
             n_passes += engine.n_passes
         if not run.converged and self.max_iter > 0:
@@ -271,7 +271,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
     def _keep_best(self, fits: MixtureFits[State], dataset: Dataset, n_passes: int, error: BaseException) -> None:
         """Leave what a fit had found when it was stopped."""
         run = next(iter(fits.outcomes()), None)
-        if not isinstance(run, Run) or run.n_iter == 0:
+        if not isinstance(run, FitResult) or run.n_iter == 0:
             return
         self._store(run, dataset, n_passes)
         told = (
@@ -520,10 +520,10 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             scatter=how.scatter,
         )
 
-    def _candidate(self, n_features: int, label: str = "") -> Candidate[State]:
+    def _spec(self, n_features: int, label: str = "") -> FitSpec[State]:
         how = self._prepare(n_features)
         random_state = check_random_state(self.random_state)
-        return Candidate(self._settings(how), how.estimation, random_state, self._continuation(), label)
+        return FitSpec(self._settings(how), how.estimation, random_state, self._continuation(), label)
 
     def _continuation(self) -> Continuation[State] | None:
         if not (self.warm_start and self.__sklearn_is_fitted__()):
@@ -538,7 +538,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             )
         return Continuation(self._state(), getattr(self, "lower_bound_", -np.inf))
 
-    def _store(self, run: Run[State], dataset: Dataset, n_passes: int) -> None:
+    def _store(self, run: FitResult[State], dataset: Dataset, n_passes: int) -> None:
         self._store_state(run.state, sample_dtype(dataset))
         self._memory = Memory[State]()  # now, because no method but `fit` adds attributes
         self.n_passes_ = n_passes

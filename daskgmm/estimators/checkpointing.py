@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..data.source import Dataset
-from ..fitting.snapshot import Keeper
+from ..fitting.fit_state import Checkpointer
 
 if TYPE_CHECKING:
     from .base import BaseMixture
@@ -22,9 +22,9 @@ class Checkpointing(Protocol):
     def setting(self, name: str) -> Any:
         """What the fit that is to go on was asked for; None where there is none."""
 
-    def keeper(
+    def checkpointer(
         self, dataset: Dataset, models: Sequence[BaseMixture[Any]], more: Mapping[str, Any] | None = None
-    ) -> Keeper:
+    ) -> Checkpointer:
         """What `MixtureFits` keeps its state with."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..core.covariance import STRUCTURES
 from ..data.held_out import HeldOut
 from ..data.source import Dataset
-from ..fitting.criteria import Contest
+from ..fitting.criteria import PruningRule
 from ..names import HELD_OUT
 from .base import BaseMixture
 from .gaussian_mixture import GaussianMixture
@@ -74,9 +74,9 @@ def check_criterion(base: BaseMixture[Any], criterion: str, held_out: Any, patie
     if patience is not None:
         if isinstance(patience, bool) or not isinstance(patience, Integral) or patience < 1:
             raise ValueError(f"patience={patience!r}; expected a number of iterations, at least 1, or None")
-        if criterion not in Contest.allowed:
+        if criterion not in PruningRule.allowed:
             raise ValueError(
-                f"patience={patience} with criterion={criterion!r}: only {' and '.join(map(repr, Contest.allowed))} "
+                f"patience={patience} with criterion={criterion!r}: only {' and '.join(map(repr, PruningRule.allowed))} "
                 "can be told from a fit that is still running. Leave patience out."
             )
     if held_out is None:

@@ -18,7 +18,7 @@ from ..engine.memory import PassPlan, Worker, machine_bytes
 from ..engine.run import Engine
 from ..engine.together import SharedCosts
 from ..errors import WorkerMemoryError
-from .candidate import Settings
+from .fit_spec import Settings
 from .folds import Cost
 from .rare import strata_bytes
 from .surveying import loops_for, n_weight_passes, sample_dtype, survey_fold
