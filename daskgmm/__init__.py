@@ -15,6 +15,8 @@ A fit is a short pipeline, and each step is one place in the code:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from . import errors as errors
     from . import events as events
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
     from .diagnostics.progress import ProgressBar as ProgressBar
     from .estimators.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture
     from .estimators.gaussian_mixture import GaussianMixture as GaussianMixture
+    from .estimators.loading import load as load
     from .estimators.selection import Selection as Selection
     from .estimators.selection import select as select
-    from .persistence import load as load
 
 __all__ = [
     "BayesianGaussianMixture",
@@ -38,14 +40,12 @@ __all__ = [
     "select",
 ]
 
-__version__ = "0.1.0"
-
 _MODULES = {
     "BayesianGaussianMixture": ".estimators.bayesian_mixture",
     "GaussianMixture": ".estimators.gaussian_mixture",
     "ProgressBar": ".diagnostics.progress",
     "Selection": ".estimators.selection",
-    "load": ".persistence",
+    "load": ".estimators.loading",
     "open_zarr": ".data.store",
     "select": ".estimators.selection",
 }

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import __version__, options
+from . import options
 from .errors import DaskGMMError
 from .messages import Messages, option_names
+from .version import __version__
 
 if TYPE_CHECKING:
     from .diagnostics.progress import ProgressBar
@@ -161,7 +162,7 @@ def _sample(model: str, n_samples: int, output: str, as_json: bool, **given: Any
 @options.as_json
 def _inspect(path: str, as_json: bool) -> None:
     """Show what is at PATH: a model, results, samples or data."""
-    from .diagnostics.summary import store_record
+    from .inspection import store_record
 
     _show(store_record(path), as_json)
 

@@ -17,12 +17,11 @@ import numpy as np
 
 from .data.store import open_zarr
 from .data.write import check_target, new_store, record
-from .diagnostics.summary import Record, model_record
 from .engine.cluster import embedded_cluster
 from .engine.events import Listener
 from .errors import MissingDependencyError, OutputExistsError
 from .estimators.gaussian_mixture import GaussianMixture
-from .persistence import save
+from .estimators.records import Record, model_record
 from .results import RESULTS, write_predictions
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -121,7 +120,7 @@ def _fit_and_label(paths: Mapping[str, str], callbacks: tuple[Any, ...]) -> Gaus
     model = GaussianMixture(_COMPONENTS, reg_covar=1 / 12, tol=5e-4, max_iter=300, random_state=0, callbacks=callbacks)
     with embedded_cluster(_WORKERS, 1, _MEMORY, callbacks=callbacks) as client:
         model.set_params(scheduler=client).fit(paths["pixels"])
-        save(model, paths["model"], overwrite=True)
+        model.save(paths["model"], overwrite=True)
         write_predictions(
             model, paths["pixels"], paths["labels"], overwrite=True, model_name=paths["model"], callbacks=callbacks
         )

@@ -20,7 +20,6 @@ from .data.guards import check_file
 from .data.store import local_path, open_zarr, without_secrets
 from .data.write import check_target
 from .diagnostics.selection import check_picture, save_picture
-from .diagnostics.summary import Record, model_record
 from .engine.choice import find_scheduler
 from .engine.cluster import embedded_cluster, planned_cluster
 from .engine.events import Listener
@@ -29,9 +28,10 @@ from .estimators.base import BaseMixture
 from .estimators.bayesian_mixture import BayesianGaussianMixture
 from .estimators.gaussian_mixture import GaussianMixture
 from .estimators.grid import check_criterion, check_keys
+from .estimators.loading import load
+from .estimators.records import Record, model_record
 from .estimators.selection import select as daskgmm_select
 from .fitting.plan import FitPlan
-from .persistence import load, save
 from .results import RESULTS, SAMPLES, write_predictions, write_samples
 
 _MOST_NUMBERS = 10**9
@@ -187,7 +187,7 @@ def fit(
         warnings.simplefilter("ignore", InterruptedWarning)  # what it is told to go on from ends with this process
         estimator.set_params(scheduler=scheduler).fit(data, sample_weight=weights, **vars(keeping))
     seconds = round(time.perf_counter() - begin, 3)
-    save(estimator.set_params(warm_start=False), model, overwrite=overwrite)
+    estimator.set_params(warm_start=False).save(model, overwrite=overwrite)
     return {
         **model_record(estimator),
         "n_rows": int(data.shape[0]),
@@ -312,7 +312,7 @@ def select(
         )
     record = {**selection.as_record(), "seconds": round(time.perf_counter() - begin, 3)}
     if model is not None:
-        save(selection.model, model, overwrite=overwrite)
+        selection.model.save(model, overwrite=overwrite)
         record["model"] = without_secrets(model)
     if picture is not None:
         save_picture(record, picture, overwrite=overwrite)

@@ -35,6 +35,7 @@ class Defaults:
     reg_covar = 1e-6
     max_iter = 100
     n_init = 1
+    warm_start = False
     init_params = INIT_METHODS[0]
     weight_concentration_prior_type = DIRICHLET_PROCESS
     verbose = 0

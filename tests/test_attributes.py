@@ -16,9 +16,10 @@ from sklearn.mixture import GaussianMixture as Reference
 
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture
-from daskgmm.diagnostics.summary import print_record, store_record
+from daskgmm.diagnostics.summary import print_record
 from daskgmm.errors import InterruptedWarning, InvalidAttributesError, NonFiniteDataError
 from daskgmm.events import IterationFinished
+from daskgmm.inspection import store_record
 from daskgmm.results import write_samples
 
 STRUCTURES = ["full", "tied", "diag", "spherical"]

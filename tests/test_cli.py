@@ -209,7 +209,7 @@ def test_the_other_commands(run, calls):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_that_parses(run, command, calls, monkeypatch):
-    for name in ("demo.run_demo", "diagnostics.summary.store_record"):
+    for name in ("demo.run_demo", "inspection.store_record"):
         monkeypatch.setattr(f"daskgmm.{name}", lambda *args, **kwargs: {"kind": "called"})
     status, out, err = run(command, "--help")
     assert (status, err) == (0, "")

@@ -13,8 +13,8 @@ from hostile import D, N, X, edit_json, good_store, refuse
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture, jobs
 from daskgmm.cli import main
-from daskgmm.diagnostics.summary import store_record
 from daskgmm.errors import ModelFormatError, StoreNotFoundError
+from daskgmm.inspection import store_record
 from daskgmm.persistence import layout
 
 pytestmark = [
@@ -372,8 +372,7 @@ def test_what_no_check_foresees_is_an_error_of_the_file(error, saved, monkeypatc
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr(layout.Layout, "problem", fail)
-    monkeypatch.setattr(layout, "matrices_problem", fail)
+    monkeypatch.setattr("daskgmm.core.state_arrays.matrices_problem", fail)
     told = refuse(ModelFormatError, rf"m\.zarr is damaged \({type(error).__name__}", daskgmm.load, saved())
     assert "secret" not in str(told)
 

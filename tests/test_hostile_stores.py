@@ -19,7 +19,7 @@ from hostile import D, N, X, edit_json, fit, good_store, refuse
 from daskgmm import BayesianGaussianMixture, GaussianMixture, load, open_zarr
 from daskgmm.cli import main
 from daskgmm.data.guards import MOST_METADATA, check_extent
-from daskgmm.diagnostics.summary import print_record, store_record
+from daskgmm.diagnostics.summary import print_record
 from daskgmm.errors import (
     ChunkError,
     MissingChunkError,
@@ -29,6 +29,7 @@ from daskgmm.errors import (
     StoreNotFoundError,
     UnsupportedDataError,
 )
+from daskgmm.inspection import store_record
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),

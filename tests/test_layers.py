@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -20,35 +21,54 @@ from daskgmm.core.covariance import STRUCTURES
 
 PACKAGE = Path(daskgmm.__file__).parent
 PYPROJECT = PACKAGE.parent / "pyproject.toml"
+BENCHMARKS = PACKAGE.parent / "benchmarks"
 
-# A unit is a folder or a file of the package. It may import from those before it, and from others in its own row.
+# A unit is a folder or a file of the package. It may import from itself and from those before it. Every import counts:
+# at the top, in a function, and for type checkers only.
 LAYERS = [
-    {"errors", "names"},
-    {"core"},
-    {"data"},
-    {"engine"},
-    {"fitting"},
-    {"events"},
-    {"estimators", "diagnostics", "persistence"},
-    {"results"},
-    {"jobs", "demo"},
-    {"options", "messages"},
-    {"cli"},
-    {"__init__", "__main__"},
+    "errors",
+    "names",
+    "version",
+    "core",
+    "data",
+    "engine",
+    "fitting",
+    "events",
+    "persistence",
+    "diagnostics",
+    "estimators",
+    "results",
+    "inspection",
+    "demo",
+    "jobs",
+    "options",
+    "messages",
+    "cli",
+    "__init__",
+    "__main__",
 ]
-RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
+RANK = {unit: rank for rank, unit in enumerate(LAYERS)}
+
+# Who knows nothing of whom, although it lies above.
+STRANGERS = [
+    pytest.param("data", "core", marks=pytest.mark.xfail(reason="the survey lies in data/", strict=False)),
+    ("engine", "core"),
+    ("diagnostics", "estimators"),
+    ("persistence", "estimators"),
+    ("persistence", "diagnostics"),
+]
 
 # Who may import what from outside; what stands nowhere here (and is not Python's own) may be imported by nobody.
 EXTERNAL = {
-    "numpy": set(RANK) - {"errors", "names"},
+    "numpy": set(RANK) - {"errors", "names", "version"},
     "scipy": {"core", "engine"},
     "numba": {"core"},
     "dask": {"data", "engine", "estimators", "results", "jobs", "options"},
     "distributed": {"engine"},
     "h5py": {"data"},
-    "zarr": {"data", "persistence", "diagnostics", "results", "demo"},
+    "zarr": {"data", "persistence", "results", "inspection", "demo"},
     "fsspec": {"data"},
-    "sklearn": {"fitting", "estimators", "persistence", "demo", "jobs"},
+    "sklearn": {"fitting", "estimators", "demo", "jobs"},
     "threadpoolctl": {"engine"},
     "rich": {"diagnostics"},
     "click": {"cli", "options", "messages"},
@@ -78,16 +98,21 @@ def unit_of(module):
     return parts[1] if len(parts) > 1 else "__init__"
 
 
-@cache
-def modules():
+def modules_below(folder, root):
+    """Files by the names that they are imported by; ``root`` is where names begin."""
     found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
-def imports_of(name, path):
+@cache
+def modules():
+    return modules_below(PACKAGE, PACKAGE.parent)
+
+
+def imports_of(name, path, known):
     tree = ast.parse(path.read_text())
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     top_level = set(map(id, tree.body))
@@ -100,12 +125,12 @@ def imports_of(name, path):
             target = ".".join(filter(None, [base, node.module]))
             for alias in node.names:  # a submodule may be imported by name
                 submodule = f"{target}.{alias.name}"
-                yield Import(name, submodule if submodule in modules() else target, id(node) in top_level)
+                yield Import(name, submodule if submodule in known else target, id(node) in top_level)
 
 
 @cache
 def all_imports():
-    return [found for name, path in modules().items() for found in imports_of(name, path)]
+    return [found for name, path in modules().items() for found in imports_of(name, path, modules())]
 
 
 def test_every_unit_has_a_layer():
@@ -113,19 +138,27 @@ def test_every_unit_has_a_layer():
 
 
 def backwards(imports):
-    return [
-        found
-        for found in imports
-        if found.inside
-        and found.target != "daskgmm"  # only the version stands there that any unit may ask for; see below
-        and RANK[unit_of(found.target)] > RANK[unit_of(found.importer)]
-    ]
+    return [found for found in imports if found.inside and RANK[unit_of(found.target)] > RANK[unit_of(found.importer)]]
 
 
 def test_imports_go_one_way():
     assert not backwards(all_imports())
 
 
+@pytest.mark.parametrize(("unit", "stranger"), STRANGERS)
+def test_some_units_know_nothing_of_others_below(unit, stranger):
+    assert not [f for f in all_imports() if f.inside and (unit_of(f.importer), unit_of(f.target)) == (unit, stranger)]
+
+
+FORMS = {
+    "at the top": "{}\n",
+    "in a function": "def f():\n    {}\n",
+    "for type checkers": "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    {}\n",
+}
+in_every_form = pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
+
+
+@in_every_form
 @pytest.mark.parametrize(
     "statement",
     [
@@ -133,48 +166,90 @@ def test_imports_go_one_way():
         ("daskgmm.core.mixture", "from daskgmm.engine import run"),
         ("daskgmm.engine.run", "from ..fitting.em import Run"),
         ("daskgmm.fitting.em", "import daskgmm.estimators.gaussian_mixture"),
+        ("daskgmm.persistence.reading", "from ..estimators.base import BaseMixture"),
+        ("daskgmm.diagnostics.summary", "from ..estimators import base"),
         ("daskgmm.estimators.rows", "from .. import cli"),
+        ("daskgmm.data.write", "from .. import __version__"),
+        ("daskgmm.data.write", "import daskgmm"),
     ],
     ids=str,
 )
-def test_an_import_that_runs_backwards_is_found(statement, tmp_path):
+def test_an_import_that_runs_backwards_is_found(statement, form, tmp_path):
     name, line = statement
     file = tmp_path / "module.py"
-    file.write_text(f"def f():\n    {line}\n")
-    assert backwards(imports_of(name, file))
+    file.write_text(form.format(line))
+    assert backwards(imports_of(name, file, modules()))
 
 
-def test_only_the_version_is_imported_from_the_package_itself():
-    for name, path in modules().items():
-        if unit_of(name) in ("__main__", "__init__", "cli"):
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level and not node.module:
-                depth = len(name.split(".")) - (path.name != "__init__.py")
-                if node.level == depth:
-                    names = {alias.name for alias in node.names if f"daskgmm.{alias.name}" not in modules()}
-                    assert names <= {"__version__"}, name
+# ---- circles
+
+
+def circle_of(found):
+    """Names of modules that import each other in a circle; None where there is none."""
+    edges = {name: set() for name in found}
+    for name, path in found.items():
+        edges[name].update(one.target for one in imports_of(name, path, found) if one.target in found)
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    edges = {name: set() for name in modules()}
-    for found in all_imports():
-        if found.inside and found.top_level and found.target in edges and found.target != "daskgmm":
-            edges[found.importer].add(found.target)
-    done, path = set(), []
+    assert circle_of(modules()) is None
 
-    def visit(name):
-        assert name not in path, " -> ".join([*path, name])
-        if name in done:
-            return
-        path.append(name)
-        for target in edges[name]:
-            visit(target)
-        path.pop()
-        done.add(name)
 
-    for name in edges:
-        visit(name)
+@pytest.mark.skipif(not BENCHMARKS.exists(), reason="needs the source tree")
+@pytest.mark.xfail(reason="contest/ and strategy/ have a circle each", strict=False)
+def test_no_benchmarks_import_each_other_in_a_circle():
+    found = modules_below(BENCHMARKS, BENCHMARKS)  # scripts run where they lie, and import each other from there
+    assert {"machine", "contest.report"} <= set(found)
+    assert circle_of(found) is None
+
+
+@in_every_form
+@pytest.mark.parametrize(
+    "statements",
+    [
+        {"a": "import p.b", "b": "import p.a"},
+        {"a": "from .b import x", "b": "from . import a"},
+        {"a": "from p.b import x", "b": "from .c import x", "c": "from . import a"},
+        {"__init__": "from .a import x", "a": "from . import x"},
+        {"a": "from . import a"},
+    ],
+    ids=str,
+)
+def test_a_circle_is_found(statements, form, tmp_path):
+    package = tmp_path / "p"
+    package.mkdir()
+    for name, line in {"__init__": "", "z": "import p.a", **statements}.items():
+        package.joinpath(f"{name}.py").write_text(form.format(line or "pass"))
+    circle = circle_of(modules_below(package, tmp_path))
+    assert set(circle) == {"p" if name == "__init__" else f"p.{name}" for name in statements}
+
+
+@in_every_form
+def test_a_circle_of_scripts_is_found(form, tmp_path):
+    folder = tmp_path / "contest"
+    folder.mkdir()
+    folder.joinpath("report.py").write_text(form.format("from contest.plots import draw"))
+    folder.joinpath("plots.py").write_text(form.format("import script"))
+    tmp_path.joinpath("script.py").write_text(form.format("from contest.report import write"))
+    assert set(circle_of(modules_below(tmp_path, tmp_path))) == {"contest.report", "contest.plots", "script"}
+
+
+def test_what_only_looks_like_a_circle_is_none(tmp_path):
+    tmp_path.joinpath("a.py").write_text("from b import x\nfrom c import x\n")
+    tmp_path.joinpath("b.py").write_text("from c import x\nimport json\n")
+    tmp_path.joinpath("c.py").write_text("import os\n")
+    assert circle_of(modules_below(tmp_path, tmp_path)) is None
+
+
+def test_modules_are_imported_by_statements():
+    """Imports that a string names could not be counted; public names are looked up by them, in one place."""
+    for name, path in modules().items():
+        assert name == "daskgmm" or not re.search(r"\bimport_module\b|\b__import__\b", path.read_text()), name
 
 
 def test_packages_from_outside_are_imported_where_they_belong():

@@ -22,7 +22,7 @@ from daskgmm.engine.graph import ARITY
 from daskgmm.engine.memory import PROCESS_BYTES, PassPlan, TaskMemory, Worker, check_memory, task_memory
 from daskgmm.engine.run import Engine
 from daskgmm.errors import WorkerMemoryError
-from daskgmm.fitting.candidate import Settings
+from daskgmm.fitting.fit_spec import Settings
 from daskgmm.fitting.initialization import Initialization
 from daskgmm.fitting.plan import plan_fit
 

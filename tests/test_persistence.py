@@ -21,7 +21,7 @@ from daskgmm import BayesianGaussianMixture, GaussianMixture, jobs, load
 from daskgmm.data.stored_rows import StoreSource
 from daskgmm.data.write import check_target, new_store, record
 from daskgmm.diagnostics.digits import decimals
-from daskgmm.diagnostics.summary import model_record, print_record, store_record
+from daskgmm.diagnostics.summary import print_record
 from daskgmm.engine.environment import environment
 from daskgmm.errors import (
     InvalidAttributesError,
@@ -30,8 +30,10 @@ from daskgmm.errors import (
     OutputExistsError,
     StoreNotFoundError,
 )
+from daskgmm.estimators.records import model_record
 from daskgmm.fitting.origin import ArrayOrigin
-from daskgmm.persistence import layout, writing
+from daskgmm.inspection import store_record
+from daskgmm.persistence import layout
 
 STRUCTURES = ["full", "tied", "diag", "spherical"]
 
@@ -561,7 +563,7 @@ def test_what_cannot_be_saved_is_refused(rows, model, tmp_path):
         pass
 
     with pytest.raises(TypeError, match="model is a Special"):
-        writing.save(Special(random_state=0).fit(rows), tmp_path / "m.zarr")
+        Special(random_state=0).fit(rows).save(tmp_path / "m.zarr")
     broken = clone(model).fit(rows)
     broken.weights_ = broken.weights_ * 2
     with pytest.raises(ValueError, match="weights_ have to"):

@@ -15,10 +15,11 @@ compiled            the same, compiled
 kernel              what an E-step kernel has to answer; log-sum-exp
 quadratic           the fast kernel: two matrix products
 residual            the precise kernel: whitened residuals
-kernels             the cheapest of them that is accurate enough
+kernels             the cheapest of them that is accurate enough, and the loops it uses
 validity            arrays that are no mixture, and why
 estimation          what an M-step has to answer
 maximum_likelihood  statistics -> new parameters
 concentration       distributions over the weights
 variational         statistics -> a posterior distribution of the parameters
+state_arrays        states as named arrays, and back
 """

@@ -222,15 +222,16 @@ class LimitedMemoryBFGS(Accelerator[BFGSState]):
 
     def reject(self, state: BFGSState) -> BFGSState:
         rejected = state.rejected + 1
-        forgotten = {"steps": _nothing(), "falls": _nothing()} if rejected > 1 else {}
+        forgets = rejected > 1
         return replace(
             state,
+            steps=_nothing() if forgets else state.steps,
+            falls=_nothing() if forgets else state.falls,
             planned=state.em_step,
             proposed=False,
             trust_radius=max(state.trust_radius * self._SHRINKAGE, self._LEAST_RADIUS),
             rejected=rejected,
             pause=min(2 ** (rejected - 1) - 1, self._LONGEST_PAUSE),
-            **forgotten,
         )
 
     def settled(self, state: BFGSState, change: float, tol: float) -> bool:

@@ -18,6 +18,7 @@ Both read rows of any real dtype and accumulate in double precision.
 from __future__ import annotations
 
 from collections.abc import Container
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,25 @@ from .quadratic import QuadraticKernel, rounding_bounds
 from .residual import ResidualKernel
 from .statistics import Frame
 
-__all__ = ["ARITHMETICS", "Kernel", "QuadraticKernel", "ResidualKernel", "choose_kernel", "finer", "rounding_bounds"]
+__all__ = [
+    "ARITHMETICS",
+    "Kernel",
+    "QuadraticKernel",
+    "ResidualKernel",
+    "choose_kernel",
+    "choose_loops",
+    "finer",
+    "rounding_bounds",
+]
 
 ARITHMETICS = ("float32", "float64", ResidualKernel.arithmetic)
 """Arithmetics that a kernel may compute in, the coarsest and cheapest first."""
 
 # Largest admissible error of one log-density, in nats, by the precision of the products.
 _TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
+
+# Below this many log-joints in a pass the time to load compiled code is longer than the time it saves.
+_WORTH_LOADING = 5_000_000
 
 # A row with more bytes of features than this takes longer than whitening it, which needs none, for each component.
 _MOST_FEATURE_BYTES = 24_000
@@ -83,3 +96,27 @@ def choose_kernel(
 def finer(arithmetic: str) -> str:
     """The arithmetic that follows in `ARITHMETICS`; the last one itself."""
     return ARITHMETICS[min(ARITHMETICS.index(arithmetic) + 1, len(ARITHMETICS) - 1)]
+
+
+def choose_loops(n_log_joints: float, *, compiled: bool = True) -> Loops:
+    """The compiled loops where they are allowed, a pass has enough work for them and numba is installed.
+
+    Parameters
+    ----------
+    n_log_joints : float
+        Rows times components.
+    compiled : bool
+        False: always the plain ones.
+    """
+    if not compiled or n_log_joints < _WORTH_LOADING:
+        return PLAIN
+    return _compiled() or PLAIN
+
+
+@cache
+def _compiled() -> Loops | None:
+    try:
+        from .compiled import CompiledLoops
+    except ImportError:  # numba is missing, switched off, or does not know this version of Python or NumPy yet
+        return None
+    return CompiledLoops()

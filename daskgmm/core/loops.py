@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,6 @@ from .blocks import blocks, columns
 from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-# Below this many log-joints in a pass the time to load compiled code is longer than the time it saves.
-_WORTH_LOADING = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -186,27 +182,3 @@ def _exponentiate(joint: Array) -> None:
 
 
 PLAIN = PlainLoops()
-
-
-def choose_loops(n_log_joints: float, *, compiled: bool = True) -> Loops:
-    """The compiled loops where they are allowed, a pass has enough work for them and numba is installed.
-
-    Parameters
-    ----------
-    n_log_joints : float
-        Rows times components.
-    compiled : bool
-        False: always the plain ones.
-    """
-    if not compiled or n_log_joints < _WORTH_LOADING:
-        return PLAIN
-    return _compiled() or PLAIN
-
-
-@cache
-def _compiled() -> Loops | None:
-    try:
-        from .compiled import CompiledLoops
-    except ImportError:  # numba is missing, switched off, or does not know this version of Python or NumPy yet
-        return None
-    return CompiledLoops()

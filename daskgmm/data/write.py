@@ -21,6 +21,7 @@ import zarr
 from dask.utils import format_bytes
 
 from ..errors import DaskGMMError, OutputError, OutputExistsError, StoreError
+from ..version import __version__
 from .addresses import Secrets
 from .claims import claimed, hidden, locked, remove, remove_unnamed
 from .retry import told
@@ -48,8 +49,6 @@ def record(kind: str, **more: Any) -> dict[str, Any]:
     **more
         Anything that JSON can say.
     """
-    from .. import __version__
-
     return {"format": kind, "format_version": 1, "daskgmm_version": __version__, **more}
 
 

@@ -1,4 +1,4 @@
-"""What a model or a store is: as a record, which JSON can say, and the record as a table, which people can read."""
+"""Records of models and stores as tables, which people can read."""
 
 from __future__ import annotations
 
@@ -9,23 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import zarr
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ..core.covariance import STRUCTURES
-from ..data.encoding import zarr_encoding
-from ..data.guards import product
-from ..data.store import arrays_of, describe, local_path, member, open_node, split_address, without_secrets
-from ..data.write import read_record
-from ..errors import StoreError, UnsupportedDataError
-from ..estimators.base import BaseMixture
-from ..estimators.bayesian_mixture import BayesianGaussianMixture
-from ..estimators.gaussian_mixture import GaussianMixture
-from ..persistence import load
-from ..persistence.checkpoint import KIND, checkpoint_record
-from ..persistence.layout import NOT_STORED
+from ..names import Defaults
+from ..persistence.checkpoint import KIND
 from .digits import mean_text, total_text
 from .progress import rows_per_second
 from .selection import SelectionTable, selection_summary
@@ -35,115 +25,8 @@ Record = dict[str, Any]
 _MOST_FEATURES, _MOST_COMPONENTS, _MOST_MATRICES = 6, 40, 6
 _MEANS, _TOTALS = ("log_likelihood", "lower_bound"), ("bic", "aic", "icl")
 _ALWAYS = ("tol", "random_state")  # settings that are shown whatever they are
-_KINDS: dict[str, type[BaseMixture[Any]]] = {kind.__name__: kind for kind in (GaussianMixture, BayesianGaussianMixture)}
+_IN_THE_FIRST_LINE = ("n_components", "covariance_type")
 _WIDTH = 100  # of tables where standard output is no terminal
-
-
-def model_record(model: BaseMixture[Any]) -> Record:
-    """Everything that the summary of a fitted model shows, and all its parameters."""
-    p = model._parameters()
-    deviations = np.sqrt(p.structure.marginal_variances(p.covariances, p.n_components, p.n_features))
-    names = getattr(model, "feature_names_in_", [f"x{i}" for i in range(p.n_features)])
-    return {
-        "kind": "model",
-        "estimator": type(model).__name__,
-        "covariance_type": p.structure.name,
-        "n_components": p.n_components,
-        "n_features": p.n_features,
-        "feature_names": [str(name) for name in names],
-        "converged": getattr(model, "converged_", None),
-        "n_iter": getattr(model, "n_iter_", None),
-        **model._told(),
-        "n_passes": getattr(model, "n_passes_", None),
-        "history": [passed.as_record() for passed in getattr(model, "history_", ())],
-        "environment": dict(getattr(model, "environment_", {})),
-        "origin": model.origin_.as_record() if hasattr(model, "origin_") else None,
-        "settings": _settings(model),
-        "weights": p.weights.tolist(),
-        "means": p.means.tolist(),
-        "standard_deviations": deviations.tolist(),
-        "covariances": p.covariances.tolist(),
-    }
-
-
-def _settings(model: BaseMixture[Any]) -> Record:
-    """Parameters of the constructor, but those that belong to a process."""
-    parameters = {k: v for k, v in model.get_params(deep=False).items() if k not in NOT_STORED}
-    return {name: _plain(value) for name, value in parameters.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.random.RandomState):
-        return "a RandomState"
-    return value if value is None or isinstance(value, str | bool | int | float) else np.asarray(value).tolist()
-
-
-def store_record(address: str) -> Record:
-    """What is at an address: a model, results or samples that daskgmm wrote, or data.
-
-    Raises
-    ------
-    StoreNotFoundError, StoreError, ModelFormatError
-        If there is nothing, or what is there is damaged.
-    """
-    path, inside = split_address(address)
-    shown = without_secrets(address)
-    node = open_node(path)
-    ours = read_record(node)
-    if ours.get("format") == "model" and inside is None:
-        return {**model_record(load(path)), "path": shown, "daskgmm_version": _told(ours.get("daskgmm_version"))}
-    if ours.get("format") == KIND and inside is None:
-        return checkpoint_record(path)
-    if inside is not None:
-        node = _member(node, inside)
-    if isinstance(node, zarr.Array):
-        return {"kind": "array", "path": shown, **_array_record(node)}
-    arrays = {name: _array_record(array) for name, array in arrays_of(node)}
-    record = {"kind": _told(ours.get("format", "group")), "path": shown, "arrays": arrays}
-    # Whatever a file says of itself, it does not make one kind of record look like another.
-    hidden = {"format", "format_version", "means", *record}
-    return {"kind": record["kind"], "path": shown, **{k: _told(v) for k, v in ours.items() if k not in hidden}} | record
-
-
-def _told(value: Any, depth: int = 3) -> Any:
-    """What a file says, as far as a summary can: no deeper than that."""
-    if isinstance(value, Mapping | list) and not depth:
-        return "…"
-    if isinstance(value, Mapping):
-        return {key: _told(item, depth - 1) for key, item in value.items()}
-    return [_told(item, depth - 1) for item in value] if isinstance(value, list) else value
-
-
-def _member(node: Any, name: str) -> Any:
-    found = member(node, name) if isinstance(node, zarr.Group) else None
-    if found is None:
-        raise StoreError(f"{describe(node)} has no {name!r:.80} inside it")
-    return found
-
-
-def _array_record(array: zarr.Array[Any]) -> Record:
-    shards = getattr(array, "shards", None)
-    record: Record = {
-        "shape": list(array.shape),
-        "dtype": str(array.dtype),
-        "chunks": list(array.chunks),
-        "shards": list(shards) if shards else None,
-        "bytes": product(array.shape) * array.dtype.itemsize,
-        "zarr_format": array.metadata.zarr_format,
-    }
-    try:
-        encoding = zarr_encoding(array, describe(array))
-    except (StoreError, UnsupportedDataError) as error:
-        record["values"] = str(error)
-    else:
-        if encoding is not None:
-            record["values"] = encoding.as_record()
-    if local_path(str(array.store)) is not None:
-        record["bytes_stored"] = int(array.nbytes_stored())  # elsewhere it would take a request for every chunk
-    return record
-
-
-# ---- for people
 
 
 def print_record(record: Record, console: Console | None = None) -> None:
@@ -219,15 +102,10 @@ def _model_fields(record: Record) -> Record:
 
 def _origin_fields(record: Record) -> Record:
     """Settings, data and date of a fit, as far as they are known."""
-    # A class that somebody derived from one of them has the defaults of one of them.
-    kinds = [_KINDS[record["estimator"]]] if record["estimator"] in _KINDS else [*_KINDS.values()]
-    defaults: Record = {}
-    for kind in kinds:
-        defaults |= _settings(kind())
     settings = {
         name: value
         for name, value in record["settings"].items()
-        if name in _ALWAYS or (value != defaults.get(name) and name not in ("n_components", "covariance_type"))
+        if name in _ALWAYS or (value != getattr(Defaults, name, None) and name not in _IN_THE_FIRST_LINE)
     }
     shown: Record = {"settings": {name: _setting(value) for name, value in settings.items()}}
     origin = record["origin"]

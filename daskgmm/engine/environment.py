@@ -24,6 +24,7 @@ import scipy.linalg  # noqa: F401  # loads its BLAS, which counts whether or not
 from threadpoolctl import threadpool_info
 
 from ..errors import ReproducibilityWarning
+from ..version import __version__
 from .blas import this_process
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn")
@@ -120,8 +121,6 @@ def _text(differs: Mapping[str, str]) -> str:
 
 @cache
 def _environment() -> Mapping[str, str]:
-    from .. import __version__
-
     return {
         "daskgmm": __version__,
         "python": platform.python_version(),

@@ -12,13 +12,16 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..core.concentration import WEIGHT_DISTRIBUTIONS, WeightDistribution
 from ..core.mixture import MixtureParameters
+from ..core.state_arrays import PosteriorArrays
 from ..core.validity import WEIGHT_TOLERANCE
 from ..core.variational import Posterior, Priors, Variational
 from ..data.survey import Survey
 from ..errors import InvalidAttributesError
 from ..names import Defaults
 from .attributes import as_array, check_covariances, check_means, check_positive, checked
-from .base import Array, BaseMixture, Preparation
+from .base import Array, BaseMixture
+from .model import Preparation
+from .model_kinds import storable
 from .validation import check_priors
 
 _PRIORS = (
@@ -30,6 +33,7 @@ _PRIORS = (
 )
 
 
+@storable("mean_prior", "covariance_prior")
 class BayesianGaussianMixture(BaseMixture[Posterior]):
     """Gaussian mixture fitted by variational inference to data of any size.
 
@@ -189,7 +193,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         degrees_of_freedom_prior: float | None = None,
         covariance_prior: Any = None,
         random_state: Any = None,
-        warm_start: bool = False,
+        warm_start: bool = Defaults.warm_start,
         verbose: int = Defaults.verbose,
         verbose_interval: int = Defaults.verbose_interval,
         init_size: int | None = None,
@@ -242,6 +246,10 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
             return Variational(structure, weights, priors, ridge)
 
         return Preparation(estimation, scatter=given.covariance is None)
+
+    @property
+    def _state_arrays(self) -> PosteriorArrays:
+        return PosteriorArrays(self._weight_distribution)
 
     def _store_state(self, state: Posterior, dtype: Any) -> None:
         # In double precision whatever the data are, as in scikit-learn: counts of rows take more than seven digits.

@@ -1,34 +1,29 @@
-"""The parameters ``checkpoint`` and ``resume``."""
+"""The parameters ``checkpoint`` and ``resume``, and the settings that a checkpoint holds of estimators."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
+
+import numpy as np
 
 from ..data.source import Dataset
 from ..fitting.fit_state import Checkpointer
+from ..persistence.checkpoint import Checkpoint
+from ..persistence.fit_records import StoredKind
+from ..persistence.layout import checksum, encode
+from .model import MixtureModel
+from .model_kinds import kind_of
 
-if TYPE_CHECKING:
-    from .base import BaseMixture
+Array = np.ndarray[Any, np.dtype[Any]]
 
-
-class Checkpointing(Protocol):
-    """A checkpoint, as far as estimators know it."""
-
-    name: str
-
-    def setting(self, name: str) -> Any:
-        """What the fit that is to go on was asked for; None where there is none."""
-
-    def checkpointer(
-        self, dataset: Dataset, models: Sequence[BaseMixture[Any]], more: Mapping[str, Any] | None = None
-    ) -> Checkpointer:
-        """What `MixtureFits` keeps its state with."""
+_NO_SETTINGS = ("scheduler", "callbacks", "verbose", "verbose_interval")
+"""Parameters on which no result depends."""
 
 
-def check_checkpoint(checkpoint: Any, resume: Any) -> AbstractContextManager[Checkpointing | None]:
+def check_checkpoint(checkpoint: Any, resume: Any) -> AbstractContextManager[Checkpoint | None]:
     """The checkpoint that is meant, to be entered before any work.
 
     Raises
@@ -46,6 +41,74 @@ def check_checkpoint(checkpoint: Any, resume: Any) -> AbstractContextManager[Che
         return nullcontext()
     if not isinstance(checkpoint, str | os.PathLike):
         raise TypeError(f"checkpoint={checkpoint!r:.80}; expected a path")
-    from ..persistence.checkpoint import Checkpoint
-
     return Checkpoint(checkpoint, resume=resume)
+
+
+def checkpointer_for(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    models: Sequence[MixtureModel[Any]],
+    more: Mapping[str, Any] | None = None,
+) -> Checkpointer:
+    """What the fits of estimators keep their state with.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    dataset : Dataset
+    models : sequence of MixtureModel
+        One for each candidate, not fitted; they differ in their numbers of components and covariance types alone.
+    more : mapping, optional
+        What results depend on besides; what JSON can say.
+
+    Raises
+    ------
+    CheckpointError
+        If what is there comes of other settings, or of other data.
+    TypeError
+        For estimators whose state a file could not bring back, such as those of a class of your own.
+    """
+    settings = {**(more or {}), **_settings(models)}
+    return checkpoint.checkpointer(dataset, settings, [_stored_kind(model, dataset.n_features) for model in models])
+
+
+def _stored_kind(model: MixtureModel[Any], n_features: int) -> StoredKind:
+    how = model._prepare(n_features)
+    return StoredKind(
+        structure=model._structure,
+        n_components=int(model.n_components),
+        n_features=n_features,
+        state_arrays=model._state_arrays,
+        scatter=how.scatter,
+        accelerator=how.accelerator,
+    )
+
+
+def _settings(models: Sequence[MixtureModel[Any]]) -> dict[str, Any]:
+    """What estimators are asked for, as far as their fits depend on it."""
+    model = models[0]
+    kind = kind_of(model)
+    parameters = {name: value for name, value in model.get_params(deep=False).items() if name not in _NO_SETTINGS}
+    seed = parameters.pop("random_state")
+    told = {"n_components": None, **{name: _setting(name, value) for name, value in parameters.items()}}
+    if len(models) > 1:
+        told["n_components"] = [model.n_components for model in models]
+        told["covariance_type"] = [model.covariance_type for model in models]
+    continued = model._continuation()
+    return {
+        "estimator": kind.name,
+        **told,
+        "random_state": int(seed) if isinstance(seed, int | np.integer) else "no int",
+        # A warm start goes on from a model, which is a setting, too.
+        "warm_start": None if continued is None else _digest(model._state_arrays.arrays(continued.state)),
+    }
+
+
+def _setting(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int | float | np.generic):
+        return encode(name, value)
+    return f"sha256:{checksum(np.asarray(value, np.float64))}"
+
+
+def _digest(arrays: Mapping[str, Array]) -> Any:
+    return _setting("", np.concatenate([np.ravel(array) for array in arrays.values()]))

@@ -12,16 +12,20 @@ from sklearn.utils._param_validation import StrOptions
 from ..core.acceleration import ACCELERATIONS
 from ..core.maximum_likelihood import MaximumLikelihood
 from ..core.mixture import MixtureParameters
+from ..core.state_arrays import MixtureArrays
 from ..core.validity import weights_problem
 from ..data.failures import short_errors
 from ..fitting.criteria import CRITERIA, information_criteria
 from ..fitting.folds import Score
 from ..names import Defaults
 from .attributes import check_covariances, check_means, check_problem, checked
-from .base import Array, BaseMixture, Preparation
+from .base import Array, BaseMixture
+from .model import Preparation
+from .model_kinds import storable
 from .validation import check_given
 
 
+@storable("weights_init", "means_init", "precisions_init")
 class GaussianMixture(BaseMixture[MixtureParameters]):
     """Gaussian mixture fitted by expectation-maximisation to data of any size.
 
@@ -171,7 +175,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         means_init: Any = None,
         precisions_init: Any = None,
         random_state: Any = None,
-        warm_start: bool = False,
+        warm_start: bool = Defaults.warm_start,
         verbose: int = Defaults.verbose,
         verbose_interval: int = Defaults.verbose_interval,
         init_size: int | None = None,
@@ -254,9 +258,11 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         )
         estimation = MaximumLikelihood(self._structure, float(self.reg_covar), given)
         kind = ACCELERATIONS.get(self.acceleration or "")
-        return Preparation(
-            lambda survey: estimation, accelerator=None if kind is None else kind(float(self.reg_covar))
-        )
+        return Preparation(lambda survey: estimation, accelerator=None if kind is None else kind(float(self.reg_covar)))
+
+    @property
+    def _state_arrays(self) -> MixtureArrays:
+        return MixtureArrays()
 
     def _store_state(self, state: MixtureParameters, dtype: Any) -> None:
         dtype = dtype if state.fits(dtype) else np.float64

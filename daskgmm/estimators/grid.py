@@ -76,8 +76,9 @@ def check_criterion(base: BaseMixture[Any], criterion: str, held_out: Any, patie
             raise ValueError(f"patience={patience!r}; expected a number of iterations, at least 1, or None")
         if criterion not in PruningRule.allowed:
             raise ValueError(
-                f"patience={patience} with criterion={criterion!r}: only {' and '.join(map(repr, PruningRule.allowed))} "
-                "can be told from a fit that is still running. Leave patience out."
+                f"patience={patience} with criterion={criterion!r}: only "
+                f"{' and '.join(map(repr, PruningRule.allowed))} can be told from a fit that is still running. "
+                "Leave patience out."
             )
     if held_out is None:
         return _SHARE if criterion == HELD_OUT else None

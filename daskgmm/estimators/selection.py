@@ -34,8 +34,9 @@ from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.plan import check_parameters
 from ..fitting.surveying import n_weight_passes
 from ..names import HELD_OUT
+from ..persistence.checkpoint import Checkpoint
 from .base import BaseMixture
-from .checkpointing import Checkpointing, check_checkpoint
+from .checkpointing import check_checkpoint, checkpointer_for
 from .grid import Key, check_criterion, check_estimator, check_keys, check_rows
 from .validation import check_callbacks
 
@@ -232,14 +233,17 @@ class _Asked:
     share: float | None
     """Of the rows that are held out."""
     patience: int | None
-    keeping: Checkpointing | None
+    keeping: Checkpoint | None
 
-    def checkpointer(self, dataset: Dataset, models: Sequence[BaseMixture[Any]]) -> Checkpointer | None:
-        """What the fits keep their state with."""
-        if self.keeping is None:
-            return None
-        told = {"function": "select", "criterion": self.criterion, "held_out": self.share, "patience": self.patience}
-        return self.keeping.checkpointer(dataset, models, told)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the results depend on besides the estimators, for a checkpoint."""
+        return {
+            "function": "select",
+            "criterion": self.criterion,
+            "held_out": self.share,
+            "patience": self.patience,
+        }
 
 
 def _select(
@@ -260,8 +264,12 @@ def _select(
         for n_components, kind in keys:
             check_parameters(dataset, STRUCTURES[kind], n_components)
         training = dataset if rule is None else rule.training(dataset)
-        checkpointer = asked.checkpointer(training, list(models.values()))
-        runs = _fit(engine, training, models, None if patience is None else PruningRule(criterion, patience), checkpointer)
+        checkpointer = None
+        if asked.keeping is not None:
+            checkpointer = checkpointer_for(asked.keeping, training, list(models.values()), asked.settings)
+        runs = _fit(
+            engine, training, models, None if patience is None else PruningRule(criterion, patience), checkpointer
+        )
         for key, run in runs.items():
             if isinstance(run, FitResult):
                 _store(models[key], run, dataset, training, counting)
@@ -359,7 +367,9 @@ def _score(
 # ---- what came of it
 
 
-def _row(key: Key, model: BaseMixture[Any], run: FitResult[Any] | FailedFit, score: SplitScore | None) -> dict[str, Any]:
+def _row(
+    key: Key, model: BaseMixture[Any], run: FitResult[Any] | FailedFit, score: SplitScore | None
+) -> dict[str, Any]:
     told: Mapping[str, float] = {}
     training = out = None
     if score is not None:

@@ -385,6 +385,7 @@ def _accept(
     settled, learnt, proposal = abs(found.change) < settings.tol, start.accelerator, None
     if settings.accelerator is not None:
         at, updated, bound = start.next_state, found.updated, found.bound
+        proposed: Any  # accelerators know mixtures only, which then is what a state is
         learnt, proposed = settings.accelerator.propose(learnt, at, updated, bound)  # type: ignore[arg-type]
         settled = settings.accelerator.settled(learnt, found.change, settings.tol)
         proposal = None if proposed is None else Proposal(proposed, "accelerated")

@@ -48,8 +48,8 @@ class RandomStateRecord:
         state = random_state.get_state(legacy=False)
         if state["bit_generator"] != _GENERATOR:
             raise TypeError(
-                f"random_state draws from {state['bit_generator']}, whose state a checkpoint does not hold; expected an "
-                f"int, or a RandomState of {_GENERATOR}"
+                f"random_state draws from {state['bit_generator']}, whose state a checkpoint does not hold; expected "
+                f"an int, or a RandomState of {_GENERATOR}"
             )
         return cls(state["state"]["key"], int(state["state"]["pos"]), int(state["has_gauss"]), float(state["gauss"]))
 

@@ -43,9 +43,9 @@ def began_anew(reseeding: Reseeding, of: str, n_sampled: int | None = None) -> R
     what = "collapsed" if reseeding.collapsed else "were left without rows"
     where = "" if n_sampled is None else f" on a sample of {n_sampled:,} rows"
     return ReseedingWarning(
-        f"component(s) {_named(reseeding.components)}{of} {what} in iteration {reseeding.n_iter}{where} and began anew, "
-        "each with half of the widest component. If the data do not have so many clusters, decrease the number of "
-        "components; else try other init_params or a larger n_init"
+        f"component(s) {_named(reseeding.components)}{of} {what} in iteration {reseeding.n_iter}{where} and "
+        "began anew, each with half of the widest component. If the data do not have so many clusters, decrease the "
+        "number of components; else try other init_params or a larger n_init"
         + (", increase reg_covar, or scale the input data." if reseeding.collapsed else ".")
     )
 

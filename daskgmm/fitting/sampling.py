@@ -1,6 +1,7 @@
 """Starts on a sample in memory: many are cheap there, and the best of them begins near its end on all data.
 
-Each sample is part of the next one, which has ten times as many rows. All starts run to their ends on the smallest, the best of them goes on.
+Each sample is part of the next one, which has ten times as many rows. All starts run to their ends on the smallest, the
+best of them goes on.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.loops import Loops, choose_loops
+from ..core.kernels import choose_loops
+from ..core.loops import Loops
 from ..core.structure import CovarianceStructure
 from ..data.row_sample import RowSample, WeightSurvey, WeightSurveyFold, draw_rows, draw_seed
 from ..data.source import Dataset

@@ -17,8 +17,3 @@ was given them. `layout` holds the list.
 Arrays are stored without compression, so that the size of a file tells whether the shape it declares can be true before
 anything is allocated.
 """
-
-from .reading import load
-from .writing import save
-
-__all__ = ["load", "save"]

@@ -31,17 +31,16 @@ from ..engine.environment import differences, environment
 from ..errors import (
     CheckpointError,
     CheckpointWarning,
-    DaskGMMError,
     OutputExistsError,
     SchedulerError,
     StoreError,
     StoreNotFoundError,
 )
-from ..estimators.base import BaseMixture
-from ..fitting.snapshot import Beginning, Snapshot
-from .layout import checksum, encode, layout_of
+from ..fitting.fit_state import Beginning, Snapshot
+from .fit_records import StoredKind, dump_beginning, restore_beginning, restore_snapshot, snapshot_codec
 from .packed import PACKED, PackedGroup, write_packed
-from .packing import Packing, StoredKind, Unpacking
+from .records import dump
+from .stored import believing_nothing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T")
@@ -153,27 +152,24 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         settings = None if self.stored is None else self.stored.values.get("settings")
         return settings.get(name) if isinstance(settings, dict) else None
 
-    def keeper(
-        self, dataset: Dataset, models: Sequence[BaseMixture[Any]], more: Mapping[str, Any] | None = None
-    ) -> StoreKeeper:
+    def checkpointer(
+        self, dataset: Dataset, settings: Mapping[str, Any], kinds: Sequence[StoredKind]
+    ) -> StoreCheckpointer:
         """What `MixtureFits` keeps its state with.
 
         Parameters
         ----------
         dataset : Dataset
-        models : sequence of BaseMixture
-            One for each candidate, not fitted; they differ in their numbers of components and covariance types alone.
-        more : mapping, optional
-            What results depend on besides; what JSON can say.
+        settings : mapping
+            What the results depend on besides the data; what JSON can say.
+        kinds : sequence of StoredKind
+            One for each candidate.
 
         Raises
         ------
         CheckpointError
             If what is there comes of other settings, or of other data.
-        TypeError
-            For estimators whose state a file could not bring back, such as those of a class of your own.
         """
-        settings = {**(more or {}), **_settings(models)}
         data = {
             "n_rows": dataset.n_rows,
             "n_features": dataset.n_features,
@@ -184,40 +180,8 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             _check_equal(self.stored, "settings", settings, "Use the same settings")
             _check_equal(self.stored, "data", data, "Use the same data")
             _compare_environments(self.stored)
-        told = {"settings": settings, "data": data, "environment": environment()}
-        return StoreKeeper(self._path, self.stored, told, models, self._lock)
-
-
-def _settings(models: Sequence[BaseMixture[Any]]) -> dict[str, Any]:
-    """What estimators are asked for, as far as their fits depend on it."""
-    model = models[0]
-    parameters = model.get_params(deep=False)
-    for name in ("scheduler", "callbacks", "verbose", "verbose_interval"):
-        parameters.pop(name)
-    state = parameters.pop("random_state")
-    told = {"n_components": None, **{name: _setting(name, value) for name, value in parameters.items()}}
-    if len(models) > 1:
-        told["n_components"] = [model.n_components for model in models]
-        told["covariance_type"] = [model.covariance_type for model in models]
-    continued = model._continuation()
-    return {
-        "estimator": type(model).__name__,
-        **told,
-        "random_state": int(state) if isinstance(state, int | np.integer) else "no int",
-        # A warm start goes on from a model, which is a setting, too.
-        "warm_start": None if continued is None else _digest(continued.state, model),
-    }
-
-
-def _setting(name: str, value: Any) -> Any:
-    if value is None or isinstance(value, str | bool | int | float | np.generic):
-        return encode(name, value)
-    return f"sha256:{checksum(np.asarray(value, np.float64))}"
-
-
-def _digest(state: Any, model: BaseMixture[Any]) -> Any:
-    arrays = layout_of(model).arrays(state)
-    return _setting("", np.concatenate([np.ravel(array) for array in arrays.values()]))
+        told = {"settings": dict(settings), "data": data, "environment": environment()}
+        return StoreCheckpointer(self._path, self.stored, told, kinds, self._lock)
 
 
 def _check_equal(stored: StoredBeginning, what: str, asked: Mapping[str, Any], advice: str) -> None:
@@ -246,29 +210,33 @@ def _compare_environments(stored: StoredBeginning) -> None:
                 f"checkpoint: {stored.path} was made with other software or on another kind of processor, so the last "
                 f"bits may differ from those of a fit that was never interrupted ({told})"
             ),
-            stacklevel=5,
+            stacklevel=7,
         )
 
 
-class StoreKeeper:
-    """Keeps the state of a fit in a checkpoint; see `fitting.snapshot.Keeper`."""
+class StoreCheckpointer:
+    """Keeps the state of a fit in a checkpoint; see `fitting.fit_state.Checkpointer`."""
 
     def __init__(
         self,
         path: str,
         stored: StoredBeginning | None,
         told: Mapping[str, Any],
-        models: Sequence[BaseMixture[Any]],
+        kinds: Sequence[StoredKind],
         lock: Callable[[], Any],
     ) -> None:
         self._path, self._stored, self._told, self._lock = path, stored, told, lock
-        self._models = [StoredKind(layout_of(model), model) for model in models]
+        self._kinds, self._codec = kinds, snapshot_codec(kinds)
 
     def beginning(self) -> Beginning | None:
         """What an earlier run kept."""
         if self._stored is None:
             return None
-        return _reading(self._stored, lambda values, arrays: Unpacking(values, arrays).beginning(self._models))
+        return _reading(self._stored, self._restore_beginning)
+
+    def _restore_beginning(self, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> Beginning:
+        found = {name: value for name, value in values.items() if name not in self._told}
+        return restore_beginning(found, arrays, self._kinds, values["data"])
 
     def latest(self) -> Snapshot | None:
         """The last snapshot that is whole."""
@@ -276,7 +244,7 @@ class StoreKeeper:
         for folder in passes(self._path):
             try:
                 stored = _open_pass(folder)
-                snapshot = _reading(stored, lambda values, arrays: Unpacking(values, arrays).snapshot(self._models))
+                snapshot = _reading(stored, self._restore_snapshot)
                 if os.path.basename(folder) != _pass_name(snapshot.n_passes):
                     raise stored.error("n_passes", f"is {snapshot.n_passes}, which is not what the pass is named after")
             except CheckpointError as error:
@@ -291,19 +259,20 @@ class StoreKeeper:
             raise failures[0]
         return None
 
+    def _restore_snapshot(self, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> Snapshot:
+        return restore_snapshot(self._codec, values, arrays, self._kinds)
+
     def keep_beginning(self, beginning: Beginning) -> None:
         """Keep what the first pass found: the checkpoint is there from now on."""
-        packing = Packing()
-        values = {**self._told, **packing.beginning(beginning)}
-        write_packed(self._path, KIND, values, packing.arrays)
+        values, arrays = dump_beginning(beginning)
+        write_packed(self._path, KIND, {**self._told, **values}, arrays)
         self._lock()
 
     def keep(self, snapshot: Snapshot) -> None:
         """Keep where the fit is now, and forget where it was before the last time."""
-        packing = Packing()
-        values = packing.snapshot(snapshot, self._models)
+        values, arrays = dump(self._codec, snapshot)
         target = os.path.join(self._path, _pass_name(snapshot.n_passes))
-        write_packed(target, PASS_KIND, values, packing.arrays)
+        write_packed(target, PASS_KIND, values, arrays)
         for old in passes(self._path)[_KEPT:]:
             with suppress(OSError):
                 remove(old, old)
@@ -319,14 +288,8 @@ class StoreKeeper:
 
 def _reading(stored: PackedGroup, unpack: Callable[[Mapping[str, Any], Mapping[str, Array]], T]) -> T:
     arrays = stored.arrays()
-    try:
+    with believing_nothing(stored.path, CheckpointError):
         return unpack(stored.values, arrays)
-    except DaskGMMError:
-        raise
-    except Exception as error:
-        # Nothing in a file is believed; what does not fit ends here, and not as somebody's KeyError.
-        told = printable(f"{type(error).__name__}: {error}", 400)
-        raise CheckpointError(f"{stored.path} is damaged ({told})") from None
 
 
 def checkpoint_record(path: Address) -> dict[str, Any]:
@@ -351,7 +314,7 @@ def checkpoint_record(path: Address) -> dict[str, Any]:
 
 
 def _told(beginning: Mapping[str, Any], values: Mapping[str, Any], latest: PackedGroup) -> dict[str, Any]:
-    starts = [start for fit in values.get("fits", ()) for _, start in fit["ascents"]]
+    starts = [start for fit in values.get("fits", ()) for _, start in fit["starts"]]
     settings, data = _typed(beginning["settings"], _SHOWN_SETTINGS), _typed(beginning["data"], _SHOWN_DATA)
     running = sum(not _is_over(start, settings["max_iter"]) for start in starts)
     return {
@@ -373,4 +336,4 @@ def _typed(found: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> d
 
 
 def _is_over(start: Mapping[str, Any], max_iter: int) -> bool:
-    return start["converged"] or start["stopped"] or start["failure"] is not None or start["n_iter"] >= max_iter
+    return start["converged"] or start["stopped"] or start["collapsed"] is not None or start["n_iter"] >= max_iter

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ..core.acceleration import ACCELERATIONS, AcceleratorState
+from ..core.acceleration import Accelerator, AcceleratorState
 from ..core.covariance import STRUCTURES
 from ..core.estimation import State
 from ..core.state_arrays import StateArrays
 from ..core.structure import CovarianceStructure
 from ..fitting.fit_state import Beginning, FitState, Snapshot
+from ..fitting.history import PassRecord
 from ..fitting.notes import NOTES
-from .records import Arrays, Codec, Each, below, codec, dump, expect, restore
+from .records import Arrays, Codec, Columns, Each, below, codec, dump, expect, restore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,7 +31,7 @@ class StoredKind:
     state_arrays: StateArrays[Any]
     scatter: bool
     """The mixture wants second moments of a survey."""
-    acceleration: str | None
+    accelerator: Accelerator[Any] | None
 
     @property
     def scattered(self) -> CovarianceStructure | None:
@@ -39,8 +40,8 @@ class StoredKind:
 
     @property
     def accelerator_state(self) -> type[AcceleratorState] | None:
-        """Record of what its acceleration learns; None for plain EM."""
-        return ACCELERATIONS[self.acceleration].state_type if self.acceleration else None
+        """Record of what its accelerator learns; None for plain EM."""
+        return None if self.accelerator is None else self.accelerator.state_type
 
     @property
     def collapses_whole(self) -> bool:
@@ -149,6 +150,7 @@ def _fit_codec(kind: StoredKind) -> Codec[Any]:
         State: _StateCodec(kind),
         AcceleratorState: _NoAccelerator() if learnt is None else codec(learnt),
         Warning: _WarningCodec(),
+        tuple[PassRecord, ...]: Columns(PassRecord),
     }
     return codec(FitState, known)
 

@@ -5,29 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from ..core.concentration import WEIGHT_DISTRIBUTIONS
 from ..core.mixture import MixtureParameters
-from ..core.structure import CovarianceStructure
-from ..core.validity import matrices_problem, weights_problem
-from ..core.variational import Posterior, Priors
-from ..estimators.base import BaseMixture
-from ..estimators.bayesian_mixture import BayesianGaussianMixture
-from ..estimators.gaussian_mixture import GaussianMixture
+from ..core.state_arrays import StateArrays
+from ..core.variational import Posterior
+from ..fitting.origin import Origin
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 KIND = "model"
 FORMAT_VERSION = 1
 
-NOT_STORED = ("scheduler", "callbacks")
 _MOST_FIELDS, _LONGEST_TEXT = 64, 4096  # of what a fit was computed with
 
 
@@ -75,139 +69,41 @@ def digest(attributes: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-class Layout(ABC):
-    """How one kind of model lies in a file: its constructor's arrays, and the arrays that a fit leaves."""
+@dataclass(frozen=True)
+class ModelKind:
+    """Kind of model that a file may hold: what reading has to know of an estimator's class."""
 
-    estimator: ClassVar[type[BaseMixture[Any]]]
-    given: ClassVar[tuple[str, ...]]
+    name: str
+    """Name of the class."""
+    parameters: frozenset[str]
+    """Parameters of the constructor that are no arrays."""
+    given: tuple[str, ...]
     """Parameters of the constructor that may be arrays."""
-    optional: ClassVar[tuple[str, ...]] = ()
-    """Fitted arrays that are there together, or not at all where nobody knows them."""
-
-    @abstractmethod
-    def shapes(
-        self, structure: CovarianceStructure, n_components: int, n_features: int, parameters: Mapping[str, Any]
-    ) -> dict[str, tuple[int, ...]]:
-        """Shape of every fitted array by its name; ``parameters`` are the constructor's."""
-
-    def known(self, shapes: Mapping[str, tuple[int, ...]], names: Iterable[str]) -> dict[str, tuple[int, ...]]:
-        """The shapes without those of `optional` arrays, if none of them is among ``names``."""
-        left_out = self.optional if set(names).isdisjoint(self.optional) else ()
-        return {name: shape for name, shape in shapes.items() if name not in left_out}
-
-    @abstractmethod
-    def arrays(self, state: Any) -> dict[str, Array]:
-        """Fitted arrays by their names."""
-
-    @abstractmethod
-    def state(self, structure: CovarianceStructure, arrays: Mapping[str, Array], parameters: Mapping[str, Any]) -> Any:
-        """Inverse of `arrays`."""
-
-    def problem(self, structure: CovarianceStructure, arrays: Mapping[str, Array]) -> tuple[str, str] | None:
-        """The array that is not part of a mixture, and why; None if all are."""
-        for name, values in arrays.items():
-            if not np.isfinite(values).all():
-                return name, "contain NaN or infinity"
-        return matrices_problem(structure, arrays["covariances"], arrays["precisions_cholesky"], arrays["means"])
+    state_arrays: Callable[[Mapping[str, Any]], StateArrays[Any]]
+    """Arrays of a fit with these parameters of the constructor; ValueError for parameters that are not valid."""
 
 
-class _Likelihood(Layout):
-    estimator = GaussianMixture
-    given = ("weights_init", "means_init", "precisions_init")
+@dataclass(frozen=True)
+class StoredModel:
+    """A fitted model as values and arrays, with no class of an estimator in it."""
 
-    def shapes(
-        self, structure: CovarianceStructure, n_components: int, n_features: int, parameters: Mapping[str, Any]
-    ) -> dict[str, tuple[int, ...]]:
-        matrices = structure.covariance_shape(n_components, n_features)
-        return {
-            "weights": (n_components,),
-            "means": (n_components, n_features),
-            "covariances": matrices,
-            "precisions_cholesky": matrices,
-        }
-
-    def arrays(self, state: MixtureParameters) -> dict[str, Array]:
-        return {name: getattr(state, name) for name in ("weights", "means", "covariances", "precisions_cholesky")}
-
-    def state(self, structure: CovarianceStructure, arrays: Mapping[str, Array], parameters: Mapping[str, Any]) -> Any:
-        return MixtureParameters(structure, **arrays)
-
-    def problem(self, structure: CovarianceStructure, arrays: Mapping[str, Array]) -> tuple[str, str] | None:
-        return super().problem(structure, arrays) or weights_problem(arrays["weights"])
+    estimator: str
+    """Name of the estimator's class."""
+    parameters: Mapping[str, Any]
+    """Parameters of the constructor that are no arrays."""
+    given: Mapping[str, Array]
+    """Parameters of the constructor that are arrays."""
+    state_arrays: StateArrays[Any]
+    state: MixtureParameters | Posterior
+    """What the fit found."""
+    dtype: np.dtype[Any]
+    """Dtype of the estimator's attributes: float32 or float64."""
+    facts: Mapping[str, Any]
+    """What a fit leaves beside its state, as far as it is known: see `FACTS`."""
+    feature_names: tuple[str, ...] | None
+    environment: Mapping[str, str] | None
+    origin: Origin | None
 
 
-class _Posterior(Layout):
-    estimator = BayesianGaussianMixture
-    given = ("mean_prior", "covariance_prior")
-    optional = tuple(f"prior_{field.name}" for field in fields(Priors))
-
-    _POSITIVE = (
-        "weight_concentration",
-        "mean_precision",
-        "degrees_of_freedom",
-        "prior_weight_concentration",
-        "prior_mean_precision",
-        "prior_degrees_of_freedom",
-    )
-
-    def shapes(
-        self, structure: CovarianceStructure, n_components: int, n_features: int, parameters: Mapping[str, Any]
-    ) -> dict[str, tuple[int, ...]]:
-        matrices = structure.covariance_shape(n_components, n_features)
-        weights = WEIGHT_DISTRIBUTIONS[parameters["weight_concentration_prior_type"]]
-        return {
-            "weight_concentration": weights.shape(n_components),
-            "mean_precision": (n_components,),
-            "means": (n_components, n_features),
-            "degrees_of_freedom": (n_components,) * structure.matrix_counts(np.zeros(1)).ndim,
-            "covariances": matrices,
-            "precisions_cholesky": matrices,
-            "prior_weight_concentration": (),
-            "prior_mean_precision": (),
-            "prior_mean": (n_features,),
-            "prior_degrees_of_freedom": (),
-            "prior_covariance": structure.prior_shape(n_features),
-        }
-
-    def arrays(self, state: Posterior) -> dict[str, Array]:
-        names = "weight_concentration", "mean_precision", "means", "degrees_of_freedom"
-        found = {name: getattr(state, name) for name in (*names, "covariances", "precisions_cholesky")}
-        priors = {} if state.priors is None else vars(state.priors)
-        return found | {f"prior_{name}": np.asarray(value, np.float64) for name, value in priors.items()}
-
-    def state(self, structure: CovarianceStructure, arrays: Mapping[str, Array], parameters: Mapping[str, Any]) -> Any:
-        priors = {name.removeprefix("prior_"): value for name, value in arrays.items() if name.startswith("prior_")}
-        rest = {name: value for name, value in arrays.items() if not name.startswith("prior_")}
-        scalars = {name: float(value) for name, value in priors.items() if name not in ("mean", "covariance")}
-        weights = WEIGHT_DISTRIBUTIONS[parameters["weight_concentration_prior_type"]]
-        known = Priors(**{**priors, **scalars}) if priors else None  # type: ignore[arg-type]
-        return Posterior(structure, weights, known, **rest)
-
-    def problem(self, structure: CovarianceStructure, arrays: Mapping[str, Array]) -> tuple[str, str] | None:
-        for name in arrays.keys() & set(self._POSITIVE):
-            if (arrays[name] <= 0).any():
-                return name, f"has to be positive: the least is {arrays[name].min():.4g}"
-        n_features = arrays["means"].shape[1]
-        for name in arrays.keys() & {"degrees_of_freedom", "prior_degrees_of_freedom"}:
-            if (arrays[name] <= n_features - 1).any():
-                return name, f"has to be greater than {n_features - 1}: the least is {arrays[name].min():.8g}"
-        return super().problem(structure, arrays)
-
-
-LAYOUTS: dict[str, Layout] = {layout.estimator.__name__: layout for layout in (_Likelihood(), _Posterior())}
-"""Everything that a file may name, by the name of its class."""
-
-
-def layout_of(model: BaseMixture[Any]) -> Layout:
-    """How a model lies in a file.
-
-    Raises
-    ------
-    TypeError
-        For other classes, whose state a file could not bring back.
-    """
-    name = type(model).__name__
-    layout = LAYOUTS.get(name)
-    if layout is None or layout.estimator is not type(model):
-        raise TypeError(f"model is a {name}; expected one of {', '.join(LAYOUTS)}")
-    return layout
+FACTS = ("converged", "n_iter", "n_passes", "lower_bound", "lower_bounds", "history")
+"""Attributes of an estimator, without the underscore at the end."""

@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..core.covariance import STRUCTURES
-from ..core.structure import CovarianceStructure
-from ..data.addresses import Secrets, printable, without_secrets
-from ..data.failures import short_errors
+from ..core.mixture import MixtureParameters
+from ..core.state_arrays import StateArrays
+from ..core.variational import Posterior
 from ..data.write import Address
-from ..errors import DaskGMMError, ModelFormatError
-from ..estimators.base import BaseMixture
+from ..errors import ModelFormatError
 from ..fitting.history import PassRecord
 from ..fitting.origin import Origin
-from .layout import KIND, LAYOUTS, NOT_STORED, Layout, decode, environment_problem, is_text
-from .stored import StoredGroup
+from .layout import FACTS, KIND, ModelKind, StoredModel, decode, environment_problem, is_text
+from .stored import StoredGroup, believing_nothing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@short_errors
-def load(path: Address) -> BaseMixture[Any]:
-    """Read a model that `save` wrote.
+def read_model(path: Address, kinds: Iterable[ModelKind]) -> StoredModel:
+    """Read a model that `write_model` wrote.
 
     Parameters
     ----------
     path : str or path
-
-    Returns
-    -------
-    GaussianMixture or BayesianGaussianMixture
-        Predicts the same bits as the one that was saved; can be cloned, fitted again, and go on with ``warm_start``.
+    kinds : iterable of ModelKind
+        All that a file may hold.
 
     Raises
     ------
@@ -44,18 +39,8 @@ def load(path: Address) -> BaseMixture[Any]:
     ModelFormatError
         If what is there is no model, is damaged, or was written in a newer format. The message names file and field.
     """
-    name = os.fspath(path)
-    try:
-        reader = _Reader.open(name)
-        model = reader.construct()
-        reader.fill(model)
-    except DaskGMMError:
-        raise
-    except Exception as error:
-        # No field of a file is believed; should one get through, it ends here, and not as somebody's KeyError.
-        told = printable(Secrets(name).hide(f"{type(error).__name__}: {error}"), 400)
-        raise ModelFormatError(f"{printable(without_secrets(name))} is damaged ({told})") from None
-    return model
+    with believing_nothing(os.fspath(path), ModelFormatError):
+        return _Reader.open(os.fspath(path)).model({kind.name: kind for kind in kinds})
 
 
 class _Reader(StoredGroup):
@@ -64,44 +49,62 @@ class _Reader(StoredGroup):
     kind = KIND
     origin = "save() or `daskgmm fit`"
 
-    @property
-    def layout(self) -> Layout:
-        """Of the kind of model that the file names."""
+    def model(self, kinds: Mapping[str, ModelKind]) -> StoredModel:
+        """Read all of it."""
         name = self.attributes.get("estimator")
-        if not isinstance(name, str) or name not in LAYOUTS:
-            raise self.error("estimator", f"is {name!r:.40}; expected one of {', '.join(LAYOUTS)}")
-        return LAYOUTS[name]
-
-    def construct(self) -> BaseMixture[Any]:
-        """The estimator, not fitted."""
-        layout, kind = self.layout, self.layout.estimator
-        parameters = {key: decode(value) for key, value in self.mapping("parameters").items()}
-        known = set(kind._get_param_names()) - {*layout.given, *NOT_STORED}
-        if unknown := parameters.keys() - known:
-            raise self.error("parameters", f"hold {sorted(unknown)!a:.200}, which {kind.__name__} does not have")
-        given = {
-            key: self.array(key, None, (np.float64, np.float32))
-            for key in layout.given
-            if key in self.mapping("checksums")
-        }
-        model = kind(**parameters, **{key: value if value.ndim else float(value) for key, value in given.items()})
+        if not isinstance(name, str) or name not in kinds:
+            raise self.error("estimator", f"is {name!r:.40}; expected one of {', '.join(kinds)}")
+        kind = kinds[name]
+        parameters, given = self._parameters(kind), self._given(kind)
         try:
-            model._validate_params()
+            state_arrays = kind.state_arrays({**parameters, **given})
         except ValueError as error:
             raise self.error("parameters", f"are not valid: {error}") from error
-        return model
-
-    def fill(self, model: BaseMixture[Any]) -> None:
-        """Set the fitted attributes."""
         fitted = self.mapping("fitted")
+        state = self._state(state_arrays, fitted)
+        n_features = state.means.shape[1]
+        return StoredModel(
+            estimator=name,
+            parameters=parameters,
+            given=given,
+            state_arrays=state_arrays,
+            state=state,
+            dtype=self._dtype(fitted),
+            facts=self._facts(fitted),
+            environment=self._environment(),
+            origin=self._origin(n_features) if "origin" in self.attributes else None,
+            feature_names=self._feature_names(fitted.get("feature_names_in"), n_features),
+        )
+
+    def _parameters(self, kind: ModelKind) -> dict[str, Any]:
+        parameters = {key: decode(value) for key, value in self.mapping("parameters").items()}
+        if unknown := parameters.keys() - kind.parameters:
+            raise self.error("parameters", f"hold {sorted(unknown)!a:.200}, which {kind.name} does not have")
+        return parameters
+
+    def _given(self, kind: ModelKind) -> dict[str, Array]:
+        names = [name for name in kind.given if name in self.mapping("checksums")]
+        return {name: self.array(name, None, (np.float64, np.float32)) for name in names}
+
+    def _state(self, kind: StateArrays[Any], fitted: Mapping[str, Any]) -> MixtureParameters | Posterior:
+        """What the fit had found."""
         structure = STRUCTURES.get(str(fitted.get("covariance_type")))
         if structure is None:
             raise self.error("covariance_type", f"is {fitted.get('covariance_type')!r:.40}")
-        n_features = self.count(fitted, "n_features_in", 1)
-        state = self._state(model, structure, self.count(fitted, "n_components", 1), n_features)
-        dtype = {"float32": np.float32, "float64": np.float64}.get(str(fitted.get("dtype")))
-        if dtype is None:
+        n_features, n_components = self.count(fitted, "n_features_in", 1), self.count(fitted, "n_components", 1)
+        shapes = kind.known(kind.shapes(structure, n_components, n_features), self.mapping("checksums"))
+        arrays = {name: self.array(name, shape, (np.float64,)) for name, shape in shapes.items()}
+        if found := kind.problem(structure, arrays):
+            raise self.error(*found)
+        state: MixtureParameters | Posterior = kind.state(structure, arrays)
+        return state
+
+    def _dtype(self, fitted: Mapping[str, Any]) -> np.dtype[Any]:
+        if fitted.get("dtype") not in ("float32", "float64"):
             raise self.error("dtype", f"is {fitted.get('dtype')!r:.40}; expected 'float32' or 'float64'")
+        return np.dtype(fitted["dtype"])
+
+    def _facts(self, fitted: Mapping[str, Any]) -> dict[str, Any]:
         readers: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
             "converged": self.flag,
             "n_iter": self.count,
@@ -110,25 +113,7 @@ class _Reader(StoredGroup):
             "lower_bounds": self._bounds,
             "history": self._history,
         }
-        told = {f"{name}_": read(fitted, name) for name, read in readers.items() if name in fitted}
-        model._store_state(state, dtype)
-        vars(model).update(told, environment_=dict(self._environment()), n_features_in_=n_features)
-        if "origin" in self.attributes:
-            model.origin_ = self._origin(n_features)
-        if fitted.get("feature_names_in") is not None:
-            model.feature_names_in_ = self._feature_names(fitted["feature_names_in"], n_features)
-
-    def _state(
-        self, model: BaseMixture[Any], structure: CovarianceStructure, n_components: int, n_features: int
-    ) -> Any:
-        """What the fit had found."""
-        layout, parameters = self.layout, model.get_params(deep=False)
-        shapes = layout.shapes(structure, n_components, n_features, parameters)
-        shapes = layout.known(shapes, self.mapping("checksums"))
-        arrays = {name: self.array(name, shape, (np.float64,)) for name, shape in shapes.items()}
-        if found := layout.problem(structure, arrays):
-            raise self.error(*found)
-        return layout.state(structure, arrays, parameters)
+        return {name: readers[name](fitted, name) for name in FACTS if name in fitted}
 
     def _bound(self, fitted: Mapping[str, Any], name: str) -> float:
         """The lower bound of the fit."""
@@ -167,7 +152,9 @@ class _Reader(StoredGroup):
             raise self.error("origin", f"has data of the shape {origin.data.shape}; expected {n_features} features")
         return origin
 
-    def _feature_names(self, names: Any, n_features: int) -> Array:
+    def _feature_names(self, names: Any, n_features: int) -> tuple[str, ...] | None:
+        if names is None:
+            return None
         if not isinstance(names, list) or len(names) != n_features or not all(map(is_text, names)):
             raise self.error("feature_names_in", f"has to hold {n_features} names")
-        return np.asarray(names, dtype=object)
+        return tuple(names)

@@ -10,13 +10,12 @@ bool, int, float, str    itself; infinities and NaN by their names, integers tha
 array                    ``"array"``, and the array at its path
 record                   an object with a value for every field
 ``tuple[float, ...]``    ``"array"``, and an array
-tuple of flat records    columns: a number of rows, texts, and two arrays ``counts`` and ``reals``, whatever their number
 ``tuple[T, ...]``        a list
 ``Mapping[K, T]``        a list of pairs of key and value
 =======================  ===========================================================================================
 
-A flat record has fields of the types bool, int, float, ``float | None`` and str: there may be thousands of them, and
-JSON would take long. All else that a field may hold, a type or a type variable, the caller gives a codec for.
+All else that a field may hold, a type or a type variable, the caller gives a codec for. Such a codec is `Columns`, for
+tuples of thousands of records with which JSON would take long.
 
 What is read has the types that the fields say, every field and nothing else. What values make sense a record says in
 its ``__post_init__``. Both end in a ValueError or TypeError for what is no record.
@@ -280,11 +279,21 @@ _COUNTED, _TEXT, _MEASURED, _UNKNOWN = "bool or int", "str", "float", "float | N
 _FLAT = {bool: _COUNTED, int: _COUNTED, str: _TEXT, float: _MEASURED, float | None: _UNKNOWN}
 
 
-class _Columns(Codec[tuple[Any, ...]]):
-    """Flat records as columns of two arrays; NaN stands for None where that is allowed."""
+class Columns(Codec[tuple[Any, ...]]):
+    """A tuple of flat records: a list of the texts that occur, and two arrays, ``counts`` and ``reals``.
 
-    def __init__(self, kind: Callable[..., Any], hints: Mapping[str, Any]) -> None:
-        self._kind, self._hints = kind, hints
+    Integers and truth values are columns of the one, and so are texts, by their place in the list; floats are columns
+    of the other, in which NaN stands for None where that is allowed.
+
+    Parameters
+    ----------
+    kind : type
+        A record with fields of the types bool, int (of 64 bits), str, float and ``float | None``.
+    """
+
+    def __init__(self, kind: type) -> None:
+        self._kind: Callable[..., Any] = kind
+        self._hints = hints = _hints(kind)
         self._counts = [name for name, hint in hints.items() if _FLAT[hint] == _COUNTED]
         self._texts = [name for name, hint in hints.items() if _FLAT[hint] == _TEXT]
         self._reals = [name for name, hint in hints.items() if _FLAT[hint] in (_MEASURED, _UNKNOWN)]
@@ -366,14 +375,7 @@ def _codec(kind: Any, known: Mapping[Any, Codec[Any]]) -> Codec[Any]:
 def _tuple(arguments: tuple[Any, ...], known: Mapping[Any, Codec[Any]]) -> Codec[Any]:
     if len(arguments) != 2 or arguments[1] is not ...:
         return Each([_codec(argument, known) for argument in arguments])
-    item = arguments[0]
-    if item is float:
-        return _Reals()
-    if item not in known and isinstance(item, type) and is_dataclass(item):
-        hints = _hints(item)
-        if all(hint in _FLAT for hint in hints.values()):
-            return _Columns(item, hints)
-    return _Tuple(_codec(item, known))
+    return _Reals() if arguments[0] is float else _Tuple(_codec(arguments[0], known))
 
 
 def _hints(record: type) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import zarr
 
-from ..data.addresses import hide_urls, printable, without_secrets
+from ..data.addresses import Secrets, hide_urls, printable, without_secrets
 from ..data.guards import check_file, product
 from ..data.store import member, open_node
 from ..data.write import read_record
@@ -25,6 +26,25 @@ from .layout import FORMAT_VERSION, checksum, digest
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _MOST_BESIDE = 1 << 20  # bytes of metadata beside a chunk, where they cannot be told from it
+
+
+@contextmanager
+def believing_nothing(path: str, failure: type[DaskGMMError]) -> Iterator[None]:
+    """Let what no check of a file foresees end as an error of the file, and not as somebody's KeyError.
+
+    Parameters
+    ----------
+    path : str
+    failure : type
+        Class of the error.
+    """
+    try:
+        yield
+    except DaskGMMError:
+        raise
+    except Exception as error:
+        told = printable(Secrets(path).hide(f"{type(error).__name__}: {error}"), 400)
+        raise failure(f"{printable(without_secrets(path))} is damaged ({told})") from None
 
 
 @dataclass(frozen=True)

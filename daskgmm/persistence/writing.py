@@ -4,39 +4,29 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
-from ..core.mixture import MixtureParameters
 from ..data.write import Address, new_store, record
-from ..errors import InvalidAttributesError
-from ..estimators.base import BaseMixture
-from ..fitting.origin import Origin
-from .layout import KIND, NOT_STORED, Layout, checksum, digest, encode, environment_problem, layout_of
+from .layout import FACTS, KIND, StoredModel, checksum, digest, encode, environment_problem
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _LIBRARIES = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
 
 
-def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> None:
-    """Write a fitted model, whole or not at all.
-
-    What belongs to a process and not to a model is left out: ``scheduler`` and ``callbacks`` are at their defaults
-    after `load`, and so is a ``random_state`` that is a RandomState (an int is kept).
+def write_model(path: Address, model: StoredModel, *, overwrite: bool = False) -> None:
+    """Write a model, whole or not at all.
 
     Parameters
     ----------
-    model : GaussianMixture or BayesianGaussianMixture
-        Fitted.
     path : str or path
         A local path, or a URL that fsspec can write.
+    model : StoredModel
     overwrite : bool, default=False
         Replace a model that is there; it stays until the new one is complete. Anything but a model is never replaced.
 
@@ -44,31 +34,22 @@ def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> 
     ------
     OutputExistsError
         If there is something at ``path`` that is not to be replaced.
-    NotFittedError
-        If the model is not fitted.
     TypeError, ValueError
-        If a parameter cannot be stored, or the fitted attributes are not those of a mixture.
-
-    Warns
-    -----
-    UserWarning
-        If ``random_state`` is a RandomState.
+        If a parameter cannot be stored, or the state is not that of a mixture.
     """
-    name, layout = type(model).__name__, layout_of(model)
-    check_is_fitted(model)
-    fitted, parameters = layout.arrays(model._state()), model._parameters()
-    if found := layout.problem(parameters.structure, fitted):
-        raise ValueError(f"{name} cannot be saved: its {found[0]}_ {found[1]}")
-    arrays = fitted | _given_arrays(model, layout)
+    fitted = model.state_arrays.arrays(model.state)
+    if found := model.state_arrays.problem(model.state.structure, fitted):
+        raise ValueError(f"{model.estimator} cannot be saved: its {found[0]}_ {found[1]}")
+    arrays = fitted | _of_a_stored_dtype(model.given)
     attributes = record(
         KIND,
         library_versions={library: importlib.metadata.version(library) for library in _LIBRARIES}
         | {"python": platform.python_version()},
         **_environment(model),
-        **_origin(model),
-        estimator=name,
-        parameters={key: encode(key, value) for key, value in _plain_parameters(model, layout).items()},
-        fitted=_fitted_values(model, parameters),
+        **({} if model.origin is None else {"origin": model.origin.as_record()}),
+        estimator=model.estimator,
+        parameters={key: encode(key, value) for key, value in model.parameters.items()},
+        fitted=_fitted_values(model),
     )
     attributes["checksums"] = {key: checksum(array) for key, array in arrays.items()} | {
         "attributes": digest(attributes)
@@ -87,60 +68,32 @@ def save(model: BaseMixture[Any], path: Address, *, overwrite: bool = False) -> 
             stored[...] = array
 
 
-def _environment(model: BaseMixture[Any]) -> dict[str, Any]:
-    if not hasattr(model, "environment_"):
+def _environment(model: StoredModel) -> dict[str, Any]:
+    if model.environment is None:
         return {}
-    if problem := environment_problem(model.environment_):
-        raise ValueError(f"{type(model).__name__} cannot be saved: its environment_ {problem}")
-    return {"environment": dict(model.environment_)}
+    if problem := environment_problem(model.environment):
+        raise ValueError(f"{model.estimator} cannot be saved: its environment_ {problem}")
+    return {"environment": dict(model.environment)}
 
 
-def _origin(model: BaseMixture[Any]) -> dict[str, Any]:
-    if not hasattr(model, "origin_"):
-        return {}
-    if not isinstance(model.origin_, Origin):
-        raise InvalidAttributesError("origin_", f"is {model.origin_!r:.40}; expected what a fit left there")
-    return {"origin": model.origin_.as_record()}
+def _of_a_stored_dtype(given: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: a if a.dtype == np.float32 else a.astype(np.float64) for name, a in given.items()}
 
 
-def _plain_parameters(model: BaseMixture[Any], layout: Layout) -> dict[str, Any]:
-    parameters = model.get_params(deep=False)
-    if isinstance(parameters["random_state"], np.random.RandomState):
-        warnings.warn(
-            "random_state is a RandomState, which a model file cannot hold: the loaded model will have "
-            "random_state=None. Use an int to keep it.",
-            UserWarning,
-            stacklevel=5,
-        )
-        parameters["random_state"] = None
-    return {key: value for key, value in parameters.items() if key not in (*layout.given, *NOT_STORED)}
-
-
-def _given_arrays(model: BaseMixture[Any], layout: Layout) -> dict[str, Array]:
-    given = {name: getattr(model, name) for name in layout.given}
-    arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
-    return {name: a if a.dtype == np.float32 else a.astype(np.float64) for name, a in arrays.items()}
-
-
-def _fitted_values(model: BaseMixture[Any], parameters: MixtureParameters) -> dict[str, Any]:
+def _fitted_values(model: StoredModel) -> dict[str, Any]:
     """Fitted values that are no arrays; those that nobody knows are left out."""
-    names = getattr(model, "feature_names_in_", None)
-    if names is not None and len(names) != parameters.n_features:
-        raise InvalidAttributesError(
-            "feature_names_in_", f"holds {len(names)} names for {parameters.n_features} features"
-        )
-    told = {name: tell(getattr(model, f"{name}_")) for name, tell in _TOLD.items() if hasattr(model, f"{name}_")}
+    n_components, n_features = model.state.means.shape
     return {
-        "covariance_type": parameters.structure.name,
-        "n_components": parameters.n_components,
-        "n_features_in": parameters.n_features,
-        "feature_names_in": None if names is None else [str(name) for name in names],
-        "dtype": "float32" if np.asarray(model.means_).dtype == np.float32 else "float64",
-        **told,
+        "covariance_type": model.state.structure.name,
+        "n_components": n_components,
+        "n_features_in": n_features,
+        "feature_names_in": None if model.feature_names is None else list(model.feature_names),
+        "dtype": model.dtype.name,
+        **{name: _ENCODERS[name](model.facts[name]) for name in FACTS if name in model.facts},
     }
 
 
-_TOLD: dict[str, Callable[[Any], Any]] = {
+_ENCODERS: dict[str, Callable[[Any], Any]] = {
     "converged": bool,
     "n_iter": int,
     "n_passes": int,
@@ -148,4 +101,4 @@ _TOLD: dict[str, Callable[[Any], Any]] = {
     "lower_bounds": lambda bounds: [encode("lower_bounds_", bound) for bound in bounds],
     "history": lambda history: [{key: encode(key, value) for key, value in asdict(one).items()} for one in history],
 }
-"""Encoders of the attributes that a fit leaves beside its parameters, by name."""
+"""Encoders of `FACTS`."""

@@ -19,8 +19,8 @@ from daskgmm import GaussianMixture, open_zarr
 from daskgmm.cli import main
 from daskgmm.data.accept import resolve
 from daskgmm.data.stored_rows import StoreSource
-from daskgmm.diagnostics.summary import store_record
 from daskgmm.errors import ChunkError, DataChangedError, StoreError, StoreNotFoundError
+from daskgmm.inspection import store_record
 from daskgmm.results import write_predictions
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -31,7 +31,7 @@ from daskgmm.data.addresses import Secrets, local_path, split_address, without_s
 from daskgmm.data.config import Reading
 from daskgmm.data.store import open_node, open_zarr
 from daskgmm.data.stored_rows import StoreSource
-from daskgmm.diagnostics.summary import print_record, store_record
+from daskgmm.diagnostics.summary import print_record
 from daskgmm.engine.config import compiled, patience
 from daskgmm.errors import (
     CheckpointError,
@@ -43,6 +43,7 @@ from daskgmm.errors import (
     StoreNotFoundError,
 )
 from daskgmm.events import PassFinished
+from daskgmm.inspection import store_record
 from daskgmm.persistence import layout
 
 N, D = 60, 3

@@ -1,0 +1,97 @@
+"""A fitted estimator -> the record that a file holds."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from ..errors import InvalidAttributesError
+from ..fitting.origin import Origin
+from ..persistence.layout import FACTS, ModelKind, StoredModel
+from ..persistence.writing import write_model
+from .model import MixtureModel
+from .model_kinds import kind_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def save(model: MixtureModel[Any], path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write a fitted model, whole or not at all.
+
+    What belongs to a process and not to a model is left out: ``scheduler`` and ``callbacks`` are at their defaults
+    after `load`, and so is a ``random_state`` that is a RandomState (an int is kept).
+
+    Parameters
+    ----------
+    model : GaussianMixture or BayesianGaussianMixture
+        Fitted.
+    path : str or path
+        A local path, or a URL that fsspec can write.
+    overwrite : bool, default=False
+        Replace a model that is there; it stays until the new one is complete. Anything but a model is never replaced.
+
+    Raises
+    ------
+    OutputExistsError
+        If there is something at ``path`` that is not to be replaced.
+    NotFittedError
+        If the model is not fitted.
+    TypeError, ValueError
+        If a parameter cannot be stored, or the fitted attributes are not those of a mixture.
+
+    Warns
+    -----
+    UserWarning
+        If ``random_state`` is a RandomState.
+    """
+    kind = kind_of(model)
+    check_is_fitted(model)
+    stored = StoredModel(
+        estimator=kind.name,
+        parameters=_plain_parameters(model, kind),
+        given={name: np.asarray(value) for name in kind.given if (value := getattr(model, name)) is not None},
+        state_arrays=model._state_arrays,
+        state=model._state(),
+        dtype=np.dtype(np.float32 if np.asarray(model.means_).dtype == np.float32 else np.float64),
+        facts={name: getattr(model, f"{name}_") for name in FACTS if hasattr(model, f"{name}_")},
+        feature_names=_feature_names(model),
+        environment=getattr(model, "environment_", None),
+        origin=_origin(model),
+    )
+    write_model(path, stored, overwrite=overwrite)
+
+
+def _plain_parameters(model: MixtureModel[Any], kind: ModelKind) -> dict[str, Any]:
+    parameters = model.get_params(deep=False)
+    if isinstance(parameters["random_state"], np.random.RandomState):
+        warnings.warn(
+            "random_state is a RandomState, which a model file cannot hold: the loaded model will have "
+            "random_state=None. Use an int to keep it.",
+            UserWarning,
+            stacklevel=5,
+        )
+        parameters["random_state"] = None
+    return {name: value for name, value in parameters.items() if name in kind.parameters}
+
+
+def _feature_names(model: MixtureModel[Any]) -> tuple[str, ...] | None:
+    names = getattr(model, "feature_names_in_", None)
+    if names is None:
+        return None
+    n_features = model._parameters().n_features
+    if len(names) != n_features:
+        raise InvalidAttributesError("feature_names_in_", f"holds {len(names)} names for {n_features} features")
+    return tuple(str(name) for name in names)
+
+
+def _origin(model: MixtureModel[Any]) -> Origin | None:
+    origin = getattr(model, "origin_", None)
+    if origin is None and not hasattr(model, "origin_"):
+        return None
+    if not isinstance(origin, Origin):
+        raise InvalidAttributesError("origin_", f"is {origin!r:.40}; expected what a fit left there")
+    return origin

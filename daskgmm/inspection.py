@@ -1,0 +1,84 @@
+"""What is at an address, as a record, which JSON can say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import zarr
+
+from .data.encoding import zarr_encoding
+from .data.guards import product
+from .data.store import arrays_of, describe, local_path, member, open_node, split_address, without_secrets
+from .data.write import read_record
+from .errors import StoreError, UnsupportedDataError
+from .estimators.loading import load
+from .estimators.records import model_record
+from .persistence import checkpoint, layout
+
+Record = dict[str, Any]
+
+
+def store_record(address: str) -> Record:
+    """What is at an address: a model, results or samples that daskgmm wrote, or data.
+
+    Raises
+    ------
+    StoreNotFoundError, StoreError, ModelFormatError
+        If there is nothing, or what is there is damaged.
+    """
+    path, inside = split_address(address)
+    shown = without_secrets(address)
+    node = open_node(path)
+    ours = read_record(node)
+    if ours.get("format") == layout.KIND and inside is None:
+        return {**model_record(load(path)), "path": shown, "daskgmm_version": _told(ours.get("daskgmm_version"))}
+    if ours.get("format") == checkpoint.KIND and inside is None:
+        return checkpoint.checkpoint_record(path)
+    if inside is not None:
+        node = _member(node, inside)
+    if isinstance(node, zarr.Array):
+        return {"kind": "array", "path": shown, **_array_record(node)}
+    arrays = {name: _array_record(array) for name, array in arrays_of(node)}
+    record = {"kind": _told(ours.get("format", "group")), "path": shown, "arrays": arrays}
+    # Whatever a file says of itself, it does not make one kind of record look like another.
+    hidden = {"format", "format_version", "means", *record}
+    return {"kind": record["kind"], "path": shown, **{k: _told(v) for k, v in ours.items() if k not in hidden}} | record
+
+
+def _told(value: Any, depth: int = 3) -> Any:
+    """What a file says, as far as a summary can: no deeper than that."""
+    if isinstance(value, Mapping | list) and not depth:
+        return "…"
+    if isinstance(value, Mapping):
+        return {key: _told(item, depth - 1) for key, item in value.items()}
+    return [_told(item, depth - 1) for item in value] if isinstance(value, list) else value
+
+
+def _member(node: Any, name: str) -> Any:
+    found = member(node, name) if isinstance(node, zarr.Group) else None
+    if found is None:
+        raise StoreError(f"{describe(node)} has no {name!r:.80} inside it")
+    return found
+
+
+def _array_record(array: zarr.Array[Any]) -> Record:
+    shards = getattr(array, "shards", None)
+    record: Record = {
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "chunks": list(array.chunks),
+        "shards": list(shards) if shards else None,
+        "bytes": product(array.shape) * array.dtype.itemsize,
+        "zarr_format": array.metadata.zarr_format,
+    }
+    try:
+        encoding = zarr_encoding(array, describe(array))
+    except (StoreError, UnsupportedDataError) as error:
+        record["values"] = str(error)
+    else:
+        if encoding is not None:
+            record["values"] = encoding.as_record()
+    if local_path(str(array.store)) is not None:
+        record["bytes_stored"] = int(array.nbytes_stored())  # elsewhere it would take a request for every chunk
+    return record
