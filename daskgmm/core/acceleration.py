@@ -143,6 +143,8 @@ class BFGSState(AcceleratorState):
             array = getattr(self, name)
             if array.dtype != np.float64 or not np.isfinite(array).all():
                 raise ValueError(f"{name} contains NaN, infinity, or no numbers in double precision")
+        if not self.trust_radius > 0:
+            raise ValueError(f"trust_radius is {self.trust_radius}; expected a positive number")
         for name in ("rejected", "pause"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected no negative number")

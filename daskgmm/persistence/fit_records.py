@@ -128,7 +128,7 @@ def restore_beginning(
     """
     found: Beginning = restore(_BEGINNING, dict(written), arrays)
     for number, survey in enumerate(found.surveys):
-        survey.check(f"survey/{number}", data["n_rows"], data["n_features"], weighted=data["sample_weight"])
+        survey.check(f"surveys/{number}", data["n_rows"], data["n_features"], weighted=data["sample_weight"])
     for kind, number in zip(kinds, found.survey_numbers, strict=True):
         scatter = found.surveys[number].scatter
         if (None if scatter is None else scatter.structure) is not kind.scattered:

@@ -24,6 +24,7 @@ its ``__post_init__``. Both end in a ValueError or TypeError for what is no reco
 from __future__ import annotations
 
 import math
+import re
 import types
 import typing
 from abc import ABC, abstractmethod
@@ -42,6 +43,7 @@ _ARRAY = "array"
 _NAMED = {str(value): value for value in (math.inf, -math.inf, math.nan)}
 _LARGEST = 1 << 53
 """Integers up to there every reader of JSON tells apart."""
+_HEXADECIMAL = re.compile("-?0x[0-9a-f]+")
 
 
 class Codec(ABC, Generic[T]):
@@ -143,7 +145,9 @@ class _Integer(Codec[int]):
         return int(value) if abs(value) < _LARGEST else hex(value)
 
     def read(self, written: Any, path: str, arrays: Arrays) -> int:
-        return int(written, 16) if isinstance(written, str) else int(expect(int, written, path))
+        if isinstance(written, str) and _HEXADECIMAL.fullmatch(written):
+            return int(written, 16)
+        return int(expect(int, written, path))
 
 
 class _Real(Codec[float]):

@@ -242,6 +242,8 @@ def test_states_stay_what_they_were(accelerate, library):
         ({"em_step": np.full(5, np.nan)}, "em_step contains NaN"),
         ({"planned": np.full(5, np.inf)}, "planned contains NaN, infinity"),
         ({"planned": np.ones(5, np.int64)}, "planned contains .* no numbers in double precision"),
+        ({"trust_radius": 0.0}, "trust_radius is 0"),
+        ({"trust_radius": np.nan}, "trust_radius is nan"),
         ({"rejected": -1}, "rejected is -1"),
         ({"pause": -1}, "pause is -1"),
     ],
