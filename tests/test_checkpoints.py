@@ -20,7 +20,6 @@ from programs import read_until, small_files, terminal
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, load, select
 from daskgmm.cli import main
-from daskgmm.core.acceleration import LimitedMemoryBFGS
 from daskgmm.errors import (
     CheckpointError,
     CheckpointWarning,
@@ -671,7 +670,7 @@ def set_in(*keys, value):
     return change
 
 
-ASCENT = ("values", "fits", 0, "ascents", 0, 1)
+START = ("values", "fits", 0, "starts", 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -683,11 +682,11 @@ ASCENT = ("values", "fits", 0, "ascents", 0, 1)
         set_in("values", "fits", 0, "notes", value=[["SystemExit", "gone"]]),
         set_in("values", "n_passes", value=1.5),
         set_in("values", value=7),
-        set_in(*ASCENT, "n_iter", value=True),
-        set_in(*ASCENT, "converged", value="yes"),
-        set_in(*ASCENT, "proposal", value="__import__"),
-        set_in(*ASCENT, "accelerated", value=True),
-        set_in(*ASCENT, "last_bound", value="high"),
+        set_in(*START, "n_iter", value=True),
+        set_in(*START, "converged", value="yes"),
+        set_in(*START, "proposal", value="__import__"),
+        set_in(*START, "accelerator", value={}),
+        set_in(*START, "compared_bound", value="high"),
         set_in("arrays", value=[]),
         set_in("arrays", 0, 0, value="other"),
         set_in("arrays", 0, 1, value="object"),
@@ -910,14 +909,6 @@ def test_graphs_that_give_other_values_each_time_are_told():
     noisy = da.from_array(X, chunks=(1000, D)).map_blocks(draw)
     with pytest.raises(DataChangedError, match="does not give the same values"):
         mixture("full").fit(noisy)
-
-
-def test_every_accelerator_checks_what_it_is_given():
-    for steps, falls, em in (((2, 5), (2, 4), (5,)), ((2, 5), (1, 5), (5,)), ((2, 5), (2, 5), (4,))):
-        arrays = LimitedMemoryBFGS().as_arrays()
-        arrays |= {"steps": np.ones(steps), "falls": np.ones(falls), "em_step": np.ones(em), "planned": np.ones(5)}
-        with pytest.raises(ValueError, match="steps"):
-            LimitedMemoryBFGS.from_arrays(arrays)
 
 
 def test_nothing_is_kept_where_nobody_asks(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from daskgmm.engine.cluster import planned_cluster
 from daskgmm.engine.memory import PROCESS_BYTES, PassPlan, TaskMemory, Worker, check_memory, task_memory
 from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import WorkerMemoryError
-from daskgmm.fitting.candidate import Settings
+from daskgmm.fitting.fit_spec import Settings
 from daskgmm.fitting.initialization import Initialization
 from daskgmm.fitting.plan import plan_fit
 from daskgmm.results import plan_predictions

@@ -16,7 +16,8 @@ from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame
 from daskgmm.data.accept import as_dataset
 from daskgmm.engine.run import DaskEngine
-from daskgmm.fitting import rare, sweep, worst
+from daskgmm.fitting import estep_pass, rare, worst
+from daskgmm.fitting.em import Relocated
 from daskgmm.fitting.rare import Relocation
 from daskgmm.fitting.worst import Watch, WorstRowsFold, n_kept
 from daskgmm.tuning import tuned
@@ -191,14 +192,15 @@ def test_a_worse_place_is_left_again(monkeypatch):
     x, _, model = small(max_iter=20)
 
     def nowhere(self, evaluation, updated):
-        return MixtureParameters.from_covariances(
-            updated.structure, updated.weights, updated.means + 100, updated.covariances
+        means = updated.means + 100
+        return Relocated(
+            MixtureParameters.from_covariances(updated.structure, updated.weights, means, updated.covariances)
         )
 
     monkeypatch.setattr(Relocation, "__call__", nowhere)
     misled = clone(model).fit(x)
     without_moves(monkeypatch)
-    monkeypatch.setattr(Relocation, "__call__", lambda *_: None)
+    monkeypatch.setattr(Relocation, "__call__", lambda *_: Relocated())
     plain = clone(model).fit(x)
     assert kinds(misled).count("rejected") == 1
     assert misled.lower_bounds_ == plain.lower_bounds_
@@ -214,7 +216,7 @@ def test_where_no_sample_was_searched_nothing_is_watched(case, monkeypatch):
     def refuse(*_):
         raise AssertionError("rows were watched")
 
-    monkeypatch.setattr(sweep, "WorstRowsFold", refuse)
+    monkeypatch.setattr(estep_pass, "WorstRowsFold", refuse)
     if case == "no sample":
         model = clone(model).set_params(init_size=None, n_init=1)
     elif case == "all in the sample":
@@ -236,7 +238,7 @@ def test_where_a_sample_was_searched_rows_are_watched(monkeypatch):
     def watched(*_):
         raise AssertionError("rows were watched")
 
-    monkeypatch.setattr(sweep, "WorstRowsFold", watched)
+    monkeypatch.setattr(estep_pass, "WorstRowsFold", watched)
     with pytest.raises(AssertionError, match="rows were watched"):
         model.fit(x)
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import warnings
+from dataclasses import dataclass
 from fractions import Fraction
 
 import dask.array as da
@@ -14,7 +15,7 @@ from sklearn_shared import GaussianMixture as Reference
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, load
 from daskgmm.core import acceleration
-from daskgmm.core.acceleration import Accelerator
+from daskgmm.core.acceleration import Accelerator, AcceleratorState
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.errors import (
     CoincidingComponentsWarning,
@@ -233,34 +234,38 @@ def test_dropped_starts_are_told_of_and_their_components_are_not():
 # ---- with an acceleration
 
 
+@dataclass(frozen=True)
+class Seen(AcceleratorState):
+    """Bounds since the beginning."""
+
+    bounds: tuple[float, ...] = ()
+
+
 class Waiting(Accelerator):
-    """Proposes nothing, and remembers what it was told."""
+    """Proposes nothing, and learns the bounds."""
 
-    made = []  # noqa: RUF012
+    state_type = Seen
+    latest = Seen()
 
-    def __init__(self, *_):
-        self.bounds = []
-        Waiting.made.append(self)
+    def __init__(self, smallest_variance):
+        pass
 
-    def propose(self, current, updated, bound):
-        self.bounds.append(bound)
+    def initial(self):
+        return Seen()
 
-    def reject(self):
+    def propose(self, state, current, updated, bound):
+        Waiting.latest = Seen((*state.bounds, bound))
+        return Waiting.latest, None
+
+    def reject(self, state):
         raise AssertionError("nothing was proposed")
 
-    def settled(self, change, tol):
+    def settled(self, state, change, tol):
         return abs(change) < tol
-
-    def as_arrays(self):
-        return {}
-
-    @classmethod
-    def from_arrays(cls, arrays):
-        return cls()
 
 
 def test_an_accelerator_forgets_what_was_before(monkeypatch):
-    monkeypatch.setattr(Waiting, "made", [])
+    monkeypatch.setattr(Waiting, "latest", None)
     monkeypatch.setitem(acceleration.ACCELERATIONS, "waiting", Waiting)
     monkeypatch.setitem(
         GaussianMixture._parameter_constraints,
@@ -270,9 +275,7 @@ def test_an_accelerator_forgets_what_was_before(monkeypatch):
     model, plain = losing("full", tol=1e-6, acceleration="waiting"), losing("full", tol=1e-6)
     fitted(model, clusters())
     fitted(plain, clusters())
-    first, second = Waiting.made
-    assert first.bounds == []
-    assert second.bounds == model.lower_bounds_[1:] == plain.lower_bounds_[1:]
+    assert list(Waiting.latest.bounds) == model.lower_bounds_[1:] == plain.lower_bounds_[1:]
 
 
 # ---- noise of single precision

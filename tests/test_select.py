@@ -44,7 +44,7 @@ from daskgmm.errors import (
 )
 from daskgmm.estimators import selection
 from daskgmm.events import IterationFinished, PassStarted, StartFinished
-from daskgmm.fitting.criteria import Contest, remaining_gain
+from daskgmm.fitting.criteria import PruningRule, remaining_gain
 from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.tuning import tuned
 
@@ -528,24 +528,31 @@ def test_what_is_left_of_a_geometric_series():
     patience=st.integers(1, 3),
 )
 def test_whoever_leads_is_never_given_up(gains, patience):
-    contest = Contest("bic", patience)
-    entrants = [contest.entrant(5 * (i + 1)) for i in range(len(gains))]
+    rule = PruningRule("bic", patience)
     bounds = [list(np.cumsum(each)) for each in gains]
+
+    def compare(state, length):
+        given_up = []
+        for i, b in enumerate(bounds):
+            state, hopeless = rule(state, (i, 0), b[:length], 100.0, 5 * (i + 1))
+            given_up.append(hopeless)
+        return state, given_up
+
+    state = rule.initial()
     for length in range(1, 9):
-        given_up = [hopeless(0, b[:length], 100.0) for hopeless, b in zip(entrants, bounds, strict=True)]
-        assert given_up == [h(0, b[:length], 100.0) for h, b in zip(entrants, bounds, strict=True)]  # nothing new
+        state, given_up = compare(state, length)
+        assert compare(state, length) == (state, given_up)  # nothing new
         bic = [CRITERIA["bic"].formula(b[length - 1] * 100, 5 * (i + 1), 100.0, np.nan) for i, b in enumerate(bounds)]
         assert not given_up[int(np.argmin(bic))]
 
 
 def test_a_step_that_is_rejected_costs_no_patience():
-    contest = Contest("aic", 2)
-    contest.entrant(1)(0, [0.0], 100.0)
-    hopeless = contest.entrant(10)
+    rule = PruningRule("aic", 2)
+    state, _ = rule(rule.initial(), (0, 0), [0.0], 100.0, 1)
     bounds = [-5.0, -4.0, -3.9]
-    assert not hopeless(0, bounds, 100.0)
-    assert not hopeless(0, bounds, 100.0)
-    assert hopeless(0, [*bounds, -3.89], 100.0)
+    for seen, expected in ((bounds, False), (bounds, False), ([*bounds, -3.89], True)):
+        state, hopeless = rule(state, (1, 0), seen, 100.0, 10)
+        assert hopeless == expected
 
 
 # ---- what makes no sense

@@ -19,9 +19,9 @@ from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import DataChangedError, InitializationWarning, InvalidWeightsError
 from daskgmm.events import PassStarted, SampleFitted, SampleStepped, StartBegun, StartFinished
 from daskgmm.fitting import sampling
+from daskgmm.fitting.estep_pass import EStepPass, EStepRequest
 from daskgmm.fitting.first_pass import take_surveys
-from daskgmm.fitting.sampling import rungs
-from daskgmm.fitting.sweep import Request, Sweep
+from daskgmm.fitting.sampling import sample_sizes
 from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.tuning import Tuning
 
@@ -158,13 +158,13 @@ def test_a_plan_of_starts_that_do_not_fit_together_counts_more_passes(tune):
 
 
 def test_samples_grow_tenfold_and_are_never_too_small_for_the_mixture():
-    assert rungs(100_000, 10)[-1] == 100_000
+    assert sample_sizes(100_000, 10)[-1] == 100_000
     for n_rows, n_parameters in [(100_000, 10), (1_000_000, 10), (50_000, 20), (100_000, 5000), (100, 1)]:
-        sizes = rungs(n_rows, n_parameters)
+        sizes = sample_sizes(n_rows, n_parameters)
         assert sizes[-1] == n_rows
         assert all(small == large // 10 for small, large in itertools.pairwise(sizes))
         assert len(sizes) == 1 or sizes[0] >= sampling._ROWS_PER_PARAMETER * n_parameters
-    assert len(rungs(1_000_000, 10)) > len(rungs(1_000_000, 50_000)) == 1
+    assert len(sample_sizes(1_000_000, 10)) > len(sample_sizes(1_000_000, 50_000)) == 1
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def test_samples_follow_the_weights():
     heavy = rng.random(50_000) < 0.01
     rows = rng.normal(size=(50_000, D)) + 20 * heavy[:, None]
     weights = np.where(heavy, 99.0, 1.0)
-    settings = GaussianMixture(2, init_size=500, random_state=0)._candidate(D)
+    settings = GaussianMixture(2, init_size=500, random_state=0)._spec(D)
     with DaskEngine("synchronous") as engine:
         (survey,) = take_surveys(engine, as_dataset(rows, weights, compute)[0], [settings])
     assert len(survey.sample) == 500
@@ -401,12 +401,12 @@ def test_weights_that_change_during_a_fit_are_noticed():
 def test_statistics_of_other_weights_or_rows_than_the_survey_saw_are_noticed():
     with DaskEngine("synchronous") as engine:
         dataset, _ = as_dataset(X, WEIGHTS, compute)
-        survey = take_surveys(engine, dataset, [GaussianMixture(2)._candidate(D)])[0]
+        survey = take_surveys(engine, dataset, [GaussianMixture(2)._spec(D)])[0]
         frame = Frame.of(survey.mean, survey.deviation)
         parameters = GaussianMixture(2, random_state=0).fit(X)._parameters()
-        Sweep(engine, dataset, frame, weight_sum=survey.weight_sum)([Request(parameters)])
+        EStepPass(engine, dataset, frame, weight_sum=survey.weight_sum)([EStepRequest(parameters)])
         with pytest.raises(DataChangedError, match="sample_weight added up to"):
-            Sweep(engine, dataset, frame, weight_sum=survey.weight_sum + 1e-3)([Request(parameters)])
+            EStepPass(engine, dataset, frame, weight_sum=survey.weight_sum + 1e-3)([EStepRequest(parameters)])
 
 
 def test_leaves_of_folds_are_powers_of_two_of_each_other():

@@ -28,6 +28,10 @@ class Checksum:
     weights: int = 0
     """Checksum of the sample weights; 0 where there are none."""
 
+    def __post_init__(self) -> None:
+        if self.n_rows < 0 or not (0 <= self.rows <= _MASK and 0 <= self.weights <= _MASK):
+            raise ValueError(f"checksums {self.rows:x} and {self.weights:x} of {self.n_rows} rows")
+
     @classmethod
     def of(cls, rows: Array, weights: Array | None) -> Checksum:
         """Of rows, (n, D), and their weights, (n,)."""

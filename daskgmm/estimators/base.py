@@ -33,8 +33,8 @@ from ..engine.memory import PassPlan
 from ..engine.plain import is_short, run_here
 from ..engine.run import DaskEngine
 from ..errors import InterruptedWarning, OutputError, SchedulerError, StoreError
-from ..fitting.candidate import Candidate, Failed, Run, Settings
 from ..fitting.fit import MixtureFits
+from ..fitting.fit_spec import FailedFit, FitResult, FitSpec, Settings
 from ..fitting.folds import Score, ScoreFold
 from ..fitting.initialization import Initialization
 from ..fitting.origin import Origin
@@ -43,7 +43,7 @@ from ..fitting.predictions import KernelOutputs
 from ..fitting.survey import sample_dtype
 from ..persistence.checkpoint import Checkpoint
 from .attributes import Memory, Prepared, as_array
-from .checkpointing import check_checkpoint, keeper_for
+from .checkpointing import check_checkpoint, checkpointer_for
 from .model import MixtureModel, Preparation
 from .saving import save
 from .validation import check_callbacks, check_init_size
@@ -148,8 +148,8 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
                     f"n_samples = {dataset.n_rows}"
                 )
             check_parameters(dataset, self._structure, int(self.n_components))
-            keeper = None if keeping is None else keeper_for(keeping, dataset, [self])
-            fits = MixtureFits(engine, dataset, [self._candidate(dataset.n_features)], keeper)
+            checkpointer = None if keeping is None else checkpointer_for(keeping, dataset, [self])
+            fits = MixtureFits(engine, dataset, [self._spec(dataset.n_features)], checkpointer)
             try:
                 fits.run()
             except (KeyboardInterrupt, SchedulerError, StoreError, OutputError) as error:
@@ -158,7 +158,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
             (run,) = fits.outcomes()
             for note in run.notes:
                 warnings.warn(note, stacklevel=4)
-            if isinstance(run, Failed):
+            if isinstance(run, FailedFit):
                 raise run.error
             n_passes += engine.n_passes
         if not run.converged and self.max_iter > 0:
@@ -174,7 +174,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
     def _keep_best(self, fits: MixtureFits[State], dataset: Dataset, n_passes: int, error: BaseException) -> None:
         """Leave what a fit had found when it was stopped."""
         run = next(iter(fits.outcomes()), None)
-        if not isinstance(run, Run) or run.n_iter == 0:
+        if not isinstance(run, FitResult) or run.n_iter == 0:
             return
         self._store(run, dataset, n_passes)
         told = (
@@ -371,12 +371,12 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
             scatter=how.scatter,
         )
 
-    def _candidate(self, n_features: int, label: str = "") -> Candidate[State]:
+    def _spec(self, n_features: int, label: str = "") -> FitSpec[State]:
         how = self._prepare(n_features)
         random_state = check_random_state(self.random_state)
-        return Candidate(self._settings(how), how.estimation, random_state, self._continuation(), label)
+        return FitSpec(self._settings(how), how.estimation, random_state, self._continuation(), label)
 
-    def _store(self, run: Run[State], dataset: Dataset, n_passes: int) -> None:
+    def _store(self, run: FitResult[State], dataset: Dataset, n_passes: int) -> None:
         self._store_state(run.state, sample_dtype(dataset))
         self._memory = Memory[State]()  # now, because no method but `fit` adds attributes
         self.n_passes_ = n_passes

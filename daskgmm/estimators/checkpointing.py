@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..data.source import Dataset
-from ..fitting.snapshot import Keeper
+from ..fitting.fit_state import Checkpointer
 from ..persistence.checkpoint import Checkpoint
+from ..persistence.fit_records import StoredKind
 from ..persistence.layout import checksum, encode
-from ..persistence.packing import StoredKind
 from .model import MixtureModel
 from .model_kinds import kind_of
 
@@ -44,13 +44,13 @@ def check_checkpoint(checkpoint: Any, resume: Any) -> AbstractContextManager[Che
     return Checkpoint(checkpoint, resume=resume)
 
 
-def keeper_for(
+def checkpointer_for(
     checkpoint: Checkpoint,
     dataset: Dataset,
     models: Sequence[MixtureModel[Any]],
     more: Mapping[str, Any] | None = None,
-) -> Keeper:
-    """Make the keeper of the state of estimators' fits.
+) -> Checkpointer:
+    """Make the checkpointer of estimators' fits.
 
     Parameters
     ----------
@@ -69,17 +69,18 @@ def keeper_for(
         For estimators whose state a file could not bring back, such as those of a class of your own.
     """
     settings = {**(more or {}), **_settings(models)}
-    return checkpoint.keeper(dataset, settings, [_stored_kind(model, dataset.n_features) for model in models])
+    return checkpoint.checkpointer(dataset, settings, [_stored_kind(model, dataset.n_features) for model in models])
 
 
 def _stored_kind(model: MixtureModel[Any], n_features: int) -> StoredKind:
+    how = model._prepare(n_features)
     return StoredKind(
         structure=model._structure,
         n_components=int(model.n_components),
         n_features=n_features,
         state_arrays=model._state_arrays,
-        scatter=model._prepare(n_features).scatter,
-        acceleration=getattr(model, "acceleration", None),
+        scatter=how.scatter,
+        accelerator=how.accelerator,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -262,9 +261,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         )
         estimation = MaximumLikelihood(self._structure, float(self.reg_covar), given)
         kind = ACCELERATIONS.get(self.acceleration or "")
-        return Preparation(
-            lambda survey: estimation, accelerator=None if kind is None else partial(kind, float(self.reg_covar))
-        )
+        return Preparation(lambda survey: estimation, accelerator=None if kind is None else kind(float(self.reg_covar)))
 
     @property
     def _state_arrays(self) -> MixtureArrays:

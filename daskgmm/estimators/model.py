@@ -22,7 +22,7 @@ from ..core.state_arrays import StateArrays
 from ..core.structure import CovarianceStructure
 from ..data.failures import short_errors
 from ..engine.blas import one_blas_thread
-from ..fitting.candidate import Continuation
+from ..fitting.fit_spec import Continuation
 from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS
 from ..fitting.origin import Origin
@@ -40,7 +40,7 @@ class Preparation(Generic[State]):
     """The M-step, for data of which a survey is known."""
     scatter: bool = False
     """Whether that takes all second moments of the data."""
-    accelerator: Callable[[], Accelerator] | None = None
+    accelerator: Accelerator[Any] | None = None
     """What makes its iterations longer, one for each start."""
 
 

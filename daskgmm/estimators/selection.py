@@ -6,7 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -16,7 +16,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from ..core.covariance import STRUCTURES
-from ..core.mixture import free_parameters
 from ..criteria import CRITERIA, HELD_OUT
 from ..data.accept import as_dataset, is_lazy
 from ..data.failures import short_errors
@@ -28,16 +27,16 @@ from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener
 from ..engine.run import DaskEngine
 from ..errors import FallingLikelihoodWarning, InitializationWarning, InvalidWeightsError
-from ..fitting.candidate import Candidate, Failed, Run
-from ..fitting.criteria import Contest
+from ..fitting.criteria import PruningRule
 from ..fitting.first_pass import n_weight_passes
 from ..fitting.fit import fit_mixtures
+from ..fitting.fit_spec import FailedFit, FitResult
+from ..fitting.fit_state import Checkpointer
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.plan import check_parameters
-from ..fitting.snapshot import Keeper
 from ..persistence.checkpoint import Checkpoint
 from .base import BaseMixture
-from .checkpointing import check_checkpoint, keeper_for
+from .checkpointing import check_checkpoint, checkpointer_for
 from .grid import Key, check_criterion, check_estimator, check_keys, check_rows
 from .validation import check_callbacks
 
@@ -266,14 +265,16 @@ def _select(
         for n_components, kind in keys:
             check_parameters(dataset, STRUCTURES[kind], n_components)
         training = dataset if rule is None else rule.training(dataset)
-        keeper = None
+        checkpointer = None
         if asked.keeping is not None:
-            keeper = keeper_for(asked.keeping, training, list(models.values()), asked.settings)
-        runs = _fit(engine, training, models, None if patience is None else Contest(criterion, patience), keeper)
+            checkpointer = checkpointer_for(asked.keeping, training, list(models.values()), asked.settings)
+        runs = _fit(
+            engine, training, models, None if patience is None else PruningRule(criterion, patience), checkpointer
+        )
         for key, run in runs.items():
-            if isinstance(run, Run):
+            if isinstance(run, FitResult):
                 _store(models[key], run, dataset, training, counting)
-        fitted = {key: models[key] for key, run in runs.items() if isinstance(run, Run)}
+        fitted = {key: models[key] for key, run in runs.items() if isinstance(run, FitResult)}
         _tell(runs)
         scores = _score(engine, dataset, fitted, rule)
         n_passes = counting + engine.n_passes
@@ -316,23 +317,14 @@ def _fit(
     engine: DaskEngine,
     dataset: Dataset,
     models: Mapping[Key, BaseMixture[Any]],
-    contest: Contest | None,
-    keeper: Keeper | None,
-) -> dict[Key, Run[Any] | Failed]:
-    candidates = [
-        _entered(model._candidate(dataset.n_features, _label(key)), dataset, contest) for key, model in models.items()
-    ]
-    return dict(zip(models, fit_mixtures(engine, dataset, candidates, keeper), strict=True))
+    early_stop: PruningRule | None,
+    checkpointer: Checkpointer | None,
+) -> dict[Key, FitResult[Any] | FailedFit]:
+    specs = [model._spec(dataset.n_features, _label(key)) for key, model in models.items()]
+    return dict(zip(models, fit_mixtures(engine, dataset, specs, checkpointer, early_stop), strict=True))
 
 
-def _entered(candidate: Candidate[Any], dataset: Dataset, contest: Contest | None) -> Candidate[Any]:
-    if contest is None:
-        return candidate
-    how, d = candidate.settings.initialization, dataset.n_features
-    return replace(candidate, judge=contest.entrant(free_parameters(how.structure, how.n_components, d)))
-
-
-def _store(model: BaseMixture[Any], run: Run[Any], dataset: Dataset, training: Dataset, counting: int) -> None:
+def _store(model: BaseMixture[Any], run: FitResult[Any], dataset: Dataset, training: Dataset, counting: int) -> None:
     # As it would be alone: its own starts share passes, too.
     steps = Counter(record.start for record in run.history if record.kind not in ("survey", "sample"))
     size = model._settings(model._prepare(dataset.n_features)).sample_size
@@ -340,9 +332,9 @@ def _store(model: BaseMixture[Any], run: Run[Any], dataset: Dataset, training: D
     model._store(run, dataset, n_passes)
 
 
-def _tell(runs: Mapping[Key, Run[Any] | Failed]) -> None:
+def _tell(runs: Mapping[Key, FitResult[Any] | FailedFit]) -> None:
     """Warn of what happened; raise if there is no mixture at all."""
-    failures = {key: run.error for key, run in runs.items() if isinstance(run, Failed)}
+    failures = {key: run.error for key, run in runs.items() if isinstance(run, FailedFit)}
     if len(failures) == len(runs):
         raise next(iter(failures.values()))
     for run in runs.values():
@@ -359,8 +351,8 @@ def _tell(runs: Mapping[Key, Run[Any] | Failed]) -> None:
         )
 
 
-def _is_late(run: Run[Any] | Failed) -> bool:
-    return isinstance(run, Run) and not (run.converged or run.stopped) and run.n_iter > 0
+def _is_late(run: FitResult[Any] | FailedFit) -> bool:
+    return isinstance(run, FitResult) and not (run.converged or run.stopped) and run.n_iter > 0
 
 
 def _score(
@@ -376,7 +368,9 @@ def _score(
 # ---- what came of it
 
 
-def _row(key: Key, model: BaseMixture[Any], run: Run[Any] | Failed, score: SplitScore | None) -> dict[str, Any]:
+def _row(
+    key: Key, model: BaseMixture[Any], run: FitResult[Any] | FailedFit, score: SplitScore | None
+) -> dict[str, Any]:
     told: Mapping[str, float] = {}
     training = out = None
     if score is not None:
@@ -389,10 +383,10 @@ def _row(key: Key, model: BaseMixture[Any], run: Run[Any] | Failed, score: Split
         **{name: told.get(name) for name in CRITERIA},
         HELD_OUT: out,
         "n_parameters": model._parameters().n_free if told else None,
-        "converged": isinstance(run, Run) and run.converged,
-        "n_iter": run.n_iter if isinstance(run, Run) else None,
-        "dropped": isinstance(run, Run) and run.stopped,
-        "failed": str(run.error) if isinstance(run, Failed) else None,
+        "converged": isinstance(run, FitResult) and run.converged,
+        "n_iter": run.n_iter if isinstance(run, FitResult) else None,
+        "dropped": isinstance(run, FitResult) and run.stopped,
+        "failed": str(run.error) if isinstance(run, FailedFit) else None,
     }
 
 

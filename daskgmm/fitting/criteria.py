@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 from ..criteria import CRITERIA, Criterion
 from .folds import Score
@@ -20,8 +20,33 @@ def _value(criterion: Criterion, score: Score, n_free: int) -> float:
     return criterion.formula(score.log_likelihood, n_free, score.weight_sum, score.entropy)
 
 
-class Contest:
-    """Tells which of several mixtures that climb together can no longer have the lowest criterion: a heuristic.
+@dataclass(frozen=True)
+class Standing:
+    """How a start compares with the best of all starts."""
+
+    n_bounds: int = 0
+    """Bounds that were compared."""
+    n_behind: int = 0
+    """Comparisons in a row after which the start was hopeless."""
+
+    def __post_init__(self) -> None:
+        if self.n_bounds < 0 or self.n_behind < 0:
+            raise ValueError(f"{self.n_bounds} bounds, behind after {self.n_behind}; expected no negative numbers")
+
+
+@dataclass(frozen=True)
+class PrunerState:
+    """All that a `PruningRule` has to remember."""
+
+    lowest: float = math.inf
+    """Lowest criterion that any start has reached."""
+    standings: Mapping[tuple[int, int], Standing] = field(default_factory=dict)
+    """By the number of the mixture, and of its start."""
+
+
+@dataclass(frozen=True)
+class PruningRule:
+    """Tells which of several mixtures that are fitted together can no longer have the lowest criterion: a heuristic.
 
     The gains of EM shrink in the end by a constant factor r, and with the last gain g the bound still rises by about
     g r / (1 − r) (Aitken's δ², for mixtures Böhning et al., Ann. Inst. Stat. Math. 46, 1994). A start is hopeless when
@@ -35,53 +60,28 @@ class Contest:
     patience : int
     """
 
-    def __init__(self, criterion: str, patience: int) -> None:
-        self._criterion, self.patience = CRITERIA[criterion], patience
-        self._lowest = math.inf
+    criterion: str
+    patience: int
 
-    def entrant(self, n_free: int) -> Entrant:
-        """What a `Candidate` with so many free parameters asks whether a start is hopeless."""
-        return Entrant(self, n_free)
+    def initial(self) -> PrunerState:
+        """State before the first pass."""
+        return PrunerState()
 
-    def lowest(self, value: float = math.inf) -> float:
-        """The lowest criterion so far, ``value`` included."""
-        self._lowest = min(self._lowest, value)
-        return self._lowest
+    def __call__(
+        self, state: PrunerState, start: tuple[int, int], bounds: Sequence[float], weight_sum: float, n_free: int
+    ) -> tuple[PrunerState, bool]:
+        """Tell whether to give up a start; see `fit_state.EarlyStop`."""
+        standing = state.standings.get(start, Standing())
+        if len(bounds) > standing.n_bounds:  # a step that was rejected tells nothing new
+            lowest = min(state.lowest, self._value(bounds[-1], weight_sum, n_free))
+            attainable = self._value(bounds[-1] + 2 * remaining_gain(bounds), weight_sum, n_free)
+            standing = Standing(len(bounds), standing.n_behind + 1 if attainable > lowest else 0)
+            state = PrunerState(lowest, {**state.standings, start: standing})
+        return state, standing.n_behind >= self.patience
 
-    def value(self, bound: float, weight_sum: float, n_free: int) -> float:
+    def _value(self, bound: float, weight_sum: float, n_free: int) -> float:
         """Criterion of a mixture with that mean log-likelihood."""
-        return _value(self._criterion, Score(bound * weight_sum, weight_sum, 0), n_free)
-
-
-class Entrant:
-    """Judges the starts of one mixture in a `Contest`."""
-
-    def __init__(self, contest: Contest, n_free: int) -> None:
-        self._contest, self._n_free = contest, n_free
-        self._seen: dict[int, int] = {}
-        self._behind: dict[int, int] = {}
-
-    def __call__(self, start: int, bounds: Sequence[float], weight_sum: float) -> bool:
-        """Whether to give up a start."""
-        if len(bounds) > self._seen.get(start, 0):  # a step that was rejected tells nothing new
-            self._seen[start] = len(bounds)
-            lowest = self._contest.lowest(self._contest.value(bounds[-1], weight_sum, self._n_free))
-            reach = self._contest.value(bounds[-1] + 2 * remaining_gain(bounds), weight_sum, self._n_free)
-            self._behind[start] = self._behind.get(start, 0) + 1 if reach > lowest else 0
-        return self._behind[start] >= self._contest.patience
-
-    def snapshot(self) -> dict[str, Any]:
-        """What it remembers, for `restore`; what JSON can say."""
-        return {
-            "lowest": self._contest.lowest(),
-            "starts": [[start, seen, self._behind[start]] for start, seen in self._seen.items()],
-        }
-
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Remember what another one did."""
-        self._contest.lowest(float(snapshot["lowest"]))
-        self._seen = {int(start): int(seen) for start, seen, _ in snapshot["starts"]}
-        self._behind = {int(start): int(behind) for start, _, behind in snapshot["starts"]}
+        return _value(CRITERIA[self.criterion], Score(bound * weight_sum, weight_sum, 0), n_free)
 
 
 def remaining_gain(bounds: Sequence[float]) -> float:

@@ -1,28 +1,44 @@
 """Expectation-maximisation (Dempster, Laird & Rubin 1977): the loop, written once, and when it stops.
 
-What is maximised is an `Estimation`: maximum likelihood, or the bound of variational inference.
+What is maximised is an `Estimation`: maximum likelihood, or the bound of variational inference. A start is a value,
+`EMStart`, and so is what it is allowed, `EMSettings`. The loop knows three functions::
+
+    request(estimation, settings, start)           the E-step that the start waits for
+    estep_pass(requests)                           the E-steps of all running starts, in one reading of the data
+    advance(estimation, settings, start, result)   the M-step, and where to go from there
+
+A component that collapses or that no row belongs to any more begins anew (`Estimation.reseed`), at most `RESEEDINGS`
+times. After that, or where reseeding does not help, a collapse is the end, and what is empty stays empty.
+
+A change of the bound that may be rounding decides nothing. Where the arithmetic of an E-step may have moved the bound
+by more than ``tol`` (`Kernel.rounding`), the start has not converged; and once the bound changes by no more than that,
+E-steps are taken in the next finer arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, Protocol
 
 import numpy as np
 
-from ..core.acceleration import Accelerator
+from ..core.acceleration import Accelerator, AcceleratorState
 from ..core.estimation import Estimation, State
 from ..core.kernels import ARITHMETICS, finer
 from ..core.mixture import MixtureParameters
 from ..errors import IllDefinedCovarianceError
-from .sweep import Evaluation, Request, Sweep
+from .estep_pass import EStepPass, EStepRequest, EStepResult
+from .history import PassRecord
 from .worst import Watch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Times that components of one start may begin anew.
 RESEEDINGS = 3
+
+PROPOSALS = ("accelerated", "moved")
+"""Steps that count only where the bound does not fall."""
 
 # Of the bound, relative: a step to the same place may come out so much lower.
 _ROUNDING = 1e-12
@@ -38,10 +54,137 @@ class Reseeding:
     collapsed: bool
     """False: they were empty."""
 
+    def __post_init__(self) -> None:
+        if self.n_iter < 0 or not self.components or min(self.components) < 0:
+            raise ValueError(f"reseeding of the components {self.components} after E-step {self.n_iter}")
+
+
+@dataclass(frozen=True)
+class Proposal(Generic[State]):
+    """A place for the next E-step other than the M-step's."""
+
+    state: State
+    kind: str
+    """One of `PROPOSALS`."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in PROPOSALS:
+            raise ValueError(f"proposal is {self.kind!r:.40}; expected one of {PROPOSALS}")
+
+
+@dataclass(frozen=True)
+class EMStart(Generic[State]):
+    """The whole state of one start between two E-steps: a start goes on from it with the same bits."""
+
+    state: State
+    """The best so far, after its M-step."""
+    proposal: Proposal[State] | None = None
+    """Where the next E-step is taken instead of at ``state``."""
+    lower_bounds: tuple[float, ...] = ()
+    """One for each E-step that was not rejected; never falling but for rounding, and where a component was replaced."""
+    compared_bound: float = -np.inf
+    """Bound that the next one is compared with."""
+    rounding: float = 0.0
+    """Rounding error that ``compared_bound`` may have."""
+    n_iter: int = 0
+    """E-steps, those that were rejected included."""
+    converged: bool = False
+    stopped: bool = False
+    """Given up from outside."""
+    collapsed: tuple[int, ...] | None = None
+    """Components whose collapse ended the start; empty where all components share the covariance."""
+    reseedings: tuple[Reseeding, ...] = ()
+    precise: bool = False
+    """The next E-step repeats the last one in the finest arithmetic."""
+    coarsest: str = ARITHMETICS[0]
+    """Arithmetic that no E-step is coarser than any more."""
+    relocates: bool = False
+    """The relocator is still to be asked."""
+    accelerator: AcceleratorState | None = None
+    """What the accelerator has learnt; None: plain EM."""
+
+    def __post_init__(self) -> None:
+        if not sum(self.lower_bounds) < np.inf:
+            raise ValueError("lower_bounds contains NaN or infinity")
+        if self.rounding < 0:
+            raise ValueError(f"rounding is {self.rounding}; expected no negative number")
+        if self.n_iter < 0:
+            raise ValueError(f"n_iter is {self.n_iter}; expected no negative number")
+        if self.collapsed and min(self.collapsed) < 0:
+            raise ValueError(f"collapsed is {self.collapsed!r:.40}; expected numbers of components")
+        if self.coarsest not in ARITHMETICS:
+            raise ValueError(f"coarsest is {self.coarsest!r:.40}; expected one of {ARITHMETICS}")
+
+    @property
+    def next_state(self) -> State:
+        """Where the next E-step is taken."""
+        return self.proposal.state if self.proposal else self.state
+
+    @property
+    def lower_bound(self) -> float:
+        """Bound of the last E-step that counted; −∞ where there was none."""
+        return self.lower_bounds[-1] if self.lower_bounds else -np.inf
+
+    @property
+    def failure(self) -> IllDefinedCovarianceError | None:
+        """Why the start cannot go on; None where it can."""
+        return None if self.collapsed is None else IllDefinedCovarianceError(self.collapsed)
+
+    def is_finished(self, max_iter: int) -> bool:
+        """Test whether the start asks for nothing more."""
+        return self.converged or self.stopped or self.collapsed is not None or self.n_iter >= max_iter
+
+
+class Relocator(Protocol[State]):
+    """Looks, once, at the rows that an E-step explained worst, and may know a better place to go on from."""
+
+    def watch(self, parameters: MixtureParameters) -> Watch:
+        """Say which rows to keep, if these are the parameters of the E-step."""
+
+    def __call__(self, result: EStepResult, updated: State) -> Relocated[State]:
+        """Look for a place for the next E-step that is better than ``updated``, which the M-step made of ``result``."""
+
+
+@dataclass(frozen=True)
+class Relocated(Generic[State]):
+    """Outcome of a relocation."""
+
+    state: State | None = None
+    """Where to take the next E-step; None: where the M-step led."""
+    records: tuple[PassRecord, ...] = ()
+    """Iterations on a sample that the search took."""
+
+
+@dataclass(frozen=True)
+class EMSettings(Generic[State]):
+    """What a start is allowed."""
+
+    tol: float
+    """A start has converged when the bound changes by less, in nats per unit of weight."""
+    max_iter: int
+    """Largest number of E-steps, those that were rejected included."""
+    accelerator: Accelerator[Any] | None = None
+    """None: plain EM."""
+    relocator: Relocator[State] | None = None
+    """Asked after the first plain step. Its proposal counts if the bound is higher there."""
+
+    def begin(self, state: State, lower_bound: float = -np.inf) -> EMStart[State]:
+        """Make a start at a state; ``lower_bound`` is that of an earlier fit that is continued."""
+        return EMStart(
+            state,
+            compared_bound=lower_bound,
+            relocates=self.relocator is not None,
+            accelerator=self.initial_acceleration(),
+        )
+
+    def initial_acceleration(self) -> AcceleratorState | None:
+        """Accelerator state that has learnt nothing."""
+        return None if self.accelerator is None else self.accelerator.initial()
+
 
 @dataclass(frozen=True)
 class Step:
-    """What became of an E-step."""
+    """Outcome of an E-step."""
 
     kind: str
     """As in `PassRecord`."""
@@ -50,288 +193,231 @@ class Step:
     """To the bound before; infinite for the first, NaN where there is none."""
     seconds: float
     arithmetic: str
+    records: tuple[PassRecord, ...] = ()
+    """Iterations on samples that the step took besides."""
+
+    @classmethod
+    def of(cls, kind: str, result: EStepResult, bound: float = np.nan, change: float = np.nan) -> Step:
+        """Step that an E-step was."""
+        return cls(kind, bound, change, result.seconds, result.kernel.arithmetic)
+
+
+class EMRun(NamedTuple, Generic[State]):
+    """A start with all that it takes to advance it."""
+
+    estimation: Estimation[State]
+    settings: EMSettings[State]
+    start: EMStart[State]
+
+    @property
+    def is_finished(self) -> bool:
+        """Test whether the start asks for nothing more."""
+        return self.start.is_finished(self.settings.max_iter)
+
+
+def run_em(
+    estep_pass: EStepPass,
+    runs: Iterable[EMRun[Any]],
+    on_step: Callable[[int, EMStart[Any], Step], EMStart[Any]] = lambda _, start, __: start,
+    on_pass: Callable[[], Any] = lambda: None,
+) -> list[EMStart[Any]]:
+    """Take starts to their ends; those that are still running share every reading of the data.
+
+    Parameters
+    ----------
+    estep_pass : EStepPass
+    runs : iterable of EMRun
+    on_step : callable
+        Called with the number of a start, the start after a step, and the step; returns the start, which may be
+        stopped there.
+    on_pass : callable
+        Called when all starts have taken what a reading of the data brought them.
+
+    Returns
+    -------
+    list of EMStart
+    """
+    runs = list(runs)
+    while running := [number for number, run in enumerate(runs) if not run.is_finished]:
+        results = estep_pass([request(*runs[number]) for number in running])
+        for number, result in zip(running, results, strict=True):
+            start, step = advance(*runs[number], result)
+            runs[number] = runs[number]._replace(start=on_step(number, start, step))
+        on_pass()
+    return [run.start for run in runs]
+
+
+def request(estimation: Estimation[State], settings: EMSettings[State], start: EMStart[State]) -> EStepRequest:
+    """Make the request for the E-step that a start waits for."""
+    parameters = estimation.parameters(start.next_state)
+    relocator = settings.relocator if start.relocates else None
+    watch = None if relocator is None else relocator.watch(parameters)
+    return EStepRequest(parameters, ARITHMETICS[-1] if start.precise else start.coarsest, watch)
+
+
+def advance(
+    estimation: Estimation[State], settings: EMSettings[State], start: EMStart[State], result: EStepResult
+) -> tuple[EMStart[State], Step]:
+    """Make the M-step, and settle where to go from there.
+
+    Returns
+    -------
+    start : EMStart
+    step : Step
+    """
+    try:
+        updated = estimation.update(result.statistics)
+        fine = result.finest or result.kernel.resolves(estimation.parameters(updated))
+    except IllDefinedCovarianceError as error:
+        if result.finest:
+            return _collapse(estimation, settings, _counted(start), result, error.components)
+        fine = False
+    if not fine:
+        return _refine(start, result)
+    start, found = _counted(start), _compare(estimation, start, updated, result)
+    if start.proposal and found.falls:
+        return _reject(settings, start, result, found.bound, found.change)
+    empty = estimation.empty(result.statistics)
+    if empty and (reseeded := _reseed(estimation, settings, start, result, empty, collapsed=False)):
+        return reseeded
+    return _relocate(settings, *_accept(settings, start, result, found))
 
 
 @dataclass(frozen=True)
-class AscentSnapshot(Generic[State]):
-    """All that an ascent needs to go on from between two E-steps, with the same bits."""
+class _Found(Generic[State]):
+    """An M-step and its bound."""
 
-    state: State
-    next_state: State
-    """Where it wants the next E-step; the same object as ``state`` where that is there."""
-    lower_bounds: tuple[float, ...]
-    last_bound: float
-    """That the next one is compared with."""
-    last_noise: float
-    """Rounding error that it may have."""
-    n_iter: int
-    converged: bool
-    stopped: bool
-    failure: tuple[int, ...] | None
-    """Components that collapsed."""
-    reseedings: tuple[Reseeding, ...]
-    proposal: str | None
-    precise: bool
-    """True where the next E-step repeats the last one in the finest arithmetic."""
-    coarsest: str
-    """Arithmetic that no E-step is coarser than any more."""
-    relocates: bool
-    """Whether the relocator is still to be asked."""
-    accelerator: Mapping[str, Array] | None
-    """What it has learnt."""
+    updated: State
+    bound: float
+    change: float
+    """Of the bound, from the E-step that counted before."""
+    rounding: float
+    """Rounding error that the bound may have."""
+    doubt: float
+    """The same of either bound: a change that is no larger may be rounding."""
+
+    @property
+    def falls(self) -> bool:
+        """Test whether the bound is lower than before, by more than rounding; true for NaN."""
+        return not self.change >= -max(self.doubt, _ROUNDING * abs(self.bound))
 
 
-class Relocator(Protocol[State]):
-    """Looks, once, at the rows that an E-step explained worst, and may know a better place to go on from."""
-
-    def watch(self, parameters: MixtureParameters) -> Watch:
-        """What it wants to see of the rows, if these are the parameters of the E-step."""
-
-    def __call__(self, evaluation: Evaluation, updated: State) -> State | None:
-        """Where to take the next E-step instead of at ``updated``, which the M-step made of ``evaluation``."""
+def _compare(
+    estimation: Estimation[State], start: EMStart[State], updated: State, result: EStepResult
+) -> _Found[State]:
+    bound = estimation.bound(result.statistics, updated)
+    rounding = result.kernel.rounding(estimation.parameters(updated))
+    return _Found(updated, bound, bound - start.compared_bound, rounding, max(rounding, start.rounding))
 
 
-class Ascent(Generic[State]):
-    """One start on its way up. It says where it wants the next E-step, and takes what was found there.
+def _counted(start: EMStart[State]) -> EMStart[State]:
+    """Count an E-step whose arithmetic was fine enough."""
+    return replace(start, n_iter=start.n_iter + 1, precise=False)
 
-    Whoever brings the two together decides how many ascents share a reading of the data.
 
-    A component that collapses or that no row belongs to any more begins anew (`Estimation.reseed`), at most
-    `RESEEDINGS` times. After that, or where it does not help, a collapse is the end, and what is empty stays empty.
+def _refine(start: EMStart[State], result: EStepResult) -> tuple[EMStart[State], Step]:
+    """Repeat the E-step in the finest arithmetic.
 
-    A change of the bound that may be rounding decides nothing. Where the arithmetic of an E-step may have moved the
-    bound by more than ``tol`` (`Kernel.rounding`), the ascent has not converged; and once the bound changes by no more
-    than that, E-steps are taken in the next finer arithmetic.
-
-    Parameters
-    ----------
-    estimation : Estimation
-    state : State
-        Where it begins.
-    tol : float
-        It has converged when the bound changes by less, in nats per unit of weight.
-    max_iter : int
-        Largest number of E-steps, those that were rejected included.
-    lower_bound : float
-        Of an earlier fit that is continued.
-    accelerator : callable, optional
-        Makes an `Accelerator`, anew where the ascent had to start over. None: plain EM.
-    relocator : Relocator, optional
-        Asked after the first plain step. Its proposal counts if the bound is higher there.
-
-    Attributes
-    ----------
-    state : State
-        The best so far, after its M-step.
-    lower_bounds : list of float
-        One for each E-step that was not rejected; never falling but for rounding, and where a component was replaced.
-    n_iter : int
-    converged : bool
-    stopped : bool
-        It was given up.
-    failure : IllDefinedCovarianceError or None
-        Why it cannot go on.
-    reseedings : list of Reseeding
+    The M-step led to components so much tighter than the last ones that this arithmetic could not see their width.
     """
-
-    def __init__(
-        self,
-        estimation: Estimation[State],
-        state: State,
-        *,
-        tol: float,
-        max_iter: int,
-        lower_bound: float = -np.inf,
-        accelerator: Callable[[], Accelerator] | None = None,
-        relocator: Relocator[State] | None = None,
-    ) -> None:
-        self.estimation, self.state = estimation, state
-        self.lower_bounds: list[float] = []
-        self.n_iter = 0
-        self.converged = self.stopped = False
-        self.failure: IllDefinedCovarianceError | None = None
-        self.reseedings: list[Reseeding] = []
-        self._tol, self._max_iter = tol, max_iter
-        self._last, self._last_noise = lower_bound, 0.0
-        self._make_accelerator = accelerator
-        self._accelerator = self._new_accelerator()
-        self._relocator = relocator
-        self._next = state
-        self._proposal: str | None = None
-        """Kind of step that the next one is if it counts, where it is not a plain one."""
-        self._precise, self._coarsest = False, ARITHMETICS[0]
-
-    @property
-    def finished(self) -> bool:
-        """Whether it asks for nothing more."""
-        return self.converged or self.stopped or self.failure is not None or self.n_iter >= self._max_iter
-
-    @property
-    def lower_bound(self) -> float:
-        """Of the last E-step that counted; −∞ where there was none."""
-        return self.lower_bounds[-1] if self.lower_bounds else -np.inf
-
-    @property
-    def request(self) -> Request:
-        """The E-step that it waits for."""
-        parameters = self.estimation.parameters(self._next)
-        watch = None if self._relocator is None else self._relocator.watch(parameters)
-        return Request(parameters, ARITHMETICS[-1] if self._precise else self._coarsest, watch)
-
-    def stop(self) -> None:
-        """Ask for nothing more."""
-        self.stopped = True
-
-    def snapshot(self) -> AscentSnapshot[State]:
-        """Where it is now."""
-        return AscentSnapshot(
-            self.state,
-            self._next,
-            tuple(self.lower_bounds),
-            self._last,
-            self._last_noise,
-            self.n_iter,
-            self.converged,
-            self.stopped,
-            None if self.failure is None else self.failure.components,
-            tuple(self.reseedings),
-            self._proposal,
-            self._precise,
-            self._coarsest,
-            self._relocator is not None,
-            None if self._accelerator is None else self._accelerator.as_arrays(),
-        )
-
-    def restore(self, snapshot: AscentSnapshot[State]) -> None:
-        """Go on from where another one was that was made with the same arguments."""
-        self.state, self._next = snapshot.state, snapshot.next_state
-        self.lower_bounds = list(snapshot.lower_bounds)
-        self._last, self._last_noise = snapshot.last_bound, snapshot.last_noise
-        self.n_iter, self.converged, self.stopped = snapshot.n_iter, snapshot.converged, snapshot.stopped
-        self.failure = None if snapshot.failure is None else IllDefinedCovarianceError(snapshot.failure)
-        self.reseedings = list(snapshot.reseedings)
-        self._proposal = snapshot.proposal
-        self._precise, self._coarsest = snapshot.precise, snapshot.coarsest
-        if not snapshot.relocates:
-            self._relocator = None
-        if snapshot.accelerator is not None:
-            assert self._accelerator is not None
-            self._accelerator = self._accelerator.from_arrays(snapshot.accelerator)
-
-    def take(self, evaluation: Evaluation) -> Step:
-        """Make the M-step, and settle where to go from there."""
-        try:
-            updated = self.estimation.update(evaluation.statistics)
-            fine = evaluation.finest or evaluation.kernel.resolves(self.estimation.parameters(updated))
-        except IllDefinedCovarianceError as error:
-            if evaluation.finest:
-                return self._collapsed(error, evaluation)
-            fine = False
-        # The M-step led to components so much tighter than the last ones that this arithmetic could not see their
-        # width.
-        self._precise = not fine
-        if not fine:
-            return _step("refined", np.nan, np.nan, evaluation)
-        self.n_iter += 1
-        bound = self.estimation.bound(evaluation.statistics, updated)
-        change = bound - self._last
-        noise = evaluation.kernel.rounding(self.estimation.parameters(updated))
-        doubt = max(noise, self._last_noise)
-        if self._proposal and not change >= -max(doubt, _ROUNDING * abs(bound)):
-            return self._reject(bound, change, evaluation)
-        empty = self.estimation.empty(evaluation.statistics)
-        if empty and (step := self._reseed(empty, evaluation, collapsed=False)):
-            return step
-        kind = self._proposal or "em"
-        self._accept(updated, bound, change, doubt)
-        self._last_noise = noise
-        if 0 < self._tol < noise and abs(change) <= doubt:  # with a tol of zero nothing could converge
-            self._coarsest = finer(evaluation.kernel.arithmetic)
-        self._relocate(evaluation)
-        return _step(kind, bound, change, evaluation)
-
-    def _new_accelerator(self) -> Accelerator | None:
-        return self._make_accelerator() if self._make_accelerator else None
-
-    def _accept(self, updated: State, bound: float, change: float, doubt: float) -> None:
-        at, self.state, self._last = self._next, updated, bound
-        self.lower_bounds.append(bound)
-        self._next, self._proposal = updated, None
-        if self._accelerator is None:
-            self.converged = doubt <= self._tol and abs(change) < self._tol
-            return
-        proposal: Any = self._accelerator.propose(at, updated, bound)  # type: ignore[arg-type]
-        self.converged = doubt <= self._tol and self._accelerator.settled(change, self._tol)
-        if proposal is not None:
-            self._next, self._proposal = proposal, "accelerated"
-
-    def _relocate(self, evaluation: Evaluation) -> None:
-        if self._relocator is None:
-            return
-        relocator, self._relocator = self._relocator, None
-        elsewhere = None if self.finished else relocator(evaluation, self.state)
-        if elsewhere is not None:
-            self._next, self._proposal = elsewhere, "moved"
-            self._accelerator = self._new_accelerator()
-
-    def _reject(self, bound: float, change: float, evaluation: Evaluation) -> Step:
-        if self._proposal == "accelerated":
-            assert self._accelerator is not None
-            self._accelerator.reject()
-        self._next, self._proposal = self.state, None
-        return _step("rejected", bound, change, evaluation)
-
-    def _collapsed(self, error: IllDefinedCovarianceError, evaluation: Evaluation) -> Step:
-        self.n_iter += 1
-        self._precise = False
-        if self._proposal:
-            return self._reject(-np.inf, -np.inf, evaluation)
-        if error.components and (step := self._reseed(error.components, evaluation, collapsed=True)):
-            return step
-        self.failure = error
-        return _step("em", np.nan, np.nan, evaluation)
-
-    def _reseed(self, lost: tuple[int, ...], evaluation: Evaluation, *, collapsed: bool) -> Step | None:
-        """Go on with other components in the place of the lost ones, if that helps."""
-        if len(self.reseedings) >= RESEEDINGS:
-            return None
-        state = self.estimation.reseed(evaluation.statistics, lost)
-        if state is None:
-            return None
-        self.reseedings.append(Reseeding(self.n_iter, lost, collapsed))
-        bound = self.estimation.bound(evaluation.statistics, state)
-        change = bound - self._last
-        self.lower_bounds.append(bound)
-        self.state = self._next = state
-        self._proposal = None
-        # What comes next has nothing to do with what was: the bound may be lower there, and is not compared.
-        self._last, self._last_noise, self._accelerator = -np.inf, 0.0, self._new_accelerator()
-        return _step("reseeded", bound, change, evaluation)
+    return replace(start, precise=True), Step.of("refined", result)
 
 
-def _step(kind: str, bound: float, change: float, evaluation: Evaluation) -> Step:
-    return Step(kind, bound, change, evaluation.seconds, evaluation.kernel.arithmetic)
+def _collapse(
+    estimation: Estimation[State],
+    settings: EMSettings[State],
+    start: EMStart[State],
+    result: EStepResult,
+    components: tuple[int, ...],
+) -> tuple[EMStart[State], Step]:
+    """Go back from a proposal at which components collapsed, or replace the components, or end."""
+    if start.proposal:
+        return _reject(settings, start, result, -np.inf, -np.inf)
+    if components and (reseeded := _reseed(estimation, settings, start, result, components, collapsed=True)):
+        return reseeded
+    return replace(start, collapsed=components), Step.of("em", result)
 
 
-def climb(
-    sweep: Sweep,
-    ascents: Sequence[Ascent[Any]],
-    on_step: Callable[[int, Step], Any] = lambda *_: None,
-    on_sweep: Callable[[], Any] = lambda: None,
-) -> None:
-    """Take ascents to their ends; those that are still running share every reading of the data.
+def _reject(
+    settings: EMSettings[State], start: EMStart[State], result: EStepResult, bound: float, change: float
+) -> tuple[EMStart[State], Step]:
+    """Go back from a proposal to where the last M-step led."""
+    learnt = start.accelerator
+    if start.proposal and start.proposal.kind == "accelerated" and settings.accelerator is not None:
+        learnt = settings.accelerator.reject(learnt)
+    return replace(start, proposal=None, accelerator=learnt), Step.of("rejected", result, bound, change)
 
-    Parameters
-    ----------
-    sweep : Sweep
-    ascents : sequence of Ascent
-    on_step : callable
-        Called with the number of an ascent and each of its steps.
-    on_sweep : callable
-        Called when all have taken what a reading of the data brought them.
-    """
-    while running := [number for number, ascent in enumerate(ascents) if not ascent.finished]:
-        evaluations = sweep([ascents[number].request for number in running])
-        for number, evaluation in zip(running, evaluations, strict=True):
-            on_step(number, ascents[number].take(evaluation))
-        on_sweep()
+
+def _reseed(
+    estimation: Estimation[State],
+    settings: EMSettings[State],
+    start: EMStart[State],
+    result: EStepResult,
+    lost: tuple[int, ...],
+    *,
+    collapsed: bool,
+) -> tuple[EMStart[State], Step] | None:
+    """Go on with other components in the place of the lost ones; None where that does not help any more."""
+    if len(start.reseedings) >= RESEEDINGS:
+        return None
+    state = estimation.reseed(result.statistics, lost)
+    if state is None:
+        return None
+    bound = estimation.bound(result.statistics, state)
+    # What comes next has nothing to do with what was: the bound may be lower there, and is not compared.
+    reseeded = replace(
+        start,
+        state=state,
+        proposal=None,
+        lower_bounds=(*start.lower_bounds, bound),
+        compared_bound=-np.inf,
+        rounding=0.0,
+        reseedings=(*start.reseedings, Reseeding(start.n_iter, lost, collapsed)),
+        accelerator=settings.initial_acceleration(),
+    )
+    return reseeded, Step.of("reseeded", result, bound, bound - start.compared_bound)
+
+
+def _accept(
+    settings: EMSettings[State], start: EMStart[State], result: EStepResult, found: _Found[State]
+) -> tuple[EMStart[State], Step, EStepResult]:
+    """Go on from where the M-step led, or from where the accelerator proposes."""
+    settled, learnt, proposal = abs(found.change) < settings.tol, start.accelerator, None
+    if settings.accelerator is not None:
+        at, updated, bound = start.next_state, found.updated, found.bound
+        proposed: Any  # accelerators know mixtures only, which then is what a state is
+        learnt, proposed = settings.accelerator.propose(learnt, at, updated, bound)  # type: ignore[arg-type]
+        settled = settings.accelerator.settled(learnt, found.change, settings.tol)
+        proposal = None if proposed is None else Proposal(proposed, "accelerated")
+    # With a tol of zero nothing could converge, and no arithmetic would be fine enough.
+    refines = 0 < settings.tol < found.rounding and abs(found.change) <= found.doubt
+    accepted = replace(
+        start,
+        state=found.updated,
+        proposal=proposal,
+        lower_bounds=(*start.lower_bounds, found.bound),
+        compared_bound=found.bound,
+        rounding=found.rounding,
+        converged=found.doubt <= settings.tol and settled,
+        coarsest=finer(result.kernel.arithmetic) if refines else start.coarsest,
+        accelerator=learnt,
+    )
+    kind = start.proposal.kind if start.proposal else "em"
+    return accepted, Step.of(kind, result, found.bound, found.change), result
+
+
+def _relocate(
+    settings: EMSettings[State], start: EMStart[State], step: Step, result: EStepResult
+) -> tuple[EMStart[State], Step]:
+    """Ask the relocator, once, for a place that is better than where the first plain step led."""
+    if not start.relocates:
+        return start, step
+    start = replace(start, relocates=False)
+    if start.is_finished(settings.max_iter) or settings.relocator is None:
+        return start, step
+    relocated = settings.relocator(result, start.state)
+    step = replace(step, records=relocated.records)
+    if relocated.state is None:
+        return start, step
+    proposal = Proposal(relocated.state, "moved")
+    return replace(start, proposal=proposal, accelerator=settings.initial_acceleration()), step

@@ -15,15 +15,15 @@ from ..data.row_checks import check_weight_sum
 from ..data.row_sample import RowSample, draw_rows, draw_seed
 from ..data.source import Dataset
 from ..engine.interface import Engine
-from .candidate import Candidate
+from .fit_spec import FitSpec
 from .survey import Survey, check_range, survey_fold
 from .weight_survey import WeightSurvey, WeightSurveyFold
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def take_surveys(engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[Any]]) -> list[Survey]:
-    """One pass: count, moments, extremes, finiteness, and a sample of rows for each candidate.
+def take_surveys(engine: Engine, dataset: Dataset, specs: Sequence[FitSpec[Any]]) -> list[Survey]:
+    """One pass: count, moments, extremes, finiteness, and a sample of rows for each spec.
 
     Where rows are to be drawn by weight, a pass over the weights comes before it.
 
@@ -33,9 +33,9 @@ def take_surveys(engine: Engine, dataset: Dataset, candidates: Sequence[Candidat
         With the first row concerned that was met.
     DataRangeError
     """
-    drawn = _draw(engine, dataset, candidates)
-    loops = loops_for(dataset, max(candidate.settings.initialization.n_components for candidate in candidates))
-    keys = [(drawing, candidate.settings.scattered) for (drawing, _), candidate in zip(drawn, candidates, strict=True)]
+    drawn = _draw(engine, dataset, specs)
+    loops = loops_for(dataset, max(spec.settings.initialization.n_components for spec in specs))
+    keys = [(drawing, spec.settings.scattered) for (drawing, _), spec in zip(drawn, specs, strict=True)]
     folds = {key: survey_fold(dataset, sample, loops, key[1]) for key, (_, sample) in zip(keys, drawn, strict=True)}
     found = dict(zip(folds, engine.run_together(dataset, list(folds.values()), "survey"), strict=True))
     surveys: list[Survey] = [found[key] for key in keys]
@@ -57,17 +57,17 @@ _Drawing = tuple[int, int]
 """Size and seed of a sample."""
 
 
-def _draw(engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[Any]]) -> list[tuple[_Drawing, RowSample]]:
-    """For each candidate the rows of its sample, and what these follow from."""
-    drawings = [_drawing(dataset, candidate) for candidate in candidates]
+def _draw(engine: Engine, dataset: Dataset, specs: Sequence[FitSpec[Any]]) -> list[tuple[_Drawing, RowSample]]:
+    """For each spec the rows of its sample, and what these follow from."""
+    drawings = [_drawing(dataset, spec) for spec in specs]
     by_weight = {drawing: WeightSurveyFold(*drawing) for drawing in drawings if _draws_by_weight(dataset, drawing[0])}
     weighed: dict[_Drawing, WeightSurvey] = dict(
         zip(by_weight, _weigh(engine, dataset, list(by_weight.values())), strict=True)
     )
-    for drawing, candidate in zip(drawings, candidates, strict=True):
+    for drawing, spec in zip(drawings, specs, strict=True):
         # Drawn from only where it is needed, so that small data leave the stream to the starts, as in scikit-learn.
         if dataset.n_rows > drawing[0] and not (drawing in weighed and weighed[drawing].is_complete):
-            draw_seed(candidate.random_state)
+            draw_seed(spec.random_state)
     samples: dict[_Drawing, RowSample] = {
         drawing: weighed[drawing].sample(drawing[1]) if drawing in weighed else draw_rows(dataset.n_rows, *drawing)
         for drawing in drawings
@@ -75,9 +75,9 @@ def _draw(engine: Engine, dataset: Dataset, candidates: Sequence[Candidate[Any]]
     return [(drawing, samples[drawing]) for drawing in drawings]
 
 
-def _drawing(dataset: Dataset, candidate: Candidate[Any]) -> _Drawing:
-    size = candidate.settings.sample_size
-    return size, draw_seed(deepcopy(candidate.random_state)) if dataset.n_rows > size else 0
+def _drawing(dataset: Dataset, spec: FitSpec[Any]) -> _Drawing:
+    size = spec.settings.sample_size
+    return size, draw_seed(deepcopy(spec.random_state)) if dataset.n_rows > size else 0
 
 
 def _weigh(engine: Engine, dataset: Dataset, folds: Sequence[WeightSurveyFold]) -> list[WeightSurvey]:

@@ -19,8 +19,8 @@ from ..engine.combined_fold import SharedCosts
 from ..engine.memory import PassPlan, Worker, machine_bytes
 from ..engine.run import DaskEngine
 from ..errors import WorkerMemoryError
-from .candidate import Settings
 from .first_pass import loops_for, n_weight_passes
+from .fit_spec import Settings
 from .folds import Cost
 from .rare import strata_bytes
 from .survey import sample_dtype, survey_fold

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic
 
 import numpy as np
@@ -30,11 +30,11 @@ from ..core.statistics import statistics_of_responsibilities
 from ..data.row_sample import draw_by_weight
 from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
-from .em import Ascent, climb
+from .em import EMRun, EMSettings, EMStart, Relocated, run_em
+from .estep_pass import EStepResult
 from .history import PassRecord
 from .initialization import Sample
-from .sampling import sample_sweep
-from .sweep import Evaluation
+from .sampling import sample_pass
 from .worst import Watch, WorstRows
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -87,7 +87,19 @@ class _Strata:
         return float(math.sqrt(deviations @ deviations) / self.weights.sum())
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Move(Generic[State]):
+    """Outcome of trying to move one component."""
+
+    state: State | None = None
+    """None: no move helps."""
+    n_iter: int = 0
+    """Iterations on the strata that the trials took."""
+    lower_bound: float = -np.inf
+    """On the strata, of the state; of the mixture without a move where none helps."""
+
+
+@dataclass(frozen=True)
 class Relocation(Generic[State]):
     """Moves components to rare clusters, after the first E-step over all data."""
 
@@ -102,11 +114,7 @@ class Relocation(Generic[State]):
     tol: float
     """A cluster that raises the mean log-likelihood by less is none."""
     loops: Callable[[int], Loops]
-    tell: Callable[[PassRecord], Any]
-    """Told what it took where moves were tried."""
     start: int = 0
-    _n_iter: int = field(default=0, init=False)
-    _bound: float = field(default=-np.inf, init=False)
 
     def watch(self, parameters: MixtureParameters) -> Watch:
         """The rows that are explained worst, and a density that, by the sample, twice as many of them do not reach."""
@@ -119,50 +127,52 @@ class Relocation(Generic[State]):
         enough = 1 + np.searchsorted(below, math.ceil(expected + 3 * math.sqrt(expected) + 3))
         return Watch(self.n_kept, float(density[order[enough]]) if enough < len(density) else np.inf)
 
-    def __call__(self, evaluation: Evaluation, updated: State) -> State | None:
-        """Where the next E-step is worth taking instead of at ``updated``; None: nowhere."""
+    def __call__(self, result: EStepResult, updated: State) -> Relocated[State]:
+        """Look for a place for the next E-step that is better than ``updated``; record what trying moves took."""
         begin = time.perf_counter()
-        strata = None if evaluation.worst is None else _stratify(self.sample, evaluation.kernel, evaluation.worst)
+        strata = None if result.worst is None else _stratify(self.sample, result.kernel, result.worst)
         if strata is None:
-            return None
-        state = updated
+            return Relocated()
+        state, moves = updated, []
         with self.engine.in_memory() as local:
             for _ in range(MOST_MOVES):
-                moved = self._move(local, strata, state)
-                if moved is None:
+                moves.append(move := self._move(local, strata, state))
+                if move.state is None:
                     break
-                state = moved
-        if self._n_iter:
-            seconds, n_rows = time.perf_counter() - begin, len(strata.sample.rows)
-            found = self._bound if np.isfinite(self._bound) else None
-            self.tell(PassRecord("sample", self.start, self._n_iter, found, n_rows, 0, seconds, "float64"))
-        return None if state is updated else state
+                state = move.state
+        records = self._records(moves, len(strata.sample.rows), time.perf_counter() - begin)
+        return Relocated(None if state is updated else state, records)
 
-    def _move(self, local: Engine, strata: _Strata, state: State) -> State | None:
-        """Another state, if moving one component helps."""
+    def _records(self, moves: list[_Move[State]], n_rows: int, seconds: float) -> tuple[PassRecord, ...]:
+        tried = [move for move in moves if move.n_iter]
+        if not tried:
+            return ()
+        n_iter, bound = sum(move.n_iter for move in tried), tried[-1].lower_bound
+        found = bound if np.isfinite(bound) else None
+        return (PassRecord("sample", self.start, n_iter, found, n_rows, 0, seconds, "float64"),)
+
+    def _move(self, local: Engine, strata: _Strata, state: State) -> _Move[State]:
+        """Move one component, if that helps."""
         kernel = self._kernel(self.estimation.parameters(state), strata.sample)
         cluster = self._cluster(strata, kernel)
         if cluster is None:
-            return None
+            return _Move()
         # A component that has a few rows of the cluster may grow to have all. On all data that takes passes, and small
         # changes end the fit before: so where nothing moves is a candidate, too.
-        ascents = [
-            Ascent(self.estimation, begin, tol=_TOL_FACTOR * self.tol, max_iter=_TRIAL_ITERATIONS)
-            for begin in (state, *self._moved(strata, kernel, cluster))
-        ]
-        climb(sample_sweep(local, strata.sample, self.loops), ascents)
-        self._n_iter += sum(ascent.n_iter for ascent in ascents)
-        still, best = ascents[0], max(ascents, key=_bound)
-        self._bound = _bound(still)
+        em: EMSettings[State] = EMSettings(_TOL_FACTOR * self.tol, _TRIAL_ITERATIONS)
+        begins = (state, *self._moved(strata, kernel, cluster))
+        runs = [EMRun(self.estimation, em, em.begin(begin)) for begin in begins]
+        ends = run_em(sample_pass(local, strata.sample, self.loops), runs)
+        n_iter = sum(end.n_iter for end in ends)
+        still, best = ends[0], max(ends, key=_bound)
         choices = [(still, state)]
         if _bound(best) > _bound(still) + self.tol:
             # Beside what was fitted to the same rows a gain is least disturbed by what they are a sample of.
             choices = [(best, still.state), (still, state), (best, state)]
-        for ascent, before in choices:
-            if ascent.failure is None and self._is_worth(strata, ascent.state, before):
-                self._bound = ascent.lower_bound
-                return ascent.state
-        return None
+        for end, before in choices:
+            if end.collapsed is None and self._is_worth(strata, end.state, before):
+                return _Move(end.state, n_iter, end.lower_bound)
+        return _Move(None, n_iter, _bound(still))
 
     def _is_worth(self, strata: _Strata, state: State, before: State) -> bool:
         """Whether it explains more of the data, and of those that were explained worst, than an accident would."""
@@ -244,8 +254,8 @@ def strata_bytes(n_kept: int, n_features: int, n_components: int) -> int:
     return 8 * n_rows * (4 * n_features + 4 * n_components) + 32 * n_kept * _fewest(n_features)
 
 
-def _bound(ascent: Ascent[Any]) -> float:
-    return -np.inf if ascent.failure is not None else ascent.lower_bound
+def _bound(end: EMStart[Any]) -> float:
+    return -np.inf if end.collapsed is not None else end.lower_bound
 
 
 def _stratify(sample: Sample, kernel: Kernel, worst: WorstRows) -> _Strata | None:

@@ -1,15 +1,14 @@
 """Starts on a sample in memory: many are cheap there, and the best of them begins near its end on all data.
 
-Samples grow tenfold from one rung to the next. All starts run to their ends on the smallest, the best of them goes on.
+Each sample is part of the next one, which has ten times as many rows. All starts run to their ends on the smallest, the
+best of them goes on.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 import numpy as np
@@ -20,12 +19,12 @@ from ..data.accept import as_dataset
 from ..data.row_sample import draw_by_weight, draw_seed
 from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
-from .candidate import Settings
-from .em import Ascent, Reseeding, Step, climb
+from .em import EMRun, EMSettings, EMStart, Reseeding, Step, run_em
+from .estep_pass import EStepPass
 from .events import SampleFitted, SampleStepped
+from .fit_spec import Settings
 from .history import PassRecord
 from .initialization import Sample
-from .sweep import Sweep
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,8 +38,8 @@ _TOL_FACTOR = 0.1
 _MOST_ITERATIONS = 1000
 
 
-def rungs(n_rows: int, n_parameters: int) -> list[int]:
-    """Sizes of the samples, ascending; the last is ``n_rows``."""
+def sample_sizes(n_rows: int, n_parameters: int) -> list[int]:
+    """Sizes of nested samples, ascending; the last is ``n_rows``."""
     fewest = max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * n_parameters)
     sizes = [n_rows]
     while sizes[0] // _GROWTH >= fewest:
@@ -48,7 +47,7 @@ def rungs(n_rows: int, n_parameters: int) -> list[int]:
     return sizes
 
 
-def climb_samples(
+def fit_on_samples(
     engine: Engine,
     settings: Settings,
     estimation: Estimation[State],
@@ -75,7 +74,7 @@ def climb_samples(
     dropped : callable
         Called with the number of a start that ended in a collapsed component, and the error.
     label : str
-        Of the candidate.
+        Of the mixture.
 
     Returns
     -------
@@ -89,25 +88,38 @@ def climb_samples(
     IllDefinedCovarianceError
         If all of them did.
     """
-    ladder = _ladder(settings, sample, random_state)
-    runner = _Runner(engine, settings, estimation, n_starts, dropped, label)
-    for start in range(n_starts):
-        with runner.dropping(start):
-            runner.states[start] = estimation.begin(lambda: settings.initialization(ladder[0], random_state))
+    samples = nested_samples(settings, sample, random_state)
+    failures: list[IllDefinedCovarianceError] = []
+
+    def drop(number: int, error: IllDefinedCovarianceError) -> None:
+        failures.append(error)
+        dropped(number, error)
+
+    runner = _Runner(engine, settings, estimation, n_starts, drop, label)
+    starts: _Starts[State] = {}
+    for number in range(n_starts):
+        try:
+            starts[number] = _SampleStart(estimation.begin(lambda: settings.initialization(samples[0], random_state)))
+        except IllDefinedCovarianceError as error:
+            drop(number, error)
+    records: list[PassRecord] = []
     with engine.in_memory() as local:
-        for rung in ladder:
-            sweep = sample_sweep(local, rung, loops)
-            if rung is not ladder[0]:
-                runner.keep_best(sweep)  # of rows most of which none of them has seen: no start is paid for overfitting
-            runner.climb(sweep)
-    best = runner.best()
-    return runner.states[best], runner.records, runner.reseedings[best]
+        for part in samples:
+            estep_pass = sample_pass(local, part, loops)
+            if part is not samples[0]:
+                # Of rows most of which none of them has seen: no start is paid for overfitting.
+                starts = _best(runner.run(estep_pass, starts, max_iter=1)[0], failures)
+            starts, made = runner.run_to_end(estep_pass, starts)
+            records += made
+    (best,) = _best(starts, failures).values()
+    return best.state, records, list(best.reseedings)
 
 
-def _ladder(settings: Settings, sample: Sample, random_state: np.random.RandomState) -> list[Sample]:
+def nested_samples(settings: Settings, sample: Sample, random_state: np.random.RandomState) -> list[Sample]:
+    """Draw smaller samples from a sample, each part of the next one; the last is the sample itself."""
     how, (n_rows, n_features) = settings.initialization, sample.rows.shape
     n_parameters = how.structure.n_covariance_parameters(how.n_components, n_features) + how.n_components * n_features
-    sizes = rungs(n_rows, n_parameters)
+    sizes = sample_sizes(n_rows, n_parameters)
     if len(sizes) == 1:
         return [sample]
     return [*_parts(sample, sizes[:-1], random_state), sample]
@@ -138,113 +150,96 @@ def _part(sample: Sample, chosen: Array, weights: Array | None) -> Sample:
     return replace(sample, rows=sample.rows[chosen], weights=weights, weight_sum=weight_sum)
 
 
+@dataclass(frozen=True)
+class _SampleStart(Generic[State]):
+    """A start between two samples."""
+
+    state: State
+    lower_bound: float = -np.inf
+    """On the last sample."""
+    reseedings: tuple[tuple[int, Reseeding], ...] = ()
+    """With the number of rows of the sample."""
+
+
+_Starts = dict[int, _SampleStart[State]]
+"""Starts by their number."""
+
+
+def _best(starts: _Starts[State], failures: Sequence[IllDefinedCovarianceError]) -> _Starts[State]:
+    """Keep the start with the largest bound; raise the last failure where no start is left."""
+    if not starts:
+        raise failures[-1]
+    best = max(starts, key=lambda number: starts[number].lower_bound)
+    return {best: starts[best]}
+
+
+@dataclass(frozen=True)
 class _Runner(Generic[State]):
-    """Starts on their way through the samples."""
+    """Runs starts on a sample."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        settings: Settings,
-        estimation: Estimation[State],
-        n_starts: int,
-        dropped: Callable[[int, IllDefinedCovarianceError], Any],
-        label: str,
-    ) -> None:
-        self._engine, self._settings, self._estimation = engine, settings, estimation
-        self._n_starts, self._dropped, self._label = n_starts, dropped, label
-        self._failure: IllDefinedCovarianceError | None = None
-        self._bounds: dict[int, float] = {}
-        self.states: dict[int, State] = {}
-        self.records: list[PassRecord] = []
-        self.reseedings: dict[int, list[tuple[int, Reseeding]]] = defaultdict(list)
-        """By start, with the number of rows of the sample."""
+    engine: Engine
+    settings: Settings
+    estimation: Estimation[State]
+    n_starts: int
+    drop: Callable[[int, IllDefinedCovarianceError], Any]
+    label: str
 
-    @contextmanager
-    def dropping(self, start: int) -> Iterator[None]:
-        """Give up a start whose components collapse inside."""
-        try:
-            yield
-        except IllDefinedCovarianceError as error:
-            self._drop(start, error)
-
-    def _drop(self, start: int, error: IllDefinedCovarianceError) -> None:
-        self.states.pop(start, None)
-        self._failure = error
-        self._dropped(start, error)
-
-    def best(self) -> int:
-        """The start with the largest bound so far."""
-        self._check()
-        return max(self.states, key=lambda start: self._bounds[start])
-
-    def _check(self) -> None:
-        if not self.states:
-            raise self._failure or RuntimeError("a fit without starts")
-
-    def keep_best(self, sweep: Sweep) -> None:
-        """Drop all starts but the one that explains a sample best."""
-        self._check()
-        self._climb(sweep, max_iter=1)
-        best = self.best()
-        self.states = {best: self.states[best]}
-
-    def climb(self, sweep: Sweep) -> None:
-        """Take all starts to their ends on a sample."""
-        self._check()
-        begin, n_rows = time.perf_counter(), sweep.dataset.n_rows
-        ascents = self._climb(sweep, max_iter=max(_MOST_ITERATIONS, self._settings.max_iter))
-        seconds, measure = time.perf_counter() - begin, self._estimation.measure
-        for start, (ascent, arithmetic) in ascents.items():
-            bound = ascent.lower_bound
-            self.records.append(PassRecord("sample", start, ascent.n_iter, bound, n_rows, 0, seconds, arithmetic))
-            self._engine.emit(
+    def run_to_end(self, estep_pass: EStepPass, starts: _Starts[State]) -> tuple[_Starts[State], list[PassRecord]]:
+        """Take starts to their ends, and tell of it."""
+        begin, n_rows = time.perf_counter(), estep_pass.dataset.n_rows
+        alive, ends = self.run(estep_pass, starts, max(_MOST_ITERATIONS, self.settings.max_iter))
+        seconds, measure = time.perf_counter() - begin, self.estimation.measure
+        records = []
+        for number, (end, arithmetic) in ends.items():
+            bound = end.lower_bound
+            records.append(PassRecord("sample", number, end.n_iter, bound, n_rows, 0, seconds, arithmetic))
+            self.engine.emit(
                 SampleFitted(
-                    start, self._n_starts, n_rows, ascent.n_iter, bound, ascent.converged, seconds, measure, self._label
+                    number, self.n_starts, n_rows, end.n_iter, bound, end.converged, seconds, measure, self.label
                 )
             )
+        return alive, records
 
-    def _climb(self, sweep: Sweep, max_iter: int) -> dict[int, tuple[Ascent[State], str]]:
-        """Ascents from the present states, and the arithmetic of the last step of each."""
-        settings, starts, arithmetic = self._settings, list(self.states), [""] * len(self.states)
-        ascents = [
-            Ascent(
-                self._estimation,
-                self.states[start],
-                tol=_TOL_FACTOR * settings.tol,
-                max_iter=max_iter,
-                accelerator=settings.accelerator,
-            )
-            for start in starts
-        ]
+    def run(
+        self, estep_pass: EStepPass, starts: _Starts[State], max_iter: int
+    ) -> tuple[_Starts[State], dict[int, tuple[EMStart[State], str]]]:
+        """Run EM; return the starts that did not collapse, and all ends, each with the arithmetic of its last step."""
+        em: EMSettings[State] = EMSettings(_TOL_FACTOR * self.settings.tol, max_iter, self.settings.accelerator)
+        numbers, arithmetic, n_rows = list(starts), dict.fromkeys(starts, ""), estep_pass.dataset.n_rows
 
-        def on_step(number: int, step: Step) -> None:
+        def on_step(place: int, start: EMStart[State], step: Step) -> EMStart[State]:
+            number = numbers[place]
             arithmetic[number] = step.arithmetic
-            self._engine.emit(
+            self.engine.emit(
                 SampleStepped(
-                    starts[number],
-                    self._n_starts,
-                    sweep.dataset.n_rows,
-                    ascents[number].n_iter,
+                    number,
+                    self.n_starts,
+                    n_rows,
+                    start.n_iter,
                     step.lower_bound,
                     step.change,
-                    self._estimation.measure,
-                    self._label,
+                    self.estimation.measure,
+                    self.label,
                 )
             )
+            return start
 
-        climb(sweep, ascents, on_step)
-        for start, ascent in zip(starts, ascents, strict=True):
-            self.states[start], self._bounds[start] = ascent.state, ascent.lower_bound
-            self.reseedings[start] += [(sweep.dataset.n_rows, reseeding) for reseeding in ascent.reseedings]
-            if ascent.failure is not None:
-                self._drop(start, ascent.failure)
-        return dict(zip(starts, zip(ascents, arithmetic, strict=True), strict=True))
+        runs = [EMRun(self.estimation, em, em.begin(start.state)) for start in starts.values()]
+        ends = dict(zip(numbers, run_em(estep_pass, runs, on_step), strict=True))
+        alive = {}
+        for number, end in ends.items():
+            if end.failure is None:
+                seen = tuple((n_rows, reseeding) for reseeding in end.reseedings)
+                alive[number] = _SampleStart(end.state, end.lower_bound, (*starts[number].reseedings, *seen))
+            else:
+                self.drop(number, end.failure)
+        return alive, {number: (end, arithmetic[number]) for number, end in ends.items()}
 
 
-def sample_sweep(local: Engine, sample: Sample, loops: Callable[[int], Loops]) -> Sweep:
+def sample_pass(local: Engine, sample: Sample, loops: Callable[[int], Loops]) -> EStepPass:
     """E-steps over a sample that stands for all data: it weighs as much, because beside a prior counts matter."""
     weights = np.ones(len(sample.rows)) if sample.weights is None else sample.weights.astype(np.float64)
     if sample.weight_sum is not None:
         weights *= sample.weight_sum / weights.sum()
     dataset, _ = as_dataset(sample.rows, weights)
-    return Sweep(local, dataset, sample.frame, loops, float(weights.sum()))
+    return EStepPass(local, dataset, sample.frame, loops, float(weights.sum()))

@@ -26,6 +26,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _LARGEST_SQUARE_SUM = 1e305
 
 
+_ARRAYS = ("mean", "squared_deviations", "minimum", "maximum", "sample", "sample_weight")  # of a `Survey`
+
+
 @dataclass(frozen=True)
 class Survey:
     """Moments, extremes and a sample of some rows. ``+`` joins those of two ranges of rows, the earlier one first.
@@ -59,6 +62,47 @@ class Survey:
 
     scatter: Scatter | None = None
     """All second moments, where they were asked for."""
+
+    def __post_init__(self) -> None:
+        n_features, n_sampled = len(self.mean), len(self.sample)
+        shapes = {"sample": (n_sampled, n_features), "sample_weight": (n_sampled,)}
+        for name in _ARRAYS:
+            array, shape = getattr(self, name), shapes.get(name, (n_features,))
+            if array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
+        if not n_sampled <= self.n_weighted <= self.n_rows:
+            raise ValueError(f"{self.n_weighted} rows that count, out of {self.n_rows}, with a sample of {n_sampled}")
+
+    def check(self, name: str, n_rows: int, n_features: int, *, weighted: bool) -> None:
+        """Require a survey of whole data, in which every number is finite.
+
+        Parameters
+        ----------
+        name : str
+            Of the survey, for messages.
+        n_rows, n_features : int
+            Of the data.
+        weighted : bool
+            Whether there are sample weights.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.n_rows != n_rows or not 0 < self.weight_sum < np.inf or not (weighted or self.weight_sum == n_rows):
+            raise ValueError(f"{name} is of {self.n_rows} rows of weight {self.weight_sum}")
+        if not (weighted or self.n_weighted == n_rows):
+            raise ValueError(f"{name} is of {self.n_weighted} rows that count, out of {n_rows}")
+        if len(self.mean) != n_features:
+            raise ValueError(f"{name}/mean has shape {self.mean.shape}; expected ({n_features},)")
+        arrays = {each: getattr(self, each) for each in _ARRAYS}
+        if self.scatter is not None:
+            arrays["scatter/second"] = self.scatter.second
+            if self.scatter.second.shape != (shape := self.scatter.structure.second_shape(1, n_features)):
+                raise ValueError(f"{name}/scatter/second has shape {self.scatter.second.shape}; expected {shape}")
+        for each, array in arrays.items():
+            if array.dtype.kind != "f" or not np.isfinite(array).all():
+                raise ValueError(f"{name}/{each} contains NaN, infinity, or no floating-point numbers")
 
     @property
     def is_complete(self) -> bool:

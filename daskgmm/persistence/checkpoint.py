@@ -36,9 +36,10 @@ from ..errors import (
     StoreError,
     StoreNotFoundError,
 )
-from ..fitting.snapshot import Beginning, Snapshot
+from ..fitting.fit_state import Beginning, Snapshot
+from .fit_records import StoredKind, dump_beginning, restore_beginning, restore_snapshot, snapshot_codec
 from .packed import PACKED, PackedGroup, write_packed
-from .packing import Packing, StoredKind, Unpacking
+from .records import dump
 from .stored import damage_errors
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -151,7 +152,9 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         settings = None if self.stored is None else self.stored.values.get("settings")
         return settings.get(name) if isinstance(settings, dict) else None
 
-    def keeper(self, dataset: Dataset, settings: Mapping[str, Any], kinds: Sequence[StoredKind]) -> StoreKeeper:
+    def checkpointer(
+        self, dataset: Dataset, settings: Mapping[str, Any], kinds: Sequence[StoredKind]
+    ) -> StoreCheckpointer:
         """What `MixtureFits` keeps its state with.
 
         Parameters
@@ -178,7 +181,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             _check_equal(self.stored, "data", data, "Use the same data")
             _compare_environments(self.stored)
         told = {"settings": dict(settings), "data": data, "environment": environment()}
-        return StoreKeeper(self._path, self.stored, told, kinds, self._lock)
+        return StoreCheckpointer(self._path, self.stored, told, kinds, self._lock)
 
 
 def _check_equal(stored: StoredBeginning, what: str, asked: Mapping[str, Any], advice: str) -> None:
@@ -211,8 +214,8 @@ def _compare_environments(stored: StoredBeginning) -> None:
         )
 
 
-class StoreKeeper:
-    """Keeps the state of a fit in a checkpoint; see `fitting.snapshot.Keeper`."""
+class StoreCheckpointer:
+    """Keeps the state of a fit in a checkpoint; see `fitting.fit_state.Checkpointer`."""
 
     def __init__(
         self,
@@ -223,13 +226,17 @@ class StoreKeeper:
         lock: Callable[[], Any],
     ) -> None:
         self._path, self._stored, self._told, self._lock = path, stored, told, lock
-        self._kinds = kinds
+        self._kinds, self._codec = kinds, snapshot_codec(kinds)
 
     def beginning(self) -> Beginning | None:
         """What an earlier run kept."""
         if self._stored is None:
             return None
-        return _reading(self._stored, lambda values, arrays: Unpacking(values, arrays).beginning(self._kinds))
+        return _reading(self._stored, self._restore_beginning)
+
+    def _restore_beginning(self, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> Beginning:
+        found = {name: value for name, value in values.items() if name not in self._told}
+        return restore_beginning(found, arrays, self._kinds, values["data"])
 
     def latest(self) -> Snapshot | None:
         """The last snapshot that is whole."""
@@ -237,7 +244,7 @@ class StoreKeeper:
         for folder in passes(self._path):
             try:
                 stored = _open_pass(folder)
-                snapshot = _reading(stored, lambda values, arrays: Unpacking(values, arrays).snapshot(self._kinds))
+                snapshot = _reading(stored, self._restore_snapshot)
                 if os.path.basename(folder) != _pass_name(snapshot.n_passes):
                     raise stored.error("n_passes", f"is {snapshot.n_passes}, which is not what the pass is named after")
             except CheckpointError as error:
@@ -252,19 +259,20 @@ class StoreKeeper:
             raise failures[0]
         return None
 
+    def _restore_snapshot(self, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> Snapshot:
+        return restore_snapshot(self._codec, values, arrays, self._kinds)
+
     def keep_beginning(self, beginning: Beginning) -> None:
         """Keep what the first pass found: the checkpoint is there from now on."""
-        packing = Packing()
-        values = {**self._told, **packing.beginning(beginning)}
-        write_packed(self._path, KIND, values, packing.arrays)
+        values, arrays = dump_beginning(beginning)
+        write_packed(self._path, KIND, {**self._told, **values}, arrays)
         self._lock()
 
     def keep(self, snapshot: Snapshot) -> None:
         """Keep where the fit is now, and forget where it was before the last time."""
-        packing = Packing()
-        values = packing.snapshot(snapshot, self._kinds)
+        values, arrays = dump(self._codec, snapshot)
         target = os.path.join(self._path, _pass_name(snapshot.n_passes))
-        write_packed(target, PASS_KIND, values, packing.arrays)
+        write_packed(target, PASS_KIND, values, arrays)
         for old in passes(self._path)[_KEPT:]:
             with suppress(OSError):
                 remove(old, old)
@@ -306,7 +314,7 @@ def checkpoint_record(path: Address) -> dict[str, Any]:
 
 
 def _told(beginning: Mapping[str, Any], values: Mapping[str, Any], latest: PackedGroup) -> dict[str, Any]:
-    starts = [start for fit in values.get("fits", ()) for _, start in fit["ascents"]]
+    starts = [start for fit in values.get("fits", ()) for _, start in fit["starts"]]
     settings, data = _typed(beginning["settings"], _SHOWN_SETTINGS), _typed(beginning["data"], _SHOWN_DATA)
     running = sum(not _is_over(start, settings["max_iter"]) for start in starts)
     return {
@@ -328,4 +336,4 @@ def _typed(found: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> d
 
 
 def _is_over(start: Mapping[str, Any], max_iter: int) -> bool:
-    return start["converged"] or start["stopped"] or start["failure"] is not None or start["n_iter"] >= max_iter
+    return start["converged"] or start["stopped"] or start["collapsed"] is not None or start["n_iter"] >= max_iter

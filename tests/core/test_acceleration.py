@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from daskgmm.core.acceleration import ACCELERATIONS, LimitedMemoryBFGS
+from daskgmm.core.acceleration import (
+    ACCELERATIONS,
+    AcceleratorState,
+    BFGSState,
+    LimitedMemoryBFGS,
+    ascent_direction,
+)
 from daskgmm.core.coordinates import displaced, displacement
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.kernels import choose_kernel
@@ -43,6 +49,7 @@ class Climb:
     """Of all passes: "em", "accelerated" or "rejected"."""
     proposals: list = field(default_factory=list)
     end: MixtureParameters | None = None
+    state: AcceleratorState | None = None
     converged: bool = False
 
 
@@ -67,10 +74,10 @@ class Rows:
         climb.end = mixture
         return climb
 
-    def accelerated(self, mixture, accelerator, tol, limit=500, resume=lambda accelerator: accelerator):
-        climb, last, fallback = Climb(), -np.inf, None
+    def accelerated(self, mixture, accelerator, tol, limit=500, resume=lambda state: state):
+        climb, last, fallback, state = Climb(), -np.inf, None, accelerator.initial()
         while len(climb.kinds) < limit and not climb.converged:
-            accelerator = resume(accelerator)
+            state = resume(state)
             try:
                 bound, updated = self.step(mixture)
             except IllDefinedCovarianceError:
@@ -78,15 +85,15 @@ class Rows:
                     raise
                 bound = -np.inf
             if fallback is not None and not bound >= last - 1e-12 * abs(last):
-                accelerator.reject()
+                state = accelerator.reject(state)
                 climb.kinds.append("rejected")
                 mixture, fallback = fallback, None
                 continue
             climb.kinds.append("em" if fallback is None else "accelerated")
             climb.bounds.append(bound)
-            proposal = accelerator.propose(mixture, updated, bound)
-            climb.converged, last = accelerator.settled(bound - last, tol), bound
-            climb.end = updated
+            state, proposal = accelerator.propose(state, mixture, updated, bound)
+            climb.converged, last = accelerator.settled(state, bound - last, tol), bound
+            climb.end, climb.state = updated, state
             if proposal is None:
                 mixture, fallback = updated, None
             else:
@@ -193,13 +200,12 @@ def test_units_and_zero_do_not_matter(accelerate, structure, library):
 # ---- checkpoints
 
 
-def test_it_goes_on_with_the_same_bits_from_its_arrays(accelerate, structure, library):
+def test_it_goes_on_with_the_same_bits_from_its_state(accelerate, structure, library):
     rows, begin = overlapping(library, structure, seed=3)
     data = Rows(library, rows, structure)
 
-    def reborn(accelerator):
-        arrays = {name: np.array(array) for name, array in accelerator.as_arrays().items()}
-        return type(accelerator).from_arrays(arrays)
+    def reborn(state):
+        return type(state)(**{name: np.array(v) if np.ndim(v) else v for name, v in vars(state).items()})
 
     through = data.accelerated(begin, accelerate(RIDGE), 1e-9)
     resumed = data.accelerated(begin, accelerate(RIDGE), 1e-9, resume=reborn)
@@ -209,23 +215,64 @@ def test_it_goes_on_with_the_same_bits_from_its_arrays(accelerate, structure, li
         np.testing.assert_array_equal(getattr(resumed.end, name), getattr(through.end, name))
 
 
-def test_arrays_stay_what_they_were(accelerate, library):
+def test_states_stay_what_they_were(accelerate, library):
     structure = STRUCTURES["full"]
     rows, mixture = overlapping(library, structure)
     data, accelerator = Rows(library, rows, structure), accelerate(RIDGE)
+    state = accelerator.initial()
     for _ in range(4):
         bound, updated = data.step(mixture)
-        accelerator.propose(mixture, updated, bound)
+        state, _proposal = accelerator.propose(state, mixture, updated, bound)
         mixture = updated
-    kept = accelerator.as_arrays()
-    before = {name: array.copy() for name, array in kept.items()}
+    kept = state
+    before = {name: np.array(value) for name, value in vars(kept).items()}
     for _ in range(15):
         bound, updated = data.step(mixture)
-        accelerator.propose(mixture, updated, bound)
-        accelerator.reject()
+        state = accelerator.reject(accelerator.propose(state, mixture, updated, bound)[0])
         mixture = updated
-    for name, array in kept.items():
-        np.testing.assert_array_equal(array, before[name])
+    for name, value in vars(kept).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": np.ones((2, 5)), "falls": np.ones((2, 4))}, "steps of shape"),
+        ({"steps": np.ones((2, 5)), "falls": np.ones((1, 5))}, "steps of shape"),
+        ({"steps": np.ones((2, 4)), "falls": np.ones((2, 4))}, "steps of shape"),
+        ({"em_step": np.ones(4)}, "steps of EM of shape"),
+        ({"em_step": np.ones((1, 5)), "planned": np.ones((1, 5))}, "steps of EM of shape"),
+        ({"em_step": np.full(5, np.nan)}, "em_step contains NaN"),
+        ({"planned": np.full(5, np.inf)}, "planned contains NaN, infinity"),
+        ({"planned": np.ones(5, np.int64)}, "planned contains .* no numbers in double precision"),
+        ({"trust_radius": 0.0}, "trust_radius is 0"),
+        ({"trust_radius": np.nan}, "trust_radius is nan"),
+        ({"rejected": -1}, "rejected is -1"),
+        ({"pause": -1}, "pause is -1"),
+    ],
+)
+def test_states_that_cannot_be(changes, message):
+    given = {"em_step": np.ones(5), "planned": np.ones(5), **changes}
+    with pytest.raises(ValueError, match=message):
+        BFGSState(**given)
+
+
+def test_a_step_without_a_number_teaches_nothing(library):
+    structure = STRUCTURES["diag"]
+    rows, mixture = overlapping(library, structure)
+    data, accelerator = Rows(library, rows, structure), LimitedMemoryBFGS(RIDGE)
+    state = accelerator.initial()
+    for _ in range(3):
+        bound, updated = data.step(mixture)
+        state, _ = accelerator.propose(state, mixture, updated, bound)
+        mixture = updated
+    nowhere = replace(updated, means=np.full_like(updated.means, np.nan))
+    after, proposal = accelerator.propose(state, mixture, nowhere, bound)
+    assert proposal is None
+    assert not accelerator.settled(after, 0.0, 1.0)
+    np.testing.assert_array_equal(after.steps, state.steps)
+    again, _ = accelerator.propose(after, mixture, data.step(mixture)[1], bound)
+    np.testing.assert_array_equal(again.steps, state.steps)
 
 
 # ---- rejections
@@ -236,7 +283,7 @@ def plan(library, accelerator, accepts, structure=STRUCTURES["diag"]):
     mixture, rows = drawn(library, structure, 0, spread=2.5)
     data, accepts, kinds = Rows(library, rows, structure), iter(accepts), []
     bound, updated = data.step(mixture)
-    proposal = accelerator.propose(mixture, updated, bound)
+    state, proposal = accelerator.propose(accelerator.initial(), mixture, updated, bound)
     while True:
         if proposal is None:
             mixture = updated
@@ -249,10 +296,10 @@ def plan(library, accelerator, accepts, structure=STRUCTURES["diag"]):
             mixture = proposal if accept else updated
             kinds.append("accelerated" if accept else "rejected")
             if not accept:
-                accelerator.reject()
+                state = accelerator.reject(state)
                 kinds.append("em")
         bound, updated = data.step(mixture)
-        proposal = accelerator.propose(mixture, updated, bound)
+        state, proposal = accelerator.propose(state, mixture, updated, bound)
 
 
 def runs(kinds):
@@ -277,9 +324,10 @@ def test_a_second_rejection_in_a_row_makes_it_forget(library):
     known = []
 
     class Watched(LimitedMemoryBFGS):
-        def reject(self):
-            super().reject()
-            known.append(len(self.as_arrays()["steps"]))
+        def reject(self, state):
+            state = super().reject(state)
+            known.append(len(state.steps))
+            return state
 
     plan(library, Watched(RIDGE), [True, True, False, False])
     assert known[0] > 0
@@ -293,11 +341,12 @@ def test_a_rejection_shortens_the_next_proposals(library):
     lengths = {}
     for reject in (False, True):
         accelerator, at = LimitedMemoryBFGS(RIDGE), mixture
+        state = accelerator.initial()
         for _ in range(3):
             bound, updated = data.step(at)
-            proposal = accelerator.propose(at, updated, bound)
+            state, proposal = accelerator.propose(state, at, updated, bound)
             if reject and proposal is not None:
-                accelerator.reject()
+                state = accelerator.reject(state)
             before, at = at, updated
         lengths[reject] = np.linalg.norm(displacement(before, proposal)) / np.linalg.norm(displacement(before, updated))
     assert lengths[True] <= 1 + 1e-9 < lengths[False]
@@ -310,12 +359,13 @@ def test_one_small_change_is_not_the_end(accelerate, structure, library):
     rows, begin = overlapping(library, structure)
     data = Rows(library, rows, structure)
     accelerator, mixture = accelerate(RIDGE), begin
+    state = accelerator.initial()
     for _ in range(3):
         bound, updated = data.step(mixture)
-        accelerator.propose(mixture, updated, bound)
+        state, _proposal = accelerator.propose(state, mixture, updated, bound)
         gain = data.step(updated)[0] - bound
         assert gain > 1e-5
-        assert not accelerator.settled(0.0, 1e-5)
+        assert not accelerator.settled(state, 0.0, 1e-5)
         mixture = updated
 
 
@@ -324,13 +374,14 @@ def test_a_step_that_promises_little_is_the_end(accelerate, structure, library):
     data = Rows(library, rows, structure)
     accelerator = accelerate(RIDGE)
     climb = data.accelerated(begin, accelerator, 1e-9)
-    assert accelerator.settled(1e-10, 1e-9)
-    assert not accelerator.settled(0.0, 0.0)
+    assert accelerator.settled(climb.state, 1e-10, 1e-9)
+    assert not accelerator.settled(climb.state, 0.0, 0.0)
     assert data.step(climb.end)[0] - climb.bounds[-1] < 1e-9
 
 
 def test_nothing_is_settled_before_anything_was_seen(accelerate):
-    assert not accelerate(RIDGE).settled(0.0, 1.0)
+    accelerator = accelerate(RIDGE)
+    assert not accelerator.settled(accelerator.initial(), 0.0, 1.0)
 
 
 # ---- degenerate input
@@ -409,8 +460,8 @@ def test_a_step_that_would_be_narrower_than_an_m_step_can_be_is_not_proposed(str
 
     def propose(smallest):
         accelerator = LimitedMemoryBFGS(smallest)
-        accelerator.propose(wide, narrowed(0.8), 0.0)
-        return accelerator.propose(narrowed(0.8), narrowed(0.66), 0.0)
+        state, _ = accelerator.propose(accelerator.initial(), wide, narrowed(0.8), 0.0)
+        return accelerator.propose(state, narrowed(0.8), narrowed(0.66), 0.0)[1]
 
     def narrowest(mixture):
         return np.linalg.eigvalsh(library.dense(structure, mixture.covariances, 2, 2)).min()
@@ -429,17 +480,15 @@ def test_two_loops_are_the_matrix_of_bfgs():
     n = 12
     root = random.normal(size=(n, n))
     curvature = root @ root.T / n + 0.1 * np.eye(n)
-    accelerator = LimitedMemoryBFGS()
-    state = accelerator._state
-    state.steps = random.normal(size=(5, n))
-    state.falls = state.steps @ curvature
-    last_s, last_y = state.steps[-1], state.falls[-1]
+    steps = random.normal(size=(5, n))
+    falls = steps @ curvature
+    last_s, last_y = steps[-1], falls[-1]
     matrix = max(1.0, last_s @ last_y / (last_y @ last_y)) * np.eye(n)
-    for s, y in zip(state.steps, state.falls, strict=True):  # Nocedal & Wright (2006), equation 6.17
+    for s, y in zip(steps, falls, strict=True):  # Nocedal & Wright (2006), equation 6.17
         left = np.eye(n) - np.outer(s, y) / (s @ y)
         matrix = left @ matrix @ left.T + np.outer(s, s) / (s @ y)
     gradient = random.normal(size=n)
-    np.testing.assert_allclose(accelerator._ascent(gradient), matrix @ gradient, rtol=1e-10)
+    np.testing.assert_allclose(ascent_direction(steps, falls, gradient), matrix @ gradient, rtol=1e-10)
 
 
 def test_pairs_without_curvature_are_left_out(library):
@@ -447,8 +496,8 @@ def test_pairs_without_curvature_are_left_out(library):
     mixture = library.make_mixture(structure, 2, 2)
     step = displacement(mixture, library.make_mixture(structure, 2, 2, seed=1)) / 10
     accelerator = LimitedMemoryBFGS()
-    accelerator.propose(mixture, displaced(mixture, step), 0.0)
-    accelerator.propose(mixture, displaced(mixture, 2 * step), 0.0)  # EM's step grew on its way
-    assert len(accelerator.as_arrays()["steps"]) == 0
-    accelerator.propose(mixture, displaced(mixture, step), 0.0)
-    assert len(accelerator.as_arrays()["steps"]) == 1
+    state, _ = accelerator.propose(accelerator.initial(), mixture, displaced(mixture, step), 0.0)
+    state, _ = accelerator.propose(state, mixture, displaced(mixture, 2 * step), 0.0)  # EM's step grew on its way
+    assert len(state.steps) == 0
+    state, _ = accelerator.propose(state, mixture, displaced(mixture, step), 0.0)
+    assert len(state.steps) == 1

@@ -16,7 +16,7 @@ from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame, SufficientStatistics
 from daskgmm.data.accept import as_dataset
 from daskgmm.engine.run import DaskEngine
-from daskgmm.fitting.sweep import Request, Sweep
+from daskgmm.fitting.estep_pass import EStepPass, EStepRequest
 
 
 class HolesKernel(Kernel):
@@ -101,9 +101,9 @@ def passes(rows, parameters, n):
     bounds = []
     dataset, _ = as_dataset(rows)
     with DaskEngine("synchronous") as engine:
-        sweep = Sweep(engine, dataset, frame_of(rows), rows="holes")
+        sweep = EStepPass(engine, dataset, frame_of(rows), rows="holes")
         for _ in range(n):
-            (evaluation,) = sweep([Request(parameters)])
+            (evaluation,) = sweep([EStepRequest(parameters)])
             bounds.append(evaluation.statistics.mean_log_likelihood)
             parameters = maximize(parameters.structure, evaluation.statistics, 0.0)
     return parameters, bounds

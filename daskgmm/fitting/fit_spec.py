@@ -1,11 +1,11 @@
-"""What is to be fitted, and where a fit ended."""
+"""Specification of a fit, and its result."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol
+from typing import Any, Generic
 
 import numpy as np
 
@@ -39,8 +39,8 @@ class Settings:
     """None: one where starts see all data, `SAMPLE_STARTS` where they run on a sample."""
     init_size: int | None
     """Rows of the sample that starts run on before they see all data; None: they see all data from the first."""
-    accelerator: Callable[[], Accelerator] | None = None
-    """Makes one for each start; None for plain EM."""
+    accelerator: Accelerator[Any] | None = None
+    """None: plain EM."""
     scatter: bool = False
     """Whether the survey is to take all second moments of the data."""
 
@@ -77,21 +77,8 @@ class Continuation(Generic[State]):
     lower_bound: float
 
 
-class Judge(Protocol):
-    """Gives up starts that are not worth more passes."""
-
-    def __call__(self, start: int, bounds: Sequence[float], weight_sum: float) -> bool:
-        """Whether to give up a start with these bounds so far."""
-
-    def snapshot(self) -> dict[str, Any]:
-        """What it remembers, for `restore`; what JSON can say."""
-
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Remember what another one did."""
-
-
 @dataclass(frozen=True)
-class Candidate(Generic[State]):
+class FitSpec(Generic[State]):
     """A mixture that is to be fitted."""
 
     settings: Settings
@@ -102,13 +89,11 @@ class Candidate(Generic[State]):
     """Go on from there instead of making starts."""
     label: str = ""
     """Names it in events, beside others."""
-    judge: Judge | None = None
-    """Asked after each iteration whether to give up a start."""
 
 
 @dataclass(frozen=True)
-class Run(Generic[State]):
-    """Where a fit ended: its best start."""
+class FitResult(Generic[State]):
+    """The best start of a fit, at its end."""
 
     state: State
     lower_bounds: list[float]
@@ -132,7 +117,7 @@ class Run(Generic[State]):
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedFit:
     """A fit all whose starts ended in a collapsed component."""
 
     error: IllDefinedCovarianceError

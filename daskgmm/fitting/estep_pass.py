@@ -31,8 +31,8 @@ _LARGEST_SINGLE_WEIGHT = 1e12
 
 
 @dataclass(frozen=True)
-class Request:
-    """An E-step that somebody waits for."""
+class EStepRequest:
+    """An E-step that a start waits for."""
 
     parameters: MixtureParameters
     coarsest: str = ARITHMETICS[0]
@@ -42,8 +42,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The E-step that was asked for."""
+class EStepResult:
+    """The E-step that was requested."""
 
     statistics: SufficientStatistics
     kernel: Kernel
@@ -59,8 +59,11 @@ class Evaluation:
         return self.kernel.arithmetic == ARITHMETICS[-1]
 
 
-class Sweep:
-    """E-steps over one data set.
+class EStepPass:
+    """E-steps over one data set: a call answers all requests in one reading of the rows.
+
+    Second moments that do not depend on the parameters are computed by the first pass and remembered in ``common``:
+    they are a function of the data.
 
     Parameters
     ----------
@@ -95,7 +98,7 @@ class Sweep:
         self.common: dict[tuple[str, str], Array] = {}
         """Second moments that do not depend on the parameters, by structure and arithmetic."""
 
-    def __call__(self, requests: Sequence[Request]) -> list[Evaluation]:
+    def __call__(self, requests: Sequence[EStepRequest]) -> list[EStepResult]:
         """One pass for all of them.
 
         Raises
@@ -115,11 +118,11 @@ class Sweep:
             self._check(statistics)
         seconds = time.perf_counter() - begin
         return [
-            Evaluation(self._complete(kernel, statistics), kernel, seconds, worst.get(number))
+            EStepResult(self._complete(kernel, statistics), kernel, seconds, worst.get(number))
             for number, (kernel, statistics) in enumerate(zip(kernels, found, strict=True))
         ]
 
-    def _kernel(self, request: Request) -> Kernel:
+    def _kernel(self, request: EStepRequest) -> Kernel:
         loops = self.loops(request.parameters.n_components)
         structure = request.parameters.structure.name
         known = {arithmetic for name, arithmetic in self.common if name == structure}

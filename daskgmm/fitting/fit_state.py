@@ -1,0 +1,207 @@
+"""The state of a fit between two passes: all that it needs to go on, to the last bit, after its process is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol
+
+import numpy as np
+
+from ..core.estimation import State
+from ..data.checksum import Checksum
+from .criteria import PrunerState
+from .em import EMStart
+from .history import PassRecord
+from .survey import Survey
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_GENERATOR, _WORDS = "MT19937", 624
+
+
+@dataclass(frozen=True)
+class RandomStateRecord:
+    """State of a `numpy.random.RandomState`."""
+
+    key: Array
+    """Of the Mersenne twister, shape (624,), uint32."""
+    pos: int
+    has_gauss: int
+    gauss: float
+
+    def __post_init__(self) -> None:
+        if self.key.dtype != np.uint32 or self.key.shape != (_WORDS,):
+            raise ValueError(f"key has shape {self.key.shape} and dtype {self.key.dtype}; expected ({_WORDS},), uint32")
+        if not 0 <= self.pos <= _WORDS or self.has_gauss not in (0, 1):
+            raise ValueError(f"pos is {self.pos} and has_gauss {self.has_gauss}; expected up to {_WORDS}, and 0 or 1")
+
+    @classmethod
+    def of(cls, random_state: np.random.RandomState) -> RandomStateRecord:
+        """Record the present state.
+
+        Raises
+        ------
+        TypeError
+            For another bit generator than the Mersenne twister.
+        """
+        state = random_state.get_state(legacy=False)
+        if state["bit_generator"] != _GENERATOR:
+            raise TypeError(
+                f"random_state draws from {state['bit_generator']}, whose state a checkpoint does not hold; expected "
+                f"an int, or a RandomState of {_GENERATOR}"
+            )
+        return cls(state["state"]["key"], int(state["state"]["pos"]), int(state["has_gauss"]), float(state["gauss"]))
+
+    def restore(self) -> np.random.RandomState:
+        """Make a random state that draws the same numbers."""
+        made = np.random.RandomState()
+        made.set_state(
+            {
+                "bit_generator": _GENERATOR,
+                "state": {"key": self.key, "pos": self.pos},
+                "has_gauss": self.has_gauss,
+                "gauss": self.gauss,
+            }
+        )
+        return made
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Findings of the first pass over the data. They do not change any more."""
+
+    surveys: tuple[Survey, ...]
+    """Those that differ."""
+    survey_numbers: tuple[int, ...]
+    """Number of the survey of each mixture."""
+    random_states: tuple[RandomStateRecord, ...]
+    """Of each mixture, after that pass."""
+    checksum: Checksum
+    """Checksum of the data."""
+    probes: tuple[Checksum, ...]
+    """Checksums of a few rows, see `probe`."""
+    n_passes: int
+    """So far."""
+    seconds: float
+    """Wall time of the pass."""
+
+    def __post_init__(self) -> None:
+        if not self.survey_numbers or len(self.survey_numbers) != len(self.random_states):
+            raise ValueError(f"{len(self.survey_numbers)} surveys for {len(self.random_states)} random states")
+        if set(self.survey_numbers) != set(range(len(self.surveys))):
+            raise ValueError(f"survey_numbers is {self.survey_numbers!r:.40} for {len(self.surveys)} surveys")
+        if self.n_passes < 0:
+            raise ValueError(f"n_passes is {self.n_passes}; expected no negative number")
+
+    @classmethod
+    def of(
+        cls,
+        surveys: Sequence[Survey],
+        random_states: Sequence[np.random.RandomState],
+        checksum: Checksum,
+        probes: Sequence[Checksum],
+        n_passes: int,
+        seconds: float,
+    ) -> Beginning:
+        """Make the record of surveys and random states, one of each for each mixture."""
+        different = {id(survey): survey for survey in surveys}
+        numbers = {key: number for number, key in enumerate(different)}
+        return cls(
+            tuple(different.values()),
+            tuple(numbers[id(survey)] for survey in surveys),
+            tuple(map(RandomStateRecord.of, random_states)),
+            checksum,
+            tuple(probes),
+            n_passes,
+            seconds,
+        )
+
+    def survey(self, mixture: int) -> Survey:
+        """Survey of a mixture."""
+        return self.surveys[self.survey_numbers[mixture]]
+
+
+@dataclass(frozen=True)
+class FitState(Generic[State]):
+    """State of the fit of one mixture."""
+
+    n_starts: int
+    starts: Mapping[int, EMStart[State]]
+    """By number; those that were dropped before the first pass are not there."""
+    history: tuple[PassRecord, ...] = ()
+    notes: tuple[Warning, ...] = ()
+    """Warnings for the user."""
+    collapsed: tuple[int, ...] | None = None
+    """Components that collapsed in the start that was dropped last."""
+
+    def __post_init__(self) -> None:
+        if self.n_starts < 1:
+            raise ValueError(f"n_starts is {self.n_starts}; expected a positive number")
+        if self.collapsed and min(self.collapsed) < 0:
+            raise ValueError(f"collapsed is {self.collapsed!r:.40}; expected numbers of components")
+        if any(number < 0 for number in self.starts):
+            raise ValueError(f"starts have the numbers {sorted(self.starts)!r:.40}")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """State of all fits that share passes."""
+
+    n_passes: int
+    common: Mapping[tuple[str, str], Array]
+    """As in `EStepPass`."""
+    fits: tuple[FitState[Any], ...]
+    """One for each mixture."""
+    pruner_state: PrunerState | None = None
+    """None where no start is given up."""
+
+    def __post_init__(self) -> None:
+        if self.n_passes < 0:
+            raise ValueError(f"n_passes is {self.n_passes}; expected no negative number")
+        if not all(fit.starts or fit.collapsed is not None for fit in self.fits):
+            raise ValueError("a fit with neither a start nor a collapse")
+
+
+class EarlyStop(Protocol):
+    """Gives up starts that are not worth more passes."""
+
+    def initial(self) -> PrunerState:
+        """State before the first pass."""
+
+    def __call__(
+        self, state: PrunerState, start: tuple[int, int], bounds: Sequence[float], weight_sum: float, n_free: int
+    ) -> tuple[PrunerState, bool]:
+        """Tell whether to give up a start, after a step.
+
+        Parameters
+        ----------
+        state : PrunerState
+        start : tuple of (int, int)
+            Number of the mixture, and of its start.
+        bounds : sequence of float
+            Of the start so far, at least one.
+        weight_sum : float
+            Of the data.
+        n_free : int
+            Free parameters of the mixture.
+        """
+
+
+class Checkpointer(Protocol):
+    """Keeper of what a fit needs to go on."""
+
+    def beginning(self) -> Beginning | None:
+        """Read what the first pass of an earlier run found; None where this is the first."""
+
+    def latest(self) -> Snapshot | None:
+        """Read the last snapshot of an earlier run."""
+
+    def keep_beginning(self, beginning: Beginning) -> None:
+        """Write what the first pass found."""
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Write the present state."""
+
+    def check_probes(self, kept: Sequence[Checksum], found: Sequence[Checksum]) -> None:
+        """Raise if the data are not those of the earlier run."""

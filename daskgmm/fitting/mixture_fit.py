@@ -1,0 +1,261 @@
+"""The fit of one mixture: its starts, on a sample first where that is asked for, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, Generic
+
+import numpy as np
+
+from ..core.estimation import State
+from ..core.loops import Loops
+from ..core.mixture import free_parameters
+from ..core.statistics import Frame
+from ..data.source import Dataset
+from ..engine.interface import Engine
+from ..errors import IllDefinedCovarianceError
+from . import notes
+from .em import EMRun, EMSettings, EMStart, Step
+from .events import IterationFinished, StartBegun, StartFinished
+from .first_pass import loops_for
+from .fit_spec import FailedFit, FitResult, FitSpec
+from .fit_state import FitState
+from .history import PassRecord
+from .initialization import Sample
+from .rare import Relocation
+from .sampling import fit_on_samples
+from .survey import Survey
+from .worst import n_kept
+
+
+class MixtureFit(Generic[State]):
+    """The fit of one mixture on its way.
+
+    Everything that changes is in `state`, a value that is replaced.
+
+    Parameters
+    ----------
+    engine : Engine
+        Is told how things go.
+    dataset : Dataset
+    spec : FitSpec
+    survey : Survey
+        Of the data.
+    frame : Frame
+        Where the data lie.
+    is_hopeless : callable
+        Number of a start and its bounds so far -> whether to give up the start.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        dataset: Dataset,
+        spec: FitSpec[State],
+        survey: Survey,
+        frame: Frame,
+        is_hopeless: Callable[[int, tuple[float, ...]], bool] = lambda *_: False,
+    ) -> None:
+        self._engine, self._dataset, self._spec = engine, dataset, spec
+        self._is_hopeless = is_hopeless
+        self._settings, self._of = spec.settings, notes.of_label(spec.label)
+        self._estimation = spec.prepare(survey)
+        weights = survey.sample_weight if dataset.weights is not None else None
+        self._weight_sum, self._n_weighted = survey.weight_sum, survey.n_weighted
+        self._sample = Sample(survey.sample, weights, frame, None if survey.is_complete else survey.weight_sum)
+        self._samples = spec.continuation is None and spec.settings.samples(dataset.n_rows)
+        self._em = EMSettings(spec.settings.tol, spec.settings.max_iter, spec.settings.accelerator, self._relocator())
+        n_starts = 1 if spec.continuation else spec.settings.n_starts(dataset.n_rows)
+        self.state: FitState[State] = FitState(n_starts, {})
+
+    @property
+    def n_free(self) -> int:
+        """Free parameters of the mixture."""
+        how = self._settings.initialization
+        return free_parameters(how.structure, how.n_components, self._dataset.n_features)
+
+    @property
+    def is_running(self) -> bool:
+        """True while a start asks for another E-step."""
+        return not all(start.is_finished(self._em.max_iter) for start in self.state.starts.values())
+
+    @property
+    def loops(self) -> Loops:
+        """Loops that its kernels use beside matrix products."""
+        return loops_for(self._dataset, self._settings.initialization.n_components)
+
+    def runs(self) -> dict[int, EMRun[State]]:
+        """Make what `run_em` takes of the starts."""
+        return {number: EMRun(self._estimation, self._em, start) for number, start in self.state.starts.items()}
+
+    # ---- starts
+
+    def begin(self) -> None:
+        """Make the starts, and run them on a sample where that comes first."""
+        if self._spec.continuation is not None:
+            self._add(0, self._em.begin(self._spec.continuation.state, self._spec.continuation.lower_bound))
+            return
+        self._note_few_rows()
+        if self._samples:
+            self._begin_on_sample()
+        else:
+            for number in range(self.state.n_starts):
+                self._begin_on_data(number)
+
+    def resume(self, state: FitState[State]) -> None:
+        """Go on from where an earlier run was, instead of `begin`."""
+        self.state = state
+        for number, start in state.starts.items():
+            self._engine.emit(StartBegun(number, state.n_starts, self._spec.label, start.n_iter))
+            self._tell_if_finished(number)
+
+    def _note_few_rows(self) -> None:
+        n_sampled, enough = len(self._sample.rows), self._settings.fewest_rows(self._dataset.n_features)
+        if self._settings.init_size is not None and not self._sample.is_complete and n_sampled < enough:
+            self._note(notes.few_rows(self._settings.init_size, enough, self._of))
+
+    def _begin_on_data(self, number: int) -> None:
+        self._engine.emit(StartBegun(number, self.state.n_starts, self._spec.label))
+        how, random_state = self._settings.initialization, self._spec.random_state
+        try:
+            state = self._estimation.begin(lambda: how(self._sample, random_state))
+        except IllDefinedCovarianceError as error:
+            self._drop(number, error)
+            self._tell_end(number, 0, -np.inf, converged=False)
+        else:
+            self._add(number, self._em.begin(state))
+
+    def _begin_on_sample(self) -> None:
+        try:
+            state, records, reseedings = fit_on_samples(
+                self._engine,
+                self._settings,
+                self._estimation,
+                self._sample,
+                self._spec.random_state,
+                self.state.n_starts,
+                partial(loops_for, self._dataset),
+                self._drop,
+                self._spec.label,
+            )
+        except IllDefinedCovarianceError as error:
+            self.state = replace(self.state, collapsed=error.components)
+            return
+        self.state = replace(self.state, n_starts=1, history=(*self.state.history, *records))
+        self._note(*(notes.began_anew(reseeding, self._of, n_rows) for n_rows, reseeding in reseedings))
+        self._engine.emit(StartBegun(0, 1, self._spec.label))
+        self._add(0, self._em.begin(state))
+
+    def _relocator(self) -> Relocation[State] | None:
+        """Make the search for clusters that the sample has too little of."""
+        n_rows = self._n_weighted
+        kept = n_kept(n_rows, self._dataset.n_features, len(self._sample.rows))
+        if not (self._samples and self._estimation.relocates and kept) or self._sample.is_complete:
+            return None
+        loops = partial(loops_for, self._dataset)
+        return Relocation(self._engine, self._estimation, self._sample, n_rows, kept, self._settings.tol, loops)
+
+    def _add(self, number: int, start: EMStart[State]) -> None:
+        self._set(number, start)
+        self._tell_if_finished(number)
+
+    def _set(self, number: int, start: EMStart[State]) -> None:
+        self.state = replace(self.state, starts={**self.state.starts, number: start})
+
+    def _drop(self, number: int, error: IllDefinedCovarianceError) -> None:
+        self.state = replace(self.state, collapsed=error.components)
+        if self.state.n_starts > 1:
+            self._note(notes.dropped(number, self.state.n_starts, error, self._of))
+
+    # ---- steps
+
+    def stepped(self, number: int, start: EMStart[State], step: Step) -> EMStart[State]:
+        """Take note of a step of one of the starts, and give the start up where it is hopeless."""
+        self._set(number, start)
+        bound = step.lower_bound if np.isfinite(step.lower_bound) else None
+        self.record(step.kind, number, bound, step.seconds, step.arithmetic, step.records)
+        if start.failure is not None:
+            self._drop(number, start.failure)
+        elif step.kind != "refined":
+            self._tell_of_step(number, start, step)
+            if start.lower_bounds and self._is_hopeless(number, start.lower_bounds):
+                start = self._given_up(number, start)
+        self._tell_if_finished(number)
+        return start
+
+    def record(
+        self,
+        kind: str,
+        start: int,
+        lower_bound: float | None,
+        seconds: float,
+        arithmetic: str,
+        more: tuple[PassRecord, ...] = (),
+    ) -> None:
+        """Take note of a pass over the data, and of iterations on samples that came with it."""
+        n_rows = self._dataset.n_rows
+        n_bytes = n_rows * sum(source.row_bytes for source in self._dataset.sources)
+        made = PassRecord(kind, start, 1, lower_bound, n_rows, n_bytes, seconds, arithmetic)
+        self.state = replace(self.state, history=(*self.state.history, made, *more))
+
+    def _given_up(self, number: int, start: EMStart[State]) -> EMStart[State]:
+        if start.is_finished(self._em.max_iter):
+            return start
+        self._set(number, stopped := replace(start, stopped=True))
+        return stopped
+
+    def _note(self, *made: Warning) -> None:
+        self.state = replace(self.state, notes=(*self.state.notes, *made))
+
+    def _tell_of_step(self, number: int, start: EMStart[State], step: Step) -> None:
+        self._engine.emit(
+            IterationFinished(
+                number,
+                start.n_iter,
+                step.lower_bound,
+                step.change,
+                step.seconds,
+                step.arithmetic,
+                self._estimation.measure,
+                step.kind,
+                self._spec.label,
+            )
+        )
+
+    def _tell_if_finished(self, number: int) -> None:
+        start = self.state.starts[number]
+        if start.is_finished(self._em.max_iter):
+            self._tell_end(number, start.n_iter, start.lower_bound, converged=start.converged, stopped=start.stopped)
+
+    def _tell_end(
+        self, number: int, n_iter: int, lower_bound: float, *, converged: bool, stopped: bool = False
+    ) -> None:
+        measure, label = self._estimation.measure, self._spec.label
+        self._engine.emit(StartFinished(number, n_iter, lower_bound, converged, measure, label, stopped))
+
+    # ---- the end
+
+    def outcome(self) -> FitResult[State] | FailedFit:
+        """Find the best start."""
+        history, told = list(self.state.history), list(self.state.notes)
+        alive = [start for start in self.state.starts.values() if start.collapsed is None]
+        if not alive:
+            assert self.state.collapsed is not None
+            return FailedFit(IllDefinedCovarianceError(self.state.collapsed), history, told)
+        best = max(alive, key=lambda start: start.lower_bound)
+        return FitResult(
+            best.state,
+            list(best.lower_bounds),
+            best.n_iter,
+            best.converged,
+            history,
+            [*told, *self._notes_of(best)],
+            self._engine.environment() | {"loops": self.loops.made_by},
+            stopped=best.stopped,
+        )
+
+    def _notes_of(self, best: EMStart[State]) -> Iterator[Any]:
+        yield from (notes.began_anew(reseeding, self._of) for reseeding in best.reseedings)
+        yield from notes.coincidences(self._estimation, best, self._weight_sum, self._n_weighted, self._of)

@@ -1,0 +1,188 @@
+"""Codecs of the records that a fit keeps in order to go on, and what they have to agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.acceleration import Accelerator, AcceleratorState
+from ..core.covariance import STRUCTURES
+from ..core.estimation import State
+from ..core.state_arrays import StateArrays
+from ..core.structure import CovarianceStructure
+from ..fitting.fit_state import Beginning, FitState, Snapshot
+from ..fitting.history import PassRecord
+from ..fitting.notes import NOTES
+from .records import Arrays, Codec, Columns, Each, below, codec, dump, expect, restore
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class StoredKind:
+    """What a checkpoint has to know of one of the mixtures."""
+
+    structure: CovarianceStructure
+    n_components: int
+    n_features: int
+    state_arrays: StateArrays[Any]
+    scatter: bool
+    """The mixture wants second moments of a survey."""
+    accelerator: Accelerator[Any] | None
+
+    @property
+    def scattered(self) -> CovarianceStructure | None:
+        """Structure of the second moments that it wants of a survey, if it wants any."""
+        return self.structure if self.scatter else None
+
+    @property
+    def accelerator_state(self) -> type[AcceleratorState] | None:
+        """Record of what its accelerator learns; None for plain EM."""
+        return None if self.accelerator is None else self.accelerator.state_type
+
+    @property
+    def collapses_whole(self) -> bool:
+        """Whether all components share one covariance, which collapses for all of them."""
+        return self.structure.matrix_counts(np.zeros(1)).ndim == 0
+
+
+# ---- values that are no records
+
+
+@dataclass(frozen=True)
+class _StateCodec(Codec[Any]):
+    """States of a mixture: named arrays."""
+
+    kind: StoredKind
+
+    def write(self, value: Any, path: str, arrays: Arrays) -> str:
+        arrays.update({f"{path}/{name}": array for name, array in self.kind.state_arrays.arrays(value).items()})
+        return "state"
+
+    def read(self, written: Any, path: str, arrays: Arrays) -> Any:
+        if written != "state":
+            raise ValueError(f"{path} is {written!r:.40}; expected 'state'")
+        kind = self.kind
+        return kind.state_arrays.checked_state(kind.structure, kind.n_components, kind.n_features, below(path, arrays))
+
+
+class _StructureCodec(Codec[CovarianceStructure]):
+    """Covariance structures: their names."""
+
+    def write(self, value: CovarianceStructure, path: str, arrays: Arrays) -> str:
+        return value.name
+
+    def read(self, written: Any, path: str, arrays: Arrays) -> CovarianceStructure:
+        if expect(str, written, path) not in STRUCTURES:
+            raise ValueError(f"{path} is {written!r:.40}; expected one of {', '.join(STRUCTURES)}")
+        return STRUCTURES[written]
+
+
+class _WarningCodec(Codec[Warning]):
+    """Warnings of a fit: name of the class, and text."""
+
+    _CLASSES: Mapping[str, type[Warning]] = {kind.__name__: kind for kind in NOTES}
+
+    def write(self, value: Warning, path: str, arrays: Arrays) -> list[str]:
+        return [type(value).__name__, str(value)]
+
+    def read(self, written: Any, path: str, arrays: Arrays) -> Warning:
+        if len(expect(list, written, path)) != 2 or written[0] not in list(self._CLASSES):
+            raise ValueError(f"{path} is {written!r:.80}; expected the name of a warning and its text")
+        return self._CLASSES[written[0]](expect(str, written[1], path))
+
+
+class _NoAccelerator(Codec[Any]):
+    """Nothing, which plain EM learns."""
+
+    def write(self, value: Any, path: str, arrays: Arrays) -> Any:
+        raise TypeError(f"{path} is a {type(value).__name__}, and the mixture has no acceleration")
+
+    def read(self, written: Any, path: str, arrays: Arrays) -> Any:
+        raise ValueError(f"{path} is of an acceleration, and the mixture has none")
+
+
+# ---- the first pass
+
+
+_BEGINNING = codec(Beginning, {CovarianceStructure: _StructureCodec()})
+
+
+def dump_beginning(beginning: Beginning) -> tuple[dict[str, Any], Arrays]:
+    """Write what the first pass found: values that JSON can say, and arrays."""
+    return dump(_BEGINNING, beginning)
+
+
+def restore_beginning(
+    written: Mapping[str, Any], arrays: Mapping[str, Array], kinds: Sequence[StoredKind], data: Mapping[str, Any]
+) -> Beginning:
+    """Read what the first pass found; ``data`` is what the checkpoint says of the data.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If that cannot be, for these mixtures and these data.
+    """
+    found: Beginning = restore(_BEGINNING, dict(written), arrays)
+    for number, survey in enumerate(found.surveys):
+        survey.check(f"surveys/{number}", data["n_rows"], data["n_features"], weighted=data["sample_weight"])
+    for kind, number in zip(kinds, found.survey_numbers, strict=True):
+        scatter = found.surveys[number].scatter
+        if (None if scatter is None else scatter.structure) is not kind.scattered:
+            raise ValueError("second moments that no mixture asks for, or none where one does")
+    return found
+
+
+# ---- a pass
+
+
+def snapshot_codec(kinds: Sequence[StoredKind]) -> Codec[Snapshot]:
+    """Make the codec of the state of fits, one of each kind."""
+    return codec(Snapshot, {tuple[FitState[Any], ...]: Each([_fit_codec(kind) for kind in kinds])})
+
+
+def _fit_codec(kind: StoredKind) -> Codec[Any]:
+    learnt = kind.accelerator_state
+    known: dict[Any, Codec[Any]] = {
+        State: _StateCodec(kind),
+        AcceleratorState: _NoAccelerator() if learnt is None else codec(learnt),
+        Warning: _WarningCodec(),
+        tuple[PassRecord, ...]: Columns(PassRecord),
+    }
+    return codec(FitState, known)
+
+
+def restore_snapshot(
+    made: Codec[Snapshot], written: Mapping[str, Any], arrays: Mapping[str, Array], kinds: Sequence[StoredKind]
+) -> Snapshot:
+    """Read the state of fits.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If that cannot be, for these mixtures.
+    """
+    found: Snapshot = restore(made, dict(written), arrays)
+    for number, ((structure, _), moments) in enumerate(found.common.items()):
+        expected = STRUCTURES[structure].second_shape(1, kinds[0].n_features)  # what depends on K is not kept
+        if moments.shape != expected:
+            raise ValueError(f"common/{number} has shape {moments.shape}; expected {expected}")
+        if moments.dtype.kind != "f" or not np.isfinite(moments).all():
+            raise ValueError(f"common/{number} contains NaN, infinity, or no floating-point numbers")
+    for fit, kind in zip(found.fits, kinds, strict=True):
+        _check_fit(fit, kind)
+    return found
+
+
+def _check_fit(fit: FitState[Any], kind: StoredKind) -> None:
+    for start in fit.starts.values():
+        if (start.accelerator is None) != (kind.accelerator_state is None):
+            raise ValueError("no state of an acceleration where there is one")
+    for collapsed in (fit.collapsed, *(start.collapsed for start in fit.starts.values())):
+        if collapsed is None:
+            continue
+        if not (collapsed or kind.collapses_whole) or max(collapsed, default=0) >= kind.n_components:
+            raise ValueError(f"components {collapsed!r:.40} collapsed, of {kind.n_components}")
