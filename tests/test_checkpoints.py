@@ -381,7 +381,7 @@ def test_an_interrupted_fit_says_where_it_goes_on_from(tmp_path):
     assert not hasattr(caught.value, "__notes__")  # there is nothing yet
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_in_a_terminal(how, tmp_path, capsys):
     zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(500, D))
     options = ["-k", "4", "--tol", "0", "--max-iter", "100000", "--random-state", "0", "--checkpoint", "c"]

@@ -714,7 +714,9 @@ def test_as_a_program_and_interrupted(here, rows):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("words", ["loading packages", "starting 2 worker processes"])
+@pytest.mark.parametrize(
+    "words", [pytest.param("loading packages", marks=pytest.mark.slow), "starting 2 worker processes"]
+)
 def test_interrupted_while_workers_start(here, words):
     """One line, and no process is left; the terminal sends Ctrl-C to all of them."""
     asked = ["fit", "data.zarr", "-k", "3", "--model", "m.zarr", "--workers", "2"]
