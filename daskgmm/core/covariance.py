@@ -44,6 +44,10 @@ class Structures(Mapping[str, CovarianceStructure]):
         if self._found.setdefault(structure.name, structure) != structure:
             raise ValueError(f"there is another covariance structure with the name {structure.name!r}")
 
+    def unregister(self, structure: CovarianceStructure) -> None:
+        """Undo `register`."""
+        del self._found[structure.name]
+
     def __getitem__(self, name: str) -> CovarianceStructure:
         if name not in self._found:
             for point in entry_points(group=ENTRY_POINTS, name=name):

@@ -15,13 +15,8 @@ K, D = 3, 2
 def covariances(structure, rng):
     rows = rng.standard_normal((K, D, D))
     matrices = np.eye(D) + 0.1 * rows @ rows.swapaxes(1, 2)
-    second = {
-        (K, D, D): matrices,
-        (D, D): matrices[0],
-        (K, D): matrices[:, 0, 0, None] + np.ones(D),
-        (K,): rng.random(K) + 1,
-    }
-    return second[structure.covariance_shape(K, D)]
+    of_kind = {(D, D): matrices, (D,): matrices[:, 0, 0, None] + np.ones(D), (): rng.random(K) + 1}
+    return of_kind[structure.matrix_shape(D)][: structure.n_matrices(K)]
 
 
 def mixture(structure):

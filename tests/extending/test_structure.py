@@ -53,6 +53,8 @@ def _installed(tmp_path_factory):
     (about / "entry_points.txt").write_text(POINTS)
     sys.path.insert(0, str(folder))
     yield
+    for name in NAMES:
+        STRUCTURES.unregister(STRUCTURES[name])
     sys.path.remove(str(folder))
 
 
