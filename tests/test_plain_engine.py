@@ -145,7 +145,7 @@ def test_a_whole_fit_runs_on_it(make, chunked, weighted):
     expected = model.set_params(callbacks=[told.append]).fit(rows, sample_weight=weights)
     with PlainEngine([heard.append]) as engine:
         dataset, _ = as_dataset(rows, weights)
-        (run,) = fit_mixtures(engine, dataset, [model._candidate(D)])
+        (run,) = fit_mixtures(engine, dataset, [model._spec(D)])
     assert run.lower_bounds == expected.lower_bounds_
     assert engine.n_passes == expected.n_passes_
     assert run.environment == expected.environment_
