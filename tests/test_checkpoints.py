@@ -24,6 +24,7 @@ from daskgmm.errors import (
     CheckpointError,
     CheckpointWarning,
     DataChangedError,
+    IllDefinedCovarianceError,
     InterruptedWarning,
     OutputError,
     OutputExistsError,
@@ -743,6 +744,22 @@ def test_what_an_acceleration_learnt_is_checked(tmp_path):
         write_packed(path / folder, "checkpoint pass", found.values, arrays)
     with pytest.raises(CheckpointError, match="damaged"):
         mixture("accelerated").fit(X, checkpoint=path, resume=True)
+
+
+def test_a_covariance_that_collapsed_for_all_components_is_told_again(tmp_path):
+    flat = np.column_stack([X[:100, 0], X[:100, 0]])
+    model = GaussianMixture(2, covariance_type="tied", reg_covar=0, random_state=0)
+    for resume in (False, True):
+        with pytest.raises(IllDefinedCovarianceError, match="the covariance that all components share"):
+            model.fit(flat, checkpoint=tmp_path / "c", resume=resume)
+
+
+def test_random_states_that_a_checkpoint_does_not_hold_are_told(tmp_path):
+    model = mixture("full", random_state=np.random.RandomState(np.random.PCG64(0)))
+    with pytest.raises(TypeError, match="random_state draws from PCG64"):
+        model.fit(X, checkpoint=tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []
+    model.fit(X)
 
 
 @pytest.mark.parametrize("what", ["model", "array", "folder", "file"])
