@@ -35,7 +35,7 @@ from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
 from ..engine.config import compiled
 from ..engine.events import Listener
-from ..engine.plain import PlainEngine, is_short
+from ..engine.plain import is_short, run_here
 from ..engine.run import DaskEngine
 from ..errors import InterruptedWarning, OutputError, SchedulerError, StoreError
 from ..fitting.candidate import Candidate, Continuation, Failed, Run, Settings
@@ -654,11 +654,7 @@ class BaseMixture(DensityMixin, BaseEstimator, ABC, Generic[State]):  # type: ig
             return None
         dataset, _ = as_dataset(data, weights)
         fold = ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy)
-        if not is_short(dataset, fold):
-            return None
-        with PlainEngine() as engine:
-            score: Score = engine.run(dataset, fold, "score")
-        return score
+        return run_here(dataset, fold) if is_short(dataset, fold) else None
 
     def _for_each_row(self, X: Any, kind: type[RowResult], dtype: Any = None, *, by_component: bool = False) -> Any:
         data, prepared = self._accept_new(X)
