@@ -10,7 +10,6 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from unittest import mock
 
 import dask
 import dask.array as da
@@ -33,11 +32,11 @@ from clusters import (
 )
 
 from daskgmm import select
-from daskgmm.engine import remote
 from daskgmm.engine.connection import Connection
 from daskgmm.errors import SchedulerError
 from daskgmm.events import BatchFinished, EngineClosed, IterationFinished, PassStarted
 from daskgmm.results import write_predictions
+from daskgmm.tuning import tuned
 
 pytestmark = [
     pytest.mark.cluster,
@@ -58,7 +57,7 @@ def forgotten_sockets():
 
 @pytest.fixture(scope="module", autouse=True)
 def several_tasks():
-    with small_tasks(), mock.patch.object(remote, "_LOOK", 0.2):
+    with small_tasks(), tuned(look_seconds=0.2):
         yield
 
 

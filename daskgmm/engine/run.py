@@ -62,8 +62,9 @@ def _block(number: int) -> str:
 class DaskEngine(Engine):
     """Runs each pass as a graph of tasks on one scheduler.
 
-    A pass over rows in this process's memory that would be one task is evaluated as `plain` says: a scheduler would
-    only add its own cost.
+    A pass that would be one task in this process is evaluated by the plain engine's `fold_rows`: a scheduler would only
+    add its own cost. Samples in memory are mostly such passes; those of several tasks are worth threads (on 2 cores
+    100 000 rows of 16 features and 16 components took two thirds of the time).
 
     Parameters
     ----------
