@@ -7,8 +7,11 @@ the same run: the store is read slab by slab without computing, and the same row
 run on the threads of one process and on one-thread worker processes, for each layout of the store, and for each of
 Zarr's codec pipelines and stores that are installed.
 
-With --results it is the writing of labels, probabilities and log-densities instead, whose halves are reading, computing
-and writing. With --alone passes run on one worker process and one thread, too: what a second one brings.
+With --results it is the writing of labels, probabilities and log-densities instead, whose halves are reading,
+computing and writing, from the store and from a dask array of uneven chunks. The processor time of one pass, divided by
+the cores, stands beside the wall times, because other work on the machine hardly changes it; and the largest resident
+set of a worker process beside the plan. With --alone passes run on one worker process and one thread, too: what a
+second one brings.
 """
 
 from __future__ import annotations
@@ -16,18 +19,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 import zarr
 import zarr.core.codec_pipeline
@@ -37,10 +43,10 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 from zarr.storage import LocalStore
 
-from daskgmm import GaussianMixture
+from daskgmm import GaussianMixture, write_predictions
 from daskgmm.data.accept import as_dataset
 from daskgmm.events import PassFinished
-from daskgmm.results import write_predictions
+from daskgmm.results import plan_predictions
 from daskgmm.tuning import Tuning
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -156,11 +162,26 @@ RESULTS: dict[str, dict[str, bool]] = {
 }
 
 
-def result_seconds(model: GaussianMixture, data: Any, folder: Path, asked: dict[str, bool]) -> float:
-    """Wall time of writing what the model says of all rows."""
-    begin = time.perf_counter()
+def result_seconds(model: GaussianMixture, data: Any, folder: Path, asked: dict[str, bool]) -> tuple[float, float]:
+    """Wall time of writing what the model says of all rows, and processor time of this process."""
+    begin, processor = time.perf_counter(), time.process_time()
     write_predictions(model, data, folder / "results.zarr", overwrite=True, **asked)
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - processor
+
+
+def uneven(array: zarr.Array[Any]) -> da.Array:
+    """The rows as a dask array whose chunks are one, three and two stored chunks in turn."""
+    longest, lengths = array.chunks[0], list[int]()
+    for chunks in cycle((1, 3, 2)):
+        if (left := array.shape[0] - sum(lengths)) == 0:
+            return da.from_array(array, chunks=(tuple(lengths), array.shape[1]))
+        lengths.append(min(left, chunks * longest))
+    raise AssertionError("a cycle has no end")
+
+
+def peak_bytes() -> int:
+    """Largest resident set of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def halves_of_results(model: GaussianMixture, rows: Array, folder: Path, asked: dict[str, bool]) -> tuple[float, float]:
@@ -222,10 +243,12 @@ def measure_results(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(rows[:100_000])
-    found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in RESULTS}
+    inputs = {"": array, ", uneven dask": uneven(array)}
+    kinds = {name + kind: (asked, data) for kind, data in inputs.items() for name, asked in RESULTS.items()}
+    found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in kinds}
     with places(options.cores, alone=options.alone) as schedulers, TemporaryDirectory(dir=options.store) as folder:
         for _ in range(options.rounds):
-            for name, asked in RESULTS.items():
+            for name, (asked, data) in kinds.items():
                 with threadpool_limits(1):
                     found[name]["read"].append(read_seconds(array))
                     compute, write = halves_of_results(model, rows, Path(folder), asked)
@@ -233,12 +256,20 @@ def measure_results(
                 found[name]["write"].append(write)
                 for place, scheduler in schedulers.items():
                     model.set_params(scheduler=scheduler)
-                    found[name][place].append(result_seconds(model, array, Path(folder), asked))
+                    wall, processor = result_seconds(model, data, Path(folder), asked)
+                    found[name][place].append(wall)
+                    if scheduler == "threads":
+                        found[name]["processor / cores"].append(processor / options.cores)
+        (client,) = (scheduler for place, scheduler in schedulers.items() if place == f"{options.cores} processes")
+        model.set_params(scheduler=client)
+        plans = [plan_predictions(model, data, **asked) for asked, data in kinds.values()]
+        peak = max(client.run(peak_bytes).values())
+    memory = {"peak": peak, "plan": max(plan.process_bytes + plan.task.total for plan in plans)}
     results = []
     for name, lists in found.items():
         medians = {key: median(values) for key, values in lists.items()}
         halves = (medians.pop(key) for key in ("read", "compute", "write"))
-        results.append(record(name, way, *halves, options.cores) | {"pass": medians})
+        results.append(record(name, way, *halves, options.cores) | {"pass": medians, "memory": memory})
     return results
 
 
@@ -255,6 +286,9 @@ def print_results(results: list[Any]) -> None:
         passes = (f"{r['pass'][p]:9.2f} ({r['ratio'][p]:.2f} ×)" for p in places)
         halves = f"{r['read']:6.2f} {r['compute']:8.2f} {r['write']:6.2f}"
         print(f"{r['layout']:36} {r['pipeline']:8} {r['store']:8} {halves}", *passes)
+    if "memory" in results[0]:
+        peak, plan = (results[0]["memory"][key] / MEBIBYTE for key in ("peak", "plan"))
+        print(f"largest resident set of a worker process: {peak:.0f} MiB; largest plan: {plan:.0f} MiB")
     print("read, compute, write: processor seconds; passes: wall seconds, and times the sum of these / cores")
 
 

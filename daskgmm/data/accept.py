@@ -55,11 +55,11 @@ def accept(data: Any, name: str = "X") -> Input:
     """
     with naming(name):
         found = unwrap(data, name)
-        rows = found.rows
-        _check_one_array(rows, name)
-        check_unmasked(rows)
-        names = found.feature_names or (rows.feature_names if isinstance(rows, Source) else field_names(rows))
-        return replace(found, rows=as_columns(rows, name), feature_names=names)
+        _check_one_array(found.rows, name)
+        check_unmasked(found.rows)
+        rows = as_columns(found.rows, name)
+        names = rows.feature_names if isinstance(rows, Source) else field_names(found.rows)
+        return replace(found, rows=rows, feature_names=found.feature_names or names)
 
 
 def resolve(data: Any, name: str = "X") -> Any:

@@ -51,12 +51,6 @@ def run_here(dataset: Dataset, fold: Fold) -> Any:
         return fold_rows(dataset, fold, current(), None)[0]
 
 
-def run_here(dataset: Dataset, fold: Fold) -> Any:
-    """Return the value of a fold over all rows of one pass that nobody listens to."""
-    with one_blas_thread():
-        return fold_rows(dataset, fold, current(), None)[0]
-
-
 class PlainEngine(Engine):
     """Runs passes in the calling thread, the rows one slab after the other."""
 
