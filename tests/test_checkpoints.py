@@ -100,6 +100,7 @@ MIXTURES = {
     # Second moments that only the first pass computes have to be kept, too.
     "tied": (GaussianMixture, {"covariance_type": "tied"}),
     "spherical": (GaussianMixture, {"covariance_type": "spherical"}),
+    "tied-diag": (GaussianMixture, {"covariance_type": "tied-diag"}),
     "starts": (GaussianMixture, {"n_init": 3}),
     "accelerated": (GaussianMixture, {"acceleration": "lbfgs", "tol": 1e-6}),
     "accelerated starts": (GaussianMixture, {"acceleration": "lbfgs", "tol": 1e-5, "n_init": 2}),

@@ -12,6 +12,7 @@ import pytest
 import sklearn
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.mixture import GaussianMixture as SklearnMixture
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -191,6 +192,18 @@ def test_one_feature_and_one_component():
         ours, theirs = both(x, covariance_type=structure)
         assert_same_fit(ours, theirs)
         np.testing.assert_allclose(ours.means_, [[x.mean()]])
+
+
+@pytest.mark.parametrize(
+    ("structure", "own"), [("tied", "full"), ("tied-diag", "diag"), ("tied-spherical", "spherical")]
+)
+def test_one_component_shares_its_covariance_with_nobody(structure, own):
+    x = overlapping()
+    shared = GaussianMixture(covariance_type=structure, reg_covar=1e-3).fit(x)
+    theirs = SklearnMixture(covariance_type=own, reg_covar=1e-3).fit(x)
+    np.testing.assert_allclose(shared.covariances_, theirs.covariances_.reshape(SHAPES[structure]), rtol=1e-12)
+    np.testing.assert_allclose(shared.score_samples(x), theirs.score_samples(x), rtol=1e-11)
+    assert shared.bic(x) == pytest.approx(theirs.bic(x), rel=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint16, np.int64])
