@@ -29,7 +29,7 @@ import dask.array as da
 import numpy as np
 from machine import describe_machine, print_machine
 
-from daskgmm.data.accept import as_dataset
+from daskgmm.data.inputs import as_dataset
 from daskgmm.data.source import Dataset, Source
 from daskgmm.engine.cluster import embedded_cluster
 from daskgmm.engine.graph import Context, build_graph, plan_batches, plan_waves

@@ -27,8 +27,15 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.kernels import Kernel, QuadraticKernel, ResidualKernel, choose_kernel, choose_loops, rounding_bounds
-from daskgmm.core.loops import PLAIN, Loops
+from daskgmm.core.elementwise import PLAIN, Loops
+from daskgmm.core.kernel_choice import (
+    Kernel,
+    QuadraticKernel,
+    ResidualKernel,
+    choose_kernel,
+    choose_loops,
+    rounding_bounds,
+)
 from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame, SufficientStatistics, statistics_of_responsibilities

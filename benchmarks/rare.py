@@ -1,8 +1,8 @@
 """How many rare clusters are found, and what looking for them costs in passes.
 
-    python benchmarks/rare.py --output rare.jsonl
-    python benchmarks/rare.py --output rare.jsonl --sizes 100 --tol 1e-4 --methods sample,moves
-    python benchmarks/rare.py --report rare.jsonl
+    python benchmarks/rare.py --output relocation.jsonl
+    python benchmarks/rare.py --output relocation.jsonl --sizes 100 --tol 1e-4 --methods sample,moves
+    python benchmarks/rare.py --report relocation.jsonl
 
 A million rows in four clusters of unit width, and a fifth of half that, eight widths beside all of them, in 2, 3 and 4
 dimensions. Each fit is added to the file as soon as it is known, and the same command goes on where it was interrupted.
@@ -21,16 +21,16 @@ import numpy as np
 from machine import describe_machine, print_machine
 
 from daskgmm import GaussianMixture
-from daskgmm.fitting import rare
+from daskgmm.fitting import relocation
 
 N_MAIN = 4
 DIMENSIONS, SEEDS, SIZES = (2, 3, 4), range(10), (1000, 100, 50, 20)
 
 # What each method asks for, and how many moves it may make.
 METHODS: dict[str, tuple[dict[str, Any], int]] = {
-    "plain": ({}, rare.MOST_MOVES),
+    "plain": ({}, relocation.MOST_MOVES),
     "sample": ({"init_size": 10_000, "n_init": "auto"}, 0),
-    "moves": ({"init_size": 10_000, "n_init": "auto"}, rare.MOST_MOVES),
+    "moves": ({"init_size": 10_000, "n_init": "auto"}, relocation.MOST_MOVES),
 }
 TITLES = {"plain": "plain EM from k-means", "sample": "a start on a sample alone", "moves": "with moves"}
 
@@ -60,7 +60,7 @@ def has_found(model: GaussianMixture, place: np.ndarray, share: float) -> bool:
 
 def measure(x: np.ndarray, place: np.ndarray, n_rare: int, method: str, tol: float) -> Record:
     """One fit."""
-    parameters, rare.MOST_MOVES = METHODS[method]
+    parameters, relocation.MOST_MOVES = METHODS[method]
     model = GaussianMixture(N_MAIN + 1, tol=tol, random_state=0, **parameters).fit(x)
     return {
         "found": has_found(model, place, n_rare / len(x)),

@@ -44,7 +44,7 @@ from threadpoolctl import threadpool_limits
 from zarr.storage import LocalStore
 
 from daskgmm import GaussianMixture, write_predictions
-from daskgmm.data.accept import as_dataset
+from daskgmm.data.inputs import as_dataset
 from daskgmm.events import PassFinished
 from daskgmm.results import plan_predictions
 from daskgmm.tuning import Tuning

@@ -3,7 +3,7 @@
 A fit is a short pipeline, and each step is one place in the code:
 
     data source          anything with rows -> ranges of rows                        daskgmm.data
-    chunk E-step         rows -> partial sufficient statistics                       daskgmm.core.kernels
+    chunk E-step         rows -> partial sufficient statistics                       daskgmm.core.kernel_choice
     tree reduction       partial statistics -> their sum, the same bits every time   daskgmm.engine
     M-step               statistics -> parameters, or a posterior                    daskgmm.core.maximum_likelihood,
                                                                                      daskgmm.core.variational

@@ -21,7 +21,7 @@ from .engine.cluster import embedded_cluster
 from .engine.events import Listener
 from .errors import MissingDependencyError, OutputExistsError
 from .estimators.gaussian_mixture import GaussianMixture
-from .estimators.records import Record, model_record
+from .estimators.model_record import Record, model_record
 from .results import RESULTS, write_predictions
 
 Array = np.ndarray[Any, np.dtype[Any]]

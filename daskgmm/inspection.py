@@ -8,12 +8,12 @@ from typing import Any
 import zarr
 
 from .data.encoding import zarr_encoding
-from .data.guards import product
 from .data.store import arrays_of, describe, local_path, member, open_node, split_address, without_secrets
+from .data.store_checks import product
 from .data.write import read_record
 from .errors import StoreError, UnsupportedDataError
 from .estimators.loading import load
-from .estimators.records import model_record
+from .estimators.model_record import model_record
 from .persistence import checkpoint, layout
 
 Record = dict[str, Any]

@@ -21,11 +21,11 @@ import dask
 import numpy as np
 from sklearn.base import clone
 
-from .data.accept import in_memory, naming
-from .data.guards import check_file
+from .data.inputs import in_memory, naming
 from .data.store import local_path, open_zarr, without_secrets
+from .data.store_checks import check_file
 from .data.write import check_target
-from .diagnostics.selection import check_picture, save_picture
+from .diagnostics.selection_view import check_picture, save_picture
 from .engine.cluster import embedded_cluster, planned_cluster
 from .engine.events import Listener
 from .engine.scheduler_choice import find_scheduler
@@ -35,7 +35,7 @@ from .estimators.bayesian_mixture import BayesianGaussianMixture
 from .estimators.gaussian_mixture import GaussianMixture
 from .estimators.grid import check_criterion, check_keys
 from .estimators.loading import load
-from .estimators.records import Record, model_record
+from .estimators.model_record import Record, model_record
 from .estimators.selection import select as daskgmm_select
 from .fitting.plan import FitPlan
 from .results import RESULTS, SAMPLES, plan_predictions, write_predictions, write_samples

@@ -34,9 +34,9 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from daskgmm import GaussianMixture, events, load, open_zarr, select
-from daskgmm.data.accept import as_dataset
 from daskgmm.data.arrays import ArraySource
-from daskgmm.data.blocks import BlockSource
+from daskgmm.data.dask_blocks import BlockSource
+from daskgmm.data.inputs import as_dataset
 from daskgmm.data.source import Dataset
 from daskgmm.engine import blas, graph, remote
 from daskgmm.engine.run import DaskEngine

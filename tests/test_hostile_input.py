@@ -17,7 +17,7 @@ from sklearn_shared import GaussianMixture as Reference
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.cli import main
 from daskgmm.config import compiled, timeout_seconds
-from daskgmm.data.guards import MOST_ROWS
+from daskgmm.data.store_checks import MOST_ROWS
 from daskgmm.errors import DataRangeError, InvalidWeightsError, StoreError, StoreNotFoundError, UnsupportedDataError
 from daskgmm.names import COVARIANCE_TYPES
 

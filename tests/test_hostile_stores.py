@@ -18,7 +18,7 @@ from hostile import D, N, X, edit_json, fit, good_store, refuse
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, load, open_zarr
 from daskgmm.cli import main
-from daskgmm.data.guards import MOST_METADATA, check_extent
+from daskgmm.data.store_checks import MOST_METADATA, check_extent
 from daskgmm.diagnostics.summary import print_record
 from daskgmm.errors import (
     ChunkError,

@@ -18,7 +18,7 @@ import zarr
 from daskgmm import BayesianGaussianMixture, GaussianMixture, write_predictions
 from daskgmm.cli import main
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.data.accept import as_dataset, resolve
+from daskgmm.data.inputs import as_dataset, resolve
 from daskgmm.engine.cluster import planned_cluster
 from daskgmm.engine.memory import PROCESS_BYTES, PassPlan, TaskMemory, Worker, check_memory, task_memory
 from daskgmm.engine.run import DaskEngine

@@ -34,7 +34,7 @@ from daskgmm.errors import (
     OutputExistsError,
     StoreNotFoundError,
 )
-from daskgmm.estimators.records import model_record
+from daskgmm.estimators.model_record import model_record
 from daskgmm.fitting.origin import ArrayOrigin
 from daskgmm.inspection import store_record
 from daskgmm.names import COVARIANCE_TYPES

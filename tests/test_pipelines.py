@@ -12,7 +12,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from daskgmm import GaussianMixture
-from daskgmm.data.accept import as_dataset
+from daskgmm.data.inputs import as_dataset
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),

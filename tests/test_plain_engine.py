@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, events
-from daskgmm.core.kernels import choose_kernel
-from daskgmm.core.loops import PLAIN
+from daskgmm.core.elementwise import PLAIN
+from daskgmm.core.kernel_choice import choose_kernel
 from daskgmm.core.statistics import Frame
-from daskgmm.data.accept import as_dataset, resolve
 from daskgmm.data.held_out import HeldOut
+from daskgmm.data.inputs import as_dataset, resolve
 from daskgmm.data.row_sample import NumberedRows, PriorityRows
 from daskgmm.engine.plain import PlainEngine
 from daskgmm.engine.probe import probe
@@ -24,9 +24,9 @@ from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import DataChangedError
 from daskgmm.fitting.fit import fit_mixtures
 from daskgmm.fitting.folds import ExpectationFold, ScoreFold, SplitScoreFold
+from daskgmm.fitting.low_density_rows import Watch, WorstRowsFold
 from daskgmm.fitting.survey import survey_fold
 from daskgmm.fitting.weight_survey import WeightSurveyFold
-from daskgmm.fitting.worst import Watch, WorstRowsFold
 from daskgmm.tuning import tuned
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -11,15 +11,15 @@ from sklearn.base import clone
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.kernels import QuadraticKernel
+from daskgmm.core.kernel_choice import QuadraticKernel
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame
-from daskgmm.data.accept import as_dataset
+from daskgmm.data.inputs import as_dataset
 from daskgmm.engine.run import DaskEngine
-from daskgmm.fitting import estep_pass, rare, worst
+from daskgmm.fitting import estep_pass, low_density_rows, relocation
 from daskgmm.fitting.em import Relocated
-from daskgmm.fitting.rare import Relocation
-from daskgmm.fitting.worst import Watch, WorstRowsFold, n_kept
+from daskgmm.fitting.low_density_rows import Watch, WorstRowsFold, n_kept
+from daskgmm.fitting.relocation import Relocation
 from daskgmm.tuning import tuned
 
 pytestmark = [pytest.mark.covering, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
@@ -51,7 +51,7 @@ def has_found(model, place, share):
 
 
 def without_moves(monkeypatch):
-    monkeypatch.setattr(rare, "MOST_MOVES", 0)
+    monkeypatch.setattr(relocation, "MOST_MOVES", 0)
 
 
 def model_of(n_components=5, **parameters):
@@ -180,10 +180,10 @@ def test_heavy_tails_cost_a_bounded_number_of_iterations(degrees):
     first = kinds(model).index("em")
     tried = [record for record in model.history_[first:] if record.kind == "sample"]
     assert len(tried) <= 1
-    most = rare._TRIAL_ITERATIONS * rare.MOST_MOVES * (rare._MERGES + 1)
+    most = relocation._TRIAL_ITERATIONS * relocation.MOST_MOVES * (relocation._MERGES + 1)
     for record in tried:
         assert 0 < record.n_iter <= most
-        assert record.n_rows <= (1 + rare._BETTER_FOR_EACH) * 3000
+        assert record.n_rows <= (1 + relocation._BETTER_FOR_EACH) * 3000
         assert record.bytes_read == 0
     assert kinds(model).count("rejected") <= 1
 
@@ -272,14 +272,14 @@ def test_a_plan_does_not_count_every_list_as_full():
 def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(heavy_are_worst, monkeypatch, tune):
     """What `watch_cost` relies on."""
     sizes = []
-    evaluate = worst._Watcher.__call__
+    evaluate = low_density_rows._Watcher.__call__
 
     def counting(self, *args):
         found = evaluate(self, *args)
         sizes.append(len(found.rows))
         return found
 
-    monkeypatch.setattr(worst._Watcher, "__call__", counting)
+    monkeypatch.setattr(low_density_rows._Watcher, "__call__", counting)
     tune(longest_leaf=256)
     x = np.random.default_rng(0).standard_t(4, size=(100_000, 2))
     weights = None

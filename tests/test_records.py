@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daskgmm.fitting.survey import Survey
-from daskgmm.persistence.records import Codec, Columns, Each, codec, dump, restore
+from daskgmm.persistence.codec import Codec, Columns, Each, codec, dump, restore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Thing = TypeVar("Thing")

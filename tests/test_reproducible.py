@@ -429,11 +429,11 @@ def test_the_name_of_a_processor_alone_changes_nothing():
 
 def test_a_model_tells_what_made_its_loops(monkeypatch):
     compiled = pytest.importorskip("daskgmm.core.compiled")
-    from daskgmm.core import kernels
+    from daskgmm.core import kernel_choice
 
     plain = GaussianMixture(2, random_state=0, max_iter=1).fit(X)
     assert plain.environment_ == environment() | {"loops": "numpy"}
-    monkeypatch.setattr(kernels, "_WORTH_LOADING", 2 * N)
+    monkeypatch.setattr(kernel_choice, "_WORTH_LOADING", 2 * N)
     fast = GaussianMixture(2, random_state=0, max_iter=1).fit(X)
     assert fast.environment_["loops"] == compiled.CompiledLoops().made_by
     with dask.config.set({"daskgmm.compiled": False}):

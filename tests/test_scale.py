@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm import GaussianMixture, events
-from daskgmm.core.loops import PLAIN
-from daskgmm.data import blocks, task_graphs
-from daskgmm.data.accept import as_dataset
+from daskgmm.core.elementwise import PLAIN
+from daskgmm.data import dask_blocks, task_graphs
+from daskgmm.data.inputs import as_dataset
 from daskgmm.data.row_sample import NumberedRows, draw_rows
 from daskgmm.data.source import Dataset, Source, borders
 from daskgmm.engine import graph
@@ -324,7 +324,7 @@ def test_the_garbage_collector_is_left_as_it_was(enabled, monkeypatch):
         (gc.enable if enabled else gc.disable)()
         one_pass(INPUTS["dask"]())
         assert gc.isenabled() == enabled
-        monkeypatch.setattr(blocks, "split_graph", lambda *_: 1 / 0)
+        monkeypatch.setattr(dask_blocks, "split_graph", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             one_pass(INPUTS["dask"]())
         assert gc.isenabled() == enabled

@@ -34,7 +34,7 @@ from daskgmm import BayesianGaussianMixture, GaussianMixture, ProgressBar, jobs,
 from daskgmm.cli import main
 from daskgmm.criteria import CRITERIA
 from daskgmm.data.held_out import HeldOut
-from daskgmm.diagnostics import selection as pictures
+from daskgmm.diagnostics import selection_view as pictures
 from daskgmm.diagnostics.summary import print_record
 from daskgmm.errors import (
     FallingLikelihoodWarning,
@@ -45,7 +45,7 @@ from daskgmm.errors import (
 )
 from daskgmm.estimators import selection
 from daskgmm.events import IterationFinished, PassStarted, StartFinished
-from daskgmm.fitting.criteria import PruningRule, remaining_gain
+from daskgmm.fitting.pruning import PruningRule, remaining_gain
 from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.tuning import tuned
 
@@ -261,7 +261,7 @@ def test_the_entropy_in_every_arithmetic(arithmetic, monkeypatch):
     exact = model.criteria(X)
     x = X.astype(np.float32) if arithmetic == "float32" else X
     if arithmetic == "precise":
-        monkeypatch.setattr("daskgmm.core.kernels._TOLERANCE", {"float32": 0.0, "float64": 0.0})
+        monkeypatch.setattr("daskgmm.core.kernel_choice._TOLERANCE", {"float32": 0.0, "float64": 0.0})
         model = copy.copy(model)  # which remembers no kernel
     assert model._kernel(x).arithmetic == arithmetic
     found = model.criteria(x)

@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, select
 from daskgmm.core.statistics import Frame
-from daskgmm.data.accept import as_dataset
+from daskgmm.data.inputs import as_dataset
 from daskgmm.engine import tree
 from daskgmm.engine.combined_fold import CombinedFold, SharedCosts
 from daskgmm.engine.run import DaskEngine

@@ -23,8 +23,8 @@ from zarr.storage import LocalStore
 
 from daskgmm import GaussianMixture, load, open_zarr
 from daskgmm.cli import main
-from daskgmm.data import claims, retry, write
-from daskgmm.data.claims import hidden
+from daskgmm.data import output_locks, retry, write
+from daskgmm.data.output_locks import hidden
 from daskgmm.data.write import new_store, record
 from daskgmm.errors import (
     ChunkError,
@@ -795,7 +795,7 @@ def test_a_name_that_is_being_claimed_is_not_taken_for_what_a_dead_writer_left(t
 
     def claim_second():
         try:
-            with claims.claimed(str(tmp_path / "m.zarr")):
+            with output_locks.claimed(str(tmp_path / "m.zarr")):
                 pass
         except OutputExistsError as error:
             told.append(error)
@@ -803,13 +803,13 @@ def test_a_name_that_is_being_claimed_is_not_taken_for_what_a_dead_writer_left(t
             progress.set()
 
     def claim_first():
-        with claims.claimed(str(tmp_path / "m.zarr")) as growing:
+        with output_locks.claimed(str(tmp_path / "m.zarr")) as growing:
             made_first.append(os.path.isdir(growing))
             second.join()
 
     told, made_first = [], []
-    monkeypatch.setattr(claims.os, "mkdir", make_and_pause)
-    monkeypatch.setattr(claims.time, "sleep", lambda seconds: progress.set())  # whoever sleeps waits for its turn
+    monkeypatch.setattr(output_locks.os, "mkdir", make_and_pause)
+    monkeypatch.setattr(output_locks.time, "sleep", lambda seconds: progress.set())  # whoever sleeps waits for its turn
     first, second = threading.Thread(target=claim_first), threading.Thread(target=claim_second)
     first.start()
     assert made.wait(60)
@@ -831,13 +831,15 @@ def test_what_is_being_replaced_is_not_taken_for_what_a_dead_writer_left(tmp_pat
     def rename_and_let_another_come(old, new):
         rename(old, new)
         if str(new).endswith(".replaced"):
-            with pytest.raises(OutputExistsError, match="by another run") as caught, claims.claimed(str(path)):
+            with pytest.raises(OutputExistsError, match="by another run") as caught, output_locks.claimed(str(path)):
                 pass
             told.append(caught.value)
 
     list_names = os.listdir
-    monkeypatch.setattr(claims.os, "rename", rename_and_let_another_come)
-    monkeypatch.setattr(claims.os, "listdir", lambda folder: sorted(list_names(folder), key=lambda n: n[-1:] != "d"))
+    monkeypatch.setattr(output_locks.os, "rename", rename_and_let_another_come)
+    monkeypatch.setattr(
+        output_locks.os, "listdir", lambda folder: sorted(list_names(folder), key=lambda n: n[-1:] != "d")
+    )
     with new_store(path, record("model", number=2), overwrite=True):
         pass
     assert len(told) == 1
@@ -881,7 +883,7 @@ def test_what_appears_before_a_name_is_claimed_is_not_replaced(tmp_path, monkeyp
 
 
 def test_without_locks_the_first_to_finish_wins(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "fcntl", None)  # as on file systems and systems that have none
+    monkeypatch.setattr(output_locks, "fcntl", None)  # as on file systems and systems that have none
     with (
         pytest.raises(OutputExistsError, match="exists already"),
         new_store(tmp_path / "m.zarr", record("model", number=1)),

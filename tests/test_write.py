@@ -14,7 +14,7 @@ import zarr
 
 from daskgmm import GaussianMixture, open_zarr, write_predictions
 from daskgmm.data import output, row_arrays
-from daskgmm.data.accept import as_dataset
+from daskgmm.data.inputs import as_dataset
 from daskgmm.data.row_arrays import RowWriter, result_rows
 from daskgmm.data.stored_rows import StoredRows, StoreSource
 from daskgmm.data.write import new_store, record
@@ -361,7 +361,7 @@ def test_a_store_that_comes_back_while_it_is_discarded_is_removed(tmp_path, monk
             growing.append(group.store.root)
             raise ZeroDivisionError
 
-    monkeypatch.setattr("daskgmm.data.claims.time.sleep", sleep)
+    monkeypatch.setattr("daskgmm.data.output_locks.time.sleep", sleep)
     with pytest.raises(ZeroDivisionError):
         write()
     assert growing == []

@@ -11,12 +11,12 @@ triangle            packed symmetric matrices and Cholesky factors
 mixture             weights, means and covariances as one frozen value; log-densities; sampling
 coincidence         components that are nearly equal
 statistics          the sufficient statistics, a commutative monoid
-loops               the element-wise loops of an E-step, in NumPy
+elementwise         the element-wise loops of an E-step, in NumPy
 compiled            the same, compiled
 kernel              what an E-step kernel has to answer; log-sum-exp
 quadratic           the fast kernel: two matrix products
 residual            the precise kernel: whitened residuals
-kernels             the candidates; the cheapest of them that is accurate enough, and the loops it uses
+kernel_choice       the candidates; the cheapest of them that is accurate enough, and the loops it uses
 validity            arrays that are no mixture, and why
 estimation          what an M-step has to answer
 maximum_likelihood  statistics -> new parameters

@@ -16,9 +16,9 @@ import numpy as np
 from numba.core.registry import cpu_target
 from numba.extending import overload
 
-from .blocks import block_step
 from .covariance import STRUCTURES
-from .loops import FeatureMap, Loops, Scratch
+from .elementwise import FeatureMap, Loops, Scratch
+from .row_blocks import block_step
 
 if numba.config.DISABLE_JIT:
     raise ImportError("numba compiles nothing, as NUMBA_DISABLE_JIT says; what is here is of use only compiled")

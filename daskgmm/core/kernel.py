@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import blocks
-from .loops import PLAIN, Loops
+from .elementwise import PLAIN, Loops
 from .mixture import MixtureParameters
+from .row_blocks import blocks
 from .statistics import Frame, SufficientStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import block_rows, columns
+from .elementwise import PLAIN, FeatureMap, Loops, Scratch
 from .kernel import BlockPlan, Kernel, reach, total_weight, weighted_sum
-from .loops import PLAIN, FeatureMap, Loops, Scratch
 from .mixture import MixtureParameters
+from .row_blocks import block_rows, columns
 from .statistics import Frame, SufficientStatistics
 from .structure import CovarianceStructure
 

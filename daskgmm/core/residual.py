@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import block_rows, columns
+from .elementwise import PLAIN, Loops, Scratch
 from .kernel import BlockPlan, Kernel, reach, row_entropies, total_weight, weighted_sum
-from .loops import PLAIN, Loops, Scratch
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel
+from .row_blocks import block_rows, columns
 from .statistics import Frame, SufficientStatistics
 from .structure import CovarianceStructure
 

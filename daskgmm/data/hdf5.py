@@ -14,9 +14,9 @@ import numpy as np
 from ..errors import DataChangedError, MissingDependencyError, StoreError, StoreNotFoundError, UnsupportedDataError
 from .addresses import printable
 from .encoding import ATTRIBUTES, decoded, decoding_bytes, encoding_of
-from .guards import product
 from .retry import told
 from .source import LONGEST_ADDRESS, Source
+from .store_checks import product
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

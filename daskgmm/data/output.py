@@ -14,7 +14,7 @@ import dask.array as da
 import numpy as np
 
 from ..errors import NonFiniteDataError
-from .blocks import dense
+from .dask_blocks import dense
 from .failures import tell_briefly
 from .source import SLAB_BYTES, Source, ranges
 

@@ -11,8 +11,8 @@ import numpy as np
 import zarr
 
 from ..errors import StoreError
-from .claims import remove_remains
 from .output import RowOutput
+from .output_locks import remove_remains
 from .source import SLAB_BYTES, Source
 from .store import describe
 from .write import writing

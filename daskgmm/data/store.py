@@ -20,7 +20,7 @@ from zarr.core.sync import sync
 
 from ..errors import StoreError, StoreNotFoundError
 from .addresses import Secrets, hide_urls, local_path, printable, split_address, without_secrets
-from .guards import check_documents, check_members
+from .store_checks import check_documents, check_members
 
 __all__ = [
     "address_of",

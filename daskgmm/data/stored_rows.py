@@ -28,10 +28,10 @@ from ..errors import ChunkError, DataChangedError, MissingChunkError, StoreError
 from .blosc import checked
 from .encoding import ATTRIBUTES, decoded, decoding_bytes, zarr_encoding
 from .forks import check_decoder
-from .guards import check_archive, check_chunks, check_extent, product
 from .retry import may_pass, retried, told
 from .source import LONGEST_ADDRESS, Source
 from .store import address_of, describe, place_of
+from .store_checks import check_archive, check_chunks, check_extent, product
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -1,9 +1,9 @@
 """New Zarr stores, whole or not at all.
 
-A store grows under a hidden name beside its own, and one rename gives it its name when nothing can fail any more. An
-object store has no rename: there the attributes that say what the store is are written last, and whoever reads it
-refuses a store without them. Either way there is one writer: see `claims`; in an object store it is whoever was the
-first to write the group's document.
+A store grows under a hidden name beside its own, and one rename gives the store its name when nothing can fail any
+more. An object store has no rename: there the attributes that say what the store is are written last, and every reader
+refuses a store without these attributes. Either way there is one writer: see `output_locks`. In an object store the
+writer is the first process to write the group's document.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dask.utils import format_bytes
 from ..errors import DaskGMMError, OutputError, OutputExistsError, StoreError
 from ..version import __version__
 from .addresses import Secrets
-from .claims import claimed, hidden, locked, remove, remove_unnamed
+from .output_locks import claimed, hidden, locked, remove, remove_unnamed
 from .retry import told
 from .store import local_path, open_node, to_install, without_secrets
 

@@ -20,7 +20,7 @@ from ..names import Defaults
 from ..persistence.checkpoint import KIND
 from .digits import mean_text, total_text
 from .progress import rows_per_second
-from .selection import SelectionTable, selection_summary
+from .selection_view import SelectionTable, selection_summary
 
 Record = dict[str, Any]
 

@@ -18,7 +18,7 @@ import distributed
 from distributed.worker_memory import parse_memory_limit
 
 from ..config import timeout_seconds
-from ..data.claims import locked
+from ..data.output_locks import locked
 from ..errors import SchedulerError
 from .events import EngineClosed, Listener, Waiting
 from .main_guard import check_main_guard

@@ -13,5 +13,5 @@ checkpointing      the parameters checkpoint and resume; settings of estimators
 model_kinds        classes that model files and checkpoints can hold
 saving             a fitted estimator -> the record that a file holds
 loading            a file -> a fitted estimator
-records            a fitted estimator as a record for programs
+model_record       a fitted estimator as a record for programs
 """

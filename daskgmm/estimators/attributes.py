@@ -13,9 +13,9 @@ from typing import Any, Generic
 
 import numpy as np
 
+from ..core.elementwise import Loops
 from ..core.estimation import State
-from ..core.kernels import Kernel, choose_kernel
-from ..core.loops import Loops
+from ..core.kernel_choice import Kernel, choose_kernel
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame
 from ..core.structure import CovarianceStructure

@@ -17,12 +17,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from ..config import compiled
+from ..core.elementwise import Loops
 from ..core.estimation import State
-from ..core.kernels import Kernel, choose_loops
-from ..core.loops import Loops
-from ..data.accept import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
+from ..core.kernel_choice import Kernel, choose_loops
 from ..data.failures import short_errors
-from ..data.kinds import Input
+from ..data.input_kinds import Input
+from ..data.inputs import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
 from ..data.output import apply_rows, as_blocks, map_rows
 from ..data.row_checks import check_weight_sum
 from ..data.source import Dataset

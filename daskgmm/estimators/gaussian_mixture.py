@@ -15,8 +15,8 @@ from ..core.mixture import MixtureParameters
 from ..core.state_arrays import MixtureArrays
 from ..core.validity import weights_problem
 from ..data.failures import short_errors
-from ..fitting.criteria import information_criteria
 from ..fitting.folds import Score
+from ..fitting.pruning import information_criteria
 from ..names import Defaults
 from .attributes import check_covariances, check_means, check_problem, checked
 from .base import Array, BaseMixture

@@ -11,7 +11,7 @@ from ..data.failures import short_errors
 from ..errors import ModelFormatError
 from ..persistence.layout import StoredModel
 from ..persistence.reading import read_model
-from ..persistence.stored import damage_errors
+from ..persistence.stored_group import damage_errors
 from .base import BaseMixture
 from .bayesian_mixture import BayesianGaussianMixture
 from .gaussian_mixture import GaussianMixture

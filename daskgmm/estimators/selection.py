@@ -17,23 +17,23 @@ from sklearn.utils import check_random_state
 
 from ..core.covariance import STRUCTURES
 from ..criteria import CRITERIA, HELD_OUT
-from ..data.accept import as_dataset, is_lazy
 from ..data.failures import short_errors
 from ..data.held_out import HeldOut
+from ..data.inputs import as_dataset, is_lazy
 from ..data.row_checks import check_weight_sum
 from ..data.source import Dataset
-from ..diagnostics.selection import draw_criterion, new_axes, selection_html, selection_text
+from ..diagnostics.selection_view import draw_criterion, new_axes, selection_html, selection_text
 from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener
 from ..engine.run import DaskEngine
 from ..errors import FallingLikelihoodWarning, InitializationWarning, InvalidWeightsError
-from ..fitting.criteria import PruningRule
 from ..fitting.first_pass import n_weight_passes
 from ..fitting.fit import fit_mixtures
 from ..fitting.fit_spec import FailedFit, FitResult
 from ..fitting.fit_state import Checkpointer
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.plan import check_parameters
+from ..fitting.pruning import PruningRule
 from ..persistence.checkpoint import Checkpoint
 from .base import BaseMixture
 from .checkpointing import check_checkpoint, checkpointer_for

@@ -13,7 +13,7 @@ from sklearn.utils import check_array
 from ..core.maximum_likelihood import GivenParameters
 from ..core.structure import CovarianceStructure
 from ..core.variational import GivenPriors
-from ..data.accept import in_memory, is_lazy
+from ..data.inputs import in_memory, is_lazy
 from ..engine.events import Listener
 
 Array = np.ndarray[Any, np.dtype[Any]]

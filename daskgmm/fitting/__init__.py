@@ -6,9 +6,9 @@ estep_pass      E-steps over a data set, as many as are requested in one reading
 em              expectation-maximisation: a start as a value, the step from one to the next, the loop over several
 initialization  parameters to begin with, from a sample of rows in memory
 sampling        starts on nested samples in memory, the best of which goes on to all data
-worst           the rows that a mixture explains worst, kept by an E-step
-rare            components moved to clusters of such rows
-criteria        information criteria, and starts that can no longer have the lowest
+low_density_rows  the rows that a mixture explains worst, kept by an E-step
+relocation      components moved to clusters of such rows
+pruning         information criteria, and starts that can no longer have the lowest
 fit_spec        what is to be fitted, and the result
 fit_state       the state of a fit between two passes: what a checkpoint holds
 survey          facts that the first E-step needs: count, mean, scale, a sample; the pass that finds them

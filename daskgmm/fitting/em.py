@@ -25,12 +25,12 @@ import numpy as np
 
 from ..core.acceleration import Accelerator, AcceleratorState
 from ..core.estimation import Estimation, State
-from ..core.kernels import ARITHMETICS, finer
+from ..core.kernel_choice import ARITHMETICS, finer
 from ..core.mixture import MixtureParameters
 from ..errors import IllDefinedCovarianceError
 from .estep_pass import EStepPass, EStepRequest, EStepResult
 from .history import PassRecord
-from .worst import Watch
+from .low_density_rows import Watch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

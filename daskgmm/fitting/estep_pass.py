@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.kernels import ARITHMETICS, COMPLETE, Kernel, QuadraticKernel, choose_kernel
-from ..core.loops import PLAIN, Loops
+from ..core.elementwise import PLAIN, Loops
+from ..core.kernel_choice import ARITHMETICS, COMPLETE, Kernel, QuadraticKernel, choose_kernel
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, SufficientStatistics
 from ..data.source import Dataset
@@ -19,8 +19,8 @@ from ..engine.fold import CostedFold
 from ..engine.interface import Engine
 from ..errors import DataChangedError
 from .folds import ExpectationFold
+from .low_density_rows import Watch, WorstRows, WorstRowsFold
 from .survey import sample_dtype
-from .worst import Watch, WorstRows, WorstRowsFold
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..config import compiled
-from ..core.kernels import choose_loops
-from ..core.loops import Loops
+from ..core.elementwise import Loops
+from ..core.kernel_choice import choose_loops
 from ..data.row_checks import check_weight_sum
 from ..data.row_sample import RowSample, draw_rows, draw_seed
 from ..data.source import Dataset

@@ -8,8 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Generic
 
+from ..core.elementwise import PLAIN
 from ..core.estimation import State
-from ..core.loops import PLAIN
 from ..core.statistics import Frame
 from ..data.source import Dataset
 from ..engine.events import Waiting

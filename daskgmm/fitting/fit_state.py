@@ -10,9 +10,9 @@ import numpy as np
 
 from ..core.estimation import State
 from ..data.checksum import Checksum
-from .criteria import PrunerState
 from .em import EMStart
 from .history import PassRecord
+from .pruning import PrunerState
 from .survey import Survey
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..core.elementwise import Loops
 from ..core.kernel import BlockPlan, RowResults
-from ..core.kernels import Kernel
-from ..core.loops import Loops
+from ..core.kernel_choice import Kernel
 from ..core.statistics import SufficientStatistics
 from ..core.structure import CovarianceStructure
 from ..data.held_out import HeldOut

@@ -9,8 +9,8 @@ from typing import Any, Generic
 
 import numpy as np
 
+from ..core.elementwise import Loops
 from ..core.estimation import State
-from ..core.loops import Loops
 from ..core.mixture import free_parameters
 from ..core.statistics import Frame
 from ..data.source import Dataset
@@ -24,10 +24,10 @@ from .fit_spec import FailedFit, FitResult, FitSpec
 from .fit_state import FitState
 from .history import PassRecord
 from .initialization import Sample
-from .rare import Relocation
+from .low_density_rows import n_kept
+from .relocation import Relocation
 from .sampling import fit_on_samples
 from .survey import Survey
-from .worst import n_kept
 
 
 class MixtureFit(Generic[State]):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes
 
-from ..core.loops import Loops
+from ..core.elementwise import Loops
 from ..core.quadratic import QuadraticKernel
 from ..core.residual import ResidualKernel
 from ..core.structure import CovarianceStructure
@@ -22,9 +22,9 @@ from ..errors import WorkerMemoryError
 from .first_pass import loops_for, n_weight_passes
 from .fit_spec import Settings
 from .folds import Cost
-from .rare import strata_bytes
+from .low_density_rows import n_kept, watch_cost
+from .relocation import strata_bytes
 from .survey import sample_dtype, survey_fold
-from .worst import n_kept, watch_cost
 
 # k-means holds the sample, its own copy of it, and distances and labels for each row.
 _COPIES_OF_SAMPLE = 4

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.kernel import RowResults
-from ..core.kernels import Kernel
+from ..core.kernel_choice import Kernel
 from ..data.output import RowOutput
 from ..data.row_arrays import RowWriter, result_rows
 from ..data.row_checks import check_finite

@@ -13,9 +13,9 @@ from typing import Any, Generic
 
 import numpy as np
 
+from ..core.elementwise import Loops
 from ..core.estimation import Estimation, State
-from ..core.loops import Loops
-from ..data.accept import as_dataset
+from ..data.inputs import as_dataset
 from ..data.row_sample import draw_by_weight, draw_seed
 from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.loops import PLAIN, Loops
+from ..core.elementwise import PLAIN, Loops
 from ..core.structure import CovarianceStructure
 from ..data.row_checks import check_finite, check_weights
 from ..data.row_sample import RowSample

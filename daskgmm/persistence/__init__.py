@@ -22,7 +22,7 @@ A file holds records, and no class: estimators are made of them in `daskgmm.esti
 layout       what reading and writing a model have in common
 writing      a record of a model -> a file
 reading      a file -> a record of a model
-stored       a group that claims to be ours, and is not believed
+stored_group  a group that claims to be ours, and is not believed
 packed       many arrays in one
 packing      the state of a fit as values and arrays, and back
 checkpoint   what a fit needs to go on, kept after every pass

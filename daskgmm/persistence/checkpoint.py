@@ -23,7 +23,7 @@ import numpy as np
 
 from ..data.addresses import printable
 from ..data.checksum import Checksum
-from ..data.claims import locked, remove
+from ..data.output_locks import locked, remove
 from ..data.source import Dataset
 from ..data.store import local_path, without_secrets
 from ..data.write import Address, check_target
@@ -37,10 +37,10 @@ from ..errors import (
     StoreNotFoundError,
 )
 from ..fitting.fit_state import Beginning, Snapshot
+from .codec import dump
 from .fit_records import StoredKind, dump_beginning, restore_beginning, restore_snapshot, snapshot_codec
 from .packed import PACKED, PackedGroup, write_packed
-from .records import dump
-from .stored import damage_errors
+from .stored_group import damage_errors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T")

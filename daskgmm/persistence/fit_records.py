@@ -16,7 +16,7 @@ from ..core.structure import CovarianceStructure
 from ..fitting.fit_state import Beginning, FitState, Snapshot
 from ..fitting.history import PassRecord
 from ..fitting.notes import NOTES
-from .records import Arrays, Codec, Columns, Each, below, codec, dump, expect, restore
+from .codec import Arrays, Codec, Columns, Each, below, codec, dump, expect, restore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

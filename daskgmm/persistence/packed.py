@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from ..data.guards import product
+from ..data.store_checks import product
 from ..data.write import Address, new_store, record
 from .layout import checksum, digest
-from .stored import StoredGroup
+from .stored_group import StoredGroup
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -18,7 +18,7 @@ from ..errors import ModelFormatError
 from ..fitting.history import PassRecord
 from ..fitting.origin import Origin
 from .layout import FACTS, KIND, ModelKind, StoredModel, decode, environment_problem, is_text
-from .stored import StoredGroup, damage_errors
+from .stored_group import StoredGroup, damage_errors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -17,7 +17,7 @@ from daskgmm.core.acceleration import (
 )
 from daskgmm.core.coordinates import displaced, displacement
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.kernels import choose_kernel
+from daskgmm.core.kernel_choice import choose_kernel
 from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.errors import IllDefinedCovarianceError

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 
 from daskgmm.core.coordinates import displaced, displacement, shortened
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.kernels import ResidualKernel
+from daskgmm.core.kernel_choice import ResidualKernel
 from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
 

@@ -10,7 +10,14 @@ import pytest
 from daskgmm.core import residual
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.kernel import BlockPlan, RowResults
-from daskgmm.core.kernels import ARITHMETICS, QuadraticKernel, ResidualKernel, choose_kernel, finer, rounding_bounds
+from daskgmm.core.kernel_choice import (
+    ARITHMETICS,
+    QuadraticKernel,
+    ResidualKernel,
+    choose_kernel,
+    finer,
+    rounding_bounds,
+)
 from daskgmm.core.matrices import Diagonal, General, Scalar
 from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters

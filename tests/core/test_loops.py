@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from daskgmm.core import kernels as module
+from daskgmm.core import kernel_choice as module
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.kernels import QuadraticKernel, ResidualKernel, choose_loops
-from daskgmm.core.loops import PLAIN, FeatureMap, Loops, Scratch
+from daskgmm.core.elementwise import PLAIN, FeatureMap, Loops, Scratch
+from daskgmm.core.kernel_choice import QuadraticKernel, ResidualKernel, choose_loops
 from daskgmm.core.structure import CovarianceStructure
 
 numba = pytest.importorskip("numba")
@@ -30,7 +30,7 @@ each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=lambda dtype:
 
 def test_plain_loops_where_numba_is_switched_off() -> None:
     """As debuggers and coverage do; in a process of its own, because numba reads it when it is imported."""
-    asked = "from daskgmm.core.kernels import PLAIN, choose_loops; print(choose_loops(1e12) is PLAIN)"
+    asked = "from daskgmm.core.kernel_choice import PLAIN, choose_loops; print(choose_loops(1e12) is PLAIN)"
     for disabled, plain in ("0", "False"), ("1", "True"):
         environ = {**os.environ, "NUMBA_DISABLE_JIT": disabled}
         done = subprocess.run([sys.executable, "-c", asked], env=environ, capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from sklearn.mixture._gaussian_mixture import (
 )
 
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.kernels import QuadraticKernel, ResidualKernel, choose_kernel
+from daskgmm.core.kernel_choice import QuadraticKernel, ResidualKernel, choose_kernel
 from daskgmm.core.maximum_likelihood import estimate, maximize
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame, SufficientStatistics, statistics_of_responsibilities

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.kernels import QuadraticKernel, ResidualKernel
+from daskgmm.core.kernel_choice import QuadraticKernel, ResidualKernel
 from daskgmm.core.matrices import Diagonal, Scalar
 from daskgmm.core.maximum_likelihood import MaximumLikelihood, estimate
 from daskgmm.core.mixture import MixtureParameters

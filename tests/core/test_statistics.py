@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.kernels import QuadraticKernel, ResidualKernel
+from daskgmm.core.kernel_choice import QuadraticKernel, ResidualKernel
 from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.statistics import Frame, SufficientStatistics, statistics_of_responsibilities
 

@@ -10,7 +10,7 @@ from scipy.special import digamma, gammaln
 
 from daskgmm.core.concentration import WEIGHT_DISTRIBUTIONS
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.kernels import QuadraticKernel, ResidualKernel, choose_kernel
+from daskgmm.core.kernel_choice import QuadraticKernel, ResidualKernel, choose_kernel
 from daskgmm.core.matrices import Diagonal, General, Scalar
 from daskgmm.core.statistics import Frame, statistics_of_responsibilities
 from daskgmm.core.variational import GivenPriors, Priors, Variational

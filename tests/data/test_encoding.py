@@ -10,7 +10,7 @@ import zarr
 
 from daskgmm import GaussianMixture, open_zarr
 from daskgmm.cli import main
-from daskgmm.data.accept import resolve
+from daskgmm.data.inputs import resolve
 from daskgmm.errors import (
     DataChangedError,
     InvalidWeightsError,

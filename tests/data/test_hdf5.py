@@ -8,7 +8,7 @@ import pytest
 import zarr
 
 from daskgmm import GaussianMixture, select
-from daskgmm.data.accept import resolve
+from daskgmm.data.inputs import resolve
 from daskgmm.errors import DataChangedError, NonFiniteDataError, StoreError, StoreNotFoundError, UnsupportedDataError
 from daskgmm.results import write_predictions
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daskgmm.data.accept import as_dataset
+from daskgmm.data.inputs import as_dataset
 from daskgmm.data.row_sample import draw_by_weight, draw_rows, priorities, random_words
 from daskgmm.engine.run import DaskEngine
 from daskgmm.fitting.weight_survey import WeightSurveyFold

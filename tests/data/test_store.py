@@ -17,7 +17,7 @@ from clusters import processes
 
 from daskgmm import GaussianMixture, open_zarr
 from daskgmm.cli import main
-from daskgmm.data.accept import resolve
+from daskgmm.data.inputs import resolve
 from daskgmm.data.stored_rows import StoreSource
 from daskgmm.errors import ChunkError, DataChangedError, StoreError, StoreNotFoundError
 from daskgmm.inspection import store_record

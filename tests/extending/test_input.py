@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from daskgmm import GaussianMixture, select, write_predictions
-from daskgmm.data.kinds import InputKind, register, unregister
+from daskgmm.data.input_kinds import InputKind, register, unregister
 
 
 @dataclass(frozen=True)

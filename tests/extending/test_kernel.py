@@ -10,11 +10,11 @@ from scipy.stats import norm
 
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.kernel import BlockPlan, Kernel, total_weight, weighted_sum
-from daskgmm.core.kernels import CANDIDATES, KernelCandidate, choose_kernel
+from daskgmm.core.kernel_choice import CANDIDATES, KernelCandidate, choose_kernel
 from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame, SufficientStatistics
-from daskgmm.data.accept import as_dataset
+from daskgmm.data.inputs import as_dataset
 from daskgmm.engine.run import DaskEngine
 from daskgmm.fitting.estep_pass import EStepPass, EStepRequest
 

@@ -21,9 +21,9 @@ from typing import Any, Generic
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
+from ..core.elementwise import Loops
 from ..core.estimation import Estimation, State
-from ..core.kernels import Kernel, choose_kernel
-from ..core.loops import Loops
+from ..core.kernel_choice import Kernel, choose_kernel
 from ..core.maximum_likelihood import maximize
 from ..core.mixture import MixtureParameters
 from ..core.statistics import statistics_of_responsibilities
@@ -34,8 +34,8 @@ from .em import EMRun, EMSettings, EMStart, Relocated, run_em
 from .estep_pass import EStepResult
 from .history import PassRecord
 from .initialization import Sample
+from .low_density_rows import Watch, WorstRows
 from .sampling import sample_pass
-from .worst import Watch, WorstRows
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -2,7 +2,7 @@
 
 `accept` turns names and wrappers into one of the three kinds that the library works on (a NumPy array, a dask array, a
 `Source` of what is stored) and loads nothing; `as_dataset` makes a `Dataset` of it. Which names and wrappers there are
-is said by kinds of input (see `kinds`), of which a program may register more.
+is said by kinds of input (see `input_kinds`), of which a program may register more.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import zarr
 
 from ..errors import DaskGMMError, InvalidWeightsError, UnsupportedDataError
 from .arrays import ArraySource, check_unmasked, mapped_source
-from .blocks import BlockSource, with_known_chunks
-from .guards import MOST_ROWS, product
+from .dask_blocks import BlockSource, with_known_chunks
 from .hdf5 import DatasetSource, is_dataset
-from .kinds import Input, InputKind, register, unwrap
-from .records import as_columns, field_names
+from .input_kinds import Input, InputKind, register, unwrap
 from .source import Dataset, Source
 from .store import open_zarr, pick_array
+from .store_checks import MOST_ROWS, product
 from .stored_rows import StoreSource
+from .structured import as_columns, field_names
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from .elementwise import PLAIN, Loops
 from .kernel import Kernel
-from .loops import PLAIN, Loops
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel, rounding_bounds
 from .residual import ResidualKernel

@@ -28,7 +28,7 @@ def blocks(n_rows: int, longest: int) -> Iterator[slice]:
 
 
 def block_step(n_rows: int, longest: int) -> int:
-    """Length of each of the `blocks` but the last."""
+    """Length of each of the `row_blocks` but the last."""
     count = max(1, -(-n_rows // longest))
     return max(1, min(longest, -(-n_rows // (8 * count)) * 8))  # whole cache lines
 

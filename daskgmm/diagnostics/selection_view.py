@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 
 from ..criteria import CRITERIA, HELD_OUT, selection_criteria
-from ..data.claims import hidden
+from ..data.output_locks import hidden
 from ..data.write import writing
 from ..errors import MissingDependencyError, OutputExistsError
 from .digits import decimals

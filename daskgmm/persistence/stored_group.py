@@ -17,8 +17,8 @@ import numpy as np
 import zarr
 
 from ..data.addresses import Secrets, hide_urls, printable, without_secrets
-from ..data.guards import check_file, product
 from ..data.store import member, open_node
+from ..data.store_checks import check_file, product
 from ..data.write import read_record
 from ..errors import DaskGMMError, ModelFormatError, StoreError
 from .layout import FORMAT_VERSION, checksum, digest

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import blocks, columns
+from .row_blocks import blocks, columns
 from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
