@@ -27,13 +27,13 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.elementwise import PLAIN, Loops
+from daskgmm.core.elementwise import PLAIN, ElementwiseBackend
 from daskgmm.core.kernel_choice import (
     Kernel,
     QuadraticKernel,
     ResidualKernel,
+    choose_backend,
     choose_kernel,
-    choose_loops,
     rounding_bounds,
 )
 from daskgmm.core.maximum_likelihood import maximize
@@ -128,8 +128,8 @@ def ours(rows: Array, kernel: Kernel) -> Callable[[], float]:
     work = kernel.workspace()
     common = None
     if isinstance(kernel, QuadraticKernel) and kernel.common_known:  # as in every pass of a fit but the first
-        whole = QuadraticKernel(kernel.parameters, kernel.frame, kernel.dtype.type, kernel.loops)
-        common = whole.statistics(rows, None, whole.workspace()).second
+        whole = QuadraticKernel(kernel.parameters, kernel.frame, kernel.dtype.type, kernel.backend)
+        common = whole.statistics(rows, None, whole.workspace()).second_moments
 
     def iteration() -> float:
         statistics: SufficientStatistics = kernel.statistics(rows, None, work)
@@ -168,7 +168,9 @@ def alternate(contestants: list[Callable[[], float]], rounds: int) -> tuple[list
     return values, seconds
 
 
-def measure(n_rows: int, d: int, k: int, structure: str, rounds: int, loops: Loops) -> Iterator[Measurement]:
+def measure(
+    n_rows: int, d: int, k: int, structure: str, rounds: int, backend: ElementwiseBackend
+) -> Iterator[Measurement]:
     """The kernel that is chosen for float64 and for float32 rows, and the precise one."""
     double, *parameters = draw(n_rows, d, k)
     p = estimate_parameters(structure, double, *parameters)
@@ -176,10 +178,10 @@ def measure(n_rows: int, d: int, k: int, structure: str, rounds: int, loops: Loo
     bounds = rounding_bounds(p, frame)
     for dtype in (np.float64, np.float32):
         rows = double.astype(dtype)
-        chosen = choose_kernel(p, frame, rows.dtype, loops, ("float32", "float64"))
+        chosen = choose_kernel(p, frame, rows.dtype, backend, ("float32", "float64"))
         kernels = [chosen]
         if dtype == np.float64 and chosen.arithmetic != ResidualKernel.arithmetic:
-            kernels.append(ResidualKernel(p, frame, loops))
+            kernels.append(ResidualKernel(p, frame, backend))
         quadratic = chosen if isinstance(chosen, QuadraticKernel) else None
         bare = [] if quadratic is None else [bare_products(n_rows, quadratic)]
         values, seconds = alternate([theirs(rows, p), *(ours(rows, kernel) for kernel in kernels), *bare], rounds)
@@ -217,7 +219,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
     results: list[Measurement] = []
-    loops = PLAIN if options.plain else choose_loops(math.inf)
+    backend = PLAIN if options.plain else choose_backend(math.inf)
     with threadpool_limits(1):
         machine = describe_machine()
         if not options.json:
@@ -225,7 +227,7 @@ def main() -> None:
             print(HEADER)
         for d, k in (map(int, case.split("x")) for case in options.cases):
             for structure in options.structures:
-                for result in measure(options.rows or rows_for(d, k), d, k, structure, options.rounds, loops):
+                for result in measure(options.rows or rows_for(d, k), d, k, structure, options.rounds, backend):
                     results.append(result)
                     if not options.json:
                         print(line(result), flush=True)

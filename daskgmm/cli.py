@@ -62,8 +62,10 @@ def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: s
         parameters, others = _split(given, "bayesian", "warm_start", "overwrite")
         rows = jobs.Rows(data, array, weights)
         if model is None or plan:
-            told = jobs.plan(rows, parameters, **{name: others[name] for name in ("bayesian", "warm_start", "compute")})
-            _show(told.as_record() if as_json else told.told(), as_json)
+            planned = jobs.plan(
+                rows, parameters, **{name: others[name] for name in ("bayesian", "warm_start", "compute")}
+            )
+            _show(planned.as_record() if as_json else planned.as_text(), as_json)
             return
         record = jobs.fit(rows, model, parameters, callbacks=callbacks, **others)
     _show(record, as_json)
@@ -208,10 +210,14 @@ def _check_compute(given: dict[str, Any]) -> None:
 
 def _split(given: dict[str, Any], *names: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters of the estimator that were given, and arguments of the job itself."""
-    from .jobs import Keeping
+    from .jobs import CheckpointOptions
 
-    keeping = Keeping(given.pop("checkpoint"), given.pop("resume"))
-    others = {"keeping": keeping, "compute": _compute(given), **{name: given.pop(name) for name in names}}
+    checkpoint_options = CheckpointOptions(given.pop("checkpoint"), given.pop("resume"))
+    others = {
+        "checkpoint_options": checkpoint_options,
+        "compute": _compute(given),
+        **{name: given.pop(name) for name in names},
+    }
     return {name: value for name, value in given.items() if value is not None}, others
 
 

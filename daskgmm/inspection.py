@@ -32,7 +32,7 @@ def store_record(address: str) -> Record:
     node = open_node(path)
     ours = read_record(node)
     if ours.get("format") == layout.KIND and inside is None:
-        return {**model_record(load(path)), "path": shown, "daskgmm_version": _told(ours.get("daskgmm_version"))}
+        return {**model_record(load(path)), "path": shown, "daskgmm_version": _shortened(ours.get("daskgmm_version"))}
     if ours.get("format") == checkpoint.KIND and inside is None:
         return checkpoint.checkpoint_record(path)
     if inside is not None:
@@ -40,19 +40,23 @@ def store_record(address: str) -> Record:
     if isinstance(node, zarr.Array):
         return {"kind": "array", "path": shown, **_array_record(node)}
     arrays = {name: _array_record(array) for name, array in arrays_of(node)}
-    record = {"kind": _told(ours.get("format", "group")), "path": shown, "arrays": arrays}
+    record = {"kind": _shortened(ours.get("format", "group")), "path": shown, "arrays": arrays}
     # Whatever a file says of itself, it does not make one kind of record look like another.
     hidden = {"format", "format_version", "means", *record}
-    return {"kind": record["kind"], "path": shown, **{k: _told(v) for k, v in ours.items() if k not in hidden}} | record
+    return {
+        "kind": record["kind"],
+        "path": shown,
+        **{k: _shortened(v) for k, v in ours.items() if k not in hidden},
+    } | record
 
 
-def _told(value: Any, depth: int = 3) -> Any:
+def _shortened(value: Any, depth: int = 3) -> Any:
     """What a file says, as far as a summary can: no deeper than that."""
     if isinstance(value, Mapping | list) and not depth:
         return "…"
     if isinstance(value, Mapping):
-        return {key: _told(item, depth - 1) for key, item in value.items()}
-    return [_told(item, depth - 1) for item in value] if isinstance(value, list) else value
+        return {key: _shortened(item, depth - 1) for key, item in value.items()}
+    return [_shortened(item, depth - 1) for item in value] if isinstance(value, list) else value
 
 
 def _member(node: Any, name: str) -> Any:

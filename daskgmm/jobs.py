@@ -123,7 +123,7 @@ class Compute:
 
 
 @dataclass(frozen=True)
-class Keeping:
+class CheckpointOptions:
     """Where a fit is to keep what it takes to go on, and whether it is to go on from there."""
 
     checkpoint: str | None = None
@@ -161,7 +161,7 @@ def fit(
     bayesian: bool = False,
     warm_start: str | None = None,
     overwrite: bool = False,
-    keeping: Keeping = Keeping(),
+    checkpoint_options: CheckpointOptions = CheckpointOptions(),
     compute: Compute = Compute(),
     callbacks: Sequence[Listener] = (),
 ) -> Record:
@@ -170,7 +170,7 @@ def fit(
     ``warm_start`` names a model to go on from; its parameters serve where ``parameters`` has none.
     """
     compute.check()
-    _check_output(model, "model", overwrite, rows.address, rows.weights, keeping.checkpoint)
+    _check_output(model, "model", overwrite, rows.address, rows.weights, checkpoint_options.checkpoint)
     estimator = _unfitted(parameters, bayesian, warm_start).set_params(callbacks=callbacks)
     data, weights = rows.open(), rows.open_weights()
     compute.check_memory(estimator, lambda model: model.plan(data, weights))
@@ -179,7 +179,7 @@ def fit(
     with compute.start(callbacks) as scheduler, contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         # The warning suggests warm_start, which needs the estimator; that ends with this process.
         warnings.simplefilter("ignore", InterruptedWarning)
-        estimator.set_params(scheduler=scheduler).fit(data, sample_weight=weights, **vars(keeping))
+        estimator.set_params(scheduler=scheduler).fit(data, sample_weight=weights, **vars(checkpoint_options))
     seconds = round(time.perf_counter() - begin, 3)
     estimator.set_params(warm_start=False).save(model, overwrite=overwrite)
     return {
@@ -241,7 +241,7 @@ def select(
     model: str | None = None,
     picture: str | None = None,
     overwrite: bool = False,
-    keeping: Keeping = Keeping(),
+    checkpoint_options: CheckpointOptions = CheckpointOptions(),
     compute: Compute = Compute(),
     callbacks: Sequence[Listener] = (),
 ) -> Record:
@@ -250,7 +250,7 @@ def select(
     estimator = _unfitted(parameters, bayesian, None)
     largest = candidates.largest(estimator)
     if model is not None:
-        _check_output(model, "model", overwrite, rows.address, rows.weights, keeping.checkpoint)
+        _check_output(model, "model", overwrite, rows.address, rows.weights, checkpoint_options.checkpoint)
     if picture is not None:
         with _checking():
             check_picture(picture, overwrite=overwrite)
@@ -266,7 +266,7 @@ def select(
             scheduler=scheduler,
             callbacks=callbacks,
             **vars(candidates),
-            **vars(keeping),
+            **vars(checkpoint_options),
         )
     record = {**selection.as_record(), "seconds": round(time.perf_counter() - begin, 3)}
     if model is not None:

@@ -82,7 +82,7 @@ def test_fit_passes_on_what_was_given_and_nothing_else(run, calls):
             "fit",
             (jobs.Rows("data.zarr"), "m.zarr", {"n_components": 16}),
             {
-                "keeping": jobs.Keeping(),
+                "checkpoint_options": jobs.CheckpointOptions(),
                 "compute": jobs.Compute(),
                 "bayesian": False,
                 "warm_start": None,
@@ -118,7 +118,8 @@ def test_every_parameter_of_the_estimator_has_an_option(run, calls):
     ((_, args, kwargs),) = calls
     assert args == (jobs.Rows("data.zarr", "x", "s.npy"), "m.zarr", given)
     expected = {"bayesian": False, "warm_start": "old.zarr", "overwrite": True, "shown by": []}
-    assert kwargs == {"keeping": jobs.Keeping("run.checkpoint", True), "compute": jobs.Compute(), **expected}
+    options = jobs.CheckpointOptions("run.checkpoint", True)
+    assert kwargs == {"checkpoint_options": options, "compute": jobs.Compute(), **expected}
 
 
 def as_options(given):

@@ -109,7 +109,7 @@ class Elsewhere:
     def __init__(self, state):
         self.state, self.records = state, (PassRecord("sample", 0, 3, None, 5, 0, 0.1, "float64"),)
 
-    def watch(self, parameters):
+    def threshold(self, parameters):
         return ("watched", parameters)
 
     def __call__(self, result, updated):
@@ -244,12 +244,12 @@ def test_an_accelerated_start_has_converged_when_its_acceleration_says_so():
 def test_the_relocator_is_asked_once_after_the_first_plain_step():
     settings = replace(PLAIN, relocator=Elsewhere(1.5), accelerator=Quarter())
     start = settings.begin(4.0)
-    assert request(Halving(), settings, start).watch == ("watched", 4.0)
+    assert request(Halving(), settings, start).threshold == ("watched", 4.0)
     after, step = moved(start, settings)
     assert after.proposal == Proposal(1.5, "moved")
     assert after.accelerator == Learnt()
     assert step.records == settings.relocator.records
-    assert request(Halving(), settings, after).watch is None
+    assert request(Halving(), settings, after).threshold is None
     after, step = moved(after, settings)
     assert (step.kind, step.records, after.proposal.kind) == ("moved", (), "accelerated")
 

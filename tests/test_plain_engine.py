@@ -24,7 +24,7 @@ from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import DataChangedError
 from daskgmm.fitting.fit import fit_mixtures
 from daskgmm.fitting.folds import ExpectationFold, ScoreFold, SplitScoreFold
-from daskgmm.fitting.low_density_rows import Watch, WorstRowsFold
+from daskgmm.fitting.low_density_rows import DensityThreshold, LowDensityRowsFold
 from daskgmm.fitting.survey import survey_fold
 from daskgmm.fitting.weight_survey import WeightSurveyFold
 from daskgmm.tuning import tuned
@@ -87,7 +87,7 @@ FOLDS = ("estep", "score", "entropy", "held out", "survey", "survey by weight", 
 def make_fold(name, structure, dataset):
     mixture = MODELS[structure]._parameters()
     kernel = choose_kernel(mixture, Frame.of(X.mean(axis=0), X.std(axis=0)), dataset.dtype, PLAIN)
-    survey = partial(survey_fold, dataset, loops=PLAIN)
+    survey = partial(survey_fold, dataset, backend=PLAIN)
     makers = {
         "estep": lambda: ExpectationFold(kernel),
         "score": lambda: ScoreFold(kernel),
@@ -96,7 +96,7 @@ def make_fold(name, structure, dataset):
         "survey": lambda: survey(NumberedRows(np.arange(0, N, 7))),
         "survey by weight": lambda: survey(PriorityRows(50, 3, 1.5)),
         "moments": lambda: survey(NumberedRows(range(40)), structure=mixture.structure),
-        "worst": lambda: WorstRowsFold(kernel, Watch(11), np.dtype(np.float64)),
+        "worst": lambda: LowDensityRowsFold(kernel, DensityThreshold(11), np.dtype(np.float64)),
     }
     return makers[name]()
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture, ProgressBar
-from daskgmm.core.kernel_choice import choose_loops
+from daskgmm.core.kernel_choice import choose_backend
 from daskgmm.diagnostics import progress
 from daskgmm.errors import InterruptedWarning, NonFiniteDataError
 from daskgmm.events import (
@@ -251,7 +251,7 @@ def test_a_fit_tells_of_compiled_loops_where_it_may_wait_for_them(rows, monkeypa
     assert not any(isinstance(event, Waiting) for event in seen)  # small data do without them
     monkeypatch.setattr("daskgmm.core.kernel_choice._WORTH_LOADING", 0)
     model.fit(rows)
-    assert choose_loops(1).is_loaded  # so this process need not wait any more, but workers may have to
+    assert choose_backend(1).is_loaded  # so this process need not wait any more, but workers may have to
     seen.clear()
     model.fit(rows)
     assert not any(isinstance(event, Waiting) for event in seen)

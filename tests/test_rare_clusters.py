@@ -18,7 +18,7 @@ from daskgmm.data.inputs import as_dataset
 from daskgmm.engine.run import DaskEngine
 from daskgmm.fitting import estep_pass, low_density_rows, relocation
 from daskgmm.fitting.em import Relocated
-from daskgmm.fitting.low_density_rows import Watch, WorstRowsFold, n_kept
+from daskgmm.fitting.low_density_rows import DensityThreshold, LowDensityRowsFold, n_kept
 from daskgmm.fitting.relocation import Relocation
 from daskgmm.tuning import tuned
 
@@ -272,14 +272,14 @@ def test_a_plan_does_not_count_every_list_as_full():
 def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(heavy_are_worst, monkeypatch, tune):
     """What `watch_cost` relies on."""
     sizes = []
-    evaluate = low_density_rows._Watcher.__call__
+    evaluate = low_density_rows._LowDensityFinder.__call__
 
     def counting(self, *args):
         found = evaluate(self, *args)
         sizes.append(len(found.rows))
         return found
 
-    monkeypatch.setattr(low_density_rows._Watcher, "__call__", counting)
+    monkeypatch.setattr(low_density_rows._LowDensityFinder, "__call__", counting)
     tune(longest_leaf=256)
     x = np.random.default_rng(0).standard_t(4, size=(100_000, 2))
     weights = None
@@ -357,7 +357,7 @@ def test_the_worst_rows_are_those_of_one_sort(kernel, n, limit, leaf, cut, highe
     x = rng.normal(size=(n, 2)).round(1)  # rows repeat
     weights = rng.choice([0.0, 1.0, 2.5], size=n) if weighted else None
     with tuned(shortest_leaf=leaf, longest_leaf=leaf, shortest_task=0.0):
-        fold = WorstRowsFold(kernel, Watch(limit, highest), np.dtype(np.float64))
+        fold = LowDensityRowsFold(kernel, DensityThreshold(limit, highest), np.dtype(np.float64))
         with DaskEngine("synchronous") as engine:
             chunks = ((min(cut, n), n - cut) if cut < n else (n,), 2)
             dataset, _ = as_dataset(da.from_array(x, chunks=chunks), weights, engine.compute)

@@ -768,13 +768,17 @@ def test_the_exact_call(run, monkeypatch):
     asked = jobs.Candidates(list(range(1, 21)), ["full"], "bic", None, None)
     assert calls[0] == (
         (jobs.Rows("d.zarr"), asked, {}),
-        {"keeping": jobs.Keeping(), "compute": jobs.Compute(), **nothing},
+        {"checkpoint_options": jobs.CheckpointOptions(), "compute": jobs.Compute(), **nothing},
     )
     asked = jobs.Candidates([1, 2, 3, 4, 8], ["full", "diag"], "aic", 0.2, 3)
     everything = {"bayesian": False, "model": "m.zarr", "picture": "p.png", "overwrite": True, "quiet": True}
     assert calls[1] == (
         (jobs.Rows("d.zarr", None, "w.npy"), asked, {"tol": 0.5}),
-        {"keeping": jobs.Keeping("run.checkpoint", True), "compute": jobs.Compute(None, 2), **everything},
+        {
+            "checkpoint_options": jobs.CheckpointOptions("run.checkpoint", True),
+            "compute": jobs.Compute(None, 2),
+            **everything,
+        },
     )
 
 

@@ -17,7 +17,7 @@ from numba.core.registry import cpu_target
 from numba.extending import overload
 
 from .covariance import STRUCTURES
-from .elementwise import FeatureMap, Loops, Scratch
+from .elementwise import ElementwiseBackend, FeatureMap, Scratch
 from .row_blocks import block_step
 
 if numba.config.DISABLE_JIT:
@@ -49,7 +49,7 @@ def _jit(function: Callable[..., Any]) -> Any:
         return numba.njit(nogil=True, error_model="numpy", fastmath=_FLAGS)(function)
 
 
-class CompiledLoops(Loops):
+class CompiledBackend(ElementwiseBackend):
     """One pass over memory for each loop, and one call for any number of blocks."""
 
     name = "compiled"
@@ -70,7 +70,7 @@ class CompiledLoops(Loops):
 
     def fill(self, features: FeatureMap, rows: Array, out: Array) -> None:
         terms = features.structure.quadratic_terms(rows.shape[1])
-        _fill(_plain(rows, out.dtype), features.center, features.inverse_scale, features.reach, *terms, out)
+        _fill(_plain(rows, out.dtype), features.center, features.inverse_scale, features.clip_limit, *terms, out)
 
     def normalise(self, joint: Array, weights: Array | None) -> Array:
         peak, total = np.empty((2, joint.shape[1]), joint.dtype)
@@ -88,7 +88,7 @@ class CompiledLoops(Loops):
             block_step(len(rows), min(_BLOCK_ROWS, scratch.features.shape[1])),
             features.center,
             features.inverse_scale,
-            features.reach,
+            features.clip_limit,
             *terms,
             scratch.natural,
             scratch.features,
@@ -123,7 +123,7 @@ def _call(dtype: str) -> None:
     features = FeatureMap(next(iter(STRUCTURES.values())), np.zeros(1), np.ones(1), 1.0)
     for products in dict.fromkeys((dtype, "float64")):  # single precision may turn out not to suffice
         scratch = Scratch(*(np.zeros(shape, products) for shape in ((1, 3), (3, 8), (1, 8), (1, 3))))
-        CompiledLoops().expectation(features, np.zeros((8, 1), products), None, scratch, np.zeros((1, 3)))
+        CompiledBackend().expectation(features, np.zeros((8, 1), products), None, scratch, np.zeros((1, 3)))
 
 
 @_jit
@@ -133,7 +133,7 @@ def _expectation(
     step: int,
     center: Array,
     inverse_scale: Array,
-    reach: float,
+    clip_limit: float,
     left: Array,
     right: Array,
     feature: Array,
@@ -153,7 +153,7 @@ def _expectation(
         n = stop - start
         phi = flat_features[: n_features * n].reshape(n_features, n)
         r = flat_joint[: n_components * n].reshape(n_components, n)
-        _fill(rows[start:stop], center, inverse_scale, reach, left, right, feature, phi)
+        _fill(rows[start:stop], center, inverse_scale, clip_limit, left, right, feature, phi)
         np.dot(natural, phi, r)
         _normalise(r, weights[start:stop], peak[:n], total[:n])
         for j in range(n):
@@ -169,7 +169,7 @@ def _fill(
     rows: Array,
     center: Array,
     inverse_scale: Array,
-    reach: float,
+    clip_limit: float,
     left: Array,
     right: Array,
     feature: Array,
@@ -178,7 +178,7 @@ def _fill(
     n, d = rows.shape
     n_quadratic = len(out) - d - 1
     z = out[n_quadratic:-1]
-    _standardise(rows, center, inverse_scale, reach, z)
+    _standardise(rows, center, inverse_scale, clip_limit, z)
     last = -1
     for t in range(len(left)):
         a, b, product = z[left[t]], z[right[t]], out[feature[t]]
@@ -194,7 +194,7 @@ def _fill(
 
 
 @_jit
-def _standardise(rows: Array, center: Array, inverse_scale: Array, reach: float, out: Array) -> None:
+def _standardise(rows: Array, center: Array, inverse_scale: Array, clip_limit: float, out: Array) -> None:
     n, d = rows.shape
     exact = rows.itemsize <= out.itemsize
     for start in range(0, n, 8):  # a few rows at a time: they are read along their length, and written across it
@@ -208,7 +208,7 @@ def _standardise(rows: Array, center: Array, inverse_scale: Array, reach: float,
         for j in range(n):
             x = (np.float64(z[j]) - c) * factor
             # Written so that NaN stays.
-            z[j] = reach if x > reach else (-reach if x < -reach else x)
+            z[j] = clip_limit if x > clip_limit else (-clip_limit if x < -clip_limit else x)
 
 
 @_jit

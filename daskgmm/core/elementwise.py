@@ -23,7 +23,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """How rows become features T(x) = [quadratic, z, 1]: z = (x − c) / s, limited to ± reach."""
+    """How rows become features T(x) = [quadratic, z, 1]: z = (x − c) / s, limited to ± clip_limit."""
 
     structure: CovarianceStructure
     """Says which quadratic features there are."""
@@ -31,7 +31,7 @@ class FeatureMap:
     """c, shape (D,)."""
     inverse_scale: Array
     """1 / s, shape (D,)."""
-    reach: float
+    clip_limit: float
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Scratch:
     """(K, P)."""
 
 
-class Loops(ABC):
+class ElementwiseBackend(ABC):
     """The loops over a block of B rows with D features and K components. Stateless and picklable."""
 
     name: str
@@ -132,7 +132,7 @@ class Loops(ABC):
         return log_density
 
 
-class PlainLoops(Loops):
+class NumpyBackend(ElementwiseBackend):
     """NumPy: the specification of the other form."""
 
     name = "numpy"
@@ -152,7 +152,7 @@ class PlainLoops(Loops):
         exact = z if out.dtype == np.float64 else np.empty(z.shape)
         np.subtract(rows.T, features.center[:, None], out=exact)
         exact *= features.inverse_scale[:, None]
-        np.clip(exact, -features.reach, features.reach, out=z, casting="same_kind")
+        np.clip(exact, -features.clip_limit, features.clip_limit, out=z, casting="same_kind")
         features.structure.fill_quadratic(z, out[:n_quadratic])
         out[-1] = 1
 
@@ -181,4 +181,4 @@ def _exponentiate(joint: Array) -> None:
         np.exp(joint, out=joint)
 
 
-PLAIN = PlainLoops()
+PLAIN = NumpyBackend()

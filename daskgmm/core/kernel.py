@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .elementwise import PLAIN, Loops
+from .elementwise import PLAIN, ElementwiseBackend
 from .mixture import MixtureParameters
 from .row_blocks import blocks
 from .statistics import Frame, SufficientStatistics
@@ -67,11 +67,11 @@ class Kernel(ABC):
     has_common_second: bool = False
     """The second moments of the statistics do not depend on the parameters: one pass serves all in this arithmetic."""
 
-    def __init__(self, parameters: MixtureParameters, frame: Frame, loops: Loops = PLAIN) -> None:
+    def __init__(self, parameters: MixtureParameters, frame: Frame, backend: ElementwiseBackend = PLAIN) -> None:
         self.parameters = parameters
         self.frame = Frame(frame.center, parameters.structure.frame_scale(frame.scale))
         self.inverse_scale = 1.0 / self.frame.scale  # exact: scales are powers of two
-        self.loops = loops
+        self.backend = backend
 
     def resolves(self, parameters: MixtureParameters) -> bool:
         """Whether moments computed in this arithmetic are fine enough to have led to ``parameters``.
@@ -147,7 +147,7 @@ class Kernel(ABC):
                 results.labels[block] = joint.argmax(axis=0)
             if not results.are_normalised:
                 continue
-            density = self.loops.normalise(joint, None)
+            density = self.backend.normalise(joint, None)
             if results.log_density is not None:
                 offset = self.row_offset(work, joint.shape[1])
                 results.log_density[block] = density if offset is None else density + offset
@@ -194,6 +194,6 @@ def total_weight(weights: Array | None, n_rows: int) -> float:
     return float(n_rows) if weights is None else float(weights.sum())
 
 
-def reach(dtype: Any) -> float:
+def clip_limit(dtype: Any) -> float:
     """Distance from the center, in units of the frame, beyond which rows count as that far: squares stay finite."""
     return float(np.finfo(dtype).max) ** 0.25

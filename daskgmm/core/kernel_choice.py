@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from .elementwise import PLAIN, Loops
+from .elementwise import PLAIN, ElementwiseBackend
 from .kernel import Kernel
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel, rounding_bounds
@@ -43,8 +43,8 @@ __all__ = [
     "KernelRequest",
     "QuadraticKernel",
     "ResidualKernel",
+    "choose_backend",
     "choose_kernel",
-    "choose_loops",
     "finer",
     "rounding_bounds",
 ]
@@ -71,7 +71,7 @@ class KernelRequest:
     """Where the data lie."""
     dtype: np.dtype[Any]
     """Of the data."""
-    loops: Loops = PLAIN
+    backend: ElementwiseBackend = PLAIN
     """Element-wise loops beside matrix products."""
     common_known: Container[str] = ()
     """Arithmetics in which moments that do not depend on the parameters are known (`QuadraticKernel.complete`)."""
@@ -127,7 +127,7 @@ class _Products(KernelCandidate):
     def make(self, request: KernelRequest) -> QuadraticKernel:
         p = request.parameters
         known = p.structure.shared and self.arithmetic in request.common_known
-        return QuadraticKernel(p, request.frame, self.dtype.type, request.loops, common_known=known)
+        return QuadraticKernel(p, request.frame, self.dtype.type, request.backend, common_known=known)
 
 
 class _Residuals(KernelCandidate):
@@ -139,7 +139,7 @@ class _Residuals(KernelCandidate):
         return 0.0
 
     def make(self, request: KernelRequest) -> ResidualKernel:
-        return ResidualKernel(request.parameters, request.frame, request.loops)
+        return ResidualKernel(request.parameters, request.frame, request.backend)
 
 
 CANDIDATES: list[KernelCandidate] = [_Products(np.float32, 1e-3), _Products(np.float64, 1e-9), _Residuals()]
@@ -150,7 +150,7 @@ def choose_kernel(
     parameters: MixtureParameters,
     frame: Frame,
     dtype: np.dtype[Any],
-    loops: Loops = PLAIN,
+    backend: ElementwiseBackend = PLAIN,
     common_known: Container[str] = (),
     coarsest: str = ARITHMETICS[0],
     rows: str = COMPLETE,
@@ -162,7 +162,7 @@ def choose_kernel(
     parameters, frame, dtype, loops, common_known, coarsest, rows
         The fields of a `KernelRequest`.
     """
-    request = KernelRequest(parameters, frame, dtype, loops, common_known, coarsest, rows)
+    request = KernelRequest(parameters, frame, dtype, backend, common_known, coarsest, rows)
     return next(candidate for candidate in CANDIDATES if candidate.serves(request)).make(request)
 
 
@@ -171,7 +171,7 @@ def finer(arithmetic: str) -> str:
     return ARITHMETICS[min(ARITHMETICS.index(arithmetic) + 1, len(ARITHMETICS) - 1)]
 
 
-def choose_loops(n_log_joints: float, *, compiled: bool = True) -> Loops:
+def choose_backend(n_log_joints: float, *, compiled: bool = True) -> ElementwiseBackend:
     """The compiled loops where they are allowed, a pass has enough work for them and numba is installed.
 
     Parameters
@@ -187,9 +187,9 @@ def choose_loops(n_log_joints: float, *, compiled: bool = True) -> Loops:
 
 
 @cache
-def _compiled() -> Loops | None:
+def _compiled() -> ElementwiseBackend | None:
     try:
-        from .compiled import CompiledLoops
+        from .compiled import CompiledBackend
     except ImportError:  # numba is missing, switched off, or does not know this version of Python or NumPy yet
         return None
-    return CompiledLoops()
+    return CompiledBackend()

@@ -313,8 +313,8 @@ class Scalar(_Variances):
         return precisions_cholesky[:, None] ** 2 * vectors
 
     def amplification(self, means: Array, precisions_cholesky: Array) -> float:
-        reach = np.linalg.norm(means, axis=1) * precisions_cholesky + 3 * math.sqrt(means.shape[1])
-        return float((reach**2).max())
+        row_norm = np.linalg.norm(means, axis=1) * precisions_cholesky + 3 * math.sqrt(means.shape[1])
+        return float((row_norm**2).max())
 
     def squared_lengths(self, factor: Array, residual: Array, work: Array) -> Array:
         distance = np.einsum("db,db->b", residual, residual)

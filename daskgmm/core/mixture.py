@@ -132,7 +132,7 @@ class MixtureParameters:
         for component, count in enumerate(random_state.multinomial(n_samples, self.weights).tolist()):
             for start in range(0, count, longest):
                 noise = random_state.standard_normal((min(longest, count - start), self.n_features))
-                yield self.means[component] + self.structure.color(self.covariances, component, noise), component
+                yield self.means[component] + self.structure.correlate(self.covariances, component, noise), component
 
 
 def free_parameters(structure: CovarianceStructure, n_components: int, n_features: int) -> int:

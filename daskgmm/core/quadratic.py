@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .elementwise import PLAIN, FeatureMap, Loops, Scratch
-from .kernel import BlockPlan, Kernel, reach, total_weight, weighted_sum
+from .elementwise import PLAIN, ElementwiseBackend, FeatureMap, Scratch
+from .kernel import BlockPlan, Kernel, clip_limit, total_weight, weighted_sum
 from .mixture import MixtureParameters
 from .row_blocks import block_rows, columns
 from .statistics import Frame, SufficientStatistics
@@ -34,11 +34,11 @@ class QuadraticKernel(Kernel):
         parameters: MixtureParameters,
         frame: Frame,
         dtype: type = np.float64,
-        loops: Loops = PLAIN,
+        backend: ElementwiseBackend = PLAIN,
         *,
         common_known: bool = False,
     ) -> None:
-        super().__init__(parameters, frame, loops)
+        super().__init__(parameters, frame, backend)
         self.common_known = common_known
         """Second moments that do not depend on the parameters have been computed: `complete` adds them."""
         self.has_common_second = parameters.structure.shared
@@ -56,19 +56,23 @@ class QuadraticKernel(Kernel):
         quadratic = np.broadcast_to(structure.quadratic_coefficients(self.cholesky), (len(means), self.n_quadratic))
         self.natural = np.concatenate([quadratic, linear, constant[:, None]], axis=1)
         """Natural parameters Θ, shape (K, P): the log-joint is Θ Φ."""
-        self.features = FeatureMap(structure, self.frame.center, self.inverse_scale, reach(dtype))
-        self.plan = self.plan_block(structure, parameters.n_components, parameters.n_features, self.dtype, loops)
+        self.features = FeatureMap(structure, self.frame.center, self.inverse_scale, clip_limit(dtype))
+        self.plan = self.plan_block(structure, parameters.n_components, parameters.n_features, self.dtype, backend)
         # Whatever the structure, |θ_k|·|T(z)| is at most |U_k|² (|z| + |μ_k|)²; a product of P terms errs by √P units.
         self.largest_mean = float(np.sqrt((means**2).sum(axis=1).max()))
         self.row_error = float(np.finfo(self.dtype).eps * len(means[0]) * (self.cholesky**2).sum())
 
     @staticmethod
     def plan_block(
-        structure: CovarianceStructure, n_components: int, n_features: int, dtype: np.dtype[Any], loops: Loops
+        structure: CovarianceStructure,
+        n_components: int,
+        n_features: int,
+        dtype: np.dtype[Any],
+        backend: ElementwiseBackend,
     ) -> BlockPlan:
         """Block of the kernel for mixtures of that shape, in products of that dtype."""
         p = structure.n_quadratic(n_features) + n_features + 1
-        rows = block_rows(loops.block_bytes, dtype.itemsize * (n_components + p))
+        rows = block_rows(backend.block_bytes, dtype.itemsize * (n_components + p))
         return BlockPlan(rows, dtype.itemsize * (2 * n_components * p + (n_components + p) * rows))
 
     def workspace(self) -> Scratch:
@@ -85,7 +89,7 @@ class QuadraticKernel(Kernel):
 
     def _features(self, rows: Array, work: Scratch) -> Array:
         features = columns(work.features, len(rows))
-        self.loops.fill(self.features, rows, features)
+        self.backend.fill(self.features, rows, features)
         return features
 
     def resolves(self, parameters: MixtureParameters) -> bool:
@@ -111,24 +115,24 @@ class QuadraticKernel(Kernel):
     def row_errors(self, work: Scratch, n_rows: int) -> Array:
         """Bound on the rounding errors of the log-joints of each row just seen, in nats, shape (B,)."""
         z = columns(work.features, n_rows)[self.n_quadratic : -1]
-        reach = np.sqrt(np.einsum("db,db->b", z, z)) + self.largest_mean
-        return np.asarray(self.row_error * reach**2)
+        row_norm = np.sqrt(np.einsum("db,db->b", z, z)) + self.largest_mean
+        return np.asarray(self.row_error * row_norm**2)
 
     def statistics(self, rows: Array, weights: Array | None, work: Scratch) -> SufficientStatistics:
         structure, d = self.parameters.structure, self.parameters.n_features
         sums = np.zeros(self.natural.shape)
-        log_density = self.loops.expectation(self.features, rows, weights, work, sums)
+        log_density = self.backend.expectation(self.features, rows, weights, work, sums)
         log_likelihood = weighted_sum(log_density, weights)
         # Σ r log r = Σ r (θ · T − log p) = <Θ, sums> − log-likelihood: no pass over the responsibilities.
         entropy = log_likelihood - float(np.vdot(self.natural, sums))
-        second = self._common_second(rows, weights, work) if structure.shared else sums[:, : self.n_quadratic]
-        common_quadratic = 0.0 if self.common_known else structure.common_quadratic(self.cholesky, second)
+        second_moments = self._common_second(rows, weights, work) if structure.shared else sums[:, : self.n_quadratic]
+        common_quadratic = 0.0 if self.common_known else structure.common_quadratic(self.cholesky, second_moments)
         return SufficientStatistics(
             self.reference,
             self.frame.scale,
             soft_counts=sums[:, -1],
             first=sums[:, self.n_quadratic : self.n_quadratic + d],
-            second=second,
+            second_moments=second_moments,
             log_likelihood=log_likelihood + common_quadratic,
             entropy=entropy,
             n_rows=len(rows),
@@ -137,7 +141,7 @@ class QuadraticKernel(Kernel):
 
     def _common_second(self, rows: Array, weights: Array | None, work: Scratch) -> Array:
         """Second moments of all rows, which no feature carries; zero where they are known."""
-        total = self.zero().second
+        total = self.zero().second_moments
         if self.common_known:
             return total
         for block in self.blocks(len(rows)):
@@ -148,7 +152,7 @@ class QuadraticKernel(Kernel):
     def complete(self, statistics: SufficientStatistics, common: Array) -> SufficientStatistics:
         """Statistics of all rows of a data set, of which `common_known` left out the common second moments."""
         quadratic = self.parameters.structure.common_quadratic(self.cholesky, common)
-        return replace(statistics, second=common, log_likelihood=statistics.log_likelihood + quadratic)
+        return replace(statistics, second_moments=common, log_likelihood=statistics.log_likelihood + quadratic)
 
 
 def rounding_bounds(parameters: MixtureParameters, frame: Frame) -> dict[str, float]:

@@ -132,7 +132,7 @@ def _widest(
 
 def _half_width(structure: CovarianceStructure, covariances: Array, component: int, scale: Array) -> Array:
     """δ of the cut across the longest axis, in the units of the data, shape (D,)."""
-    root = structure.color(covariances, component, np.eye(len(scale))) / scale
+    root = structure.correlate(covariances, component, np.eye(len(scale))) / scale
     covariance = root.T @ root
     askew = 1 + 1 / np.arange(1.0, len(scale) + 1)
     askew *= math.sqrt(_LEAN * np.trace(covariance) / len(scale)) / np.linalg.norm(askew)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .elementwise import PLAIN, Loops, Scratch
-from .kernel import BlockPlan, Kernel, reach, row_entropies, total_weight, weighted_sum
+from .elementwise import PLAIN, ElementwiseBackend, Scratch
+from .kernel import BlockPlan, Kernel, clip_limit, row_entropies, total_weight, weighted_sum
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel
 from .row_blocks import block_rows, columns
@@ -37,29 +37,31 @@ class ResidualKernel(Kernel):
 
     arithmetic = "precise"
 
-    def __init__(self, parameters: MixtureParameters, frame: Frame, loops: Loops = PLAIN) -> None:
-        super().__init__(parameters, frame, loops)
+    def __init__(self, parameters: MixtureParameters, frame: Frame, backend: ElementwiseBackend = PLAIN) -> None:
+        super().__init__(parameters, frame, backend)
         structure = parameters.structure
         self.reference = parameters.means
         self.centers = parameters.means[:, :, None] / self.frame.scale[:, None]  # exact: scales are powers of two
         center = self.frame.center[:, None] / self.frame.scale[:, None]
-        self.lowest, self.highest = center - reach(np.float64), center + reach(np.float64)
+        self.lowest, self.highest = center - clip_limit(np.float64), center + clip_limit(np.float64)
         self.cholesky = structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
         self.constants = parameters.log_constants
         shape = structure, parameters.n_components, parameters.n_features
         screened = _is_screened(*shape)
-        self.screen = QuadraticKernel(parameters, frame, loops=loops) if screened else None
+        self.screen = QuadraticKernel(parameters, frame, backend=backend) if screened else None
         """Says which components a row may belong to; None where that would cost more than it saves."""
-        self.plan = self.plan_block(*shape, loops)
+        self.plan = self.plan_block(*shape, backend)
 
     @staticmethod
-    def plan_block(structure: CovarianceStructure, n_components: int, n_features: int, loops: Loops) -> BlockPlan:
+    def plan_block(
+        structure: CovarianceStructure, n_components: int, n_features: int, backend: ElementwiseBackend
+    ) -> BlockPlan:
         """Block of the kernel for mixtures of that shape."""
         rows = block_rows(_BLOCK_BYTES, 8 * (3 * n_features + n_components))
         n_bytes = 8 * rows * (3 * n_features + 2 * n_components)  # the entropy takes as much as the log-joints again
         if _is_screened(structure, n_components, n_features):
             n_bytes += QuadraticKernel.plan_block(
-                structure, n_components, n_features, np.dtype(np.float64), loops
+                structure, n_components, n_features, np.dtype(np.float64), backend
             ).n_bytes
         return BlockPlan(rows, n_bytes)
 
@@ -137,7 +139,7 @@ class ResidualKernel(Kernel):
         for block in self.blocks(len(rows)):
             block_weights = None if weights is None else weights[block]
             joint = self.log_joint(rows[block], work)
-            log_likelihood += weighted_sum(self.loops.normalise(joint, None), block_weights)
+            log_likelihood += weighted_sum(self.backend.normalise(joint, None), block_weights)
             joint *= joint > _NEGLIGIBLE
             entropy += weighted_sum(row_entropies(joint), block_weights)
             if block_weights is not None:
@@ -149,7 +151,7 @@ class ResidualKernel(Kernel):
             self.frame.scale,
             total.soft_counts,
             total.first,
-            total.second,
+            total.second_moments,
             log_likelihood,
             entropy,
             n_rows=len(rows),
@@ -164,7 +166,7 @@ class ResidualKernel(Kernel):
             if len(r):
                 residual, scratch = self._residual(z, k, members, work)
                 total.first[k] += residual @ r
-                self.parameters.structure.add_scatter(total.second, k, residual, r, scratch)
+                self.parameters.structure.add_scatter(total.second_moments, k, residual, r, scratch)
 
 
 @dataclass

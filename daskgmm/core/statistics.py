@@ -62,7 +62,7 @@ class SufficientStatistics:
     first: Array
     """s_k, shape (K, D): weighted sums about the reference."""
 
-    second: Array
+    second_moments: Array
     """S_k: weighted outer products about the reference, in the shape of the structure's `second_shape`."""
 
     log_likelihood: float
@@ -102,7 +102,7 @@ class SufficientStatistics:
             self,
             soft_counts=self.soft_counts + other.soft_counts,
             first=self.first + other.first,
-            second=self.second + other.second,
+            second_moments=self.second_moments + other.second_moments,
             log_likelihood=self.log_likelihood + other.log_likelihood,
             entropy=self.entropy + other.entropy,
             n_rows=self.n_rows + other.n_rows,
@@ -117,7 +117,7 @@ class SufficientStatistics:
     @property
     def nbytes(self) -> int:
         """Size in memory, in bytes."""
-        return self.soft_counts.nbytes + self.first.nbytes + self.second.nbytes
+        return self.soft_counts.nbytes + self.first.nbytes + self.second_moments.nbytes
 
     def times(self, factor: float) -> SufficientStatistics:
         """Statistics of the same rows, each weighted ``factor`` times as much."""
@@ -125,7 +125,7 @@ class SufficientStatistics:
             self,
             soft_counts=self.soft_counts * factor,
             first=self.first * factor,
-            second=self.second * factor,
+            second_moments=self.second_moments * factor,
             log_likelihood=self.log_likelihood * factor,
             entropy=self.entropy * factor,
             weight_sum=self.weight_sum * factor,
@@ -153,7 +153,7 @@ class SufficientStatistics:
         mean_weight = self.weight_sum / self.n_rows if self.weight_sum > 0 else 1.0
         soft_counts = self.soft_counts + _COUNT_FLOOR * mean_weight
         offsets = self.first / soft_counts[:, None]
-        covariances = structure.central_covariances(self.second, soft_counts, offsets)
+        covariances = structure.central_covariances(self.second_moments, soft_counts, offsets)
         covariances = structure.add_ridge(structure.unscale_covariances(covariances, self.scale), ridge)
         return soft_counts, self.scale * offsets, covariances
 
@@ -187,6 +187,6 @@ def statistics_of_responsibilities(
         weights = np.ascontiguousarray(responsibilities[members, k], dtype=np.float64)
         residual = np.ascontiguousarray(((rows[members] - means[k]) / scale).T)
         statistics.first[k] = residual @ weights
-        structure.add_scatter(statistics.second, k, residual, weights, np.empty_like(residual))
+        structure.add_scatter(statistics.second_moments, k, residual, weights, np.empty_like(residual))
     total = float(counts.sum())
     return replace(statistics, soft_counts=counts, n_rows=len(rows), weight_sum=total)

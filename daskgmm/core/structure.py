@@ -139,7 +139,7 @@ class CovarianceStructure(ABC):
         return factors
 
     @final
-    def color(self, covariances: Array, component: int, noise: Array) -> Array:
+    def correlate(self, covariances: Array, component: int, noise: Array) -> Array:
         """Turn standard normal rows, (n, D), into rows with the component's covariance and mean zero."""
         return self.color_rows(self.of(covariances, component), noise)
 
@@ -173,9 +173,9 @@ class CovarianceStructure(ABC):
         return np.empty((1, 0)) if self.shared else self.moment_coefficients(precisions_cholesky)
 
     @final
-    def common_quadratic(self, precisions_cholesky: Array, second: Array) -> float:
+    def common_quadratic(self, precisions_cholesky: Array, second_moments: Array) -> float:
         """Log-likelihood that the features leave out, the same for every component, summed over all rows."""
-        return float(np.vdot(self.moment_coefficients(precisions_cholesky), second)) if self.shared else 0.0
+        return float(np.vdot(self.moment_coefficients(precisions_cholesky), second_moments)) if self.shared else 0.0
 
     @final
     def common_row_quadratic(self, precisions_cholesky: Array, z: Array) -> Array | None:
@@ -193,19 +193,19 @@ class CovarianceStructure(ABC):
         return self.squared_lengths(self.of(precisions_cholesky, component), residual, work)
 
     @final
-    def add_scatter(self, second: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
+    def add_scatter(self, second_moments: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
         """Add Σ_b w_b (x_b − μ)(x_b − μ)ᵀ of a block to ``second``, in place. ``work`` is (D, B) and is overwritten."""
-        second[0 if self.shared else component] += self.scatter(residual, weights, work)
+        second_moments[0 if self.shared else component] += self.scatter(residual, weights, work)
 
     # ---- the M-step
 
     @final
-    def central_covariances(self, second: Array, soft_counts: Array, offsets: Array) -> Array:
+    def central_covariances(self, second_moments: Array, soft_counts: Array, offsets: Array) -> Array:
         """Covariances about the new means from second moments about the reference.
 
         Parameters
         ----------
-        second : array
+        second_moments : array
             Second moments about the reference, `second_shape`.
         soft_counts : array of shape (K,)
         offsets : array of shape (K, D)
@@ -213,7 +213,7 @@ class CovarianceStructure(ABC):
         """
         counts = self._by_matrix(soft_counts)
         totals = counts.sum(axis=1, keepdims=True)
-        moments = second / totals - self.moments(self._by_matrix(offsets), counts / totals)
+        moments = second_moments / totals - self.moments(self._by_matrix(offsets), counts / totals)
         return self.from_moments(moments, offsets.shape[1])
 
     @final
@@ -227,9 +227,9 @@ class CovarianceStructure(ABC):
         return self.from_moments(moments, vectors.shape[1])
 
     @final
-    def divide_second(self, second: Array, n_components: int) -> Array:
+    def divide_second(self, second_moments: Array, n_components: int) -> Array:
         """Second moments of ``n_components`` equal components that together are those of one."""
-        return second if self.shared else np.repeat(second / n_components, n_components, axis=0)
+        return second_moments if self.shared else np.repeat(second_moments / n_components, n_components, axis=0)
 
     def _by_matrix(self, values: Array) -> Array:
         """Values of components, (K, …), by the matrix that describes them: (L, K / L, …)."""

@@ -132,8 +132,8 @@ def _above(n_features: int) -> tuple[Array, Array]:
 def amplification(means: Array, uppers: Array) -> float:
     """Largest λmax(Σ_k⁻¹) (‖μ_k‖ + 3 √λmax(Σ_k))² for precisions U Uᵀ, (D, D) or (K, D, D)."""
     reciprocals = np.linalg.svd(uppers, compute_uv=False)  # of the principal standard deviations, (D,) or (K, D)
-    reach = np.linalg.norm(means, axis=1) + 3 / reciprocals[..., -1]
-    return float(((reciprocals[..., 0] * reach) ** 2).max())
+    row_norm = np.linalg.norm(means, axis=1) + 3 / reciprocals[..., -1]
+    return float(((reciprocals[..., 0] * row_norm) ** 2).max())
 
 
 def check_positive_definite(precision: Array, name: str) -> None:

@@ -59,7 +59,12 @@ class GivenPriors:
     covariance: Array | None = None
 
     def complete(
-        self, structure: CovarianceStructure, n_components: int, mean: Array, second: Array | None, weight_sum: float
+        self,
+        structure: CovarianceStructure,
+        n_components: int,
+        mean: Array,
+        second_moments: Array | None,
+        weight_sum: float,
     ) -> Priors:
         """Priors, with the rest from the moments of all data.
 
@@ -68,7 +73,7 @@ class GivenPriors:
         structure : CovarianceStructure
         n_components : int
         mean : array of shape (D,)
-        second : array or None
+        second_moments : array or None
             Second moments about the mean of one component that holds all rows, in the shape of the structure's
             `second_shape`; not needed where the covariance is given.
         weight_sum : float
@@ -81,9 +86,9 @@ class GivenPriors:
         """
         covariance = self.covariance
         if covariance is None:
-            if second is None:
+            if second_moments is None:
                 raise TypeError("second moments are needed where no covariance is given")
-            covariance = _empirical_covariance(structure, mean, second, weight_sum)
+            covariance = _empirical_covariance(structure, mean, second_moments, weight_sum)
         return Priors(
             1 / n_components if self.weight_concentration is None else self.weight_concentration,
             1.0 if self.mean_precision is None else self.mean_precision,
@@ -93,14 +98,16 @@ class GivenPriors:
         )
 
 
-def _empirical_covariance(structure: CovarianceStructure, mean: Array, second: Array, weight_sum: float) -> Array:
+def _empirical_covariance(
+    structure: CovarianceStructure, mean: Array, second_moments: Array, weight_sum: float
+) -> Array:
     if weight_sum <= 1:
         raise InvalidWeightsError(
             f"sample_weight: the weights sum to {weight_sum:g}, which counts as no more than one row, so the data have "
             "no covariance to take as prior. Scale the weights so that they sum to the number of rows, or give "
             "covariance_prior."
         )
-    covariance = structure.central_covariances(second, np.array([weight_sum - 1]), np.zeros((1, len(mean))))
+    covariance = structure.central_covariances(second_moments, np.array([weight_sum - 1]), np.zeros((1, len(mean))))
     return covariance.reshape(structure.prior_shape(len(mean)))
 
 

@@ -18,7 +18,6 @@ checksum    what a pass saw, in a few numbers, and whether the next one sees the
 detached    rows in memory as tasks of their own, sent to a cluster once
 forks       forked children, in which threads and held locks are gone
 failures    errors as users see them: short, without frames of the library
-garbage     making very many objects at once
 input_kinds  kinds of input: rows of what a user has, and results in the form of the input
 inputs      the one door: whatever came -> `Dataset`
 row_checks  values and weights that no pass takes: not finite, negative, without a usable sum

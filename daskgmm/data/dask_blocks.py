@@ -19,9 +19,8 @@ from ..errors import UnsupportedDataError
 from ..tuning import Tuning, current
 from .arrays import check_unmasked
 from .detached import carried, detached_tasks, held_tasks, piece_bytes
-from .garbage import no_collection
 from .source import Part, Source
-from .task_graphs import Graph, Key, evaluate, split_graph
+from .task_graphs import Graph, Key, evaluate, gc_paused, split_graph
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -81,7 +80,7 @@ class BlockSource(Source):
     kind = "dask array"
     cuts: Array
 
-    @no_collection()
+    @gc_paused()
     def __init__(self, array: da.Array) -> None:
         self._collection = array  # keeps persisted blocks alive on their workers
         self.shape = tuple(int(n) for n in array.shape)

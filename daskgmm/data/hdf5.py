@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import DataChangedError, MissingDependencyError, StoreError, StoreNotFoundError, UnsupportedDataError
 from .addresses import printable
 from .encoding import ATTRIBUTES, decoded, decoding_bytes, encoding_of
-from .retry import told
+from .retry import describe_error
 from .source import LONGEST_ADDRESS, Source
 from .store_checks import product
 
@@ -102,8 +102,8 @@ class DatasetRows:
             stored = np.asarray(self._dataset[start:stop])
         except Exception as error:
             raise StoreError(
-                f"Rows {start} to {stop} of {self} cannot be read ({told(error)}). The file is damaged, or its storage "
-                "fails."
+                f"Rows {start} to {stop} of {self} cannot be read ({describe_error(error)}). The file is damaged, "
+                "or its storage fails."
             ) from error
         return stored if self.encoding is None else decoded(self.encoding, stored, start, self.name, str(self))
 
@@ -134,8 +134,8 @@ class DatasetRows:
             ) from error
         except (OSError, KeyError) as error:
             raise StoreError(
-                f"{self} cannot be opened in a worker process ({told(error)}). If the file is open for writing, open "
-                "it with mode 'r'."
+                f"{self} cannot be opened in a worker process ({describe_error(error)}). If the file is open for "
+                "writing, open it with mode 'r'."
             ) from error
 
 

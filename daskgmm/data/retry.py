@@ -80,12 +80,12 @@ def retried(read: Callable[[], T], last: Callable[[int], T], retries: int, what:
                 break
             _log.warning(
                 "%s: attempt %d of %d failed (%s); the next one follows in %.1f s",
-                what, failed, retries + 1, told(error), wait,
+                what, failed, retries + 1, describe_error(error), wait,
             )  # fmt: skip
         time.sleep(wait)
     return last(failed)
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An error in one line, without credentials."""
     return hide_urls(f"{type(error).__name__}: {error}".strip(": "))

@@ -28,7 +28,7 @@ from ..errors import ChunkError, DataChangedError, MissingChunkError, StoreError
 from .blosc import checked
 from .encoding import ATTRIBUTES, decoded, decoding_bytes, zarr_encoding
 from .forks import check_decoder
-from .retry import may_pass, retried, told
+from .retry import describe_error, may_pass, retried
 from .source import LONGEST_ADDRESS, Source
 from .store import address_of, describe, place_of
 from .store_checks import check_archive, check_chunks, check_extent, product
@@ -248,7 +248,8 @@ class StoredRows:
             else "The store is damaged or was changed; write it again, or restore it."
         )
         return ChunkError(
-            f"{self._rows_of(chunk, size)} cannot be read ({self._name(chunk, size)}: {told(error)}). {advice}",
+            f"{self._rows_of(chunk, size)} cannot be read "
+            f"({self._name(chunk, size)}: {describe_error(error)}). {advice}",
             **self._place(chunk, size),
         )
 
@@ -308,7 +309,7 @@ def _stored_metadata(array: zarr.Array[Any], name: str, retries: int) -> Any:
         except FileNotFoundError as error:
             raise StoreNotFoundError(f"{name} is gone: it was there when it was opened.") from error
         except Exception as error:
-            raise StoreError(f"The metadata of {name} cannot be read any more ({told(error)}).") from error
+            raise StoreError(f"The metadata of {name} cannot be read any more ({describe_error(error)}).") from error
 
     return retried(read, read_last, retries, f"The metadata of {name}")
 

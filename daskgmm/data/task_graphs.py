@@ -5,15 +5,34 @@ A graph is a dict of tasks by their keys. A task has ``dependencies``, and is ca
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 Key = Any
 Graph = dict[Key, Any]
 
 _SHARED = -1
+
+
+@contextmanager
+def gc_paused() -> Iterator[None]:
+    """Pause cyclic garbage collection while a large graph is made.
+
+    The collector goes through all objects made so far again and again while a graph grows, and finds nothing, because
+    all of them are in use: that is two thirds of the time of making 100 000 tasks. If two threads do this at the same
+    time, the first that ends lets the collector run again, which costs the other no more than time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def evaluate(graph: Graph, keys: Sequence[Key], given: Mapping[Key, Any]) -> list[Any]:

@@ -24,7 +24,7 @@ from ..errors import DaskGMMError, OutputError, OutputExistsError, StoreError
 from ..version import __version__
 from .addresses import Secrets
 from .output_locks import claimed, hidden, locked, remove, remove_unnamed
-from .retry import told
+from .retry import describe_error
 from .store import local_path, open_node, to_install, without_secrets
 
 Address = str | os.PathLike[str]
@@ -138,7 +138,7 @@ def new_store(address: Address, attributes: Mapping[str, Any], *, overwrite: boo
     with place as location:
         with writing(name):
             group = zarr.open_group(location, mode="a", zarr_format=3)
-        with _told_when_full(name):
+        with _name_full_disk(name):
             yield group
         with writing(name):
             group.attrs.update({ATTRIBUTE: dict(attributes)})
@@ -160,12 +160,13 @@ def writing(name: str) -> Iterator[None]:
     except OSError as error:
         advice = "Make room, or choose another place" if error.errno in _FULL else "Choose another place"
         raise OutputError(
-            f"{without_secrets(name)} cannot be written ({told(error)}). {advice}; nothing of it has been kept."
+            f"{without_secrets(name)} cannot be written ({describe_error(error)}). {advice}; "
+            "nothing of it has been kept."
         ) from Secrets(name).cause(error)
 
 
 @contextmanager
-def _told_when_full(name: str) -> Iterator[None]:
+def _name_full_disk(name: str) -> Iterator[None]:
     """The same where other files may be read besides: of all that can fail, a full disk is the output's."""
     try:
         yield

@@ -74,7 +74,7 @@ def embedded_cluster(
     workers = describe_workers(n_workers, threads_per_worker, memory_limit)
     waiting = Waiting(f"starting {len(workers)} worker process{'es' * (len(workers) > 1)}")
     with (
-        _told(tuple(callbacks), waiting),
+        _announce(tuple(callbacks), waiting),
         _children_end_with_it(),
         _scratch() as scratch,
         distributed.LocalCluster(
@@ -149,7 +149,7 @@ async def _block_interrupts() -> None:
 
 
 @contextmanager
-def _told(callbacks: tuple[Listener, ...], waiting: Waiting) -> Iterator[None]:
+def _announce(callbacks: tuple[Listener, ...], waiting: Waiting) -> Iterator[None]:
     """Tell of what begins, and, where it fails, that nothing more will come."""
     for callback in callbacks:
         callback(waiting)

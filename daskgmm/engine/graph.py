@@ -26,9 +26,8 @@ from dask.task_spec import DataNode, Task, TaskRef
 
 from ..data.checksum import Checksum
 from ..data.failures import tell_briefly
-from ..data.garbage import no_collection
 from ..data.source import Batch, Dataset, Reader, borders
-from ..data.task_graphs import upstream
+from ..data.task_graphs import gc_paused, upstream
 from .blas import limit_worker, this_process
 from .environment_report import EnvironmentReport
 from .fold import Costs, Fold
@@ -128,7 +127,7 @@ def _waves_with_shared_tasks(
     yield Wave(edges[first:], frozenset(needed))
 
 
-@no_collection()
+@gc_paused()
 def build_graph(
     context: Context, dataset: Dataset, wave: Wave, label: str, *, whole: bool, arity: int
 ) -> tuple[Graph, Any]:

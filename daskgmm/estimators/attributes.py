@@ -13,7 +13,7 @@ from typing import Any, Generic
 
 import numpy as np
 
-from ..core.elementwise import Loops
+from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import State
 from ..core.kernel_choice import Kernel, choose_kernel
 from ..core.mixture import MixtureParameters
@@ -54,16 +54,16 @@ class Prepared(Generic[State]):
         """Test for the same attributes, to the last bit."""
         return settings == self.settings and all(map(_equal, self.attributes, attributes))
 
-    def kernel(self, dtype: np.dtype[Any], loops: Loops) -> Kernel:
+    def kernel(self, dtype: np.dtype[Any], backend: ElementwiseBackend) -> Kernel:
         """Kernel for rows of that dtype that lie where the mixture does; made once."""
-        key = dtype.newbyteorder("=") == np.float32, loops.name
+        key = dtype.newbyteorder("=") == np.float32, backend.name
         found = self.kernels.get(key)
-        return self.kernels.setdefault(key, self.new_kernel(dtype, loops)) if found is None else found
+        return self.kernels.setdefault(key, self.new_kernel(dtype, backend)) if found is None else found
 
-    def new_kernel(self, dtype: np.dtype[Any], loops: Loops) -> Kernel:
+    def new_kernel(self, dtype: np.dtype[Any], backend: ElementwiseBackend) -> Kernel:
         """Kernel as `kernel` makes it, not kept: a kernel may be larger than the mixture."""
         with one_blas_thread():
-            return choose_kernel(self.parameters, _frame(self.parameters), dtype, loops)
+            return choose_kernel(self.parameters, _frame(self.parameters), dtype, backend)
 
 
 def _equal(ours: Array, theirs: Array) -> bool:

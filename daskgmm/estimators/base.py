@@ -17,9 +17,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from ..config import compiled
-from ..core.elementwise import Loops
+from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import State
-from ..core.kernel_choice import Kernel, choose_loops
+from ..core.kernel_choice import Kernel, choose_backend
 from ..data.failures import short_errors
 from ..data.input_kinds import Input
 from ..data.inputs import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
@@ -62,7 +62,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
     # ---- what tells one kind of mixture from another
 
     @abstractmethod
-    def _told(self) -> dict[str, Any]:
+    def _fit_facts(self) -> dict[str, Any]:
         """What a summary says of the fit, as far as it depends on the kind of mixture; what JSON can say."""
 
     def _criteria(self, score: Score) -> Mapping[str, float]:
@@ -128,10 +128,10 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
             best parameters so far, if there are any, as after a fit that did not converge. The exception goes on.
         """
         self._check_settings()
-        with check_checkpoint(checkpoint, resume) as keeping, self._whole_or_not_at_all():
-            return self._fit(X, sample_weight, keeping)
+        with check_checkpoint(checkpoint, resume) as stored_fit, self._whole_or_not_at_all():
+            return self._fit(X, sample_weight, stored_fit)
 
-    def _fit(self, X: Any, sample_weight: Any, keeping: Checkpoint | None) -> Self:
+    def _fit(self, X: Any, sample_weight: Any, stored_fit: Checkpoint | None) -> Self:
         data = self._accept(X, reset=True)
         if data.shape[0] < 2:  # false for the unknown length of a dask array, which is counted first
             raise ValueError(
@@ -148,7 +148,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
                     f"n_samples = {dataset.n_rows}"
                 )
             check_parameters(dataset, self._structure, int(self.n_components))
-            checkpointer = None if keeping is None else checkpointer_for(keeping, dataset, [self])
+            checkpointer = None if stored_fit is None else checkpointer_for(stored_fit, dataset, [self])
             fits = MixtureFits(engine, dataset, [self._spec(dataset.n_features)], checkpointer)
             try:
                 fits.run()
@@ -462,6 +462,6 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         return found.wrap(result, function.outputs[0])
 
 
-def _loops(prepared: Prepared[Any], data: Any) -> Loops:
+def _loops(prepared: Prepared[Any], data: Any) -> ElementwiseBackend:
     n_rows = data.shape[0] if data.shape[0] == data.shape[0] else np.inf  # unknown lengths of dask arrays are NaN
-    return choose_loops(n_rows * prepared.parameters.n_components, compiled=compiled())
+    return choose_backend(n_rows * prepared.parameters.n_components, compiled=compiled())

@@ -245,8 +245,8 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         )
 
         def estimation(survey: Survey) -> Variational:
-            second = None if survey.scatter is None else survey.scatter.second
-            priors = given.complete(structure, n_components, survey.mean, second, survey.weight_sum)
+            second_moments = None if survey.scatter is None else survey.scatter.second_moments
+            priors = given.complete(structure, n_components, survey.mean, second_moments, survey.weight_sum)
             return Variational(structure, weights, priors, ridge)
 
         return Preparation(estimation, scatter=given.covariance is None)
@@ -334,7 +334,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
             checked(_PRIORS[4], found[_PRIORS[4]], self._structure.prior_shape(d)),
         )
 
-    def _told(self) -> dict[str, Any]:
+    def _fit_facts(self) -> dict[str, Any]:
         names = "weight_concentration_prior_", "mean_precision_prior_", "degrees_of_freedom_prior_"
         return {
             "lower_bound": getattr(self, "lower_bound_", None),

@@ -298,7 +298,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     def _state(self) -> MixtureParameters:
         return replace(self._parameters(), covariances=self._agreed_covariances())
 
-    def _told(self) -> dict[str, Any]:
+    def _fit_facts(self) -> dict[str, Any]:
         return {"log_likelihood": getattr(self, "lower_bound_", None)}
 
 

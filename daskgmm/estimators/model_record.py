@@ -26,7 +26,7 @@ def model_record(model: BaseMixture[Any]) -> Record:
         "feature_names": [str(name) for name in names],
         "converged": getattr(model, "converged_", None),
         "n_iter": getattr(model, "n_iter_", None),
-        **model._told(),
+        **model._fit_facts(),
         "n_passes": getattr(model, "n_passes_", None),
         "history": [passed.as_record() for passed in getattr(model, "history_", ())],
         "environment": dict(getattr(model, "environment_", {})),

@@ -219,9 +219,9 @@ def select(
     base = check_estimator(estimator)
     keys = check_keys(n_components, covariance_types)
     share = check_criterion(base, criterion, held_out, patience)
-    with check_checkpoint(checkpoint, resume) as keeping:
-        base = _settled(base, scheduler, None if keeping is None else keeping.setting("random_state"))
-        asked = _Asked(keys, criterion, share, patience, keeping)
+    with check_checkpoint(checkpoint, resume) as stored_fit:
+        base = _settled(base, scheduler, None if stored_fit is None else stored_fit.setting("random_state"))
+        asked = _Asked(keys, criterion, share, patience, stored_fit)
         return _select(X, base, asked, sample_weight, callbacks)
 
 
@@ -234,7 +234,7 @@ class _Asked:
     share: float | None
     """Of the rows that are held out."""
     patience: int | None
-    keeping: Checkpoint | None
+    stored_fit: Checkpoint | None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -266,8 +266,8 @@ def _select(
             check_parameters(dataset, STRUCTURES[kind], n_components)
         training = dataset if rule is None else rule.training(dataset)
         checkpointer = None
-        if asked.keeping is not None:
-            checkpointer = checkpointer_for(asked.keeping, training, list(models.values()), asked.settings)
+        if asked.stored_fit is not None:
+            checkpointer = checkpointer_for(asked.stored_fit, training, list(models.values()), asked.settings)
         runs = _fit(
             engine, training, models, None if patience is None else PruningRule(criterion, patience), checkpointer
         )

@@ -30,7 +30,7 @@ from ..core.mixture import MixtureParameters
 from ..errors import IllDefinedCovarianceError
 from .estep_pass import EStepPass, EStepRequest, EStepResult
 from .history import PassRecord
-from .low_density_rows import Watch
+from .low_density_rows import DensityThreshold
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -138,7 +138,7 @@ class EMStart(Generic[State]):
 class Relocator(Protocol[State]):
     """Looks, once, at the rows that an E-step explained worst, and may know a better place to go on from."""
 
-    def watch(self, parameters: MixtureParameters) -> Watch:
+    def threshold(self, parameters: MixtureParameters) -> DensityThreshold:
         """Say which rows to keep, if these are the parameters of the E-step."""
 
     def __call__(self, result: EStepResult, updated: State) -> Relocated[State]:
@@ -251,8 +251,8 @@ def request(estimation: Estimation[State], settings: EMSettings[State], start: E
     """Make the request for the E-step that a start waits for."""
     parameters = estimation.parameters(start.next_state)
     relocator = settings.relocator if start.relocates else None
-    watch = None if relocator is None else relocator.watch(parameters)
-    return EStepRequest(parameters, ARITHMETICS[-1] if start.precise else start.coarsest, watch)
+    threshold = None if relocator is None else relocator.threshold(parameters)
+    return EStepRequest(parameters, ARITHMETICS[-1] if start.precise else start.coarsest, threshold)
 
 
 def advance(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.elementwise import PLAIN, Loops
+from ..core.elementwise import PLAIN, ElementwiseBackend
 from ..core.kernel_choice import ARITHMETICS, COMPLETE, Kernel, QuadraticKernel, choose_kernel
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, SufficientStatistics
@@ -19,7 +19,7 @@ from ..engine.fold import CostedFold
 from ..engine.interface import Engine
 from ..errors import DataChangedError
 from .folds import ExpectationFold
-from .low_density_rows import Watch, WorstRows, WorstRowsFold
+from .low_density_rows import DensityThreshold, LowDensityRows, LowDensityRowsFold
 from .survey import sample_dtype
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,7 +37,7 @@ class EStepRequest:
     parameters: MixtureParameters
     coarsest: str = ARITHMETICS[0]
     """Arithmetic that must not be undercut, whatever the parameters say; one of `ARITHMETICS`."""
-    watch: Watch | None = None
+    threshold: DensityThreshold | None = None
     """Keep rows with the lowest log-densities, too."""
 
 
@@ -50,7 +50,7 @@ class EStepResult:
     """What it was computed with."""
     seconds: float
     """Wall time of the pass, which others may have shared."""
-    worst: WorstRows | None = None
+    low_density_rows: LowDensityRows | None = None
     """Where they were asked for."""
 
     @property
@@ -84,12 +84,12 @@ class EStepPass:
         engine: Engine,
         dataset: Dataset,
         frame: Frame,
-        loops: Callable[[int], Loops] = lambda _: PLAIN,
+        backend: Callable[[int], ElementwiseBackend] = lambda _: PLAIN,
         weight_sum: float | None = None,
         rows: str = COMPLETE,
     ) -> None:
         self._rows = rows
-        self.engine, self.dataset, self.frame, self.loops = engine, dataset, frame, loops
+        self.engine, self.dataset, self.frame, self.backend = engine, dataset, frame, backend
         self._weight_sum = weight_sum
         mean_weight = 1.0 if weight_sum is None else weight_sum / dataset.n_rows
         # Single precision holds products of rows with weights only if the weights are numbers of ordinary size.
@@ -108,25 +108,27 @@ class EStepPass:
         """
         begin = time.perf_counter()
         kernels = [self._kernel(request) for request in requests]
-        watches = {number: request.watch for number, request in enumerate(requests) if request.watch is not None}
+        thresholds = {
+            number: request.threshold for number, request in enumerate(requests) if request.threshold is not None
+        }
         folds: list[CostedFold] = [ExpectationFold(kernel) for kernel in kernels]
         dtype = sample_dtype(self.dataset)
-        folds += [WorstRowsFold(kernels[number], watch, dtype) for number, watch in watches.items()]
+        folds += [LowDensityRowsFold(kernels[number], threshold, dtype) for number, threshold in thresholds.items()]
         values = self.engine.run_together(self.dataset, folds, "estep")
-        found, worst = values[: len(kernels)], dict(zip(watches, values[len(kernels) :], strict=True))
+        found, low_density_rows = values[: len(kernels)], dict(zip(thresholds, values[len(kernels) :], strict=True))
         for statistics in found:
             self._check(statistics)
         seconds = time.perf_counter() - begin
         return [
-            EStepResult(self._complete(kernel, statistics), kernel, seconds, worst.get(number))
+            EStepResult(self._complete(kernel, statistics), kernel, seconds, low_density_rows.get(number))
             for number, (kernel, statistics) in enumerate(zip(kernels, found, strict=True))
         ]
 
     def _kernel(self, request: EStepRequest) -> Kernel:
-        loops = self.loops(request.parameters.n_components)
+        backend = self.backend(request.parameters.n_components)
         structure = request.parameters.structure.name
         known = {arithmetic for name, arithmetic in self.common if name == structure}
-        return choose_kernel(request.parameters, self.frame, self._dtype, loops, known, request.coarsest, self._rows)
+        return choose_kernel(request.parameters, self.frame, self._dtype, backend, known, request.coarsest, self._rows)
 
     def _check(self, statistics: SufficientStatistics) -> None:
         if statistics.n_rows != self.dataset.n_rows:
@@ -148,5 +150,5 @@ class EStepPass:
         key = kernel.parameters.structure.name, kernel.arithmetic
         if kernel.common_known:
             return kernel.complete(statistics, self.common[key])
-        self.common.setdefault(key, statistics.second)
+        self.common.setdefault(key, statistics.second_moments)
         return statistics

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..config import compiled
-from ..core.elementwise import Loops
-from ..core.kernel_choice import choose_loops
+from ..core.elementwise import ElementwiseBackend
+from ..core.kernel_choice import choose_backend
 from ..data.row_checks import check_weight_sum
 from ..data.row_sample import RowSample, draw_rows, draw_seed
 from ..data.source import Dataset
@@ -34,9 +34,9 @@ def take_surveys(engine: Engine, dataset: Dataset, specs: Sequence[FitSpec[Any]]
     DataRangeError
     """
     drawn = _draw(engine, dataset, specs)
-    loops = loops_for(dataset, max(spec.settings.initialization.n_components for spec in specs))
+    backend = backend_for(dataset, max(spec.settings.initialization.n_components for spec in specs))
     keys = [(drawing, spec.settings.scattered) for (drawing, _), spec in zip(drawn, specs, strict=True)]
-    folds = {key: survey_fold(dataset, sample, loops, key[1]) for key, (_, sample) in zip(keys, drawn, strict=True)}
+    folds = {key: survey_fold(dataset, sample, backend, key[1]) for key, (_, sample) in zip(keys, drawn, strict=True)}
     found = dict(zip(folds, engine.run_together(dataset, list(folds.values()), "survey"), strict=True))
     surveys: list[Survey] = [found[key] for key in keys]
     check_weight_sum(surveys[0].weight_sum)
@@ -90,6 +90,6 @@ def _weigh(engine: Engine, dataset: Dataset, folds: Sequence[WeightSurveyFold]) 
         return local.run_together(weights, folds, "weights")
 
 
-def loops_for(dataset: Dataset, n_components: int) -> Loops:
+def backend_for(dataset: Dataset, n_components: int) -> ElementwiseBackend:
     """Loops that passes over the data use for so many components."""
-    return choose_loops(dataset.n_rows * n_components, compiled=compiled())
+    return choose_backend(dataset.n_rows * n_components, compiled=compiled())

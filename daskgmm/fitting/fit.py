@@ -18,7 +18,7 @@ from ..engine.probe import probe
 from .em import EMStart, Step, run_em
 from .estep_pass import EStepPass
 from .events import FitResumed
-from .first_pass import loops_for, take_surveys
+from .first_pass import backend_for, take_surveys
 from .fit_spec import FailedFit, FitResult, FitSpec
 from .fit_state import Beginning, Checkpointer, EarlyStop, Snapshot
 from .mixture_fit import MixtureFit
@@ -67,7 +67,7 @@ class MixtureFits(Generic[State]):
         """
         surveys, seconds, kept = self._survey()
         frame, weight_sum = Frame.of(surveys[0].mean, surveys[0].deviation), surveys[0].weight_sum
-        estep_pass = EStepPass(self._engine, self._dataset, frame, partial(loops_for, self._dataset), weight_sum)
+        estep_pass = EStepPass(self._engine, self._dataset, frame, partial(backend_for, self._dataset), weight_sum)
         fits = [
             MixtureFit(self._engine, self._dataset, spec, survey, frame, partial(self._is_hopeless, number, weight_sum))
             for number, (spec, survey) in enumerate(zip(self._specs, surveys, strict=True))
@@ -141,8 +141,8 @@ class MixtureFits(Generic[State]):
     def _tell_of_loading(self) -> None:
         """Say so if the first E-step waits for machine code. What workers have loaded is not known."""
         engine = self._engine
-        waiting = [fit.loops for fit in self._fits if fit.is_running]
-        if any(loops is not PLAIN and (engine.is_remote or not loops.is_loaded) for loops in waiting):
+        waiting = [fit.backend for fit in self._fits if fit.is_running]
+        if any(backend is not PLAIN and (engine.is_remote or not backend.is_loaded) for backend in waiting):
             engine.emit(Waiting("loading compiled loops"))
 
     def _keep(self, estep_pass: EStepPass) -> None:

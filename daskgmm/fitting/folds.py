@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.elementwise import Loops
+from ..core.elementwise import ElementwiseBackend
 from ..core.kernel import BlockPlan, RowResults
 from ..core.kernel_choice import Kernel
 from ..core.statistics import SufficientStatistics
@@ -36,17 +36,22 @@ class Cost:
 
     @classmethod
     def of(
-        cls, structure: CovarianceStructure, n_components: int, n_features: int, block: BlockPlan, loops: Loops
+        cls,
+        structure: CovarianceStructure,
+        n_components: int,
+        n_features: int,
+        block: BlockPlan,
+        backend: ElementwiseBackend,
     ) -> Cost:
         """Cost of a kernel with such blocks and loops."""
-        second = math.prod(structure.second_shape(n_components, n_features))
-        value_bytes = 8 * (n_components * (1 + n_features) + second)
+        second_moments = math.prod(structure.second_shape(n_components, n_features))
+        value_bytes = 8 * (n_components * (1 + n_features) + second_moments)
         rows = leaf_rows(n_features, value_bytes)
         # Two products with K × P coefficients, and K exponentials.
         row_seconds = 1e-8 * n_components + 4 * (value_bytes / 8) / 4e9
         # A leaf may have to be copied to change its dtype or memory order; densities and their parts; sums of features.
         work = block.n_bytes + rows * 8 * (n_features + 4) + 3 * value_bytes
-        return cls(rows, row_seconds, work, value_bytes, loops.process_bytes)
+        return cls(rows, row_seconds, work, value_bytes, backend.process_bytes)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class KernelFold:
 
     def __post_init__(self) -> None:
         p, kernel = self.kernel.parameters, self.kernel
-        cost = Cost.of(p.structure, p.n_components, p.n_features, kernel.plan, kernel.loops)
+        cost = Cost.of(p.structure, p.n_components, p.n_features, kernel.plan, kernel.backend)
         object.__setattr__(self, "cost", cost)
 
     @property

@@ -19,7 +19,7 @@ _LISTS_FOR_EACH = 16
 
 
 @dataclass(frozen=True)
-class WorstRows:
+class LowDensityRows:
     """Rows with the lowest log-densities, the lowest first. ``+`` keeps the lowest of both."""
 
     limit: int
@@ -33,8 +33,8 @@ class WorstRows:
     number: Array
     """Of each row in the data: it settles which of equal ones is kept, so that the order of merging does not."""
 
-    def __add__(self, other: WorstRows) -> WorstRows:
-        return WorstRows.of(
+    def __add__(self, other: LowDensityRows) -> LowDensityRows:
+        return LowDensityRows.of(
             self.limit,
             np.concatenate([self.rows, other.rows]),
             np.concatenate([self.weights, other.weights]),
@@ -43,14 +43,14 @@ class WorstRows:
         )
 
     @classmethod
-    def of(cls, limit: int, rows: Array, weights: Array, log_density: Array, number: Array) -> WorstRows:
+    def of(cls, limit: int, rows: Array, weights: Array, log_density: Array, number: Array) -> LowDensityRows:
         """The lowest of these rows."""
         lowest = np.lexsort((number, log_density))[:limit]
         return cls(limit, rows[lowest], weights[lowest], log_density[lowest], number[lowest])
 
 
 @dataclass(frozen=True)
-class Watch:
+class DensityThreshold:
     """Which rows are to be kept."""
 
     limit: int
@@ -61,29 +61,31 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class WorstRowsFold(KernelFold):
+class LowDensityRowsFold(KernelFold):
     """`WorstRows` of the data, under the parameters of a kernel."""
 
-    watch: Watch
+    threshold: DensityThreshold
     dtype: np.dtype[Any]
     """Of the rows that are kept."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "cost", watch_cost(self.cost, self.kernel.parameters.n_features, self.watch.limit))
+        object.__setattr__(
+            self, "cost", low_density_cost(self.cost, self.kernel.parameters.n_features, self.threshold.limit)
+        )
 
-    def start(self) -> _Watcher:
+    def start(self) -> _LowDensityFinder:
         """Evaluator for the leaves of one task."""
-        return _Watcher(self)
+        return _LowDensityFinder(self)
 
 
-class _Watcher:
-    def __init__(self, fold: WorstRowsFold) -> None:
+class _LowDensityFinder:
+    def __init__(self, fold: LowDensityRowsFold) -> None:
         self._fold, self._work = fold, fold.kernel.workspace()
         # Densities of the lowest rows of this task, in no order: what lies higher is none of the lowest of all data.
-        self._lowest, self._highest = np.empty(0), fold.watch.highest
+        self._lowest, self._highest = np.empty(0), fold.threshold.highest
 
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> WorstRows:
+    def __call__(self, start: int, rows: Array, weights: Array | None) -> LowDensityRows:
         fold, w = self._fold, np.ones(len(rows)) if weights is None else weights
         with np.errstate(invalid="ignore", over="ignore"):
             density = fold.kernel.log_density(rows, self._work)
@@ -91,17 +93,17 @@ class _Watcher:
         self._remember(density[members])
         members = members[density[members] <= self._highest]
         kept = np.ascontiguousarray(rows[members], dtype=fold.dtype)
-        return WorstRows.of(fold.watch.limit, kept, w[members], density[members], start + members)
+        return LowDensityRows.of(fold.threshold.limit, kept, w[members], density[members], start + members)
 
     def _remember(self, density: Array) -> None:
-        lowest, limit = np.concatenate([self._lowest, density]), self._fold.watch.limit
+        lowest, limit = np.concatenate([self._lowest, density]), self._fold.threshold.limit
         if len(lowest) >= limit:
             lowest = np.partition(lowest, limit - 1)[:limit]
             self._highest = lowest.max()
         self._lowest = lowest
 
 
-def watch_cost(estep: Cost, n_features: int, limit: int) -> Cost:
+def low_density_cost(estep: Cost, n_features: int, limit: int) -> Cost:
     """What it costs to keep so many rows, besides an E-step of that cost: as much again, and lists that are joined.
 
     Lists of all data together hold about twice as many rows, because `Watch.highest` lets no more of them through. So

@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 import numpy as np
 
-from ..core.elementwise import Loops
+from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import State
 from ..core.mixture import free_parameters
 from ..core.statistics import Frame
@@ -19,7 +19,7 @@ from ..errors import IllDefinedCovarianceError
 from . import notes
 from .em import EMRun, EMSettings, EMStart, Step
 from .events import IterationFinished, StartBegun, StartFinished
-from .first_pass import loops_for
+from .first_pass import backend_for
 from .fit_spec import FailedFit, FitResult, FitSpec
 from .fit_state import FitState
 from .history import PassRecord
@@ -82,9 +82,9 @@ class MixtureFit(Generic[State]):
         return not all(start.is_finished(self._em.max_iter) for start in self.state.starts.values())
 
     @property
-    def loops(self) -> Loops:
+    def backend(self) -> ElementwiseBackend:
         """Loops that its kernels use beside matrix products."""
-        return loops_for(self._dataset, self._settings.initialization.n_components)
+        return backend_for(self._dataset, self._settings.initialization.n_components)
 
     def runs(self) -> dict[int, EMRun[State]]:
         """Make what `run_em` takes of the starts."""
@@ -136,7 +136,7 @@ class MixtureFit(Generic[State]):
                 self._sample,
                 self._spec.random_state,
                 self.state.n_starts,
-                partial(loops_for, self._dataset),
+                partial(backend_for, self._dataset),
                 self._drop,
                 self._spec.label,
             )
@@ -154,8 +154,8 @@ class MixtureFit(Generic[State]):
         kept = n_kept(n_rows, self._dataset.n_features, len(self._sample.rows))
         if not (self._samples and self._estimation.relocates and kept) or self._sample.is_complete:
             return None
-        loops = partial(loops_for, self._dataset)
-        return Relocation(self._engine, self._estimation, self._sample, n_rows, kept, self._settings.tol, loops)
+        backend = partial(backend_for, self._dataset)
+        return Relocation(self._engine, self._estimation, self._sample, n_rows, kept, self._settings.tol, backend)
 
     def _add(self, number: int, start: EMStart[State]) -> None:
         self._set(number, start)
@@ -252,7 +252,7 @@ class MixtureFit(Generic[State]):
             best.converged,
             history,
             [*told, *self._notes_of(best)],
-            self._engine.environment() | {"loops": self.loops.made_by},
+            self._engine.environment() | {"loops": self.backend.made_by},
             stopped=best.stopped,
         )
 

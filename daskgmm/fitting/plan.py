@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes
 
-from ..core.elementwise import Loops
+from ..core.elementwise import ElementwiseBackend
 from ..core.quadratic import QuadraticKernel
 from ..core.residual import ResidualKernel
 from ..core.structure import CovarianceStructure
@@ -19,10 +19,10 @@ from ..engine.combined_fold import SharedCosts
 from ..engine.memory import PassPlan, Worker, machine_bytes
 from ..engine.run import DaskEngine
 from ..errors import WorkerMemoryError
-from .first_pass import loops_for, n_weight_passes
+from .first_pass import backend_for, n_weight_passes
 from .fit_spec import Settings
 from .folds import Cost
-from .low_density_rows import n_kept, watch_cost
+from .low_density_rows import low_density_cost, n_kept
 from .relocation import strata_bytes
 from .survey import sample_dtype, survey_fold
 
@@ -80,7 +80,7 @@ class FitPlan:
             record[name]["task"]["total"] = getattr(self, name).task.total
         return {"kind": "plan", **record, "worker_bytes": self.worker_bytes}
 
-    def told(self) -> dict[str, str]:
+    def as_text(self) -> dict[str, str]:
         """The plan in words, by subject."""
         step, task = self.estep, self.estep.task
         place = f"{len(self.workers)} worker processes" if self.workers else "this process"
@@ -101,7 +101,7 @@ class FitPlan:
         }
 
     def __str__(self) -> str:
-        lines = self.told()
+        lines = self.as_text()
         width = max(map(len, lines))
         return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
 
@@ -149,11 +149,11 @@ def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings) -> FitPla
         If it would not fit into the workers.
     """
     how = settings.initialization
-    loops = loops_for(dataset, how.n_components)
+    backend = backend_for(dataset, how.n_components)
     n_sample = min(dataset.n_rows, settings.sample_size)
-    survey = survey_fold(dataset, NumberedRows(range(n_sample)), loops, settings.scattered)
+    survey = survey_fold(dataset, NumberedRows(range(n_sample)), backend, settings.scattered)
     kept = n_kept(dataset.n_rows, dataset.n_features, n_sample) if settings.samples(dataset.n_rows) else 0
-    groups = [_groups(engine, dataset, settings, kept, cost) for cost in _costs(dataset, settings, loops)]
+    groups = [_groups(engine, dataset, settings, kept, cost) for cost in _costs(dataset, settings, backend)]
     esteps = [engine.plan(dataset, group[0]) for group in groups]
     row_bytes = dataset.n_features * sample_dtype(dataset).itemsize
     return FitPlan(
@@ -175,15 +175,17 @@ def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings) -> FitPla
 
 def _groups(engine: DaskEngine, dataset: Dataset, settings: Settings, kept: int, cost: Cost) -> list[SharedCosts]:
     """What the passes of the first iteration cost: that of one start from a sample also keeps rows."""
-    costs = [cost, watch_cost(cost, dataset.n_features, kept)] if kept else [cost] * settings.n_starts(dataset.n_rows)
+    costs = (
+        [cost, low_density_cost(cost, dataset.n_features, kept)] if kept else [cost] * settings.n_starts(dataset.n_rows)
+    )
     lengths = engine.groups(dataset, costs)
     ends = np.cumsum(lengths)
     return [SharedCosts(tuple(costs[end - length : end])) for end, length in zip(ends, lengths, strict=True)]
 
 
-def _costs(dataset: Dataset, settings: Settings, loops: Loops) -> list[Cost]:
+def _costs(dataset: Dataset, settings: Settings, backend: ElementwiseBackend) -> list[Cost]:
     """Cost of an E-step in each arithmetic that may come to be chosen."""
     shape = settings.initialization.structure, settings.initialization.n_components, dataset.n_features
     products = {np.dtype(np.float64), sample_dtype(dataset)}
-    blocks = [QuadraticKernel.plan_block(*shape, dtype, loops) for dtype in products]
-    return [Cost.of(*shape, block, loops) for block in (*blocks, ResidualKernel.plan_block(*shape, loops))]
+    blocks = [QuadraticKernel.plan_block(*shape, dtype, backend) for dtype in products]
+    return [Cost.of(*shape, block, backend) for block in (*blocks, ResidualKernel.plan_block(*shape, backend))]

@@ -21,7 +21,7 @@ from typing import Any, Generic
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from ..core.elementwise import Loops
+from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import Estimation, State
 from ..core.kernel_choice import Kernel, choose_kernel
 from ..core.maximum_likelihood import maximize
@@ -34,7 +34,7 @@ from .em import EMRun, EMSettings, EMStart, Relocated, run_em
 from .estep_pass import EStepResult
 from .history import PassRecord
 from .initialization import Sample
-from .low_density_rows import Watch, WorstRows
+from .low_density_rows import DensityThreshold, LowDensityRows
 from .sampling import sample_pass
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -113,10 +113,10 @@ class Relocation(Generic[State]):
     """How many of these are to be kept."""
     tol: float
     """A cluster that raises the mean log-likelihood by less is none."""
-    loops: Callable[[int], Loops]
+    backend: Callable[[int], ElementwiseBackend]
     start: int = 0
 
-    def watch(self, parameters: MixtureParameters) -> Watch:
+    def threshold(self, parameters: MixtureParameters) -> DensityThreshold:
         """The rows that are explained worst, and a density that, by the sample, twice as many of them do not reach."""
         density = self._kernel(parameters, self.sample).log_density(self.sample.rows)
         order, certain = np.argsort(density, kind="stable"), _certain(self.sample)
@@ -125,12 +125,14 @@ class Relocation(Generic[State]):
         expected = 2 * self.n_kept * share
         below = np.cumsum(np.where(certain, share, 1.0)[order])  # a certain row stands for itself alone
         enough = 1 + np.searchsorted(below, math.ceil(expected + 3 * math.sqrt(expected) + 3))
-        return Watch(self.n_kept, float(density[order[enough]]) if enough < len(density) else np.inf)
+        return DensityThreshold(self.n_kept, float(density[order[enough]]) if enough < len(density) else np.inf)
 
     def __call__(self, result: EStepResult, updated: State) -> Relocated[State]:
         """Look for a place for the next E-step that is better than ``updated``; record what trying moves took."""
         begin = time.perf_counter()
-        strata = None if result.worst is None else _stratify(self.sample, result.kernel, result.worst)
+        strata = (
+            None if result.low_density_rows is None else _stratify(self.sample, result.kernel, result.low_density_rows)
+        )
         if strata is None:
             return Relocated()
         state, moves = updated, []
@@ -162,7 +164,7 @@ class Relocation(Generic[State]):
         em: EMSettings[State] = EMSettings(_TOL_FACTOR * self.tol, _TRIAL_ITERATIONS)
         begins = (state, *self._moved(strata, kernel, cluster))
         runs = [EMRun(self.estimation, em, em.begin(begin)) for begin in begins]
-        ends = run_em(sample_pass(local, strata.sample, self.loops), runs)
+        ends = run_em(sample_pass(local, strata.sample, self.backend), runs)
         n_iter = sum(end.n_iter for end in ends)
         still, best = ends[0], max(ends, key=_bound)
         choices = [(still, state)]
@@ -185,7 +187,7 @@ class Relocation(Generic[State]):
         return min(strata.mean(gain), of_worst) > max(self.tol, _STANDARD_ERRORS * strata.standard_error(gain))
 
     def _kernel(self, parameters: MixtureParameters, sample: Sample) -> Kernel:
-        return choose_kernel(parameters, sample.frame, sample.rows.dtype, self.loops(parameters.n_components))
+        return choose_kernel(parameters, sample.frame, sample.rows.dtype, self.backend(parameters.n_components))
 
     def _cluster(self, strata: _Strata, kernel: Kernel) -> Array | None:
         """Responsibilities of one more component for all rows of the strata, (n,); None where it would not gain."""
@@ -258,19 +260,19 @@ def _bound(end: EMStart[Any]) -> float:
     return -np.inf if end.collapsed is not None else end.lower_bound
 
 
-def _stratify(sample: Sample, kernel: Kernel, worst: WorstRows) -> _Strata | None:
+def _stratify(sample: Sample, kernel: Kernel, low_density_rows: LowDensityRows) -> _Strata | None:
     """Both strata; None where there is nothing in one of them."""
-    if not len(worst.rows) or sample.weight_sum is None:
+    if not len(low_density_rows.rows) or sample.weight_sum is None:
         return None
-    better = np.flatnonzero(kernel.log_density(sample.rows) > worst.log_density[-1])
+    better = np.flatnonzero(kernel.log_density(sample.rows) > low_density_rows.log_density[-1])
     weights = np.ones(len(better)) if sample.weights is None else sample.weights[better].astype(np.float64)
-    better, weights = _thinned(better[weights > 0], weights[weights > 0], _BETTER_FOR_EACH * len(worst.rows))
-    rest = sample.weight_sum - worst.weights.sum()
+    better, weights = _thinned(better[weights > 0], weights[weights > 0], _BETTER_FOR_EACH * len(low_density_rows.rows))
+    rest = sample.weight_sum - low_density_rows.weights.sum()
     if not len(better) or not rest > 0:
         return None
-    rows = np.concatenate([worst.rows, sample.rows[better]])
-    all_weights = np.concatenate([worst.weights, weights * (rest / weights.sum())])
-    return _Strata(Sample(rows, all_weights, sample.frame, sample.weight_sum), len(worst.rows))
+    rows = np.concatenate([low_density_rows.rows, sample.rows[better]])
+    all_weights = np.concatenate([low_density_rows.weights, weights * (rest / weights.sum())])
+    return _Strata(Sample(rows, all_weights, sample.frame, sample.weight_sum), len(low_density_rows.rows))
 
 
 def _thinned(rows: Array, weights: Array, size: int) -> tuple[Array, Array]:
@@ -332,7 +334,7 @@ def _cheapest_merges(parameters: MixtureParameters) -> list[tuple[int, int]]:
     """
     k, weights, structure = parameters.n_components, parameters.weights, parameters.structure
     units = np.sqrt(structure.marginal_variances(parameters.covariances, k, parameters.n_features).max(axis=0))
-    roots = np.stack([structure.color(parameters.covariances, i, np.eye(len(units))) / units for i in range(k)])
+    roots = np.stack([structure.correlate(parameters.covariances, i, np.eye(len(units))) / units for i in range(k)])
     covariances, means = roots.transpose(0, 2, 1) @ roots, parameters.means / units
     log_det = np.linalg.slogdet(covariances)[1]
     costs = np.full((k, k), np.inf)

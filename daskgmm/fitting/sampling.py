@@ -13,7 +13,7 @@ from typing import Any, Generic
 
 import numpy as np
 
-from ..core.elementwise import Loops
+from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import Estimation, State
 from ..data.inputs import as_dataset
 from ..data.row_sample import draw_by_weight, draw_seed
@@ -54,7 +54,7 @@ def fit_on_samples(
     sample: Sample,
     random_state: np.random.RandomState,
     n_starts: int,
-    loops: Callable[[int], Loops],
+    backend: Callable[[int], ElementwiseBackend],
     dropped: Callable[[int, IllDefinedCovarianceError], Any],
     label: str = "",
 ) -> tuple[State, list[PassRecord], list[tuple[int, Reseeding]]]:
@@ -105,7 +105,7 @@ def fit_on_samples(
     records: list[PassRecord] = []
     with engine.in_memory() as local:
         for part in samples:
-            estep_pass = sample_pass(local, part, loops)
+            estep_pass = sample_pass(local, part, backend)
             if part is not samples[0]:
                 # Of rows most of which none of them has seen: no start is paid for overfitting.
                 starts = _best(runner.run(estep_pass, starts, max_iter=1)[0], failures)
@@ -236,10 +236,10 @@ class _Runner(Generic[State]):
         return alive, {number: (end, arithmetic[number]) for number, end in ends.items()}
 
 
-def sample_pass(local: Engine, sample: Sample, loops: Callable[[int], Loops]) -> EStepPass:
+def sample_pass(local: Engine, sample: Sample, backend: Callable[[int], ElementwiseBackend]) -> EStepPass:
     """E-steps over a sample that stands for all data: it weighs as much, because beside a prior counts matter."""
     weights = np.ones(len(sample.rows)) if sample.weights is None else sample.weights.astype(np.float64)
     if sample.weight_sum is not None:
         weights *= sample.weight_sum / weights.sum()
     dataset, _ = as_dataset(sample.rows, weights)
-    return EStepPass(local, dataset, sample.frame, loops, float(weights.sum()))
+    return EStepPass(local, dataset, sample.frame, backend, float(weights.sum()))

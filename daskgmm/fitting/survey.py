@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.elementwise import PLAIN, Loops
+from ..core.elementwise import PLAIN, ElementwiseBackend
 from ..core.structure import CovarianceStructure
 from ..data.row_checks import check_finite, check_weights
 from ..data.row_sample import RowSample
@@ -97,9 +97,11 @@ class Survey:
             raise ValueError(f"{name}/mean has shape {self.mean.shape}; expected ({n_features},)")
         arrays = {each: getattr(self, each) for each in _ARRAYS}
         if self.scatter is not None:
-            arrays["scatter/second"] = self.scatter.second
-            if self.scatter.second.shape != (shape := self.scatter.structure.second_shape(1, n_features)):
-                raise ValueError(f"{name}/scatter/second has shape {self.scatter.second.shape}; expected {shape}")
+            arrays["scatter/second_moments"] = self.scatter.second_moments
+            if self.scatter.second_moments.shape != (shape := self.scatter.structure.second_shape(1, n_features)):
+                raise ValueError(
+                    f"{name}/scatter/second_moments has shape {self.scatter.second_moments.shape}; expected {shape}"
+                )
         for each, array in arrays.items():
             if array.dtype.kind != "f" or not np.isfinite(array).all():
                 raise ValueError(f"{name}/{each} contains NaN, infinity, or no floating-point numbers")
@@ -141,16 +143,16 @@ class Scatter:
     """Σ w (x − mean)(x − mean)ᵀ of some rows, as far as a covariance structure needs it."""
 
     structure: CovarianceStructure
-    second: Array
+    second_moments: Array
     """In the shape of the structure's `second_shape` for one component."""
 
     @classmethod
     def of(cls, structure: CovarianceStructure, offsets: Array, weights: Array) -> Scatter:
         """From offsets from the mean, (n, D), and weights, (n,)."""
-        second = np.zeros(structure.second_shape(1, offsets.shape[1]))
+        second_moments = np.zeros(structure.second_shape(1, offsets.shape[1]))
         residual = np.ascontiguousarray(offsets.T)
-        structure.add_scatter(second, 0, residual, weights, np.empty_like(residual))
-        return cls(structure, second)
+        structure.add_scatter(second_moments, 0, residual, weights, np.empty_like(residual))
+        return cls(structure, second_moments)
 
 
 def scatter_bytes(structure: CovarianceStructure, n_features: int) -> int:
@@ -163,7 +165,7 @@ def _join(one: Scatter | None, other: Scatter | None, difference: Array, weight:
     if one is None or other is None:
         return None
     between = Scatter.of(one.structure, difference[None], np.array([weight]))
-    return Scatter(one.structure, one.second + other.second + between.second)
+    return Scatter(one.structure, one.second_moments + other.second_moments + between.second_moments)
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class SurveyFold:
     sampled: RowSample
     dtype: np.dtype[Any]
     """Of the sample."""
-    loops: Loops = PLAIN
+    backend: ElementwiseBackend = PLAIN
     """What the E-steps after the survey will use: it is loaded while the survey reads."""
     structure: CovarianceStructure | None = None
     """Whose second moments are to be taken; None for variances alone."""
@@ -203,7 +205,7 @@ class SurveyFold:
     @property
     def process_bytes(self) -> int:
         """Code that it loads, once in a process."""
-        return self.loops.process_bytes
+        return self.backend.process_bytes
 
     @property
     def _scatter_bytes(self) -> int:
@@ -211,7 +213,7 @@ class SurveyFold:
 
     def start(self) -> _Surveyor:
         """Evaluator for the leaves of one task."""
-        self.loops.warm_up(self.dtype)
+        self.backend.warm_up(self.dtype)
         return _Surveyor(self)
 
 
@@ -263,7 +265,7 @@ def check_range(survey: Survey) -> None:
 
 
 def survey_fold(
-    dataset: Dataset, sampled: RowSample, loops: Loops, structure: CovarianceStructure | None = None
+    dataset: Dataset, sampled: RowSample, backend: ElementwiseBackend, structure: CovarianceStructure | None = None
 ) -> SurveyFold:
     """What the survey pass computes.
 
@@ -277,7 +279,7 @@ def survey_fold(
     """
     d = dataset.n_features
     rows = leaf_rows(d, 0 if structure is None else scatter_bytes(structure, d))
-    return SurveyFold(rows, d, sampled, sample_dtype(dataset), loops, structure)
+    return SurveyFold(rows, d, sampled, sample_dtype(dataset), backend, structure)
 
 
 def sample_dtype(dataset: Dataset) -> np.dtype[Any]:

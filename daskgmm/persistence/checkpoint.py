@@ -225,7 +225,7 @@ class StoreCheckpointer:
         kinds: Sequence[StoredKind],
         lock: Callable[[], Any],
     ) -> None:
-        self._path, self._stored, self._told, self._lock = path, stored, told, lock
+        self._path, self._stored, self._progress, self._lock = path, stored, told, lock
         self._kinds, self._codec = kinds, snapshot_codec(kinds)
 
     def beginning(self) -> Beginning | None:
@@ -235,7 +235,7 @@ class StoreCheckpointer:
         return _reading(self._stored, self._restore_beginning)
 
     def _restore_beginning(self, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> Beginning:
-        found = {name: value for name, value in values.items() if name not in self._told}
+        found = {name: value for name, value in values.items() if name not in self._progress}
         return restore_beginning(found, arrays, self._kinds, values["data"])
 
     def latest(self) -> Snapshot | None:
@@ -265,7 +265,7 @@ class StoreCheckpointer:
     def keep_beginning(self, beginning: Beginning) -> None:
         """Keep what the first pass found: the checkpoint is there from now on."""
         values, arrays = dump_beginning(beginning)
-        write_packed(self._path, KIND, {**self._told, **values}, arrays)
+        write_packed(self._path, KIND, {**self._progress, **values}, arrays)
         self._lock()
 
     def keep(self, snapshot: Snapshot) -> None:
@@ -309,11 +309,11 @@ def checkpoint_record(path: Address) -> dict[str, Any]:
     return {
         "kind": KIND,
         "path": stored.path,
-        **_reading(latest, lambda values, _: _told(stored.values, values, latest)),
+        **_reading(latest, lambda values, _: _progress(stored.values, values, latest)),
     }
 
 
-def _told(beginning: Mapping[str, Any], values: Mapping[str, Any], latest: PackedGroup) -> dict[str, Any]:
+def _progress(beginning: Mapping[str, Any], values: Mapping[str, Any], latest: PackedGroup) -> dict[str, Any]:
     starts = [start for fit in values.get("fits", ()) for _, start in fit["starts"]]
     settings, data = _typed(beginning["settings"], _SHOWN_SETTINGS), _typed(beginning["data"], _SHOWN_DATA)
     running = sum(not _is_over(start, settings["max_iter"]) for start in starts)

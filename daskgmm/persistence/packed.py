@@ -83,7 +83,7 @@ class PackedGroup(StoredGroup):
 
     def arrays(self) -> dict[str, Array]:
         """All arrays, by their names."""
-        told = self._told()
+        told = self._headers()
         packed = self.array(PACKED, (sum(n_bytes for *_, n_bytes in told),), (np.uint8,))
         found, offset = {}, 0
         for name, dtype, shape, axes, n_bytes in told:
@@ -93,7 +93,7 @@ class PackedGroup(StoredGroup):
             offset += n_bytes
         return found
 
-    def _told(self) -> list[tuple[str, np.dtype[Any], list[int], list[int], int]]:
+    def _headers(self) -> list[tuple[str, np.dtype[Any], list[int], list[int], int]]:
         """Name, dtype, shape, axes and size in bytes of every array."""
         told = self.attributes.get("arrays")
         if not isinstance(told, list):

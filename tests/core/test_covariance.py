@@ -116,7 +116,7 @@ def test_log_determinant(mixture, matrices):
 
 def test_color_gives_the_covariance(mixture, matrices):
     for k in range(K):
-        root = mixture.structure.color(mixture.covariances, k, np.eye(mixture.n_features))
+        root = mixture.structure.correlate(mixture.covariances, k, np.eye(mixture.n_features))
         np.testing.assert_allclose(root.T @ root, matrices(mixture.covariances)[k], rtol=1e-10, atol=1e-12)
 
 

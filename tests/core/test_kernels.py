@@ -46,7 +46,7 @@ def arithmetic(request):
 
 def assert_same_statistics(one, other, rtol):
     """Equal up to rounding, each array measured by its largest entry."""
-    for name in ("soft_counts", "first", "second"):
+    for name in ("soft_counts", "first", "second_moments"):
         a, b = getattr(one, name), getattr(other, name)
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(np.abs(b).max(), np.abs(other.soft_counts).max()))
     for name in ("log_likelihood", "entropy", "weight_sum"):
@@ -206,7 +206,7 @@ def test_all_results_come_of_one_log_joint(problem, arithmetic, monkeypatch):
 def test_labels_alone_take_no_log_sum_exp(problem, arithmetic, monkeypatch):
     mixture, rows, frame = problem
     kernel = KERNELS[arithmetic](mixture, frame)
-    monkeypatch.setattr(type(kernel.loops), "normalise", lambda *arguments: pytest.fail("normalised"))
+    monkeypatch.setattr(type(kernel.backend), "normalise", lambda *arguments: pytest.fail("normalised"))
     assert kernel.labels(rows).shape == (len(rows),)
 
 
@@ -269,7 +269,7 @@ def test_statistics_follow_their_definition(problem, arithmetic, library):
     diagonal = np.einsum("kii->ki", moments)
     second = {General: packed, Diagonal: diagonal, Scalar: diagonal.sum(axis=1, keepdims=True)}[type(mixture.structure)]
     second = second.sum(axis=0, keepdims=True) if mixture.structure.shared else second
-    np.testing.assert_allclose(statistics.second, second, rtol=rtol, atol=rtol * 100)
+    np.testing.assert_allclose(statistics.second_moments, second, rtol=rtol, atol=rtol * 100)
     log_likelihood = float((weights * reference.log_density(rows)).sum())
     assert statistics.log_likelihood == pytest.approx(log_likelihood, rel=rtol)
     assert statistics.mean_log_likelihood == pytest.approx(log_likelihood / weights.sum(), rel=rtol)
@@ -499,7 +499,7 @@ def test_rows_far_from_everything(problem, arithmetic, far):
     assert 0 <= kernel.labels(rows)[0] < 5
     statistics = kernel.statistics(rows, None, kernel.workspace())
     assert statistics.soft_counts.sum() == pytest.approx(len(rows), rel=1e-6)
-    assert np.isfinite(statistics.second).all()
+    assert np.isfinite(statistics.second_moments).all()
     assert np.isfinite([statistics.log_likelihood, statistics.entropy]).all()
 
 

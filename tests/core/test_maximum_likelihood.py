@@ -152,7 +152,7 @@ def test_broken_moments_are_a_collapse_and_nothing_else(structure, moment):
     """Never numpy's LinAlgError, which says nothing about mixtures."""
     zero = SufficientStatistics.zero(structure, np.zeros(2), np.ones(2), 2)
     statistics = SufficientStatistics(
-        zero.reference, zero.scale, np.ones(2), zero.first, zero.second + moment, 0.0, 0.0, 2, 2.0
+        zero.reference, zero.scale, np.ones(2), zero.first, zero.second_moments + moment, 0.0, 0.0, 2, 2.0
     )
     with np.errstate(invalid="ignore"), pytest.raises(IllDefinedCovarianceError):
         maximize(structure, statistics, 0)

@@ -50,10 +50,10 @@ def test_the_mixture_keeps_its_mean_and_covariance(structure, library, found, lo
     # What is lost has no rows: all that the others say is kept, as far as a structure can hold it.
     empty = np.isin(np.arange(4), lost)
     counts = np.where(empty, 0, found.soft_counts)
-    first, second = np.where(empty[:, None], 0, found.first), found.second
+    first, second = np.where(empty[:, None], 0, found.first), found.second_moments
     if not structure.shared:
         second = np.where(empty.reshape(-1, *[1] * (second.ndim - 1)), 0, second)
-    statistics = replace(found, soft_counts=counts, first=first, second=second)
+    statistics = replace(found, soft_counts=counts, first=first, second_moments=second)
     result = reseed(structure, statistics, 0.0, lost)
     weights, means, covariances = estimate(structure, statistics, 0.0)
     kept = np.flatnonzero(~empty)
@@ -183,11 +183,11 @@ def test_nothing_is_split_that_has_rows_for_one_only(structure, library, n_rows)
     assert (reseed(structure, statistics, 1e-6, (1,)) is None) == (n_rows < 4)
 
 
-@pytest.mark.parametrize("moment", ["soft_counts", "first", "second"])
+@pytest.mark.parametrize("moment", ["soft_counts", "first", "second_moments"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
 def test_what_is_lost_may_be_anything(structure, library, found, moment, value):
     broken = getattr(found, moment).copy()
-    if moment == "second" and structure.shared:
+    if moment == "second_moments" and structure.shared:
         pytest.skip("there is one for all")
     broken[2] = value
     result = reseed(structure, replace(found, **{moment: broken}), 1e-6, (2,))

@@ -26,7 +26,7 @@ def random_statistics(name, seed, size):
         zero,
         soft_counts=size * random.random(K),
         first=size * random.normal(size=(K, D)),
-        second=size * random.random(structure.second_shape(K, D)),
+        second_moments=size * random.random(structure.second_shape(K, D)),
         log_likelihood=size * random.normal(),
         entropy=size * random.random(),
         n_rows=int(random.integers(1000)),
@@ -60,7 +60,7 @@ def test_addition_is_associative_and_commutative(a, b, c):
 def test_zero_is_neutral(name):
     structure = STRUCTURES[name]
     zero, a = SufficientStatistics.zero(structure, np.zeros(D), np.ones(D), K), random_statistics(name, 1, 1.0)
-    assert zero.second.shape == structure.second_shape(K, D)
+    assert zero.second_moments.shape == structure.second_shape(K, D)
     assert_equal(zero + a, a)
     assert_equal(a + zero, a)
     assert_equal(zero + zero, zero)
@@ -68,9 +68,9 @@ def test_zero_is_neutral(name):
 
 def test_addition_leaves_its_terms_alone():
     a, b = (random_statistics("diag", seed, 1.0) for seed in (1, 2))
-    before = replace(a, first=a.first.copy(), second=a.second.copy(), soft_counts=a.soft_counts.copy())
+    before = replace(a, first=a.first.copy(), second_moments=a.second_moments.copy(), soft_counts=a.soft_counts.copy())
     total = a + b
-    for array in (total.first, total.second, total.soft_counts):
+    for array in (total.first, total.second_moments, total.soft_counts):
         array += 1
     assert_equal(a, before)
 
@@ -152,7 +152,7 @@ def test_given_responsibilities_and_rows_of_any_dtype(structure, dtype):
         structure, rows.astype(np.float64), responsibilities.astype(np.float64), frame
     )
     assert_equal(one, other)
-    assert one.second.dtype == one.first.dtype == one.soft_counts.dtype == np.float64
+    assert one.second_moments.dtype == one.first.dtype == one.soft_counts.dtype == np.float64
 
 
 # ---- the frame

@@ -22,8 +22,8 @@ from daskgmm.fitting.estep_pass import EStepPass, EStepRequest
 class HolesKernel(Kernel):
     arithmetic = "precise"
 
-    def __init__(self, parameters, frame, loops):
-        super().__init__(parameters, frame, loops)
+    def __init__(self, parameters, frame, backend):
+        super().__init__(parameters, frame, backend)
         self.reference = parameters.means
         self.plan = BlockPlan(1000, 8 * 1000 * 3 * parameters.means.size)
 
@@ -53,13 +53,13 @@ class HolesKernel(Kernel):
         log_likelihood = 0.0
         for block in self.blocks(len(rows)):
             joint, part = self.log_joint(rows[block], work), None if weights is None else weights[block]
-            log_likelihood += weighted_sum(self.loops.normalise(joint, part), part)
+            log_likelihood += weighted_sum(self.backend.normalise(joint, part), part)
             residuals = self.residuals(rows[block]) / self.frame.scale
             hole = np.isnan(rows[block]) * self.parameters.covariances[:, None] / self.frame.scale**2
             total.soft_counts[...] += joint.sum(axis=1)
             total.first[...] += np.einsum("kb,kbd->kd", joint, residuals)
-            total.second[...] += np.einsum("kb,kbd->kd", joint, residuals**2 + hole)
-        sums = total.soft_counts, total.first, total.second
+            total.second_moments[...] += np.einsum("kb,kbd->kd", joint, residuals**2 + hole)
+        sums = total.soft_counts, total.first, total.second_moments
         weight = total_weight(weights, len(rows))
         return SufficientStatistics(
             self.reference, self.frame.scale, *sums, log_likelihood, 0.0, n_rows=len(rows), weight_sum=weight
@@ -74,7 +74,7 @@ class Holes(KernelCandidate):
         return 0.0
 
     def make(self, request):
-        return HolesKernel(request.parameters, request.frame, request.loops)
+        return HolesKernel(request.parameters, request.frame, request.backend)
 
 
 @pytest.fixture(autouse=True)

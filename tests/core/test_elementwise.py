@@ -12,25 +12,25 @@ from scipy.special import logsumexp, softmax
 
 from daskgmm.core import kernel_choice as module
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.elementwise import PLAIN, FeatureMap, Loops, Scratch
-from daskgmm.core.kernel_choice import QuadraticKernel, ResidualKernel, choose_loops
+from daskgmm.core.elementwise import PLAIN, ElementwiseBackend, FeatureMap, Scratch
+from daskgmm.core.kernel_choice import QuadraticKernel, ResidualKernel, choose_backend
 from daskgmm.core.structure import CovarianceStructure
 
 numba = pytest.importorskip("numba")
 
-from daskgmm.core.compiled import CompiledLoops  # noqa: E402
+from daskgmm.core.compiled import CompiledBackend  # noqa: E402
 
 pytestmark = pytest.mark.covering(2)
 
-LOOPS = [PLAIN, CompiledLoops()]
+BACKENDS = [PLAIN, CompiledBackend()]
 TOLERANCE = {np.float64: 2e-15, np.float32: 1e-6}
-both = pytest.mark.parametrize("loops", LOOPS, ids=lambda loops: loops.name)
+both = pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=lambda dtype: dtype.__name__)
 
 
 def test_plain_loops_where_numba_is_switched_off() -> None:
     """As debuggers and coverage do; in a process of its own, because numba reads it when it is imported."""
-    asked = "from daskgmm.core.kernel_choice import PLAIN, choose_loops; print(choose_loops(1e12) is PLAIN)"
+    asked = "from daskgmm.core.kernel_choice import PLAIN, choose_backend; print(choose_backend(1e12) is PLAIN)"
     for disabled, plain in ("0", "False"), ("1", "True"):
         environ = {**os.environ, "NUMBA_DISABLE_JIT": disabled}
         done = subprocess.run([sys.executable, "-c", asked], env=environ, capture_output=True, text=True, check=True)
@@ -41,14 +41,14 @@ def test_plain_loops_where_numba_is_switched_off() -> None:
 @each_dtype
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (10, 256), (5, 1000)])
 @pytest.mark.parametrize("spread", [1e-3, 30.0, 600.0])
-def test_normalise(loops: Loops, dtype: type, shape: tuple[int, int], spread: float) -> None:
+def test_normalise(backend: ElementwiseBackend, dtype: type, shape: tuple[int, int], spread: float) -> None:
     rng = np.random.default_rng(0)
     joint = (spread * rng.normal(size=shape)).astype(dtype)
     weights = rng.uniform(size=shape[1])
     given = joint.astype(np.float64)
     for factor in (None, weights):
         result = joint.copy()
-        density = loops.normalise(result, factor)
+        density = backend.normalise(result, factor)
         assert density.dtype == np.float64
         expected = softmax(given, axis=0) * (1 if factor is None else factor)
         np.testing.assert_allclose(density, logsumexp(given, axis=0), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -59,27 +59,27 @@ def test_normalise(loops: Loops, dtype: type, shape: tuple[int, int], spread: fl
 
 @both
 @each_dtype
-def test_normalise_keeps_what_is_not_a_number(loops: Loops, dtype: type) -> None:
+def test_normalise_keeps_what_is_not_a_number(backend: ElementwiseBackend, dtype: type) -> None:
     joint = np.zeros((3, 4), dtype)
     joint[:, 2] = np.nan
-    density = loops.normalise(joint, None)
+    density = backend.normalise(joint, None)
     assert np.isnan(density[2])
     assert np.isfinite(density[[0, 1, 3]]).all()
 
 
 def fill(
-    loops: Loops,
+    backend: ElementwiseBackend,
     rows: Any,
     center: Any,
     inverse_scale: Any,
-    reach: float,
+    clip_limit: float,
     dtype: type = np.float64,
     structure: CovarianceStructure = STRUCTURES["tied"],
 ) -> Any:
     """Features of some rows, without the last, which is one."""
     n_features = rows.shape[1]
     out = np.full((structure.n_quadratic(n_features) + n_features + 1, len(rows)), np.nan, dtype)
-    loops.fill(FeatureMap(structure, np.array(center), np.array(inverse_scale), reach), rows, out)
+    backend.fill(FeatureMap(structure, np.array(center), np.array(inverse_scale), clip_limit), rows, out)
     np.testing.assert_array_equal(out[-1], 1)
     return out[:-1]
 
@@ -88,13 +88,13 @@ def fill(
 @each_dtype
 @pytest.mark.parametrize("kind", ["f8", "f4", ">f8", "i2", "u1", "?"])
 @pytest.mark.parametrize("layout", ["C", "F", "strided"])
-def test_rows_move_into_their_frame(loops: Loops, dtype: type, kind: str, layout: str) -> None:
+def test_rows_move_into_their_frame(backend: ElementwiseBackend, dtype: type, kind: str, layout: str) -> None:
     rows = np.random.default_rng(0).integers(0, 2, size=(37, 5)).astype(kind)
     rows = (
         np.asfortranarray(rows) if layout == "F" else np.repeat(rows, 2, axis=0)[::2] if layout == "strided" else rows
     )
     center, inverse = np.linspace(-1, 1, 5), 2.0 ** np.arange(-2, 3)
-    z = fill(loops, rows, center, inverse, 1e15, dtype)
+    z = fill(backend, rows, center, inverse, 1e15, dtype)
     np.testing.assert_array_equal(z, ((rows.astype(np.float64) - center) * inverse).T.astype(dtype))
 
 
@@ -106,24 +106,26 @@ def test_rows_move_into_their_frame(loops: Loops, dtype: type, kind: str, layout
         (np.float32, np.array([[16_777_216.5], [16_777_217.5]], np.float64) + 0.5),
     ],
 )
-def test_offsets_are_taken_in_double_precision(loops: Loops, dtype: type, rows: Any) -> None:
+def test_offsets_are_taken_in_double_precision(backend: ElementwiseBackend, dtype: type, rows: Any) -> None:
     np.testing.assert_array_equal(
-        fill(loops, rows, [16_777_217.0], np.ones(1), 1e9, dtype), rows.astype(float).T - 16_777_217
+        fill(backend, rows, [16_777_217.0], np.ones(1), 1e9, dtype), rows.astype(float).T - 16_777_217
     )
 
 
 @both
-def test_reach(loops: Loops) -> None:
+def test_reach(backend: ElementwiseBackend) -> None:
     rows = np.array([[1e300], [-np.inf], [np.nan], [3.0]])
-    np.testing.assert_array_equal(fill(loops, rows, np.zeros(1), np.ones(1), 1e6), [[1e6, -1e6, np.nan, 3]])
+    np.testing.assert_array_equal(fill(backend, rows, np.zeros(1), np.ones(1), 1e6), [[1e6, -1e6, np.nan, 3]])
 
 
 @both
 @each_dtype
 @pytest.mark.parametrize("n_features", [1, 2, 9])
-def test_quadratic_features(loops: Loops, dtype: type, n_features: int, structure: CovarianceStructure) -> None:
+def test_quadratic_features(
+    backend: ElementwiseBackend, dtype: type, n_features: int, structure: CovarianceStructure
+) -> None:
     rows = np.random.default_rng(0).normal(size=(33, n_features)).astype(dtype)
-    result = fill(loops, rows, np.zeros(n_features), np.ones(n_features), 1e9, dtype, structure)
+    result = fill(backend, rows, np.zeros(n_features), np.ones(n_features), 1e9, dtype, structure)
     expected = np.zeros((structure.n_quadratic(n_features), 33))
     for left, right, feature in zip(*structure.quadratic_terms(n_features), strict=True):
         expected[feature] += rows[:, left].astype(float) * rows[:, right]
@@ -135,18 +137,22 @@ def test_quadratic_features(loops: Loops, dtype: type, n_features: int, structur
 @each_dtype
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("n_rows", [1, 248, 249, 1000])
-def test_expectation(loops: Loops, dtype: type, weighted: bool, n_rows: int, structure: CovarianceStructure) -> None:
+def test_expectation(
+    backend: ElementwiseBackend, dtype: type, weighted: bool, n_rows: int, structure: CovarianceStructure
+) -> None:
     """One call for many blocks, against the formulas."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(n_rows, 3)).astype(dtype)
     weights = rng.uniform(0, 2, size=n_rows) if weighted else None
-    phi = np.concatenate([fill(loops, rows, np.zeros(3), np.ones(3), 1e9, np.float64, structure), np.ones((1, n_rows))])
+    phi = np.concatenate(
+        [fill(backend, rows, np.zeros(3), np.ones(3), 1e9, np.float64, structure), np.ones((1, n_rows))]
+    )
     natural = rng.normal(size=(4, len(phi)))
     features = FeatureMap(structure, np.zeros(3), np.ones(3), 1e9)
     shapes = (len(phi), 504), (4, 504), natural.shape
     sums = np.ones(natural.shape)
     scratch = Scratch(natural.astype(dtype), *(np.full(shape, np.nan, dtype) for shape in shapes))
-    density = loops.expectation(features, rows, weights, scratch, sums)
+    density = backend.expectation(features, rows, weights, scratch, sums)
     joint = natural @ phi
     tolerance = {"rtol": 1e-12, "atol": 1e-12} if dtype == np.float64 else {"rtol": 1e-4, "atol": 1e-3}
     np.testing.assert_allclose(density, logsumexp(joint, axis=0), **tolerance)
@@ -157,7 +163,7 @@ def test_expectation(loops: Loops, dtype: type, weighted: bool, n_rows: int, str
 def test_compiled_loops_take_rows_that_cannot_be_written() -> None:
     rows = np.arange(6.0).reshape(3, 2)
     rows.flags.writeable = False
-    np.testing.assert_array_equal(fill(LOOPS[1], rows, np.zeros(2), np.ones(2), 1e9), rows.T)
+    np.testing.assert_array_equal(fill(BACKENDS[1], rows, np.zeros(2), np.ones(2), 1e9), rows.T)
 
 
 @pytest.mark.parametrize("kind", [QuadraticKernel, ResidualKernel])
@@ -165,11 +171,11 @@ def test_kernels_with_either(structure: CovarianceStructure, kind: type, library
     parameters = library.make_mixture(structure, 4, 3)
     rows = library.draw(parameters, 700)
     frame, weights = library.frame_of(rows), np.random.default_rng(1).uniform(size=len(rows))
-    plain, compiled = (kind(parameters, frame, loops=loops) for loops in LOOPS)
+    plain, compiled = (kind(parameters, frame, backend=backend) for backend in BACKENDS)
     compiled = pickle.loads(pickle.dumps(compiled))
     one = plain.statistics(rows, weights, plain.workspace())
     two = compiled.statistics(rows, weights, compiled.workspace())
-    for field in ("soft_counts", "first", "second", "log_likelihood", "entropy", "weight_sum"):
+    for field in ("soft_counts", "first", "second_moments", "log_likelihood", "entropy", "weight_sum"):
         a, b = getattr(one, field), getattr(two, field)
         np.testing.assert_allclose(b, a, rtol=1e-11, atol=1e-11 * np.abs(a).max())
     np.testing.assert_allclose(compiled.log_density(rows), plain.log_density(rows), rtol=1e-13, atol=1e-13)
@@ -185,16 +191,16 @@ def test_common_moments_once(library: Any, name: str) -> None:
     part = QuadraticKernel(parameters, library.frame_of(rows), common_known=True)
     expected = whole.statistics(rows, None, whole.workspace())
     incomplete = part.statistics(rows, None, part.workspace())
-    assert not incomplete.second.any()
-    completed = part.complete(incomplete, expected.second)
-    np.testing.assert_array_equal(completed.second, expected.second)
+    assert not incomplete.second_moments.any()
+    completed = part.complete(incomplete, expected.second_moments)
+    np.testing.assert_array_equal(completed.second_moments, expected.second_moments)
     np.testing.assert_allclose(completed.log_likelihood, expected.log_likelihood, rtol=1e-14)
     np.testing.assert_allclose(completed.entropy, expected.entropy, rtol=1e-14)
 
 
 def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_loops(1000) is PLAIN
-    assert choose_loops(10**9).name == "compiled"
-    assert choose_loops(10**9, compiled=False) is PLAIN
+    assert choose_backend(1000) is PLAIN
+    assert choose_backend(10**9).name == "compiled"
+    assert choose_backend(10**9, compiled=False) is PLAIN
     monkeypatch.setattr(module, "_compiled", lambda: None)  # numba is not installed
-    assert choose_loops(10**9) is PLAIN
+    assert choose_backend(10**9) is PLAIN
