@@ -216,7 +216,7 @@ def test_where_no_sample_was_searched_nothing_is_watched(case, monkeypatch):
     def refuse(*_):
         raise AssertionError("rows were watched")
 
-    monkeypatch.setattr(estep_pass, "WorstRowsFold", refuse)
+    monkeypatch.setattr(estep_pass, "LowDensityRowsFold", refuse)
     if case == "no sample":
         model = clone(model).set_params(init_size=None, n_init=1)
     elif case == "all in the sample":
@@ -238,7 +238,7 @@ def test_where_a_sample_was_searched_rows_are_watched(monkeypatch):
     def watched(*_):
         raise AssertionError("rows were watched")
 
-    monkeypatch.setattr(estep_pass, "WorstRowsFold", watched)
+    monkeypatch.setattr(estep_pass, "LowDensityRowsFold", watched)
     with pytest.raises(AssertionError, match="rows were watched"):
         model.fit(x)
 

@@ -189,7 +189,7 @@ class EarlyStop(Protocol):
 
 
 class Checkpointer(Protocol):
-    """Keeper of what a fit needs to go on."""
+    """Storage of the state that a fit needs to go on."""
 
     def beginning(self) -> Beginning | None:
         """Read what the first pass of an earlier run found; None where this is the first."""

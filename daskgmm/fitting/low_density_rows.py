@@ -62,7 +62,7 @@ class DensityThreshold:
 
 @dataclass(frozen=True)
 class LowDensityRowsFold(KernelFold):
-    """`WorstRows` of the data, under the parameters of a kernel."""
+    """`LowDensityRows` of the data, under the parameters of a kernel."""
 
     threshold: DensityThreshold
     dtype: np.dtype[Any]
@@ -114,7 +114,7 @@ def low_density_cost(estep: Cost, n_features: int, limit: int) -> Cost:
 
 
 def kept_bytes(n_features: int, limit: int) -> int:
-    """Size of `WorstRows`."""
+    """Size of `LowDensityRows`."""
     return limit * (8 * n_features + 24)
 
 

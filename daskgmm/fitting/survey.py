@@ -273,7 +273,7 @@ def survey_fold(
     ----------
     dataset : Dataset
     sampled : RowSample
-    loops : Loops
+    backend : ElementwiseBackend
     structure : CovarianceStructure, optional
         Take all second moments of the data that it needs, too.
     """
