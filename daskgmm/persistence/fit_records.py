@@ -46,7 +46,7 @@ class StoredKind:
     @property
     def collapses_whole(self) -> bool:
         """Whether all components share one covariance, which collapses for all of them."""
-        return self.structure.matrix_counts(np.zeros(1)).ndim == 0
+        return self.structure.shared
 
 
 # ---- values that are no records
