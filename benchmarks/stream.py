@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import time
 import warnings
 from collections import defaultdict
@@ -180,8 +179,9 @@ def uneven(array: zarr.Array[Any]) -> da.Array:
 
 
 def peak_bytes() -> int:
-    """Largest resident set of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Largest resident set of this process so far; getrusage would count that of the process which started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def halves_of_results(model: GaussianMixture, rows: Array, folder: Path, asked: dict[str, bool]) -> tuple[float, float]:
