@@ -368,6 +368,29 @@ def test_every_module_is_documented():
         assert ast.get_docstring(ast.parse(path.read_text())) or name == "daskgmm.__main__", name
 
 
+@pytest.mark.parametrize("name", sorted(name for name, path in modules().items() if path.name == "__init__.py"))
+def test_a_package_lists_its_modules(name):
+    listed = set(re.findall(r"^(\w+) {2,}\S", ast.get_docstring(ast.parse(modules()[name].read_text())), re.MULTILINE))
+    below = {module.rpartition(".")[2] for module in modules() if module.rpartition(".")[0] == name}
+    assert name == "daskgmm" or listed == below
+
+
+RIDDLE = re.compile(
+    r"(What|Whether|That|How|Where|Why|Who|Which|When|It|They|The same|Of|So|As|Said|Asked|Told|None|True|False)\b"
+)
+
+
+def first_lines(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            yield getattr(node, "lineno", 1), ast.get_docstring(node).partition("\n")[0]
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_docstrings_begin_with_a_noun_phrase_or_an_imperative(name):
+    assert not [(line, text) for line, text in first_lines(modules()[name]) if RIDDLE.match(text)]
+
+
 def test_every_module_can_be_imported():
     for name in modules().keys() - {"daskgmm.__main__"}:
         try:
