@@ -380,8 +380,8 @@ MANY = 10**8
         (da.empty((15, 2), chunks=(5, 2)), 8, 15),
         (da.empty((MANY, 2), chunks=(10**6, 2)), 8, 500_000),  # equal parts of large ones
         (da.empty((MANY, 2), chunks=(10**6, 2)), 800, 25_000),  # as small as large results demand
-        (da.empty((MANY, 1000), chunks=(2000, 1000)), 8, 10_000),  # 64 MB of rows rather than many small files
-        (da.empty((MANY, 10**6), chunks=(100, 10**6)), 8, 10),  # and no more where rows are long
+        (da.empty((10**7, 1000), chunks=(2000, 1000)), 8, 10_000),  # 64 MB of rows rather than many small files
+        (da.empty((10**5, 10**6), chunks=(100, 10**6)), 8, 10),  # and no more where rows are long
     ],
     ids=str,
 )

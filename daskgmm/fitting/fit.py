@@ -51,8 +51,7 @@ class MixtureFits(Generic[State]):
         early_stop: EarlyStop | None = None,
     ) -> None:
         self._engine, self._dataset, self._specs = engine, dataset, list(specs)
-        self._checkpointer, self._early_stop = checkpointer, early_stop
-        self._pruner_state = None if early_stop is None else early_stop.initial()
+        self._checkpointer, self._pruner = checkpointer, None if early_stop is None else _Pruner(early_stop)
         self._fits: list[MixtureFit[State]] = []
 
     def run(self) -> None:
@@ -69,7 +68,14 @@ class MixtureFits(Generic[State]):
         frame, weight_sum = Frame.of(surveys[0].mean, surveys[0].deviation), surveys[0].weight_sum
         estep_pass = EStepPass(self._engine, self._dataset, frame, partial(backend_for, self._dataset), weight_sum)
         fits = [
-            MixtureFit(self._engine, self._dataset, spec, survey, frame, partial(self._is_hopeless, number, weight_sum))
+            MixtureFit(
+                self._engine,
+                self._dataset,
+                spec,
+                survey,
+                frame,
+                None if self._pruner is None else partial(self._pruner, number, weight_sum),
+            )
             for number, (spec, survey) in enumerate(zip(self._specs, surveys, strict=True))
         ]
         if kept is None:
@@ -126,17 +132,10 @@ class MixtureFits(Generic[State]):
         self._engine.n_passes = kept.n_passes
         for fit, state in zip(fits, kept.fits, strict=True):
             fit.resume(state)
-        if self._early_stop is not None and kept.pruner_state is not None:
-            self._pruner_state = kept.pruner_state
+        if self._pruner is not None and kept.pruner_state is not None:
+            self._pruner.state = kept.pruner_state
         self._engine.emit(FitResumed(kept.n_passes))
         self._fits = fits
-
-    def _is_hopeless(self, fit: int, weight_sum: float, start: int, bounds: Sequence[float]) -> bool:
-        if self._early_stop is None or self._pruner_state is None:
-            return False
-        n_free = self._fits[fit].n_free
-        self._pruner_state, hopeless = self._early_stop(self._pruner_state, (fit, start), bounds, weight_sum, n_free)
-        return hopeless
 
     def _tell_of_loading(self) -> None:
         """Say so if the first E-step waits for machine code. What workers have loaded is not known."""
@@ -148,7 +147,24 @@ class MixtureFits(Generic[State]):
     def _keep(self, estep_pass: EStepPass) -> None:
         if self._checkpointer is not None:
             fits = tuple(fit.state for fit in self._fits)
-            self._checkpointer.keep(Snapshot(self._engine.n_passes, dict(estep_pass.common), fits, self._pruner_state))
+            pruner_state = None if self._pruner is None else self._pruner.state
+            self._checkpointer.keep(Snapshot(self._engine.n_passes, dict(estep_pass.common), fits, pruner_state))
+
+
+class _Pruner:
+    """An early stop and its state.
+
+    A fit asks this object and not its `MixtureFits`: a cycle of references would keep the data in the memory of a
+    cluster until Python's garbage collector runs.
+    """
+
+    def __init__(self, rule: EarlyStop) -> None:
+        self._rule, self.state = rule, rule.initial()
+
+    def __call__(self, fit: int, weight_sum: float, start: int, bounds: Sequence[float], n_free: int) -> bool:
+        """Decide whether to give up a start of one of the fits."""
+        self.state, hopeless = self._rule(self.state, (fit, start), bounds, weight_sum, n_free)
+        return hopeless
 
 
 def fit_mixtures(

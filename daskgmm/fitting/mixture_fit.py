@@ -45,8 +45,8 @@ class MixtureFit(Generic[State]):
         Of the data.
     frame : Frame
         Where the data lie.
-    is_hopeless : callable
-        Number of a start and its bounds so far -> whether to give up the start.
+    is_hopeless : callable, optional
+        Decision to give up a start, from the number of the start, its bounds so far, and the number of free parameters.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class MixtureFit(Generic[State]):
         spec: FitSpec[State],
         survey: Survey,
         frame: Frame,
-        is_hopeless: Callable[[int, tuple[float, ...]], bool] = lambda *_: False,
+        is_hopeless: Callable[[int, tuple[float, ...], int], bool] | None = None,
     ) -> None:
         self._engine, self._dataset, self._spec = engine, dataset, spec
         self._is_hopeless = is_hopeless
@@ -180,7 +180,7 @@ class MixtureFit(Generic[State]):
             self._drop(number, start.failure)
         elif step.kind != "refined":
             self._tell_of_step(number, start, step)
-            if start.lower_bounds and self._is_hopeless(number, start.lower_bounds):
+            if start.lower_bounds and self._is_hopeless and self._is_hopeless(number, start.lower_bounds, self.n_free):
                 start = self._given_up(number, start)
         self._tell_if_finished(number)
         return start
