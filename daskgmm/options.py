@@ -152,7 +152,7 @@ data = _together(
         type=click.Choice(MISSING_CHUNKS),
         callback=_set_missing_chunks,
         expose_value=False,
-        help=f"Treat a chunk that is not in its store as error or as fill values.  [default: {MISSING_CHUNKS[0]}]",
+        help=f"Treat a chunk that is not in its store as an error or as fill values.  [default: {MISSING_CHUNKS[0]}]",
     ),
 )
 model = click.option("--model", required=True, metavar="MODEL", help="A model that `daskgmm fit` wrote.")
@@ -190,7 +190,7 @@ em = _together(
     _parameter("init_size", click.IntRange(min=2), "Run starts on a sample of this many rows before all data."),
     _parameter("acceleration", click.Choice(ACCELERATIONS), "Take larger steps than EM's where they gain more."),
     _parameter("verbose", click.IntRange(min=0), "1 prints iterations, 2 details, on standard error."),
-    _parameter("verbose_interval", _positive, "Iterations between two such lines."),
+    _parameter("verbose_interval", _positive, "Iterations between two printed lines."),
     random_state,
 )
 estimator = _together(
@@ -227,13 +227,16 @@ candidates = _together(
     ),
     click.option("--held-out", type=float, metavar="SHARE", help="Share of the rows that no fit sees."),
     click.option(
-        "--patience", type=int, metavar="ITERATIONS", help="Give up candidates that could not win for so long."
+        "--patience",
+        type=int,
+        metavar="ITERATIONS",
+        help="Give up candidates that cannot win for this many iterations.",
     ),
 )
 priors = _together(
     click.option("--bayesian", is_flag=True, help="With priors, by variational inference: -k is the largest number."),
     _parameter("weight_concentration_prior_type", click.Choice(WEIGHT_PRIORS), "Bayesian: prior of the weights."),
-    _parameter("weight_concentration_prior", _above_zero, "Its concentration; smaller: fewer components.  [1/k]"),
+    _parameter("weight_concentration_prior", _above_zero, "Its concentration: small values use few components.  [1/k]"),
     _parameter("mean_precision_prior", _above_zero, "Bayesian: rows that the prior mean is worth.  [1]"),
     _parameter("degrees_of_freedom_prior", _above_zero, "Rows that the prior covariance is worth.  [features]"),
 )

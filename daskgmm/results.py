@@ -59,7 +59,7 @@ def write_predictions(
     Parameters
     ----------
     model : GaussianMixture or BayesianGaussianMixture
-        Fitted; its ``scheduler`` says where the pass runs.
+        Fitted model, whose ``scheduler`` runs the pass.
     X : array-like of shape (n, D)
         Anything that `fit` takes.
     output : str or path

@@ -11,7 +11,7 @@ themselves. The method needs no E-steps of its own, and its arithmetic is small 
 (J. R. Statist. Soc. B 59, 1997, their QN2), in the two-loop form of Nocedal (Math. Comp. 35, 1980). In the same
 coordinates, Anderson mixing (Anderson 1965; Walker & Ni 2011; Henderson & Varadhan 2019), SQUAREM (Varadhan & Roland
 2008) and over-relaxation, which make no use of the symmetry, took 1.3 to 2.3 times as many passes to the same
-tolerance, the more the smaller it was.
+tolerance; the ratio grew as the tolerance shrank.
 """
 
 from __future__ import annotations

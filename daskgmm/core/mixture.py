@@ -85,7 +85,7 @@ class MixtureParameters:
     def log_constants(self) -> Array:
         """Terms of the log-joints that do not depend on the row: log w_k − ½ log det(2π Σ_k), shape (K,).
 
-        −∞ for a component of weight zero. `expected_log_weights` stand for log w_k unless they are None.
+        −∞ for a component of weight zero. `expected_log_weights`, if given, replace log w_k.
         """
         log_det = self.structure.log_det_cholesky(self.precisions_cholesky, self.n_features)
         log_weights = self.expected_log_weights
