@@ -1,4 +1,4 @@
-"""``python -m daskgmm``: the terminal's interface."""
+"""Terminal interface as ``python -m daskgmm``."""
 
 import sys
 

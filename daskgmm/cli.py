@@ -1,9 +1,9 @@
-"""The terminal's interface: each command reads its options, calls one function of `daskgmm.jobs`, and shows the record.
+"""Commands of the terminal: each reads its options, calls one function of `daskgmm.jobs`, and shows the record.
 
-Results go to standard output, progress and messages to standard error. The exit status is 0, 1 where something failed,
-2 for a command line that makes no sense, and 130 after Ctrl-C.
+Results go to standard output, progress and messages to standard error. The exit status is 0, or 1 after a failure, 2
+for a command line that makes no sense, and 130 after Ctrl-C.
 
-Commands import what they call when they run: help and completions must not wait for NumPy, Dask and scikit-learn.
+Commands import other packages only when they run: help and completions must not wait for NumPy, Dask and scikit-learn.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ def _cli() -> None:
 
 @_command("fit", "daskgmm fit data.zarr -k 16 --model model.zarr --random-state 0")
 @options.data
-@click.option("--model", metavar="MODEL", help="Where the model is to be saved; required without --plan.")
-@click.option("--plan", is_flag=True, help="Tell what the fit would do and how much memory it would take, and end.")
+@click.option("--model", metavar="MODEL", help="Path or URL to save the model to; required without --plan.")
+@click.option("--plan", is_flag=True, help="Print the passes and the memory of the fit, and end without fitting.")
 @options.estimator
 @options.fitting
-def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: str | None, **given: Any) -> None:
+def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: str | None, **values: Any) -> None:
     """Fit a mixture to DATA, a Zarr array of rows × features, and save it."""
     if model is None and not plan:
         raise click.UsageError("Missing option '--model'.")
-    if given["n_components"] is None and given["warm_start"] is None:
+    if values["n_components"] is None and values["warm_start"] is None:
         raise click.UsageError("Missing option '-k' / '--n-components'.")
-    with _running(given, starts_workers=not plan) as (jobs, callbacks):
-        as_json = given.pop("as_json")
-        parameters, others = _split(given, "bayesian", "warm_start", "overwrite")
+    with _running(values, starts_workers=not plan) as (jobs, callbacks):
+        as_json = values.pop("as_json")
+        parameters, others = _split(values, "bayesian", "warm_start", "overwrite")
         rows = jobs.Rows(data, array, weights)
         if model is None or plan:
             planned = jobs.plan(
@@ -74,19 +74,19 @@ def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: s
 @_command("select", "daskgmm select data.zarr -k 1:20 --covariance-types full,diag --model best.zarr --plot bic.png")
 @options.data
 @options.candidates
-@click.option("--model", metavar="MODEL", help="Where the best model is to be saved.")
+@click.option("--model", metavar="MODEL", help="Path or URL to save the best model to.")
 @click.option("--plot", "picture", metavar="FILE", help="Draw the criterion: a .png, .pdf or .svg file.")
 @options.em
 @options.fitting
-def _select(data: str, array: str | None, weights: str | None, as_json: bool, **given: Any) -> None:
-    """Fit mixtures with several numbers of components to DATA, and tell which describes it best.
+def _select(data: str, array: str | None, weights: str | None, as_json: bool, **values: Any) -> None:
+    """Fit mixtures with several numbers of components to DATA, and show which one describes it best.
 
-    All of them share every reading of the data.
+    All fits share every reading of the data.
     """
-    with _running(given) as (jobs, callbacks):
-        asked = jobs.Candidates(**{name: given.pop(name) for name in jobs.Candidates.names()})
-        parameters, others = _split(given, "bayesian", "model", "picture", "overwrite")
-        record = jobs.select(jobs.Rows(data, array, weights), asked, parameters, callbacks=callbacks, **others)
+    with _running(values) as (jobs, callbacks):
+        candidates = jobs.Candidates(**{name: values.pop(name) for name in jobs.Candidates.names()})
+        parameters, others = _split(values, "bayesian", "model", "picture", "overwrite")
+        record = jobs.select(jobs.Rows(data, array, weights), candidates, parameters, callbacks=callbacks, **others)
     _show(record, as_json)
 
 
@@ -100,12 +100,12 @@ def _select(data: str, array: str | None, weights: str | None, as_json: bool, **
 @options.overwrite
 @options.as_json
 @options.quiet
-def _predict(data: str, array: str | None, model: str, output: str, as_json: bool, **given: Any) -> None:
+def _predict(data: str, array: str | None, model: str, output: str, as_json: bool, **values: Any) -> None:
     """Write the most probable component of every row of DATA."""
-    with _running(given) as (jobs, callbacks):
-        compute = _compute(given)
+    with _running(values) as (jobs, callbacks):
+        compute = _compute(values)
         rows = jobs.Rows(data, array)
-        record = jobs.predict(rows, model, output, compute=compute, callbacks=callbacks, **given)
+        record = jobs.predict(rows, model, output, compute=compute, callbacks=callbacks, **values)
     _show(record, as_json)
 
 
@@ -116,10 +116,10 @@ def _predict(data: str, array: str | None, model: str, output: str, as_json: boo
 @options.compute
 @options.as_json
 @options.quiet
-def _score(data: str, array: str | None, model: str, weights: str | None, as_json: bool, **given: Any) -> None:
-    """Mean log-density of the rows of DATA, and information criteria."""
-    with _running(given) as (jobs, callbacks):
-        compute = _compute(given)
+def _score(data: str, array: str | None, model: str, weights: str | None, as_json: bool, **values: Any) -> None:
+    """Compute the mean log-density of the rows of DATA, and information criteria."""
+    with _running(values) as (jobs, callbacks):
+        compute = _compute(values)
         record = jobs.score(jobs.Rows(data, array, weights), model, compute=compute, callbacks=callbacks)
     _show(record, as_json)
 
@@ -131,12 +131,12 @@ def _score(data: str, array: str | None, model: str, weights: str | None, as_jso
 @options.random_state
 @options.overwrite
 @options.as_json
-def _sample(model: str, n_samples: int, output: str, as_json: bool, **given: Any) -> None:
+def _sample(model: str, n_samples: int, output: str, as_json: bool, **values: Any) -> None:
     """Draw rows from MODEL."""
     from . import jobs
 
     with _usage_errors(jobs.WrongArguments):
-        record = jobs.sample(model, n_samples, output, **given)
+        record = jobs.sample(model, n_samples, output, **values)
     _show(record, as_json)
 
 
@@ -144,7 +144,7 @@ def _sample(model: str, n_samples: int, output: str, as_json: bool, **given: Any
 @click.argument("path")
 @options.as_json
 def _inspect(path: str, as_json: bool) -> None:
-    """Show what is at PATH: a model, results, samples or data."""
+    """Describe the contents of PATH: a model, results, samples or data."""
     from .inspection import store_record
 
     _show(store_record(path), as_json)
@@ -163,14 +163,15 @@ def _demo(output: str, as_json: bool, quiet: bool) -> None:
     _show(record, as_json)
 
 
-# ---- what commands have in common
+# ---- parts that commands share
 
 
 @contextmanager
-def _running(given: dict[str, Any], *, starts_workers: bool = True) -> Iterator[tuple[Any, tuple[ProgressBar, ...]]]:
-    """The jobs, which take seconds to import, and the callbacks that show how they go."""
-    _check_compute(given)
-    with _progress(given.pop("quiet"), starts_workers and bool(given["workers"] or given["memory_limit"])) as callbacks:
+def _running(values: dict[str, Any], *, starts_workers: bool = True) -> Iterator[tuple[Any, tuple[ProgressBar, ...]]]:
+    """Yield the module of jobs, which takes seconds to import, and the callbacks of the progress display."""
+    _check_compute(values)
+    starts_workers &= bool(values["workers"] or values["memory_limit"])
+    with _progress(values.pop("quiet"), starts_workers) as callbacks:
         from . import jobs
 
         with _usage_errors(jobs.WrongArguments):
@@ -179,7 +180,7 @@ def _running(given: dict[str, Any], *, starts_workers: bool = True) -> Iterator[
 
 @contextmanager
 def _progress(quiet: bool, starts_workers: bool) -> Iterator[tuple[ProgressBar, ...]]:
-    """Progress display of a command; where workers have to start first, the display begins at once."""
+    """Yield the progress display of a command; if workers have to start first, the display begins at once."""
     from .diagnostics.progress import ProgressBar
     from .engine.events import EngineClosed, Waiting
 
@@ -194,37 +195,37 @@ def _progress(quiet: bool, starts_workers: bool) -> Iterator[tuple[ProgressBar, 
 
 @contextmanager
 def _usage_errors(kind: type[Exception]) -> Iterator[None]:
-    """Turn errors of what was asked for into those of a wrong command line."""
+    """Turn errors of one kind into usage errors of the command line."""
     try:
         yield
     except kind as error:
         raise click.UsageError(str(error)) from error
 
 
-def _check_compute(given: dict[str, Any]) -> None:
-    if given["scheduler"] and (given["workers"] or given["threads"] or given["memory_limit"]):
+def _check_compute(values: dict[str, Any]) -> None:
+    if values["scheduler"] and (values["workers"] or values["threads"] or values["memory_limit"]):
         raise click.UsageError("--scheduler excludes --workers, --threads and --memory-limit: they are the cluster's.")
-    if given.get("resume") and given["checkpoint"] is None:
+    if values.get("resume") and values["checkpoint"] is None:
         raise click.UsageError("--resume needs --checkpoint PATH.")
 
 
-def _split(given: dict[str, Any], *names: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters of the estimator that were given, and arguments of the job itself."""
+def _split(values: dict[str, Any], *names: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the values of options into parameters of the estimator and arguments of the job."""
     from .jobs import CheckpointOptions
 
-    checkpoint_options = CheckpointOptions(given.pop("checkpoint"), given.pop("resume"))
+    checkpoint_options = CheckpointOptions(values.pop("checkpoint"), values.pop("resume"))
     others = {
         "checkpoint_options": checkpoint_options,
-        "compute": _compute(given),
-        **{name: given.pop(name) for name in names},
+        "compute": _compute(values),
+        **{name: values.pop(name) for name in names},
     }
-    return {name: value for name, value in given.items() if value is not None}, others
+    return {name: value for name, value in values.items() if value is not None}, others
 
 
-def _compute(given: dict[str, Any]) -> Compute:
+def _compute(values: dict[str, Any]) -> Compute:
     from .jobs import Compute
 
-    return Compute(*(given.pop(name) for name in ("scheduler", "workers", "threads", "memory_limit")))
+    return Compute(*(values.pop(name) for name in ("scheduler", "workers", "threads", "memory_limit")))
 
 
 # ---- results and errors
@@ -240,7 +241,7 @@ def _show(record: dict[str, Any], as_json: bool) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for NaN and infinities, which JSON does not know."""
+    """Replace NaN and infinities, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -254,17 +255,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str, optional
-        None: those of this process.
+        None: the arguments of this process.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    command = next((_cli.commands[word] for word in given if word in _cli.commands), None)
-    messages = Messages(given, option_names(command))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = next((_cli.commands[word] for word in words if word in _cli.commands), None)
+    messages = Messages(words, option_names(command))
     try:
         with _plain_warnings(messages):
-            _cli.main(args=given, prog_name="daskgmm", standalone_mode=False)
+            _cli.main(args=words, prog_name="daskgmm", standalone_mode=False)
     except click.Abort as error:
         messages.show("", "interrupted")
         messages.show_notes(error.__cause__ or error.__context__)
@@ -280,8 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _plain_warnings(messages: Messages) -> Iterator[None]:
-    """Warnings that are meant for users, as one line each; what is meant for programmers is left out."""
-    logger = logging.getLogger("asyncio")  # tells of tasks that an interrupt or an error cut off
+    """Print warnings for users in one line each, and leave out warnings for programmers."""
+    logger = logging.getLogger("asyncio")  # reports tasks that an interrupt or an error cut off
     level = logger.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -21,28 +21,28 @@ dask.config.update_defaults(_DEFAULTS)
 
 
 def _setting(name: str) -> Any:
-    """Value in force: the default also where somebody replaced all settings by some of them."""
+    """Return a setting's value, or its default if the user's configuration has replaced all defaults."""
     return dask.config.get(f"daskgmm.{name}", _DEFAULTS["daskgmm"][name])
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How stores are read. It travels with the data: configuration of the driver is not that of the workers."""
+    """Settings for reading stores. They travel with the data: workers do not see the driver's configuration."""
 
     fill_missing: bool
-    """A chunk that is not in its store holds the fill value; otherwise it is an error."""
+    """Missing chunks are read as fill values; otherwise a missing chunk is an error."""
 
     retries: int
-    """Further attempts at a read that failed and may work later."""
+    """Number of further attempts at a read that failed and may work later."""
 
     @classmethod
     def configured(cls) -> Reading:
-        """Settings ``daskgmm.missing-chunks`` and ``daskgmm.read-retries`` as they are now.
+        """Read the current settings ``daskgmm.missing-chunks`` and ``daskgmm.read-retries``.
 
         Raises
         ------
         ValueError
-            If one of them has no meaning.
+            If a setting has another value than allowed.
         """
         missing: Any = _setting("missing-chunks")
         retries: Any = _setting("read-retries")
@@ -54,12 +54,12 @@ class Reading:
 
 
 def timeout_seconds(default: str) -> float:
-    """Seconds to wait for a scheduler's answer, or for workers: ``daskgmm.timeout``, or the default where that is None.
+    """Read the seconds to wait for a scheduler's answer or for workers: ``daskgmm.timeout``, or the default for None.
 
     Raises
     ------
     ValueError
-        If the setting is no length of time.
+        If the setting is not a finite length of time.
     """
     value: Any = _setting("timeout")
     value = default if value is None else value
@@ -72,27 +72,27 @@ def timeout_seconds(default: str) -> float:
 
 
 def _seconds(value: Any) -> float:
-    """Seconds of a length of time; NaN for anything else."""
+    """Convert a length of time to seconds; NaN for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return math.nan
     try:
         if isinstance(value, int | float):
             return float(value)
-        return float(parse_timedelta(re.sub(r"min\s*$", "minutes", value)))  # Dask knows no such unit
+        return float(parse_timedelta(re.sub(r"min\s*$", "minutes", value)))  # Dask has no unit "min"
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
-        return math.nan  # that function has no errors of its own
+        return math.nan  # Dask's function has no exception class of its own
 
 
 def compiled() -> bool:
-    """Permission for passes to use compiled loops, which take memory in every worker process: ``daskgmm.compiled``.
+    """Read ``daskgmm.compiled``, the permission to use compiled loops, which take memory in every worker process.
 
     Raises
     ------
     ValueError
-        If the setting is neither true nor false, as far as a configuration file or an environment variable can say so.
+        If the setting is neither true nor false, nor a word for one of them.
     """
     value: Any = _setting("compiled")
-    found = _WORDS.get(str(value).lower()) if isinstance(value, str | int) else None
-    if found is None:
+    permission = _WORDS.get(str(value).lower()) if isinstance(value, str | int) else None
+    if permission is None:
         raise ValueError(f"daskgmm.compiled is {value!r:.80}; expected True or False")
-    return found
+    return permission

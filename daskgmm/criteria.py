@@ -1,4 +1,4 @@
-"""Criteria by which `select` compares mixtures; each is described here, and nowhere else.
+"""Criteria by which `select` compares mixtures; this module alone describes them.
 
 =========  ==========================  =================================================================================
 bic        −2 log L + p log n          Schwarz, Ann. Stat. 6(2), 1978
@@ -9,7 +9,7 @@ held_out   mean log-likelihood of rows that no fit has seen
 =========  ==========================  =================================================================================
 
 L is the likelihood of the rows, p the number of free parameters, n the number of rows, or the sum of their weights: a
-row of weight 2 counts as two equal rows. Of the information criteria lower is better.
+row of weight 2 counts as two equal rows. Lower values of the information criteria are better.
 
 This module imports no package: `daskgmm --help` and completions must not wait for NumPy and Dask.
 """
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Criterion:
-    """An information criterion: what a mixture's misfit and its parameters cost. Lower is better."""
+    """Information criterion: the cost of a mixture's misfit and of its parameters. Lower is better."""
 
     title: str
     """Name on the axis of a plot."""
@@ -32,11 +32,11 @@ class Criterion:
     """Criterion from log L in nats, p, n, and the entropy of the responsibilities in nats."""
 
     uses_entropy: bool = False
-    """False: the criterion can be told from a fit that is still running (``patience``)."""
+    """The formula needs the entropy; otherwise the criterion is known during a fit too, and ``patience`` can use it."""
 
     negligible: float = 10.0
-    """Difference that hardly counts, up to which the axis of a plot is linear. Ten of BIC are very strong evidence
-    (Kass & Raftery, J. Am. Stat. Assoc. 90, 1995)."""
+    """Negligible difference, up to which the axis of a plot is linear. A difference of ten in BIC is very strong
+    evidence (Kass & Raftery, J. Am. Stat. Assoc. 90, 1995)."""
 
 
 def _bic(log_likelihood: float, n_parameters: int, n_rows: float, entropy: float) -> float:
@@ -59,7 +59,7 @@ CRITERIA: dict[str, Criterion] = {
 """Every information criterion by the name that ``criterion`` takes; the first is the default."""
 
 HELD_OUT = "held_out"
-"""The criterion that is computed on rows that no fit has seen."""
+"""Name of the criterion on rows that no fit has seen."""
 
 
 def selection_criteria() -> tuple[str, ...]:

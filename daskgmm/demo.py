@@ -1,4 +1,4 @@
-"""The demonstration: two photographs, segmented pixel by pixel, out of core.
+"""Demonstration: two photographs, segmented pixel by pixel, out of core.
 
 The pixels of scikit-learn's two sample photographs become one Zarr array of 546,560 rows × 3 colours in compressed
 chunks. Two worker processes with little memory fit a mixture to it and label it, chunk by chunk; each photograph is
@@ -34,20 +34,20 @@ _SOFTWARE = "daskgmm demo"
 
 
 def run_demo(output: str | os.PathLike[str] = "daskgmm-demo", *, callbacks: Sequence[Listener] = ()) -> Record:
-    """Run it: under a minute on two processors.
+    """Run the demonstration, in under a minute on two processors.
 
     Parameters
     ----------
     output : str or path
-        Directory for ``pixels.zarr``, ``model.zarr``, ``labels.zarr`` and a PNG for each photograph. Those of an
-        earlier run are replaced, anything else is left alone.
+        Directory for ``pixels.zarr``, ``model.zarr``, ``labels.zarr`` and a PNG for each photograph. Outputs of an
+        earlier run are replaced, other files are left alone.
     callbacks : sequence of callable
         Called with every event, see `daskgmm.events`.
 
     Returns
     -------
     dict
-        Summary of the model, and where everything is.
+        Summary of the model, and the paths of all outputs.
 
     Raises
     ------
@@ -69,8 +69,8 @@ def run_demo(output: str | os.PathLike[str] = "daskgmm-demo", *, callbacks: Sequ
     labels = open_zarr(paths["labels"], "labels")
     stops = np.cumsum([photograph[..., 0].size for photograph in photographs.values()])
     for (name, photograph), stop in zip(photographs.items(), stops.tolist(), strict=True):
-        found = np.asarray(labels[stop - photograph[..., 0].size : stop]).reshape(photograph.shape[:2])
-        _draw(pictures[name], f"{name}.jpg", photograph, found, model)
+        segments = np.asarray(labels[stop - photograph[..., 0].size : stop]).reshape(photograph.shape[:2])
+        _draw(pictures[name], f"{name}.jpg", photograph, segments, model)
     seconds = round(time.perf_counter() - begin, 3)
     summary = {**model_record(model), "feature_names": ["red", "green", "blue"], "n_rows": int(stops[-1])}
     return {**summary, "seconds": seconds, **paths, "pictures": list(pictures.values())}
@@ -85,9 +85,9 @@ def _check_dependencies() -> None:
 def _load_photographs() -> dict[str, Array]:
     from sklearn.datasets import load_sample_images
 
-    found = load_sample_images()
-    names = [os.path.splitext(os.path.basename(name))[0] for name in found.filenames]
-    return dict(zip(names, found.images, strict=True))
+    samples = load_sample_images()
+    names = [os.path.splitext(os.path.basename(name))[0] for name in samples.filenames]
+    return dict(zip(names, samples.images, strict=True))
 
 
 def _check_targets(stores: Mapping[str, str], pictures: Mapping[str, str]) -> None:
@@ -95,7 +95,7 @@ def _check_targets(stores: Mapping[str, str], pictures: Mapping[str, str]) -> No
         check_target(stores[name], kind, overwrite=True)
     for path in pictures.values():
         if os.path.exists(path) and not _is_ours(path):
-            raise OutputExistsError(f"{path} is there already and not from an earlier run: choose another directory")
+            raise OutputExistsError(f"{path} exists and is not from an earlier run: choose another directory")
 
 
 def _is_ours(path: str) -> bool:
@@ -116,7 +116,7 @@ def _write_pixels(path: str, photographs: Mapping[str, Array]) -> None:
 
 
 def _fit_and_label(paths: Mapping[str, str], callbacks: tuple[Any, ...]) -> GaussianMixture:
-    # Values are rounded to integers, which adds a variance of 1/12 to whatever they were.
+    # The values have been rounded to integers, which adds a variance of 1/12.
     model = GaussianMixture(_COMPONENTS, reg_covar=1 / 12, tol=5e-4, max_iter=300, random_state=0, callbacks=callbacks)
     with embedded_cluster(_WORKERS, 1, _MEMORY, callbacks=callbacks) as client:
         model.set_params(scheduler=client).fit(paths["pixels"])
@@ -147,7 +147,7 @@ def _draw(path: str, title: str, photograph: Array, labels: Array, model: Gaussi
 
 
 def _draw_palette(axis: Any, colours: Array, weights: Array) -> None:
-    """Mean colours, as wide as their weights and in the order of them."""
+    """Draw the mean colours by weight, each as wide as its weight."""
     left = 0.0
     for k in np.argsort(weights)[::-1]:
         axis.barh(0, weights[k], left=left, color=colours[k], edgecolor="white", height=1)

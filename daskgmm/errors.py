@@ -1,4 +1,4 @@
-"""Every exception and warning that daskgmm raises of its own.
+"""Exceptions and warnings of daskgmm.
 
 ::
 
@@ -6,15 +6,15 @@
     ├── IllDefinedCovarianceError   (ValueError)         a component collapsed: no Cholesky factor exists
     ├── NonFiniteDataError          (ValueError)         NaN or infinity, with the row where it was found
     ├── DataRangeError              (ValueError)         values whose squares double precision does not hold
-    ├── InvalidAttributesError      (ValueError)         fitted attributes, set by hand, that are no mixture
+    ├── InvalidAttributesError      (ValueError)         fitted attributes, set by hand, that no mixture has
     ├── InvalidWeightsError         (ValueError)         sample weights that are negative, not finite or all zero
-    ├── UnsupportedDataError        (TypeError, ValueError)  a kind of data or a dtype that has no meaning here
+    ├── UnsupportedDataError        (TypeError, ValueError)  a kind of data or a dtype that a mixture cannot describe
     ├── DataChangedError            (ValueError)         a pass saw other rows than the passes before it
     ├── StoreError                  (ValueError)         a Zarr store that is damaged, ambiguous or not Zarr
     │   └── ChunkError                               one chunk of it is damaged, or its storage does not answer
     │       └── MissingChunkError                    one chunk of it is not there
     ├── StoreNotFoundError          (FileNotFoundError)  nothing at that path or URL
-    ├── OutputExistsError           (FileExistsError)    the output is there already and was not to be replaced
+    ├── OutputExistsError           (FileExistsError)    the output exists and may not be replaced
     ├── OutputError                 (OSError)            the output cannot be written: a full disk, for instance
     ├── ModelFormatError            (ValueError)         a model file that is damaged, foreign or too new
     ├── CheckpointError             (ValueError)         a checkpoint that is damaged, or of another fit
@@ -23,15 +23,15 @@
     └── MissingDependencyError      (ImportError)        an extra is not installed; the message says which
 
     InitializationWarning           (UserWarning)        a start was dropped, or is made from too few rows
-    CoincidingComponentsWarning     (UserWarning)        two components where one would do
+    CoincidingComponentsWarning     (UserWarning)        components are nearly equal; fewer would suffice
     FallingLikelihoodWarning        (UserWarning)        a mixture with more components describes the data worse
     ReseedingWarning                (UserWarning)        a component collapsed or was empty, and began anew elsewhere
-    CheckpointWarning               (UserWarning)        a checkpoint serves, but not the last one, or elsewhere
+    CheckpointWarning               (UserWarning)        a fit resumes from an older checkpoint, or in another place
     InterruptedWarning              (UserWarning)        a fit was stopped; the estimator has the best parameters so far
-    ReproducibilityWarning          (UserWarning)        workers differ: the last bits depend on who did what
+    ReproducibilityWarning          (UserWarning)        workers differ: the last bits depend on the division of work
 
-Each also derives from the built-in type in brackets, so code written for scikit-learn (``except ValueError``) goes on
-working.
+Each class also derives from the built-in types in brackets, so code written for scikit-learn (``except ValueError``)
+goes on working.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from typing import Any
 
 
 class DaskGMMError(Exception):
-    """Base of every error that daskgmm raises of its own."""
+    """Base class of daskgmm's errors."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuild from the finished message: subclasses take other arguments than Exception stores.
@@ -64,7 +64,7 @@ class IllDefinedCovarianceError(DaskGMMError, ValueError):
     Attributes
     ----------
     components : tuple of int
-        The components concerned; empty where all of them share the covariance.
+        The components concerned; empty if all components share the covariance.
     """
 
     def __init__(self, components: tuple[int, ...]) -> None:
@@ -86,10 +86,10 @@ class NonFiniteDataError(DaskGMMError, ValueError):
     Attributes
     ----------
     row : int
-        Index of the first such row, counted over the whole data set; where the lengths of the chunks before it are not
-        known, within its chunk.
+        Index of the first such row, counted over the whole data set; within its chunk, if the lengths of the chunks
+        before it are not known.
     is_nan : bool
-        Whether it is NaN.
+        True for NaN, False for infinity.
     """
 
     def __init__(self, row: int, *, is_nan: bool, within_chunk: bool = False, missing: str = "") -> None:
@@ -125,12 +125,12 @@ class DataRangeError(DaskGMMError, ValueError):
 
 
 class InvalidAttributesError(DaskGMMError, ValueError):
-    """Fitted attributes that are not those of a mixture: somebody has set them by hand.
+    """Fitted attributes that no mixture has, because they were set by hand.
 
     Attributes
     ----------
     attribute : str
-        The one to look at, such as ``"weights_"``.
+        Name of the invalid attribute, such as ``"weights_"``.
     """
 
     def __init__(self, attribute: str, problem: str) -> None:
@@ -143,11 +143,11 @@ class InvalidWeightsError(DaskGMMError, ValueError):
 
 
 class UnsupportedDataError(DaskGMMError, TypeError, ValueError):
-    """A kind of data, or a dtype, that a Gaussian mixture has no meaning for."""
+    """A kind of data, or a dtype, that a Gaussian mixture cannot describe."""
 
 
 class DataChangedError(DaskGMMError, ValueError):
-    """A pass saw another number of rows than expected: the data changed while it was read."""
+    """A pass saw other rows than the passes before it: the data changed during the work."""
 
 
 class StoreError(DaskGMMError, ValueError):
@@ -160,11 +160,11 @@ class ChunkError(StoreError):
     Attributes
     ----------
     store : str
-        Where the array is, without credentials.
+        Address of the array, without credentials.
     chunk : tuple of int
-        Coordinates in the grid of chunks; where a whole shard is concerned, in that of shards.
+        Coordinates in the grid of chunks, or in the grid of shards for an error of a whole shard.
     rows : tuple of int
-        First row of the chunk, and the one after its last.
+        First row of the chunk, and the row after its last.
     """
 
     def __init__(self, message: str, *, store: str, chunk: tuple[int, ...], rows: tuple[int, int]) -> None:
@@ -173,7 +173,7 @@ class ChunkError(StoreError):
 
 
 class MissingChunkError(ChunkError):
-    """A chunk of a Zarr array is not in its store, where Zarr would read fill values."""
+    """A chunk of a Zarr array is not in its store; Zarr alone would read fill values."""
 
 
 class StoreNotFoundError(DaskGMMError, FileNotFoundError):
@@ -181,7 +181,7 @@ class StoreNotFoundError(DaskGMMError, FileNotFoundError):
 
 
 class OutputExistsError(DaskGMMError, FileExistsError):
-    """The output exists already and was not to be overwritten, or another run is writing it."""
+    """The output exists and may not be overwritten, or another run is writing it."""
 
 
 class OutputError(DaskGMMError, OSError):
@@ -193,7 +193,7 @@ class ModelFormatError(DaskGMMError, ValueError):
 
 
 class CheckpointError(DaskGMMError, ValueError):
-    """A checkpoint that is damaged, or that another fit, or a fit of other data, has left."""
+    """A checkpoint that is damaged, or was written by another fit or a fit of other data."""
 
 
 class SchedulerError(DaskGMMError, ConnectionError, ValueError):
@@ -201,7 +201,7 @@ class SchedulerError(DaskGMMError, ConnectionError, ValueError):
 
 
 class WorkerMemoryError(DaskGMMError, MemoryError, ValueError):
-    """A pass needs more memory than the workers may use, or a mixture more than there is: found out before it runs."""
+    """A pass needs more memory than the workers may use, or a mixture more than the machine has; raised beforehand."""
 
 
 class MissingDependencyError(DaskGMMError, ImportError):
@@ -214,7 +214,7 @@ class MissingDependencyError(DaskGMMError, ImportError):
     extra : str
         The extra of daskgmm that brings it.
     purpose : str
-        What it is needed for.
+        Feature that needs the package.
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
@@ -222,15 +222,15 @@ class MissingDependencyError(DaskGMMError, ImportError):
 
 
 class InitializationWarning(UserWarning):
-    """One of several starts failed and was dropped, or starts are made from few rows for what is to be fitted."""
+    """One of several starts failed and was dropped, or starts are made from too few rows for the mixture."""
 
 
 class CoincidingComponentsWarning(UserWarning):
-    """Components of a fitted mixture are nearly equal: the mixture is one of fewer components."""
+    """Components of a fitted mixture are nearly equal: fewer components describe the same mixture."""
 
 
 class FallingLikelihoodWarning(UserWarning):
-    """A mixture with more components describes the data worse than one with fewer: its fit found a poor maximum."""
+    """A mixture with more components describes the data worse than another with fewer: its fit found a poor maximum."""
 
 
 class ReseedingWarning(UserWarning):
@@ -238,7 +238,7 @@ class ReseedingWarning(UserWarning):
 
 
 class CheckpointWarning(UserWarning):
-    """A fit goes on from a checkpoint, but not from the last one, or not where it was."""
+    """A fit resumes from a checkpoint, but not from the last one, or in another place."""
 
 
 class InterruptedWarning(UserWarning):

@@ -1,4 +1,4 @@
-"""Everything that a fit tells its callbacks while it runs."""
+"""Events that a fit sends to its callbacks while it runs."""
 
 from .engine.events import BatchFinished, EngineClosed, Listener, PassFinished, PassStarted, Waiting
 from .fitting.events import FitResumed, IterationFinished, SampleFitted, SampleStepped, StartBegun, StartFinished

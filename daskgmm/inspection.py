@@ -1,4 +1,4 @@
-"""Contents of an address as a record, which JSON can say: a model, a checkpoint, results or data."""
+"""Contents of an address as a record for JSON: a model, a checkpoint, results or data."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Record = dict[str, Any]
 
 
 def store_record(address: str) -> Record:
-    """What is at an address: a model, results or samples that daskgmm wrote, or data.
+    """Describe the contents of an address: a model, a checkpoint, results or samples that daskgmm wrote, or data.
 
     Raises
     ------
     StoreNotFoundError, StoreError, ModelFormatError
-        If there is nothing, or what is there is damaged.
+        If nothing is there, or the contents are damaged.
     """
     path, inside = split_address(address)
     shown = without_secrets(address)
@@ -41,7 +41,7 @@ def store_record(address: str) -> Record:
         return {"kind": "array", "path": shown, **_array_record(node)}
     arrays = {name: _array_record(array) for name, array in arrays_of(node)}
     record = {"kind": _shortened(ours.get("format", "group")), "path": shown, "arrays": arrays}
-    # Whatever a file says of itself, it does not make one kind of record look like another.
+    # Attributes of a file must not make one kind of record look like another.
     hidden = {"format", "format_version", "means", *record}
     return {
         "kind": record["kind"],
@@ -51,7 +51,7 @@ def store_record(address: str) -> Record:
 
 
 def _shortened(value: Any, depth: int = 3) -> Any:
-    """What a file says, as far as a summary can: no deeper than that."""
+    """Shorten a value from a file for a summary: values nested deeper than ``depth`` become an ellipsis."""
     if isinstance(value, Mapping | list) and not depth:
         return "…"
     if isinstance(value, Mapping):
@@ -60,10 +60,10 @@ def _shortened(value: Any, depth: int = 3) -> Any:
 
 
 def _member(node: Any, name: str) -> Any:
-    found = member(node, name) if isinstance(node, zarr.Group) else None
-    if found is None:
+    inner = member(node, name) if isinstance(node, zarr.Group) else None
+    if inner is None:
         raise StoreError(f"{describe(node)} has no {name!r:.80} inside it")
-    return found
+    return inner
 
 
 def _array_record(array: zarr.Array[Any]) -> Record:

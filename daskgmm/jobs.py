@@ -1,8 +1,8 @@
-"""Commands of the terminal, without the terminal: each takes names and returns a record.
+"""Commands of the terminal as functions: each takes names of data, models and outputs, and returns a record.
 
-``parameters`` are those of the model's class, where they are explained; ``weights_init``, ``means_init`` and
+``parameters`` are the parameters of the model's class, which explains them; ``weights_init``, ``means_init`` and
 ``precisions_init`` name files. Names of outputs are checked before anything else. ``callbacks`` are called with every
-event. What makes no sense is a `WrongArguments`.
+event. Arguments that make no sense raise `WrongArguments`.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from .results import RESULTS, SAMPLES, plan_predictions, write_predictions, writ
 _MOST_NUMBERS = 10**9
 
 _FILES = ("weights_init", "means_init", "precisions_init")
-"""Parameters that are named by a file."""
+"""Parameters whose values are names of files."""
 
 
 class WrongArguments(ValueError):
-    """Arguments that make no sense, or not together, whatever the data are."""
+    """Arguments that make no sense, alone or together, for any data."""
 
 
 @contextlib.contextmanager
 def _checking() -> Iterator[None]:
-    """Tell errors of the arguments from those of data and storage: in the block nothing is read."""
+    """Turn errors of arguments into `WrongArguments`; the block reads no data, whose errors are of other kinds."""
     try:
         yield
     except StoreError:
@@ -63,19 +63,20 @@ def _checking() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Compute:
-    """Where passes run: a scheduler, worker processes of this machine, or threads of this process."""
+    """Resources that run passes: a scheduler, worker processes of this machine, or threads of this process."""
 
     scheduler: str | None = None
-    """Address of a scheduler; excludes the others."""
+    """Address of a scheduler; excludes the other fields."""
     workers: int | None = None
+    """Number of worker processes to start."""
     threads: int | None = None
-    """Of each worker process, or of this one."""
+    """Number of threads of each worker process, or of this process."""
     memory_limit: int | str | None = None
-    """Of each worker process, in bytes or with a unit."""
+    """Memory of each worker process, in bytes or with a unit."""
 
     @property
     def _is_cluster(self) -> bool:
-        """Whether worker processes are to be started."""
+        """Test whether worker processes are to be started."""
         return bool(self.workers or self.memory_limit)
 
     @property
@@ -83,7 +84,7 @@ class Compute:
         return self.workers, self.threads, self.memory_limit or "auto"
 
     def check(self) -> None:
-        """Raise `WrongArguments` for what can run no pass; nothing is started."""
+        """Raise `WrongArguments` if no pass could run here; nothing is started."""
         with _checking(), self.describe() as scheduler:
             find_scheduler(scheduler)
 
@@ -104,7 +105,7 @@ class Compute:
 
     @contextlib.contextmanager
     def start(self, callbacks: Iterable[Listener] = ()) -> Iterator[Any]:
-        """Start worker processes where they are asked for; yield what a model's ``scheduler`` is to be."""
+        """Start worker processes if they are requested, and yield the value of a model's ``scheduler``."""
         if self._is_cluster:
             with embedded_cluster(*self._cluster, callbacks=callbacks) as client:
                 yield client
@@ -114,7 +115,7 @@ class Compute:
 
     @contextlib.contextmanager
     def describe(self) -> Iterator[Any]:
-        """Yield what the ``scheduler`` of a model that only plans is to be: no worker is started."""
+        """Yield the ``scheduler`` of a model that only plans; no worker is started."""
         if self._is_cluster:
             yield planned_cluster(*self._cluster)
             return
@@ -124,7 +125,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """Where a fit is to keep what it takes to go on, and whether it is to go on from there."""
+    """Address of a fit's checkpoint, and the decision to resume from it."""
 
     checkpoint: str | None = None
     resume: bool = False
@@ -139,17 +140,17 @@ class Rows:
     weights: str | None = None
 
     def open(self) -> Any:
-        """The Zarr array of rows."""
+        """Open the Zarr array of rows."""
         return open_zarr(self.address, self.array)
 
     def open_weights(self) -> Any:
-        """The array of weights, not loaded; None for none."""
+        """Open the array of weights without loading it; return None for no weights."""
         with naming("sample_weight"):
             return None if self.weights is None else open_array(self.weights)
 
 
 def kind_of_model(*, bayesian: bool) -> type[BaseMixture[Any]]:
-    """Class that a fit makes."""
+    """Return the class of the estimator."""
     return BayesianGaussianMixture if bayesian else GaussianMixture
 
 
@@ -167,7 +168,7 @@ def fit(
 ) -> Record:
     """Fit a mixture and save it.
 
-    ``warm_start`` names a model to go on from; its parameters serve where ``parameters`` has none.
+    ``warm_start`` names a model to continue from; its parameters hold unless ``parameters`` has others.
     """
     compute.check()
     _check_output(model, "model", overwrite, rows.address, rows.weights, checkpoint_options.checkpoint)
@@ -177,7 +178,7 @@ def fit(
     begin = time.perf_counter()
     # `verbose` prints on standard output, which belongs to the result here.
     with compute.start(callbacks) as scheduler, contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        # The warning suggests warm_start, which needs the estimator; that ends with this process.
+        # The warning suggests warm_start, which needs the estimator; the estimator ends with this process.
         warnings.simplefilter("ignore", InterruptedWarning)
         estimator.set_params(scheduler=scheduler).fit(data, sample_weight=weights, **vars(checkpoint_options))
     seconds = round(time.perf_counter() - begin, 3)
@@ -198,7 +199,7 @@ def plan(
     warm_start: str | None = None,
     compute: Compute = Compute(),
 ) -> FitPlan:
-    """Describe what `fit` would do and take; the rows are not read."""
+    """Plan the passes and the memory of `fit`; the rows are not read."""
     compute.check()
     estimator = _unfitted(parameters, bayesian, warm_start)
     data, weights = rows.open(), rows.open_weights()
@@ -208,7 +209,7 @@ def plan(
 
 @dataclass(frozen=True)
 class Candidates:
-    """Which mixtures are compared, and how: parameters of `daskgmm.select`."""
+    """Mixtures to compare, and the rules of the comparison: parameters of `daskgmm.select`."""
 
     n_components: Sequence[int]
     covariance_types: Sequence[str]
@@ -222,7 +223,7 @@ class Candidates:
         return [field.name for field in fields(cls)]
 
     def largest(self, estimator: BaseMixture[Any]) -> list[BaseMixture[Any]]:
-        """Candidates with the most components, one of each covariance type, made of the given estimator."""
+        """Make the candidate with the most components of each covariance type, from the given estimator."""
         with _checking():
             check_criterion(estimator, self.criterion, self.held_out, self.patience)
             numbers = {name: number for number, name in sorted(check_keys(self.n_components, self.covariance_types))}
@@ -245,7 +246,7 @@ def select(
     compute: Compute = Compute(),
     callbacks: Sequence[Listener] = (),
 ) -> Record:
-    """Compare several mixtures, and save the best one and a plot of the criterion, where they are asked for."""
+    """Compare several mixtures, and on request save the best one and a plot of the criterion."""
     compute.check()
     estimator = _unfitted(parameters, bayesian, None)
     largest = candidates.largest(estimator)
@@ -279,7 +280,7 @@ def select(
 
 
 def _unfitted(parameters: Mapping[str, Any], bayesian: bool, warm_start: str | None) -> BaseMixture[Any]:
-    """The estimator that a fit begins with."""
+    """Make the estimator that a fit begins with."""
     estimator = kind_of_model(bayesian=bayesian)() if warm_start is None else load(warm_start)
     with _checking():
         _check_kind(estimator, parameters, bayesian, warm_start)
@@ -299,7 +300,7 @@ def _check_kind(model: BaseMixture[Any], parameters: Mapping[str, Any], bayesian
         return
     if warm_start is not None:
         raise ValueError(f"{', '.join(foreign)}: the model of warm_start is a {type(model).__name__}.")
-    raise ValueError(f"{', '.join(foreign)}: not {'with' if bayesian else 'without'} bayesian=True.")
+    raise ValueError(f"{', '.join(foreign)}: allowed only {'without' if bayesian else 'with'} bayesian=True.")
 
 
 def predict(
@@ -313,19 +314,19 @@ def predict(
     compute: Compute = Compute(),
     callbacks: Sequence[Listener] = (),
 ) -> Record:
-    """Write the labels of all rows, and what else is asked for."""
+    """Write the labels of all rows, and on request probabilities and log-densities."""
     compute.check()
     _check_output(output, RESULTS, overwrite, rows.address, model)
     estimator, data = load(model), rows.open()
-    asked = {"probabilities": probabilities, "log_density": log_density}
-    compute.check_memory(estimator, lambda model: plan_predictions(model, data, **asked))
+    outputs = {"probabilities": probabilities, "log_density": log_density}
+    compute.check_memory(estimator, lambda model: plan_predictions(model, data, **outputs))
     begin = time.perf_counter()
     with compute.start(callbacks) as scheduler:
         shapes = write_predictions(
             estimator.set_params(scheduler=scheduler),
             data,
             output,
-            **asked,
+            **outputs,
             overwrite=overwrite,
             model_name=model,
             callbacks=callbacks,
@@ -354,7 +355,7 @@ def score(rows: Rows, model: str, *, compute: Compute = Compute(), callbacks: Se
 def sample(
     model: str, n_samples: int, output: str, *, random_state: int | None = None, overwrite: bool = False
 ) -> Record:
-    """Draw rows from a model and write them; without a ``random_state`` the model's own is taken."""
+    """Draw rows from a model and write them; without ``random_state``, the model's own serves."""
     _check_output(output, SAMPLES, overwrite, model)
     estimator = load(model)
     if random_state is not None:
@@ -364,7 +365,7 @@ def sample(
 
 
 def open_array(name: str) -> Any:
-    """A ``.npy`` file, mapped into memory, or a Zarr array."""
+    """Open a ``.npy`` file, mapped into memory, or a Zarr array."""
     if not name.endswith(".npy"):
         return open_zarr(name)
     shown, path = without_secrets(name), local_path(name) or name

@@ -1,7 +1,7 @@
-"""What the terminal says of errors and warnings: one style, one line each, in the words of the terminal.
+"""Errors and warnings in the terminal: one style, one line each, with the names of the terminal's options.
 
-Everything below the terminal speaks Python: ``X``, ``sample_weight``, ``overwrite=True``. The names of a command's
-options follow from those of the parameters, so one translation at this border serves every message.
+All other modules write messages with Python's names: ``X``, ``sample_weight``, ``overwrite=True``. The names of a
+command's options follow from the names of the parameters, so one translation here serves every message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LONGEST_MESSAGE = 4000
 
 # A name that stands alone: neither a value, nor a call, nor part of a path, of a longer name or of an expression.
 _BEFORE, _AFTER = r"(?<![\w./:\\'\"-])", r"(?![\w(\[]|[./:\\-]\w)"
-_CALL = re.compile(r"([\w.]+\((?:[^()]|\([^()]*\))+\)(?:\.\w+)*)")  # Python, which no option can stand in
+_CALL = re.compile(r"([\w.]+\((?:[^()]|\([^()]*\))+\)(?:\.\w+)*)")  # Python code, which must not contain options
 _CONFIGURATION = re.compile(r"dask\.config\.set\(\{'daskgmm\.([\w-]+)': '?([\w.-]+)'?\}\)")
 
 
@@ -30,7 +30,7 @@ class Messages:
     ----------
     arguments : sequence of str
     options : mapping, optional
-        The parameters of the command's options, and how they are said in a terminal; see `option_names`.
+        The command's options by the parameters that they set; see `option_names`.
     """
 
     arguments: Sequence[str]
@@ -46,13 +46,13 @@ class Messages:
         self.show_notes(error)
 
     def show_notes(self, error: BaseException | None) -> None:
-        """Print what was added to an error on its way."""
+        """Print the notes that were added to an error."""
         for note in getattr(error, "__notes__", ()):
             self.show("", note)
 
     def show_usage(self, error: click.ClickException) -> None:
-        """Print what is wrong with the command line, and where help is."""
-        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # there is one from click 8.2 on
+        """Print an error of the command line, and the command that prints help."""
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # new in click 8.2
             click.echo(error.format_message(), err=True)
             return
         self.show("error", error.format_message())
@@ -61,14 +61,14 @@ class Messages:
             self.show("help", f"{context.command_path} --help")
 
     def clean(self, text: str) -> str:
-        """A text in one line, without the secrets of any address that was given, and without control characters."""
+        """Make a text one line, without secrets of addresses in the command line and without control characters."""
         for argument in self.arguments:
             if "://" in argument:
                 text = Secrets(argument).hide(text)
         return printable(self._as_options(" ".join(text.split())), _LONGEST_MESSAGE)
 
     def _as_options(self, text: str) -> str:
-        text = _CONFIGURATION.sub(lambda found: self._configured(*found.groups()), text)
+        text = _CONFIGURATION.sub(lambda match: self._configured(*match.groups()), text)
         prose_and_calls = _CALL.split(text)
         prose_and_calls[::2] = map(self._prose_as_options, prose_and_calls[::2])
         return "".join(prose_and_calls)
@@ -88,7 +88,7 @@ class Messages:
 
 
 def option_names(command: click.Command | None) -> dict[str, str]:
-    """The parameters that a command's options stand for, and how they are said in a terminal."""
+    """Return a command's options by the parameters that they set: ``{"n_init": "--n-init", …}``."""
     return dict(_option_names(command)) if command is not None else {}
 
 
@@ -102,5 +102,5 @@ def _option_names(command: click.Command) -> Iterator[tuple[str, str]]:
 
 
 def _is_no_word(name: str) -> bool:
-    """Whether a name is only a parameter's: "model" and "output" are English, too."""
+    """Test whether a name can only be a parameter: "model" and "output" are English words, too."""
     return "_" in name or name in ("X", "tol")

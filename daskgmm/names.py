@@ -1,4 +1,4 @@
-"""Values that parameters take by name, and defaults: each is named here once, for the estimators and the terminal.
+"""Names that parameters take as values, and defaults: defined once, for the estimators and the terminal.
 
 This module imports nothing: `daskgmm --help` and completions must not wait for NumPy and Dask.
 """

@@ -1,6 +1,6 @@
-"""The terminal's options, each named once.
+"""Options of the terminal's commands, each defined once.
 
-Help and completions have to be quick, so nothing here imports NumPy or Dask before an option is given that needs them.
+Help and completions have to be quick, so this module imports NumPy and Dask only when an option needs them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ else:
     Choice = click.Choice
 
     class ParamType(click.ParamType):
-        """click's own, which is generic from 8.4 on."""
+        """Type of parameters of click, which is generic itself from click 8.4 on."""
 
         def __class_getitem__(cls, kind):
             return cls
@@ -39,13 +39,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Size(ParamType[int | str]):
-    """A size with its unit, as it was written, or a number of bytes."""
+    """Size as it was written, with a unit, or a number of bytes."""
 
     name = "size"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
         if ctx is not None and ctx.resilient_parsing:
-            return 0  # only for a completion, which does not need the value
+            return 0  # a completion does not need the value
         from dask.utils import parse_bytes
 
         try:
@@ -58,7 +58,7 @@ class Size(ParamType[int | str]):
 
 
 class Starts(ParamType[int | str]):
-    """A number of starts, or ``auto``."""
+    """Number of starts, or ``auto``."""
 
     name = "integer|auto"
 
@@ -84,7 +84,7 @@ def _range(part: str) -> range:
 
 
 class OneNumber(ParamType[int]):
-    """A number of components, where several belong to another command."""
+    """One number of components; several numbers belong to `daskgmm select`."""
 
     name = "integer"
 
@@ -97,7 +97,7 @@ class OneNumber(ParamType[int]):
 
 
 class CovarianceType(Choice):
-    """A covariance structure that comes with daskgmm, or the name of one of another package."""
+    """Name of a covariance structure, from daskgmm or another package."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         if value not in COVARIANCE_TYPES and not (ctx and ctx.resilient_parsing):
@@ -127,7 +127,7 @@ def _together(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def _parameter(name: str, kind: Any, text: str) -> Callable[[F], F]:
-    """Option for a parameter of the estimator, None where it is not given."""
+    """Make the option of an estimator's parameter; its value is None if the option is not given."""
     default = getattr(Defaults, name, None)
     shown = "" if default is None else f"  [default: {default}]"
     return click.option(f"--{name.replace('_', '-')}", type=kind, help=text + shown)
@@ -146,13 +146,13 @@ _not_negative = click.FloatRange(min=0)
 
 data = _together(
     click.argument("data"),
-    click.option("--array", metavar="NAME", help="The array inside the group DATA, as DATA::NAME also says."),
+    click.option("--array", metavar="NAME", help="The array inside the group DATA; DATA::NAME means the same."),
     click.option(
         "--missing-chunks",
         type=click.Choice(MISSING_CHUNKS),
         callback=_set_missing_chunks,
         expose_value=False,
-        help=f"What a chunk that is not in its store is: an error, or fill values.  [default: {MISSING_CHUNKS[0]}]",
+        help=f"Treat a chunk that is not in its store as an error or as fill values.  [default: {MISSING_CHUNKS[0]}]",
     ),
 )
 model = click.option("--model", required=True, metavar="MODEL", help="A model that `daskgmm fit` wrote.")
@@ -178,29 +178,29 @@ compute = _together(
     click.option("--memory-limit", type=Size(), metavar="SIZE", help="Memory of each worker process, such as 2GB."),
 )
 keeping = _together(
-    click.option("--checkpoint", metavar="PATH", help="Keep there, after every pass, what it takes to go on."),
-    click.option("--resume", is_flag=True, help="Go on from --checkpoint, or begin where there is none yet."),
+    click.option("--checkpoint", metavar="PATH", help="Save the state of the fit there after every pass."),
+    click.option("--resume", is_flag=True, help="Continue from --checkpoint, or begin if there is none yet."),
 )
 em = _together(
     _parameter("tol", _not_negative, "Stop when the mean log-likelihood changes by less, in nats per row."),
     _parameter("reg_covar", _not_negative, "Added to every variance, in squared units of the data."),
     _parameter("max_iter", click.IntRange(min=0), "Largest number of iterations."),
     _parameter("n_init", Starts(), "Number of starts; the best one is kept."),
-    _parameter("init_params", click.Choice(INIT_METHODS), "How starts are made."),
-    _parameter("init_size", click.IntRange(min=2), "Run starts on a sample of so many rows before they see all data."),
-    _parameter("acceleration", click.Choice(ACCELERATIONS), "Take larger steps than EM's where they lead up."),
+    _parameter("init_params", click.Choice(INIT_METHODS), "Method of making starts."),
+    _parameter("init_size", click.IntRange(min=2), "Run starts on a sample of this many rows before all data."),
+    _parameter("acceleration", click.Choice(ACCELERATIONS), "Take larger steps than EM's where they gain more."),
     _parameter("verbose", click.IntRange(min=0), "1 prints iterations, 2 details, on standard error."),
-    _parameter("verbose_interval", _positive, "Iterations between two such lines."),
+    _parameter("verbose_interval", _positive, "Iterations between two printed lines."),
     random_state,
 )
 estimator = _together(
     click.option("-k", "--n-components", type=OneNumber(), help="Number of components; required without --warm-start."),
-    _parameter("covariance_type", CovarianceType(COVARIANCE_TYPES), "What covariance matrices may look like."),
+    _parameter("covariance_type", CovarianceType(COVARIANCE_TYPES), "Structure of the covariance matrices."),
     em,
     _parameter("weights_init", str, "Initial weights: a .npy file or a Zarr array."),
     _parameter("means_init", str, "Initial means, likewise."),
     _parameter("precisions_init", str, "Initial inverses of the covariances, likewise."),
-    click.option("--warm-start", metavar="MODEL", help="Go on from this model instead of making starts."),
+    click.option("--warm-start", metavar="MODEL", help="Continue from this model instead of making starts."),
 )
 candidates = _together(
     click.option(
@@ -216,23 +216,28 @@ candidates = _together(
         type=Names(),
         default=FULL,
         show_default=True,
-        help=f"What covariance matrices may look like: {', '.join(COVARIANCE_TYPES)}, with commas between several.",
+        help=f"Structures of the covariance matrices: {', '.join(COVARIANCE_TYPES)}; several with commas between them.",
     ),
     click.option(
         "--criterion",
         type=click.Choice(selection_criteria()),
         default=selection_criteria()[0],
         show_default=True,
-        help=f"What decides: the lowest {', '.join(CRITERIA)}, or the highest likelihood of rows held out.",
+        help=f"Choose the lowest {', '.join(CRITERIA)}, or the highest likelihood of held-out rows.",
     ),
     click.option("--held-out", type=float, metavar="SHARE", help="Share of the rows that no fit sees."),
-    click.option("--patience", type=int, metavar="ITERATIONS", help="Give up candidates that could not win so long."),
+    click.option(
+        "--patience",
+        type=int,
+        metavar="ITERATIONS",
+        help="Give up candidates that cannot win for this many iterations.",
+    ),
 )
 priors = _together(
     click.option("--bayesian", is_flag=True, help="With priors, by variational inference: -k is the largest number."),
     _parameter("weight_concentration_prior_type", click.Choice(WEIGHT_PRIORS), "Bayesian: prior of the weights."),
-    _parameter("weight_concentration_prior", _above_zero, "Its concentration; smaller, fewer components.  [1/k]"),
+    _parameter("weight_concentration_prior", _above_zero, "Its concentration: small values use few components.  [1/k]"),
     _parameter("mean_precision_prior", _above_zero, "Bayesian: rows that the prior mean is worth.  [1]"),
-    _parameter("degrees_of_freedom_prior", _above_zero, "The same of the prior covariance.  [number of features]"),
+    _parameter("degrees_of_freedom_prior", _above_zero, "Rows that the prior covariance is worth.  [features]"),
 )
 fitting = _together(priors, weights, keeping, compute, overwrite, as_json, quiet)

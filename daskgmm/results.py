@@ -1,4 +1,4 @@
-"""What a model says of rows, and rows drawn from it, as Zarr stores: whole or not at all."""
+"""Predictions of a model, and rows drawn from it, as Zarr stores; each store appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _STORED = {
 _CHUNK_BYTES = 16 << 20
 
 _LEAST_SAMPLE_SHARE = 0.5
-"""Share of its size in memory that a sample takes on disk, compressed: random digits do not shrink."""
+"""Compressed size of a sample as a share of its size in memory: random digits do not shrink."""
 
 
 @short_errors
@@ -54,25 +54,25 @@ def write_predictions(
 ) -> dict[str, tuple[int, ...]]:
     """Write labels and, on request, probabilities and log-densities of all rows, in one pass over the data.
 
-    The store is complete when it appears under its name; nothing of it is left where the pass fails.
+    The store is complete when it appears under its name. If the pass fails, nothing of the store is left.
 
     Parameters
     ----------
     model : GaussianMixture or BayesianGaussianMixture
-        Fitted; its ``scheduler`` says where the pass runs.
+        Fitted model, whose ``scheduler`` runs the pass.
     X : array-like of shape (n, D)
         Anything that `fit` takes.
     output : str or path
         A new Zarr group with the arrays ``labels`` (n,), ``probabilities`` (n, K) and ``log_density`` (n,). Their
         chunks follow from the shape and the chunks of the data.
     probabilities, log_density : bool, default=False
-        Whether to write these, too.
+        Also write these arrays.
     overwrite : bool, default=False
-        Replace results that are there.
+        Replace existing results.
     model_name : str, optional
-        Said in the store's attributes, as the address of the data is.
+        Name of the model in the store's attributes, which hold the address of the data, too.
     callbacks : iterable of callable, optional
-        Called with the events of the pass, which is named ``"predict"``. None: the model's own.
+        Called with the events of the pass, which is named ``"predict"``. None: the model's own callbacks.
 
     Returns
     -------
@@ -84,13 +84,14 @@ def write_predictions(
     NotFittedError
         If the model has no parameters.
     OutputExistsError
-        If there is something at ``output`` that is not to be replaced, or another run is writing there.
+        If ``output`` exists and may not be replaced, or another run is writing there.
     OutputError
-        If the storage takes no more; the message names array and rows.
+        If the storage is full or fails; the message names array and rows.
     ValueError, TypeError
-        For data that are not those of this model, not finite (`NonFiniteDataError` names the row), or no numbers.
+        If the data do not have the model's features, are not finite (`NonFiniteDataError` names the row), or are not
+        numbers.
     WorkerMemoryError
-        If the pass would not fit into the memory of the cluster's workers. Nothing has been read.
+        If the pass would not fit into the memory of the cluster's workers; raised before any row is read.
     DataChangedError, ChunkError, StoreNotFoundError
         If the data change, are damaged, or are gone.
     SchedulerError
@@ -109,7 +110,7 @@ def write_predictions(
 def plan_predictions(
     model: BaseMixture[Any], X: Any, *, probabilities: bool = False, log_density: bool = False
 ) -> PassPlan:
-    """Plan of the pass of `write_predictions`; the rows are not read.
+    """Plan the pass of `write_predictions`; the rows are not read.
 
     Raises
     ------
@@ -129,8 +130,8 @@ def _names(*, probabilities: bool, log_density: bool) -> list[str]:
 def _prepared(
     model: BaseMixture[Any], X: Any, names: Sequence[str], callbacks: Iterable[Listener] | None
 ) -> Iterator[tuple[DaskEngine, Dataset, PredictionFold]]:
-    found, prepared = model._accept_new(X)
-    with model._pass_over(found.rows, callbacks=callbacks) as (engine, dataset):
+    accepted, prepared = model._accept_new(X)
+    with model._pass_over(accepted.rows, callbacks=callbacks) as (engine, dataset):
         yield engine, dataset, PredictionFold.over(dataset, model._outputs(dataset.rows, prepared, *names))
 
 
@@ -144,7 +145,7 @@ def _source(dataset: Dataset) -> str:
 def write_samples(
     model: BaseMixture[Any], n_samples: int, output: Address, *, overwrite: bool = False, model_name: str | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Draw rows and write them, with the component of each: those of ``model.sample(n_samples)``, chunk by chunk.
+    """Draw the rows of ``model.sample(n_samples)``, and write them with their components, chunk by chunk.
 
     Parameters
     ----------
@@ -153,9 +154,9 @@ def write_samples(
     output : str or path
         A new Zarr group with the arrays ``rows`` (n, D) and ``labels`` (n,), grouped by component.
     overwrite : bool
-        Replace samples that are there.
+        Replace existing samples.
     model_name : str, optional
-        Said in the store's attributes.
+        Name of the model in the store's attributes.
 
     Returns
     -------
@@ -187,7 +188,7 @@ def write_samples(
 
 
 def _chunks(blocks: Iterable[tuple[Array, int]], length: int, n_features: int) -> Iterator[tuple[int, Array, Array]]:
-    """Blocks of one component each, as chunks of equal length: first row, rows, components."""
+    """Cut blocks of one component each into chunks of equal length; yield first row, rows, and components."""
     rows, components = np.empty((length, n_features)), np.empty(length, np.int64)
     start = filled = 0
     for block, component in blocks:

@@ -1,7 +1,7 @@
-"""Sizes and times by which a pass is divided: one record, which engines are given.
+"""Sizes and times by which engines divide a pass, as one record.
 
-Only the lengths of leaves decide about the bits of a result. Everything else decides about time and memory. None is a
-parameter of an estimator: an engine is made with a record (``DaskEngine(tuning=…)``), or takes the one in force in this
+Only the lengths of leaves affect the bits of a result; the other values affect time and memory. No value is a parameter
+of an estimator: an engine is made with a record (``DaskEngine(tuning=…)``), or takes the record in force in this
 process, which `tuned` replaces for the length of a block, for tests and measurements.
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Tuning:
-    """How passes are divided."""
+    """Sizes and times by which passes are divided."""
 
-    # ---- leaves: part of what a result is, to the last bit
+    # ---- leaves: they determine the last bits of results
 
     leaf_bytes: int = 4 << 20
     """Bytes of rows in a leaf, in double precision: work arrays of a leaf stay in a cache of ordinary size."""
@@ -31,10 +31,10 @@ class Tuning:
     # ---- tasks
 
     slab_bytes: int = 16 << 20
-    """Bytes that one read brings into memory where the layout leaves a choice: a second one is read meanwhile."""
+    """Bytes of one read, if the layout leaves a choice; the next read is in memory at the same time."""
 
     read_bytes_per_second: float = 5e8
-    """Bytes of rows that decoding a compressed store manages, for the estimate of a task's time."""
+    """Speed of decoding a compressed store, in bytes of rows, for the estimate of a task's time."""
 
     shortest_task: float = 0.05
     """Seconds of the shortest task: long beside the milliseconds that a scheduler spends on a task."""
@@ -54,7 +54,7 @@ class Tuning:
     """Parts that one merge joins."""
 
     wave_tasks: int = 50_000
-    """Tasks of one graph, not counting merges: Dask gets rough near twice as many."""
+    """Tasks of one graph, not counting merges: Dask works badly near twice as many."""
 
     most_layers: int = 1000
     """Layers of a dask array's graph up to which Dask optimises them as layers, in time quadratic in their number."""
@@ -62,7 +62,7 @@ class Tuning:
     # ---- memory
 
     most_shared_bytes: int = 512 << 20
-    """Bytes that folds which share a pass on threads of this process may take in each thread."""
+    """Bytes that folds sharing a pass may take in each thread of this process."""
 
     # ---- rows in memory, for a cluster
 
@@ -76,7 +76,7 @@ class Tuning:
     """Bytes of held rows that one task may read."""
 
     fewest_pieces: int = 64
-    """Pieces that held rows are cut into at least, as far as the sizes of pieces allow."""
+    """Smallest number of pieces that held rows are cut into, as far as the sizes of pieces allow."""
 
     smallest_piece: int = 256 << 10
     """Bytes of the smallest piece of held rows."""
@@ -85,10 +85,10 @@ class Tuning:
     """Bytes of the largest piece of held rows."""
 
     most_task_bytes: int = 64 << 10
-    """Bytes that a task which several blocks need may bring with it into every pass; larger ones are held."""
+    """Bytes of the largest task that is sent with every pass and needed by several blocks; larger tasks are held."""
 
     message_bytes: int = 64 << 20
-    """Bytes of one submission of held rows: the scheduler answers nobody while it takes one apart."""
+    """Bytes of one submission of held rows: the scheduler answers no request while it unpacks a submission."""
 
     # ---- waiting for a cluster
 
@@ -96,7 +96,7 @@ class Tuning:
     """Seconds between two looks at the workers of a running pass."""
 
     most_replays: int = 3
-    """Times that work is begun anew before what interrupts it counts as its own fault."""
+    """Number of times that interrupted work is restarted before the work counts as the cause."""
 
 
 _current = Tuning()

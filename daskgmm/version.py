@@ -1,3 +1,3 @@
-"""Version of the package; a leaf, so that no module has to import the package itself for it."""
+"""Version of the package, in a module without imports: no module has to import the package for it."""
 
 __version__ = "0.1.0"

@@ -143,8 +143,8 @@ def test_priors_have_options(run, calls):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--mean-precision-prior", 1], "--mean-precision-prior: not without --bayesian"),
-        (["--bayesian", "--weights-init", "w.npy"], "--weights-init: not with --bayesian"),
+        (["--mean-precision-prior", 1], "--mean-precision-prior: allowed only with --bayesian"),
+        (["--bayesian", "--weights-init", "w.npy"], "--weights-init: allowed only without --bayesian"),
         (["--bayesian", "--weight-concentration-prior", 0], "0.0 is not in the range x>0"),
     ],
     ids=str,

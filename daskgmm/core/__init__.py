@@ -1,26 +1,30 @@
-"""The mathematics of a Gaussian mixture on NumPy arrays; it knows nothing of Dask, Zarr or scikit-learn.
+"""The mathematics of a Gaussian mixture on NumPy arrays, without Dask, Zarr or scikit-learn.
 
 A Gaussian mixture is an exponential family: with T(x) = [vech(x xᵀ), x, 1] every log-density is a dot product
 θ_k · T(x). One block's E-step is therefore one matrix product, its sufficient statistics are a second one, and the
-statistics of different blocks add. The modules follow that sentence:
+statistics of different blocks add. The modules, in reading order:
 
 structure           covariance structures: a kind of matrix, shared by the components or not
 matrices            the three kinds of matrix: general, diagonal, one variance
-covariance          the structures by their names
 triangle            packed symmetric matrices and Cholesky factors
-mixture             weights, means and covariances as one frozen value; log-densities; sampling
-coincidence         components that are nearly equal
+covariance          the covariance structures by name
+mixture             weights, means and covariances as one frozen value; sampling
 statistics          the sufficient statistics, a commutative monoid
-elementwise         the element-wise loops of an E-step, in NumPy
-compiled            the same, compiled
-kernel              what an E-step kernel has to answer; log-sum-exp
+row_blocks          lengths of blocks of rows, and views of scratch arrays for them
+elementwise         the element-wise loops of an E-step: their interface, and NumPy's form
+compiled            the element-wise loops compiled by numba
+kernel              the interface of E-step kernels; results for each row
 quadratic           the fast kernel: two matrix products
 residual            the precise kernel: whitened residuals
-kernel_choice       the candidates; the cheapest of them that is accurate enough, and the loops it uses
-validity            arrays that are no mixture, and why
-estimation          what an M-step has to answer
-maximum_likelihood  statistics -> new parameters
+kernel_choice       the choice of the cheapest kernel that is accurate enough, and of its loops
+estimation          the interface of M-steps
+maximum_likelihood  the M-step from statistics to parameters
+reseeding           new components in place of collapsed and empty ones
 concentration       distributions over the weights
-variational         statistics -> a posterior distribution of the parameters
-state_arrays        states as named arrays, and back
+variational         the M-step from statistics to a posterior distribution of the parameters
+coordinates         differences between mixtures as vectors
+acceleration        quasi-Newton proposals of the next E-step
+coincidence         groups of nearly equal components
+validity            checks of the arrays of a mixture
+state_arrays        conversion of states to named arrays, and back
 """

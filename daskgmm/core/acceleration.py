@@ -1,17 +1,17 @@
-"""Where to take the next E-step, from the last few.
+"""Quasi-Newton acceleration of EM: the mixture of the next E-step, from the last few steps.
 
-EM's step is a gradient step: seen from the present mixture (`coordinates`), it is the gradient of the mean
-log-likelihood to leading order (Xu & Jordan, Neural Computation 8, 1996; with the components known, Fisher's
-information is the unit matrix there). Near a maximum its derivative is symmetric, and the eigenvalues of what a step
-leaves over lie between 0 and 1. Where clusters overlap many are close to 1, and plain EM takes hundreds of small steps
-along them. A quasi-Newton method learns those directions from the steps themselves. It needs nothing but what E-steps
-bring anyway, and its own arithmetic is small beside a pass over the data.
+EM's step is a gradient step: in the coordinates of the present mixture (`coordinates`), the step is the gradient of the
+mean log-likelihood to leading order (Xu & Jordan, Neural Computation 8, 1996; with the components known, Fisher's
+information is the unit matrix there). Near a maximum the derivative of the EM map is symmetric, and its eigenvalues,
+the rates of convergence, lie between 0 and 1. Where clusters overlap, many rates are close to 1, and plain EM takes
+hundreds of small steps along their eigenvectors. A quasi-Newton method learns those directions from the steps
+themselves. The method needs no E-steps of its own, and its arithmetic is small beside a pass over the data.
 
 `LimitedMemoryBFGS` is the quasi-Newton acceleration of Lange (Statistica Sinica 5, 1995) and Jamshidian & Jennrich
 (J. R. Statist. Soc. B 59, 1997, their QN2), in the two-loop form of Nocedal (Math. Comp. 35, 1980). In the same
 coordinates, Anderson mixing (Anderson 1965; Walker & Ni 2011; Henderson & Varadhan 2019), SQUAREM (Varadhan & Roland
 2008) and over-relaxation, which make no use of the symmetry, took 1.3 to 2.3 times as many passes to the same
-tolerance, the more the smaller it was.
+tolerance; the ratio grew as the tolerance shrank.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ _TINY = np.finfo(np.float64).tiny
 
 
 class AcceleratorState:
-    """What an accelerator has learnt from the steps of one start: a frozen record, checked when it is made."""
+    """Knowledge of an accelerator from the steps of one start: a frozen record that validates its own fields."""
 
 
 Learnt = TypeVar("Learnt", bound=AcceleratorState)
 
 
 class Accelerator(ABC, Generic[Learnt]):
-    """Proposes where to evaluate next; knows nothing of data.
+    """Rule that proposes the mixture of the next E-step; it sees mixtures and bounds, never rows.
 
-    An accelerator holds hyper-parameters only. What it has learnt of a start is a value that its methods take and
-    return. Whoever drives it takes the E-steps one after the other:
+    An accelerator holds hyper-parameters only. Its methods take the state that was learnt from a start, and return a
+    new one. The caller takes the E-steps one after the other, and calls:
 
-    * A start, and a mixture that was changed in any other way, begins with `initial`.
-    * After an E-step that counts, and its M-step, `propose`.
-    * If the bound at a proposal is lower than at the last E-step that counted, `reject`; the next E-step then is where
-      the M-step led, and counts.
+    * `initial` for a start, and after the mixture was changed in any other way.
+    * `propose` after an E-step that counts, and its M-step.
+    * `reject` if the bound at a proposal is lower than at the last E-step that counted. The next E-step is then at the
+      result of that M-step, and counts.
     """
 
     state_type: ClassVar[type[AcceleratorState]]
-    """Record of what is learnt."""
+    """Class of the state."""
 
     @abstractmethod
     def initial(self) -> Learnt:
@@ -62,17 +62,17 @@ class Accelerator(ABC, Generic[Learnt]):
     def propose(
         self, state: Learnt, current: MixtureParameters, updated: MixtureParameters, bound: float
     ) -> tuple[Learnt, MixtureParameters | None]:
-        """Learn from a step, and propose where to take the next E-step instead of at ``updated``.
+        """Learn from a step, and propose a mixture for the next E-step in place of ``updated``.
 
         Parameters
         ----------
         state : AcceleratorState
         current : MixtureParameters
-            Where the last E-step was.
+            Mixture of the last E-step.
         updated : MixtureParameters
-            Where its M-step led.
+            Result of the M-step that followed.
         bound : float
-            What it found, in nats per unit of weight.
+            Bound at ``current``, in nats per unit of weight.
 
         Returns
         -------
@@ -93,56 +93,57 @@ class Accelerator(ABC, Generic[Learnt]):
         ----------
         state : AcceleratorState
         change : float
-            Of the bound, from the E-step that counted before.
+            Change of the bound since the previous E-step that counted, in nats per unit of weight.
         tol : float
-            In nats per unit of weight.
+            Tolerance, in nats per unit of weight.
         """
 
 
-def _nothing() -> Array:
+def _no_numbers() -> Array:
     return np.empty(0)
 
 
 @dataclass(frozen=True)
 class BFGSState(AcceleratorState):
-    """What `LimitedMemoryBFGS` has learnt: m pairs, each as long as the n coordinates of a mixture."""
+    """State of `LimitedMemoryBFGS`: m curvature pairs in the n coordinates of a mixture, and the trust radius."""
 
-    steps: Array = field(default_factory=_nothing)
-    """s: from one E-step to the next, latest last, (m, n)."""
-    falls: Array = field(default_factory=_nothing)
-    """y: what EM's step lost on the way, (m, n)."""
-    em_step: Array = field(default_factory=_nothing)
-    """At the last E-step, (n,); empty where that was not finite."""
-    planned: Array = field(default_factory=_nothing)
-    """From the last E-step to the next, (n,)."""
+    steps: Array = field(default_factory=_no_numbers)
+    """Steps s from one E-step to the next, the latest last, (m, n)."""
+    falls: Array = field(default_factory=_no_numbers)
+    """Decreases y of EM's step over each of the steps, (m, n)."""
+    em_step: Array = field(default_factory=_no_numbers)
+    """EM's step from the last E-step, (n,); empty if the step was not finite."""
+    planned: Array = field(default_factory=_no_numbers)
+    """Step from the last E-step to the next, (n,)."""
     proposed: bool = False
-    """Whether the next E-step is at a proposal."""
+    """The next E-step is at a proposal."""
     trust_radius: float = 4.0
-    """Longest step, in EM's steps."""
+    """Length of the longest step, in lengths of EM's step."""
     at_radius: bool = False
-    """Whether the proposal is as long as that."""
+    """The trust radius limited the length of the proposal."""
     rejected: int = 0
-    """Proposals since one was accepted."""
+    """Rejected proposals since the last accepted one."""
     pause: int = 0
     """Plain steps until the next proposal."""
     em_gain: float = np.inf
-    """Predicted for EM's step, in nats per unit of weight."""
+    """Predicted gain of EM's step, in nats per unit of weight."""
     full_gain: float = np.inf
-    """Predicted for all that is left."""
+    """Predicted gain up to the maximum, in nats per unit of weight."""
 
     def __post_init__(self) -> None:
         n = self.em_step.size
         if self.em_step.shape != self.planned.shape or self.em_step.ndim != 1:
             raise ValueError(
-                f"steps of EM of shape {self.em_step.shape}, planned steps of shape {self.planned.shape}; expected (n,)"
+                f"em_step has shape {self.em_step.shape}, planned {self.planned.shape}; expected (n,) for both"
             )
         pairs = self.steps.shape
         if pairs != self.falls.shape or not (pairs == (0,) or (len(pairs) == 2 and n in (0, pairs[1]))):
-            raise ValueError(f"steps of shape {pairs} and falls of shape {self.falls.shape} beside {n} parameters")
+            shapes = f"steps has shape {pairs}, falls {self.falls.shape}, em_step {self.em_step.shape}"
+            raise ValueError(f"{shapes}; expected (m, n), (m, n) and (n,)")
         for name in ("steps", "falls", "em_step", "planned"):
             array = getattr(self, name)
             if array.dtype != np.float64 or not np.isfinite(array).all():
-                raise ValueError(f"{name} contains NaN, infinity, or no numbers in double precision")
+                raise ValueError(f"{name} contains NaN or infinity, or is not in double precision (float64)")
         if not self.trust_radius > 0:
             raise ValueError(f"trust_radius is {self.trust_radius}; expected a positive number")
         for name in ("rejected", "pause"):
@@ -154,22 +155,23 @@ class BFGSState(AcceleratorState):
 class LimitedMemoryBFGS(Accelerator[BFGSState]):
     """Limited-memory BFGS with EM's step for the gradient.
 
-    Where EM's step falls from f to f − y over a step s, the inverse H of the matrix that takes s to y is built of the
-    last ten pairs, and the proposal is H f. Without pairs that is EM's step; directions that were not explored go as
-    far as the latest of them.
+    Over a step s, EM's step changes from f to f − y. The matrix H approximates the inverse of the matrix that maps s
+    to y, from the last ten pairs, and the proposal is H f. Without pairs the proposal is EM's step f; in directions
+    that no pair has explored, H scales f as the latest pair does.
 
-    A step is no longer than some multiple of EM's, which doubles where it was a limit and the bound grew, and shrinks
-    after a rejection; and no component moves further than its own standard deviation. Proposals that are rejected one
-    after the other are followed by 0, 1, 3, 7, … plain steps, from the second on with all pairs forgotten: where the
-    acceleration does not work, it costs next to nothing.
+    A step is at most as long as the trust radius, a multiple of EM's step. The radius doubles if it limited a proposal
+    and the bound grew, and shrinks after a rejection. No component moves further than its own standard deviation.
+    Successive rejections are followed by 0, 1, 3, 7, … plain steps, and from the second on all pairs are discarded:
+    an acceleration that does not work costs next to nothing.
 
-    It has converged when EM's step promises less than ``tol``, and besides either the bound has changed by less, or H
-    promises less for all that is left, ½ f · H f. One small change is not enough: it may have been a bad step.
+    The fit has converged when the predicted gain of EM's step is less than ``tol``, and either the bound has changed by
+    less than ``tol``, or the predicted gain up to the maximum, ½ f · H f, is less than ``tol``. One small change of the
+    bound is not enough: it may come from a bad step.
 
     Parameters
     ----------
     smallest_variance : float
-        No proposal has a smaller one, in squared units of the data.
+        Smallest variance that a proposal may have, in squared units of the data.
 
     Notes
     -----
@@ -188,7 +190,7 @@ class LimitedMemoryBFGS(Accelerator[BFGSState]):
     _LEAST_RADIUS: ClassVar = 1.0
     _LONGEST: ClassVar = 1.0  # for one component, see `shortened`
     _LONGEST_PAUSE: ClassVar = 63
-    _RIDGE_ROUNDING: ClassVar = 0.9  # a variance of exactly the smallest value comes out of products of factors
+    _RIDGE_ROUNDING: ClassVar = 0.9  # a variance of exactly the smallest value is rounded in products of factors
 
     def initial(self) -> BFGSState:
         return BFGSState()
@@ -198,10 +200,10 @@ class LimitedMemoryBFGS(Accelerator[BFGSState]):
     ) -> tuple[BFGSState, MixtureParameters | None]:
         em_step, paused = displacement(current, updated), state.pause > 0
         state = self._learn(state, em_step)
-        known = bool(np.isfinite(em_step).all())  # else the next step has nothing to be compared with
+        known = bool(np.isfinite(em_step).all())  # otherwise the next step makes no pair
         plain: dict[str, Any] = {
-            "em_step": em_step if known else _nothing(),
-            "planned": em_step if known else _nothing(),
+            "em_step": em_step if known else _no_numbers(),
+            "planned": em_step if known else _no_numbers(),
             "em_gain": float(em_step @ em_step) if known else np.inf,
             "full_gain": np.inf,
             "proposed": False,
@@ -227,8 +229,8 @@ class LimitedMemoryBFGS(Accelerator[BFGSState]):
         forgets = rejected > 1
         return replace(
             state,
-            steps=_nothing() if forgets else state.steps,
-            falls=_nothing() if forgets else state.falls,
+            steps=_no_numbers() if forgets else state.steps,
+            falls=_no_numbers() if forgets else state.falls,
             planned=state.em_step,
             proposed=False,
             trust_radius=max(state.trust_radius * self._SHRINKAGE, self._LEAST_RADIUS),
@@ -240,7 +242,7 @@ class LimitedMemoryBFGS(Accelerator[BFGSState]):
         return state.em_gain < tol and (abs(change) < tol or state.full_gain < tol)
 
     def _learn(self, state: BFGSState, em_step: Array) -> BFGSState:
-        """Learn from the step since the last E-step, where EM's step was another."""
+        """Learn a curvature pair from the step since the last E-step; widen the trust radius after an acceptance."""
         learnt: dict[str, Any] = {}
         if state.proposed:
             learnt["rejected"] = 0
@@ -254,7 +256,7 @@ class LimitedMemoryBFGS(Accelerator[BFGSState]):
         return replace(state, **learnt) if learnt else state
 
     def _wide_enough(self, proposal: MixtureParameters) -> bool:
-        """Test whether an M-step might lead to these covariances; false where anything is not finite."""
+        """Test whether all numbers are finite, and no variance is smaller than an M-step could make it."""
         structure, narrowest = proposal.structure, self._RIDGE_ROUNDING * self.smallest_variance
         try:
             structure.precisions_cholesky(structure.add_ridge(proposal.covariances.copy(), -narrowest))
@@ -264,14 +266,14 @@ class LimitedMemoryBFGS(Accelerator[BFGSState]):
 
 
 def ascent_direction(steps: Array, falls: Array, em_step: Array) -> Array:
-    """H f: the two-loop recursion (Nocedal 1980; Nocedal & Wright 2006, algorithm 7.4).
+    """Compute H f by the two-loop recursion (Nocedal 1980; Nocedal & Wright 2006, algorithm 7.4).
 
     Parameters
     ----------
     steps, falls : array of shape (m, n)
         Pairs s and y, the latest last.
     em_step : array of shape (n,)
-        f.
+        EM's step f.
     """
     curvatures = np.einsum("mn,mn->m", steps, falls)
     shares = np.empty(len(steps))
@@ -286,4 +288,4 @@ def ascent_direction(steps: Array, falls: Array, em_step: Array) -> Array:
 
 
 ACCELERATIONS: dict[str, type[LimitedMemoryBFGS]] = dict(zip(names.ACCELERATIONS, [LimitedMemoryBFGS], strict=True))
-"""Accelerations by name; each is made for the smallest variance that its proposals may have."""
+"""Accelerations by name; the constructor takes the smallest variance that a proposal may have."""

@@ -1,4 +1,4 @@
-"""Components that coincide: two where one would do."""
+"""Groups of coinciding components, each of which one component could replace."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Array = np.ndarray[Any, np.dtype[Any]]
 #: standard deviation apart, or a variance that differs by a seventh.
 DIVERGENCE = 0.005
 
-# Divergences are told to leading order: pairs beyond this multiple of the bounds that each feature gives need no closer
-# look.
+# Divergences are computed to leading order: a pair that exceeds the bounds in a single feature by this factor is not
+# examined further.
 _SLACK = 1.5
 
 _FIRST_FEATURES = 4
 
 
 def coinciding(parameters: MixtureParameters, candidates: Array) -> list[tuple[int, ...]]:
-    """Groups of components whose densities are nearly equal, whatever their weights.
+    """Find groups of components whose densities are nearly equal, whatever their weights.
 
     Parameters
     ----------
     parameters : MixtureParameters
     candidates : array of int
-        Components to look at, ascending.
+        Components to compare, ascending.
 
     Returns
     -------
     list of tuple of int
-        Two or more components each.
+        Groups of two or more components.
     """
     groups: dict[int, list[int]] = {}
     variances = parameters.structure.marginal_variances(
@@ -51,7 +51,7 @@ def coinciding(parameters: MixtureParameters, candidates: Array) -> list[tuple[i
 
 
 def _near(means: Array, variances: Array, log_variances: Array, component: int, others: Array) -> Array:
-    """Components that no feature alone tells apart: the divergence in one feature is a lower bound."""
+    """Components close to one in every single feature: the divergence in one feature is a lower bound."""
     for features in (slice(None, _FIRST_FEATURES), slice(_FIRST_FEATURES, None)):
         shifts = means[others, features] - means[component, features]
         ratios = log_variances[others, features] - log_variances[component, features]
@@ -70,7 +70,7 @@ def _from_means(parameters: MixtureParameters, component: int, others: Array) ->
 
 
 def _from_matrices(parameters: MixtureParameters, component: int, others: Array) -> Array:
-    """The same by their covariances alone, to leading order; it adds to the other."""
+    """Divergences by the covariances alone, to leading order, shape (n,); added to those of `_from_means`."""
     if not len(others):
         return np.empty(0)
     structure, factors = parameters.structure, parameters.precisions_cholesky

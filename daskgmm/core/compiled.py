@@ -1,7 +1,7 @@
 """The element-wise loops of an E-step, compiled by numba.
 
-The exponential is the usual one: x = n log 2 + r, a polynomial for exp(r), and n added to the exponent's bits. It is
-written in separate loops over short columns because that is what compilers vectorise.
+The exponential is the usual one: x = n log 2 + r, a polynomial for exp(r), and n added to the exponent's bits. Separate
+loops over short columns compute it, because compilers vectorise such loops.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .elementwise import ElementwiseBackend, FeatureMap, Scratch
 from .row_blocks import block_step
 
 if numba.config.DISABLE_JIT:
-    raise ImportError("numba compiles nothing, as NUMBA_DISABLE_JIT says; what is here is of use only compiled")
+    raise ImportError("NUMBA_DISABLE_JIT switches numba's compiler off, which this module needs; NumPy's loops serve")
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Rows of a block where no interpreter has to be called for each: its arrays stay in a core's own cache.
+# Rows of a block: its arrays stay in a core's own cache. No block costs a call of the interpreter, so it may be short.
 _BLOCK_ROWS = 248
 
 # Loops are written out below: an array expression may fail with a message about shapes, and compiling the message takes
 # longer than compiling everything else.
 
-# Columns that are worked on together: a few rows of them stay in the innermost cache.
+# Columns that are processed together: a few rows of them stay in the innermost cache.
 _TILE = 256
 
-# Without "reassoc": it would cancel the rounding constant, which is added and taken off again.
+# Without "reassoc", which would cancel the rounding constant: the constant is added and subtracted again.
 _FLAGS = {"contract", "nsz", "arcp"}
 
 # log 2 in two parts, the first with trailing zeros, so that n times it is exact.
@@ -50,15 +50,15 @@ def _jit(function: Callable[..., Any]) -> Any:
 
 
 class CompiledBackend(ElementwiseBackend):
-    """One pass over memory for each loop, and one call for any number of blocks."""
+    """Compiled loops: one pass over memory for each loop, and one call for any number of blocks."""
 
     name = "compiled"
     block_bytes = 512 << 10  # half of a core's own cache
-    process_bytes = 170 << 20  # numba and LLVM, while they compile; 110 where the code is cached
+    process_bytes = 170 << 20  # numba and LLVM, while they compile; 110 << 20 if the code is cached
 
     @property
     def made_by(self) -> str:
-        _, processor, _ = cpu_target.target_context.codegen().magic_tuple()  # what numba's cache goes by
+        _, processor, _ = cpu_target.target_context.codegen().magic_tuple()  # the key of numba's cache
         return f"numba {numba.__version__} for {processor}"
 
     @property
@@ -101,12 +101,12 @@ class CompiledBackend(ElementwiseBackend):
         return np.add(peak, np.log(total, out=total), out=total)
 
 
-# Stands for weights that are all one.
+# Placeholder for weights that are all one.
 _EVEN = np.empty(0)
 
 
 def _plain(rows: Array, products: np.dtype[Any]) -> Array:
-    """The rows in one of the few forms that the loops are compiled for, because each form takes seconds."""
+    """Convert rows to one of the few forms that the loops are compiled for: each form takes seconds to compile."""
     if rows.dtype not in (products, np.float64) or not rows.dtype.isnative:
         rows = rows.astype(np.float64)
     rows = np.ascontiguousarray(rows).view()
@@ -201,13 +201,13 @@ def _standardise(rows: Array, center: Array, inverse_scale: Array, clip_limit: f
         stop = min(n, start + 8)
         for i in range(d):
             for j in range(start, stop):
-                # Where the copy would round, the offset goes first.
+                # If the copy would round, the offset is subtracted first.
                 out[i, j] = rows[j, i] if exact else np.float64(rows[j, i]) - center[i]
     for i in range(d):
         z, c, factor = out[i], (center[i] if exact else 0.0), inverse_scale[i]
         for j in range(n):
             x = (np.float64(z[j]) - c) * factor
-            # Written so that NaN stays.
+            # These comparisons keep NaN.
             z[j] = clip_limit if x > clip_limit else (-clip_limit if x < -clip_limit else x)
 
 
@@ -226,13 +226,13 @@ def _normalise(joint: Array, weights: Array, peak: Array, total: Array) -> None:
 
 
 def _exponentiate(joint: Array, peaks: Array, totals: Array) -> None:
-    """Subtract the largest entry of every column and take the exponential; by dtype, see below."""
+    """Subtract the largest entry of every column and take the exponential; implemented below for each dtype."""
     raise NotImplementedError("only compiled code calls this")
 
 
 @overload(_exponentiate, jit_options={"fastmath": _FLAGS, "error_model": "numpy"})  # type: ignore[untyped-decorator]
 def _exponentiate_by_dtype(joint: Array, peaks: Array, totals: Array) -> Callable[..., None]:
-    # What comes here are numba's types; it wants the annotations of all three functions to be equal.
+    # The arguments are numba's types; numba requires equal annotations of all three functions.
     return _exponentiate_double if joint.dtype == numba.float64 else _exponentiate_single
 
 

@@ -7,7 +7,7 @@ prior                       weights                                           pa
 ``dirichlet_process``       w_k = v_k Π_{j<k} (1 − v_j),  v_k ~ Beta(1, α)    (2, K)
 ==========================  ================================================  ================
 
-α is the prior's concentration: the smaller it is, the fewer components are used.
+α is the prior's concentration: the smaller α, the fewer components are used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class WeightDistribution(ABC):
-    """A family of distributions that stays itself when rows are assigned to components. Instances hold no state."""
+    """Conjugate family of distributions over the weights. Instances hold no state."""
 
     name: ClassVar[str]
 
@@ -34,7 +34,7 @@ class WeightDistribution(ABC):
 
     @abstractmethod
     def posterior(self, prior: float, soft_counts: Array) -> Array:
-        """Parameters after ``soft_counts`` (K,) rows, from the prior's concentration."""
+        """Parameters of the posterior after ``soft_counts`` (K,) rows, from the prior's concentration."""
 
     @abstractmethod
     def expected_log_weights(self, concentration: Array) -> Array:
@@ -50,7 +50,7 @@ class WeightDistribution(ABC):
 
 
 class DirichletDistribution(WeightDistribution):
-    """Bishop (2006), Pattern Recognition and Machine Learning, section 10.2."""
+    """Dirichlet distribution: Bishop (2006), Pattern Recognition and Machine Learning, section 10.2."""
 
     name = DIRICHLET_DISTRIBUTION
 
@@ -71,7 +71,7 @@ class DirichletDistribution(WeightDistribution):
 
 
 class DirichletProcess(WeightDistribution):
-    """Stick-breaking, truncated at K pieces: Blei & Jordan, Bayesian Analysis 1(1), 2006."""
+    """Dirichlet process, a stick truncated at K pieces: Blei & Jordan, Bayesian Analysis 1(1), 2006."""
 
     name = DIRICHLET_PROCESS
 
@@ -89,7 +89,7 @@ class DirichletProcess(WeightDistribution):
     def mean_weights(self, concentration: Array) -> Array:
         broken, left = concentration / concentration.sum(axis=0)
         weights = broken * np.append(1.0, np.cumprod(left[:-1]))
-        return np.asarray(weights / weights.sum())  # the last piece of a truncated stick is all that is left
+        return np.asarray(weights / weights.sum())  # the last piece takes the remainder of the stick
 
     def log_volume(self, concentration: Array) -> float:
         return float(betaln(*concentration).sum())

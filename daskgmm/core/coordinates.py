@@ -1,8 +1,8 @@
 """Differences between two mixtures as vectors, in units of one of them.
 
-A mixture seen from another, the origin, is a vector v without bounds: whatever its entries, there is a mixture with
-positive weights that sum to one and positive definite covariances. For the origin's weights w, means μ and factors U
-(Σ⁻¹ = U Uᵀ) it holds
+The coordinates of a mixture relative to another, the origin, are a vector v without bounds: any v belongs to a mixture
+with positive weights that sum to one and positive definite covariances. For the origin's weights w, means μ and
+factors U (Σ⁻¹ = U Uᵀ) the vector holds
 
 ====================  ==============================================  =========
 part                  entries                                         number
@@ -14,11 +14,11 @@ covariance matrices   √w_k times the structure's                       the res
 ====================  ==============================================  =========
 
 With a row's component known, Fisher's information is the unit matrix in these coordinates: ½ ‖v‖² is, to leading order,
-the Kullback-Leibler divergence per row, in nats. So lengths and angles have a meaning of their own and do not change
-with the units of the features or with where zero is. The triangular matrices act on the factors as a group and the
-coordinates are relative to it, hence vectors seen from different origins may be compared entry by entry.
+the Kullback-Leibler divergence per row, in nats. Lengths and angles therefore do not change with the units of the
+features or with their zero points. The triangular matrices act on the factors as a group, and the coordinates are
+relative to this group action, so vectors from different origins may be compared entry by entry.
 
-A component whose weight is zero at the origin has no length: it stays where it is.
+A component of weight zero at the origin has coordinates zero, and does not move.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _TINY = np.finfo(np.float64).tiny
 
 
 def displacement(origin: MixtureParameters, target: MixtureParameters) -> Array:
-    """``target`` as seen from ``origin``.
+    """Compute the coordinates of ``target`` relative to ``origin``.
 
     Parameters
     ----------
     origin, target : MixtureParameters
-        Of the same structure and size.
+        Mixtures of the same structure and size.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def displacement(origin: MixtureParameters, target: MixtureParameters) -> Array:
 
 
 def displaced(origin: MixtureParameters, vector: Array) -> MixtureParameters:
-    """The mixture at a displacement from ``origin``: `displacement` the other way round.
+    """Make the mixture with given coordinates relative to ``origin``; inverse of `displacement`.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def displaced(origin: MixtureParameters, vector: Array) -> MixtureParameters:
     Returns
     -------
     MixtureParameters
-        Not finite where a step is too long for double precision; see `shortened`.
+        Contains infinity or NaN if the vector is too long for double precision; see `shortened`.
     """
     structure = origin.structure
     change, means, matrices = _components(origin, vector)
@@ -82,7 +82,7 @@ def displaced(origin: MixtureParameters, vector: Array) -> MixtureParameters:
 
 
 def shortened(origin: MixtureParameters, vector: Array, longest: float) -> Array:
-    """The same displacement, in which no weight, mean or covariance matrix moves further than ``longest``.
+    """Shorten a displacement so that no weight, mean or covariance matrix moves further than ``longest``.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def _join(weights: Array, means: Array, matrices: Array) -> Array:
 
 
 def _components(origin: MixtureParameters, vector: Array) -> tuple[Array, Array, Array]:
-    """What every weight, mean and matrix does on its own, without the factors √w."""
+    """Displacement of every weight, mean and matrix, without the factors √w."""
     k, d = origin.means.shape
     weights, means, matrices = np.split(vector, [k, k + k * d])
     roots, matrix_roots = (_reciprocals(r) for r in _roots(origin))

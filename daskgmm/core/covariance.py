@@ -1,4 +1,4 @@
-"""The covariance structures that there are, by their names.
+"""Covariance structures by name.
 
 ===============  ===================  ====================  ==================
 structure        kind of matrix       matrices              quadratic features
@@ -11,8 +11,8 @@ tied-diag        Diagonal             one for all           none (they cancel)
 tied-spherical   Scalar               one for all           none (they cancel)
 ===============  ===================  ====================  ==================
 
-Other structures come from packages: an installed one names its structure in the entry-point group `ENTRY_POINTS`, and
-is imported when somebody asks for that name. So whatever reads a name finds it: estimators, model files, the terminal.
+Other packages may add structures: an installed package names its structure in the entry-point group `ENTRY_POINTS`, and
+is imported on the first look-up of that name. Estimators, model files and the terminal all look names up here.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ ENTRY_POINTS = "daskgmm.structures"
 
 
 class Structures(Mapping[str, CovarianceStructure]):
-    """Structures by their names; those of other packages stand here once they have been asked for."""
+    """Structures by name; structures of other packages are added when their names are looked up."""
 
     def __init__(self, structures: Iterable[CovarianceStructure]) -> None:
-        self._found = {structure.name: structure for structure in structures}
+        self._by_name = {structure.name: structure for structure in structures}
 
     def register(self, structure: CovarianceStructure) -> None:
         """Add a structure under its name for this process.
@@ -41,24 +41,24 @@ class Structures(Mapping[str, CovarianceStructure]):
         ValueError
             If another structure has the name.
         """
-        if self._found.setdefault(structure.name, structure) != structure:
-            raise ValueError(f"there is another covariance structure with the name {structure.name!r}")
+        if self._by_name.setdefault(structure.name, structure) != structure:
+            raise ValueError(f"there is another covariance structure with the name {structure.name!r}: choose another")
 
     def unregister(self, structure: CovarianceStructure) -> None:
         """Undo `register`."""
-        del self._found[structure.name]
+        del self._by_name[structure.name]
 
     def __getitem__(self, name: str) -> CovarianceStructure:
-        if name not in self._found:
+        if name not in self._by_name:
             for point in entry_points(group=ENTRY_POINTS, name=name):
                 self.register(point.load())
-        return self._found[name]
+        return self._by_name[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._found)
+        return iter(self._by_name)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._by_name)
 
 
 STRUCTURES = Structures(
@@ -71,4 +71,4 @@ STRUCTURES = Structures(
         Scalar(TIED_SPHERICAL, shared=True),
     )
 )
-"""Every structure by its name, which is a ``covariance_type``."""
+"""Every structure by its name, a value of ``covariance_type``."""

@@ -1,6 +1,6 @@
-"""The loops of an E-step, in two forms that compute the same: plain NumPy, and compiled.
+"""Element-wise loops of an E-step: the interface of their two forms, and the form in NumPy (`compiled` has the other).
 
-What is left beside the two matrix products of a block is moving rows into their frame, multiplying features, and the
+Beside two matrix products, the E-step of a block moves rows into their frame, multiplies features, and takes the
 log-sum-exp. NumPy takes one pass over memory for each operation. Compiled, each of the three is a single pass with a
 vectorised exponential, and the loop over the blocks around them runs without the interpreter: blocks may be short
 enough for a core's own cache, and threads do not wait for each other.
@@ -23,10 +23,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """How rows become features T(x) = [quadratic, z, 1]: z = (x − c) / s, limited to ± clip_limit."""
+    """Map from rows to features T(x) = [quadratic, z, 1] with z = (x − c) / s, clipped to ± clip_limit."""
 
     structure: CovarianceStructure
-    """Says which quadratic features there are."""
+    """Structure that defines the quadratic features."""
     center: Array
     """c, shape (D,)."""
     inverse_scale: Array
@@ -36,20 +36,20 @@ class FeatureMap:
 
 @dataclass
 class Scratch:
-    """Arrays that the E-step of one task writes to. P is the number of features, B the rows of the longest block."""
+    """Work arrays of one task's E-step. P is the number of features, B the rows of the longest block."""
 
     natural: Array
     """Natural parameters in the dtype of the products, (K, P); only read."""
     features: Array
     """Φ, (P, B)."""
     joint: Array
-    """(K, B)."""
+    """Log-joints, later responsibilities, (K, B)."""
     products: Array
-    """(K, P)."""
+    """Products of responsibilities and features, (K, P)."""
 
 
 class ElementwiseBackend(ABC):
-    """The loops over a block of B rows with D features and K components. Stateless and picklable."""
+    """Loops over a block of B rows with D features and K components. Stateless and picklable."""
 
     name: str
 
@@ -57,21 +57,21 @@ class ElementwiseBackend(ABC):
     """Size of a block's arrays with which the loops and the matrix products between them are fastest."""
 
     process_bytes: int
-    """Memory that they take in a process before any data."""
+    """Memory that the loops take in a process before any data."""
 
     @property
     @abstractmethod
     def made_by(self) -> str:
-        """What made the machine code that runs, on which the last bits of results depend."""
+        """Origin of the machine code, on which the last bits of results depend."""
 
     @property
     def is_loaded(self) -> bool:
-        """True where the first E-step in this process need not wait for machine code."""
+        """Test whether the machine code is loaded: then the first E-step in this process need not wait for it."""
         return True
 
     @abstractmethod
     def warm_up(self, dtype: np.dtype[Any]) -> None:
-        """Begin, in the background, to load what the first E-step of rows of that dtype would have to wait for."""
+        """Begin to load, in the background, the machine code for the first E-step of rows of that dtype."""
 
     @abstractmethod
     def fill(self, features: FeatureMap, rows: Array, out: Array) -> None:
@@ -82,18 +82,18 @@ class ElementwiseBackend(ABC):
         features : FeatureMap
         rows : array of shape (B, D), any real dtype
         out : array of shape (P, B), float32 or float64
-            The difference x − c is taken in double precision whatever its dtype: a large offset must not round the
+            The difference x − c is taken in double precision for either dtype: a large offset must not round the
             rows.
         """
 
     @abstractmethod
     def normalise(self, joint: Array, weights: Array | None) -> Array:
-        """Log-sum-exp by column.
+        """Compute the log-sum-exp by column, and the responsibilities in place.
 
         Parameters
         ----------
         joint : array of shape (K, B), contiguous
-            Log-joints; becomes the responsibilities times the weights, in place.
+            Log-joints; overwritten with the responsibilities times the weights.
         weights : array of shape (B,), float64, or None
 
         Returns
@@ -105,7 +105,7 @@ class ElementwiseBackend(ABC):
     def expectation(
         self, features: FeatureMap, rows: Array, weights: Array | None, scratch: Scratch, sums: Array
     ) -> Array:
-        """E-step of any number of rows: responsibilities, and what they weigh the features to.
+        """Run the E-step of any number of rows: add their features, weighted by responsibilities, to ``sums``.
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ class ElementwiseBackend(ABC):
         weights : array of shape (n,), float64, or None
         scratch : Scratch
         sums : array of shape (K, P), float64
-            Σ r T(x) is added to it, in place.
+            Σ r T(x) is added, in place.
 
         Returns
         -------
@@ -133,10 +133,10 @@ class ElementwiseBackend(ABC):
 
 
 class NumpyBackend(ElementwiseBackend):
-    """NumPy: the specification of the other form."""
+    """Loops in NumPy, the specification of the compiled form."""
 
     name = "numpy"
-    block_bytes = 2 << 20  # fewer calls outweigh the cache
+    block_bytes = 2 << 20  # beyond a core's own cache: fewer calls save more time
     process_bytes = 0
 
     @property
@@ -144,7 +144,7 @@ class NumpyBackend(ElementwiseBackend):
         return "numpy"
 
     def warm_up(self, dtype: np.dtype[Any]) -> None:
-        """There is nothing to load."""
+        """Do nothing: NumPy needs no machine code loaded."""
 
     def fill(self, features: FeatureMap, rows: Array, out: Array) -> None:
         n_quadratic = len(out) - rows.shape[1] - 1
@@ -167,9 +167,9 @@ class NumpyBackend(ElementwiseBackend):
 
 
 def _exponentiate(joint: Array) -> None:
-    """Exponential in place, with zero for what is or nearly is subnormal.
+    """Take the exponential in place, with zero for results that are subnormal, or nearly so.
 
-    Such numbers take many times longer to compute, and to multiply with on some machines.
+    Subnormal numbers take many times longer to compute and, on some machines, to multiply.
     """
     lowest = 0.98 * math.log(np.finfo(joint.dtype).tiny)
     if joint.min() < lowest:

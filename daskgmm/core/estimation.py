@@ -1,4 +1,4 @@
-"""What tells one kind of fit from another: how statistics become new parameters, and what is to grow."""
+"""Interface of M-steps: one kind of fit is an update of parameters from statistics, and an objective that grows."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from .statistics import SufficientStatistics
 Array = np.ndarray[Any, np.dtype[Any]]
 
 State = TypeVar("State")
-"""What a fit improves: parameters, or a distribution over them."""
+"""State that a fit improves: parameters, or a distribution over parameters."""
 
 
 class Estimation(ABC, Generic[State]):
-    """The M-step of one kind of fit. The E-step and the loop around both are the same for all of them."""
+    """M-step of one kind of fit. All kinds share the E-step and the loop around both."""
 
     measure: ClassVar[str]
-    """What `bound` is called."""
+    """Name of the objective that `bound` computes."""
 
     reg_covar: float
-    """Added to every variance, in squared units of the data."""
+    """Number added to every variance, in squared units of the data."""
 
     def begin(self, draw: Callable[[], SufficientStatistics]) -> State:
-        """First state.
+        """Make the first state.
 
         Parameters
         ----------
         draw : callable
-            Makes the statistics of a start. It takes time and random numbers: not called where it is not needed.
+            Returns the statistics of a start. A draw takes time and random numbers: called only if it is needed.
         """
         return self.update(draw())
 
     @abstractmethod
     def update(self, statistics: SufficientStatistics) -> State:
-        """The M-step: statistics of the last E-step -> next state.
+        """Run the M-step: statistics of the last E-step -> next state.
 
         Raises
         ------
@@ -48,15 +48,15 @@ class Estimation(ABC, Generic[State]):
 
     @property
     def relocates(self) -> bool:
-        """Whether components may be moved to clusters that the start knew nothing of."""
+        """Permission to move components to clusters that the start has missed."""
         return False
 
     def empty(self, statistics: SufficientStatistics) -> tuple[int, ...]:
-        """Components that no row belongs to, where that is a loss."""
+        """Components without rows that are to begin anew; none in fits that may leave components empty."""
         return ()
 
     def reseed(self, statistics: SufficientStatistics, lost: tuple[int, ...]) -> State | None:
-        """The M-step with other components in the place of those that collapsed or are empty; None where none help."""
+        """Run the M-step with new components in place of collapsed or empty ones; return None if none can be made."""
         return None
 
     @abstractmethod
@@ -65,16 +65,16 @@ class Estimation(ABC, Generic[State]):
 
     @abstractmethod
     def parameters(self, state: State) -> MixtureParameters:
-        """What the next E-step is to be computed with."""
+        """Parameters for the next E-step."""
 
     @abstractmethod
     def bound(self, statistics: SufficientStatistics, updated: State) -> float:
-        """What grows with every iteration, in nats per unit of weight.
+        """Objective, which grows with every iteration, in nats per unit of weight.
 
         Parameters
         ----------
         statistics : SufficientStatistics
-            Of the E-step.
+            Statistics of the E-step.
         updated : State
-            What `update` made of them.
+            Result of `update` for these statistics.
         """

@@ -1,4 +1,4 @@
-"""What every kernel answers."""
+"""Interface of E-step kernels, and their results for each row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """What a kernel needs for one block: known before there are parameters."""
+    """Block length and memory of a kernel, known before there are parameters."""
 
     rows: int
     """Rows of the longest block."""
@@ -30,7 +30,7 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class RowResults:
-    """Arrays for what a kernel says of each of n rows; None for what is not asked for."""
+    """Arrays for a kernel's results for each of n rows; None for results that are not requested."""
 
     labels: Array | None = None
     """Most probable component, (n,), int64."""
@@ -46,26 +46,26 @@ class RowResults:
 
     @property
     def are_normalised(self) -> bool:
-        """True where an array needs the log-sum-exp; the labels alone need none."""
+        """Test whether a requested result needs the log-sum-exp; labels alone do not."""
         return any(array is not None for array in (self.responsibilities, self.log_density, self.entropy))
 
 
 class Kernel(ABC):
     """The E-step for given parameters, prepared once and applied to many blocks.
 
-    A kernel is immutable and may be shared between threads; what one task writes to is its workspace.
+    A kernel is immutable and may be shared between threads; each task writes to a workspace of its own.
     """
 
     arithmetic: str
     """``"float32"``, ``"float64"`` or ``"precise"``."""
 
     reference: Array
-    """Point(s) that the statistics' moments are about."""
+    """Point that the statistics' moments are about, (D,), or one point for each component, (K, D)."""
 
     plan: BlockPlan
 
     has_common_second: bool = False
-    """The second moments of the statistics do not depend on the parameters: one pass serves all in this arithmetic."""
+    """The second moments do not depend on the parameters: one pass computes them for all E-steps in this arithmetic."""
 
     def __init__(self, parameters: MixtureParameters, frame: Frame, backend: ElementwiseBackend = PLAIN) -> None:
         self.parameters = parameters
@@ -74,26 +74,26 @@ class Kernel(ABC):
         self.backend = backend
 
     def resolves(self, parameters: MixtureParameters) -> bool:
-        """Whether moments computed in this arithmetic are fine enough to have led to ``parameters``.
+        """Test whether moments in this arithmetic are accurate enough for an M-step that ended in ``parameters``.
 
-        An M-step can end in components much tighter than those that chose the kernel: then its covariances are
-        rounding.
+        An M-step can end in components much tighter than the components that the kernel was chosen for: then the new
+        covariances are rounding errors.
         """
         return True
 
     @abstractmethod
     def rounding(self, moments: MixtureParameters) -> float:
-        """Estimate, from above, the rounding error of the mean log-density that a finer arithmetic would not have.
+        """Estimate, from above, the rounding error of the mean log-density compared with a finer arithmetic.
 
         Parameters
         ----------
         moments : MixtureParameters
-            The mixture that an M-step made of this kernel's statistics: where the rows of each component lie.
+            Mixture that an M-step made of this kernel's statistics: its moments say where each component's rows lie.
 
         Returns
         -------
         float
-            In nats per unit of weight; zero where no arithmetic is finer.
+            Error in nats per unit of weight; zero if no arithmetic is finer.
         """
 
     @abstractmethod
@@ -102,15 +102,15 @@ class Kernel(ABC):
 
     @abstractmethod
     def log_joint(self, rows: Array, work: Any) -> Array:
-        """Logarithm of w_k N(x_b; μ_k, Σ_k) of one block less `row_offset`, (K, B), contiguous, in the workspace."""
+        """Compute log w_k N(x_b; μ_k, Σ_k) − `row_offset` of one block, (K, B), contiguous, in the workspace."""
 
     @abstractmethod
     def row_offset(self, work: Any, n_rows: int) -> Array | None:
-        """What `log_joint` has just left out, the same for every component, shape (B,); None for nothing."""
+        """Term common to all components that `log_joint` left out of the last block, shape (B,); None for no term."""
 
     @abstractmethod
     def statistics(self, rows: Array, weights: Array | None, work: Any) -> SufficientStatistics:
-        """Sufficient statistics of some rows.
+        """Compute the sufficient statistics of some rows.
 
         Parameters
         ----------
@@ -176,24 +176,24 @@ class Kernel(ABC):
 
 
 def row_entropies(responsibilities: Array) -> Array:
-    """−Σ_k r log r of each row, in nats, (B,), for responsibilities of shape (K, B)."""
+    """Entropy −Σ_k r log r of each row, in nats, (B,), for responsibilities of shape (K, B)."""
     logs = np.maximum(responsibilities, np.finfo(responsibilities.dtype).tiny)  # 0 log 0 = 0; log stays vectorised
     np.log(logs, out=logs)
     return -np.einsum("kb,kb->b", responsibilities, logs)
 
 
 def weighted_sum(values: Array, weights: Array | None) -> float:
-    """Σ w v; without weights Σ v."""
+    """Sum Σ w v; without weights, Σ v."""
     if weights is None:
         return float(values.sum())
     return float(values @ weights)
 
 
 def total_weight(weights: Array | None, n_rows: int) -> float:
-    """Σ w; without weights the number of rows."""
+    """Sum Σ w; without weights, the number of rows."""
     return float(n_rows) if weights is None else float(weights.sum())
 
 
 def clip_limit(dtype: Any) -> float:
-    """Distance from the center, in units of the frame, beyond which rows count as that far: squares stay finite."""
+    """Distance from the center, in units of the frame, to which rows are clipped: squares stay finite."""
     return float(np.finfo(dtype).max) ** 0.25

@@ -1,4 +1,4 @@
-"""The choice of a kernel for the E-step of a block of rows: log-densities, responsibilities, sufficient statistics.
+"""Choice of a kernel for the E-step of a block of rows: log-densities, responsibilities, sufficient statistics.
 
 Two kernels compute the E-step of complete rows:
 
@@ -8,10 +8,10 @@ Two kernels compute the E-step of complete rows:
 `ResidualKernel`
     the precise twin. Whitened residuals Uᵀ(x − μ_k) of one component at a time, and moments about the current means.
 
-θ · T(z) cancels when a component is tight compared with its distance from c. The loss is predictable from the
-parameters alone (`CovarianceStructure.amplification`), so `choose_kernel` takes the first of the `CANDIDATES`, the
-cheapest first, that can serve with a bound that is small enough. Rows of another kind are another name in
-`KernelRequest.rows` and one more candidate.
+The terms of θ · T(z) cancel when a component is tight compared with its distance from c. The loss of digits is
+predictable from the parameters alone (`CovarianceStructure.amplification`). `choose_kernel` goes through the
+`CANDIDATES`, the cheapest first, and takes the first one whose rounding bound is small enough. Rows of another kind
+need another name in `KernelRequest.rows` and one more candidate.
 
 The kernels read rows of any real dtype and accumulate in double precision.
 """
@@ -53,30 +53,30 @@ ARITHMETICS = ("float32", "float64", ResidualKernel.arithmetic)
 """Arithmetics that a kernel may compute in, the coarsest and cheapest first."""
 
 COMPLETE = "complete"
-"""The kind of rows that hold one number for each feature, and nothing else."""
+"""Kind of rows that hold one number for each feature, and nothing else."""
 
-# Below this many log-joints in a pass the time to load compiled code is longer than the time it saves.
+# Below this many log-joints in a pass, loading compiled code takes more time than the code saves.
 _WORTH_LOADING = 5_000_000
 
-# A row with more bytes of features than this takes longer than whitening it, which needs none, for each component.
+# Above this many bytes of features in a row, whitening the row for each component, without features, takes less time.
 _MOST_FEATURE_BYTES = 24_000
 
 
 @dataclass(frozen=True)
 class KernelRequest:
-    """An E-step that needs a kernel."""
+    """E-step that needs a kernel."""
 
     parameters: MixtureParameters
     frame: Frame
-    """Where the data lie."""
+    """Position and units of the data."""
     dtype: np.dtype[Any]
-    """Of the data."""
+    """Dtype of the data."""
     backend: ElementwiseBackend = PLAIN
     """Element-wise loops beside matrix products."""
     common_known: Container[str] = ()
-    """Arithmetics in which moments that do not depend on the parameters are known (`QuadraticKernel.complete`)."""
+    """Arithmetics in which second moments of all rows are known (`QuadraticKernel.complete`)."""
     coarsest: str = ARITHMETICS[0]
-    """One of `ARITHMETICS`: none that is coarser is chosen."""
+    """Coarsest of the `ARITHMETICS` that may be chosen."""
     rows: str = COMPLETE
     """Kind of the rows."""
 
@@ -87,7 +87,7 @@ class KernelRequest:
 
 
 class KernelCandidate(ABC):
-    """A kernel that may be chosen: which rows it is for, its rounding, and how it is made."""
+    """Kernel that may be chosen: its kind of rows, its rounding bound, and its constructor."""
 
     arithmetic: str
     """One of `ARITHMETICS`."""
@@ -98,14 +98,14 @@ class KernelCandidate(ABC):
 
     @abstractmethod
     def rounding(self, request: KernelRequest) -> float:
-        """Bound on the rounding error of one log-density, in nats; infinity where the kernel cannot serve."""
+        """Bound on the rounding error of one log-density, in nats; infinity if the kernel cannot serve the request."""
 
     @abstractmethod
     def make(self, request: KernelRequest) -> Kernel:
         """Make the kernel."""
 
     def serves(self, request: KernelRequest) -> bool:
-        """Test for rows of its kind, an arithmetic that is fine enough, and rounding that is small enough."""
+        """Test whether kind of rows, arithmetic and rounding bound satisfy the request."""
         fine = ARITHMETICS.index(self.arithmetic) >= ARITHMETICS.index(request.coarsest)
         return fine and request.rows == self.rows and self.rounding(request) <= self.tolerance
 
@@ -131,7 +131,7 @@ class _Products(KernelCandidate):
 
 
 class _Residuals(KernelCandidate):
-    """`ResidualKernel`, exact for any parameters."""
+    """`ResidualKernel`, precise for any parameters."""
 
     arithmetic = ResidualKernel.arithmetic
 
@@ -143,7 +143,7 @@ class _Residuals(KernelCandidate):
 
 
 CANDIDATES: list[KernelCandidate] = [_Products(np.float32, 1e-3), _Products(np.float64, 1e-9), _Residuals()]
-"""Every kernel, the cheapest first. The last one for each kind of rows has to serve any parameters."""
+"""Every kernel, the cheapest first. The last kernel for each kind of rows must serve any parameters."""
 
 
 def choose_kernel(
@@ -155,31 +155,31 @@ def choose_kernel(
     coarsest: str = ARITHMETICS[0],
     rows: str = COMPLETE,
 ) -> Kernel:
-    """Kernel in the cheapest arithmetic whose rounding is small enough for these parameters.
+    """Make the kernel with the cheapest arithmetic whose rounding is small enough for these parameters.
 
     Parameters
     ----------
-    parameters, frame, dtype, loops, common_known, coarsest, rows
-        The fields of a `KernelRequest`.
+    parameters, frame, dtype, backend, common_known, coarsest, rows
+        Fields of a `KernelRequest`.
     """
     request = KernelRequest(parameters, frame, dtype, backend, common_known, coarsest, rows)
     return next(candidate for candidate in CANDIDATES if candidate.serves(request)).make(request)
 
 
 def finer(arithmetic: str) -> str:
-    """The arithmetic that follows in `ARITHMETICS`; the last one itself."""
+    """Return the arithmetic that follows in `ARITHMETICS`; the last arithmetic follows itself."""
     return ARITHMETICS[min(ARITHMETICS.index(arithmetic) + 1, len(ARITHMETICS) - 1)]
 
 
 def choose_backend(n_log_joints: float, *, compiled: bool = True) -> ElementwiseBackend:
-    """The compiled loops where they are allowed, a pass has enough work for them and numba is installed.
+    """Return the compiled loops if they are allowed, numba is installed, and a pass has enough work for them.
 
     Parameters
     ----------
     n_log_joints : float
         Rows times components.
     compiled : bool
-        False: always the plain ones.
+        False: always return NumPy's loops.
     """
     if not compiled or n_log_joints < _WORTH_LOADING:
         return PLAIN

@@ -140,8 +140,8 @@ class General(CovarianceStructure):
 
     def unwhiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
         groups = vectors.reshape(len(precisions_cholesky), -1, vectors.shape[1])
-        found = [unwhitened(u, group.T).T for u, group in zip(precisions_cholesky, groups, strict=True)]
-        return np.concatenate(found)
+        parts = [unwhitened(u, group.T).T for u, group in zip(precisions_cholesky, groups, strict=True)]
+        return np.concatenate(parts)
 
     def relative_coordinates(self, origin: Array, precisions_cholesky: Array, n_features: int) -> Array:
         return np.stack([relative_factor(o, u) for o, u in zip(origin, precisions_cholesky, strict=True)])
@@ -151,10 +151,10 @@ class General(CovarianceStructure):
 
 
 class _Variances(CovarianceStructure):
-    """Covariances that are variances: no features are correlated within a component."""
+    """Variances in place of matrices: features are not correlated within a component."""
 
     def invert(self, covariances: Array) -> tuple[Array, Array]:
-        # Written so that NaN counts as bad too; a subnormal variance has no finite reciprocal.
+        # These comparisons reject NaN too; a subnormal variance has no finite reciprocal.
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             factors = 1.0 / np.sqrt(covariances)
             good = (covariances > 0) & np.isfinite(covariances) & np.isfinite(factors * factors)

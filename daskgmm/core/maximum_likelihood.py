@@ -1,4 +1,4 @@
-"""The M-step of maximum likelihood: sufficient statistics -> parameters."""
+"""M-step of maximum likelihood: sufficient statistics -> parameters."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def estimate(
     weights : array of shape (K,)
     means : array of shape (K, D)
     covariances : array
-        In the shape of the structure's `covariance_shape`. Not checked: a collapsed component shows when they are
-        factored.
+        Array in the shape of the structure's `covariance_shape`. Not checked: factoring them finds collapsed
+        components.
     """
     soft_counts, offsets, covariances = statistics.central_moments(structure, reg_covar)
     return soft_counts / soft_counts.sum(), statistics.reference + offsets, covariances
 
 
 def maximize(structure: CovarianceStructure, statistics: SufficientStatistics, reg_covar: float) -> MixtureParameters:
-    """The M-step: `estimate`, with the covariances factored.
+    """Run the M-step: `estimate` parameters, and factor their covariances.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def maximize(structure: CovarianceStructure, statistics: SufficientStatistics, r
 
 @dataclass(frozen=True)
 class GivenParameters:
-    """What the user gave of the first parameters; None for what is to be estimated."""
+    """First parameters that the user has given; None for parameters to be estimated."""
 
     weights: Array | None = None
     means: Array | None = None
@@ -66,7 +66,7 @@ class GivenParameters:
 
 @dataclass(frozen=True)
 class MaximumLikelihood(Estimation[MixtureParameters]):
-    """Maximum likelihood: the state is the parameters, and the log-likelihood grows."""
+    """M-step of maximum likelihood: the state is the mixture's parameters, the objective the log-likelihood."""
 
     measure: ClassVar[str] = "log-likelihood"
 
@@ -80,15 +80,15 @@ class MaximumLikelihood(Estimation[MixtureParameters]):
         if weights is not None and means is not None and cholesky is not None:
             return MixtureParameters.from_precisions_cholesky(self.structure, weights, means, cholesky)
         if cholesky is not None:
-            found = estimate(self.structure, draw(), self.reg_covar)
-            weights, means = _given_or(weights, found[0]), _given_or(means, found[1])
+            estimated = estimate(self.structure, draw(), self.reg_covar)
+            weights, means = _given_or(weights, estimated[0]), _given_or(means, estimated[1])
             return MixtureParameters.from_precisions_cholesky(self.structure, weights, means, cholesky)
         first = self._first(draw())
         weights, means = _given_or(weights, first.weights), _given_or(means, first.means)
         return MixtureParameters(self.structure, weights, means, first.covariances, first.precisions_cholesky)
 
     def _first(self, statistics: SufficientStatistics) -> MixtureParameters:
-        """M-step of a start: a cluster of too few rows is none, and half of the widest one serves instead."""
+        """Run the M-step of a start; half of the widest component replaces a cluster of too few rows."""
         try:
             return self.update(statistics)
         except IllDefinedCovarianceError as error:
@@ -102,7 +102,7 @@ class MaximumLikelihood(Estimation[MixtureParameters]):
 
     @property
     def relocates(self) -> bool:
-        """Unless the user gave all first parameters: then it is their optimum that is asked for."""
+        """Permission to move components, unless the user gave all first parameters, and so asked for their optimum."""
         given = self.given
         return given.weights is None or given.means is None or given.precisions_cholesky is None
 
@@ -123,5 +123,5 @@ class MaximumLikelihood(Estimation[MixtureParameters]):
         return statistics.mean_log_likelihood
 
 
-def _given_or(given: Array | None, found: Array) -> Array:
-    return found if given is None else given
+def _given_or(given: Array | None, estimated: Array) -> Array:
+    return estimated if given is None else given

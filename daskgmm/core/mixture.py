@@ -1,4 +1,4 @@
-"""The parameters of a mixture as one frozen value."""
+"""Parameters of a mixture as one frozen value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .structure import CovarianceStructure
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _SAMPLE_BYTES = 4 << 20
-"""Size of the rows that are drawn at a time."""
+"""Size of the rows that are drawn together."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,19 @@ class MixtureParameters:
     """Shape (K, D)."""
 
     covariances: Array
-    """In the shape of the structure's `covariance_shape`."""
+    """Covariances in the shape of the structure's `covariance_shape`."""
 
     precisions_cholesky: Array
     """Factors of the inverses of the covariances, same shape."""
 
     expected_log_weights: Array | None = None
-    """What E-steps take for log w_k, shape (K,), where the parameters stand for a distribution over parameters; None:
-    log w_k itself."""
+    """Expected log w_k, shape (K,), for E-steps under a distribution over parameters; None: E-steps take log w_k."""
 
     @classmethod
     def from_covariances(
         cls, structure: CovarianceStructure, weights: Array, means: Array, covariances: Array
     ) -> MixtureParameters:
-        """Parameters whose precision factors follow from the covariances.
+        """Make parameters from covariances, and compute the precision factors.
 
         Raises
         ------
@@ -56,26 +55,26 @@ class MixtureParameters:
     def from_precisions_cholesky(
         cls, structure: CovarianceStructure, weights: Array, means: Array, precisions_cholesky: Array
     ) -> MixtureParameters:
-        """Parameters whose covariances follow from the precision factors."""
+        """Make parameters from precision factors, and compute the covariances."""
         return cls(structure, weights, means, structure.covariances(precisions_cholesky), precisions_cholesky)
 
     @property
     def n_components(self) -> int:
-        """K."""
+        """Number of components, K."""
         return int(self.means.shape[0])
 
     @property
     def n_features(self) -> int:
-        """D."""
+        """Number of features, D."""
         return int(self.means.shape[1])
 
     @property
     def n_free(self) -> int:
-        """Free parameters, as the information criteria count them."""
+        """Number of free parameters, as the information criteria count them."""
         return free_parameters(self.structure, self.n_components, self.n_features)
 
     def fits(self, dtype: Any) -> bool:
-        """Test that variances, precisions and means are in the range of a floating dtype: neither infinite nor lost."""
+        """Test whether variances, precisions and means are within the range of a floating dtype."""
         limits, shape = np.finfo(dtype), (self.n_components, self.n_features)
         precisions = self.structure.precisions(self.precisions_cholesky)
         squares = (self.structure.marginal_variances(matrices, *shape) for matrices in (self.covariances, precisions))
@@ -84,9 +83,9 @@ class MixtureParameters:
 
     @property
     def log_constants(self) -> Array:
-        """What a log-joint holds besides the distance: log w_k − ½ log det(2π Σ_k); −∞ for a component of weight zero.
+        """Terms of the log-joints that do not depend on the row: log w_k − ½ log det(2π Σ_k), shape (K,).
 
-        Shape (K,). Of w_k the expected logarithm where there is one.
+        −∞ for a component of weight zero. `expected_log_weights`, if given, replace log w_k.
         """
         log_det = self.structure.log_det_cholesky(self.precisions_cholesky, self.n_features)
         log_weights = self.expected_log_weights
@@ -96,7 +95,7 @@ class MixtureParameters:
         return np.asarray(log_weights + log_det - 0.5 * self.n_features * math.log(2 * math.pi))
 
     def sample(self, n_samples: int, random_state: np.random.RandomState) -> tuple[Array, Array]:
-        """Rows drawn from the mixture, grouped by component, and the component of each.
+        """Draw rows from the mixture, grouped by component, and return them with the component of each.
 
         Parameters
         ----------
@@ -116,7 +115,7 @@ class MixtureParameters:
         return rows, labels
 
     def sample_blocks(self, n_samples: int, random_state: np.random.RandomState) -> Iterator[tuple[Array, int]]:
-        """The rows of `sample`, to the last bit, in blocks of a few megabytes, and the component of each block.
+        """Draw the rows of `sample`, to the last bit, in blocks of a few megabytes of one component each.
 
         Parameters
         ----------
@@ -136,6 +135,6 @@ class MixtureParameters:
 
 
 def free_parameters(structure: CovarianceStructure, n_components: int, n_features: int) -> int:
-    """Free parameters of a mixture: weights that sum to one, means, covariances."""
+    """Number of free parameters of a mixture: weights that sum to one, means, covariances."""
     covariances = structure.n_covariance_parameters(n_components, n_features)
     return n_components - 1 + n_components * n_features + covariances

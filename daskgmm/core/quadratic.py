@@ -1,4 +1,4 @@
-"""The fast kernel: two matrix products on quadratic features."""
+"""Fast kernel: two matrix products on quadratic features."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Relative error that a covariance may have when an M-step ends in components that would have asked for finer
-# arithmetic.
+# Largest relative error of a covariance when an M-step ends in components for which finer arithmetic would have been
+# chosen.
 _RESOLUTION = {"float32": 1e-2, "float64": 1e-6}
 
-# Of `QuadraticKernel.rounding`, in units of the terms' rounding. In 327 mixtures (D = 1 to 32, K = 2 to 24, all
-# structures, light and heavy tails) single precision moved the mean log-likelihood by at most 0.41 of such units from
-# one iteration to the next, and the bound of variational inference by at most 1.4.
+# Factor of `QuadraticKernel.rounding`, in units of the terms' rounding. In 327 mixtures (D = 1 to 32, K = 2 to 24, all
+# structures, light and heavy tails) single precision moved the mean log-likelihood by at most 0.41 such units from one
+# iteration to the next, and the bound of variational inference by at most 1.4.
 _ROUNDING = 2.0
 
 
@@ -40,7 +40,7 @@ class QuadraticKernel(Kernel):
     ) -> None:
         super().__init__(parameters, frame, backend)
         self.common_known = common_known
-        """Second moments that do not depend on the parameters have been computed: `complete` adds them."""
+        """The second moments of all rows have been computed, and `complete` adds them."""
         self.has_common_second = parameters.structure.shared
         self.arithmetic = np.dtype(dtype).name
         self.dtype = np.dtype(dtype)
@@ -50,7 +50,7 @@ class QuadraticKernel(Kernel):
         self.cholesky = structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
         means = self._framed(parameters.means)
         linear = structure.precision_times(self.cholesky, means)
-        # Minus infinity, of a component of weight zero, is no number for a matrix product: it makes NaN of padding.
+        # A component of weight zero has the constant minus infinity, which makes NaN of padding in a matrix product.
         self.constants = np.maximum(parameters.log_constants, np.finfo(dtype).min / 4)
         constant = self.constants - 0.5 * (linear * means).sum(axis=1)
         quadratic = np.broadcast_to(structure.quadratic_coefficients(self.cholesky), (len(means), self.n_quadratic))
@@ -58,7 +58,7 @@ class QuadraticKernel(Kernel):
         """Natural parameters Θ, shape (K, P): the log-joint is Θ Φ."""
         self.features = FeatureMap(structure, self.frame.center, self.inverse_scale, clip_limit(dtype))
         self.plan = self.plan_block(structure, parameters.n_components, parameters.n_features, self.dtype, backend)
-        # Whatever the structure, |θ_k|·|T(z)| is at most |U_k|² (|z| + |μ_k|)²; a product of P terms errs by √P units.
+        # For any structure, |θ_k|·|T(z)| is at most |U_k|² (|z| + |μ_k|)²; a product of P terms errs by √P units.
         self.largest_mean = float(np.sqrt((means**2).sum(axis=1).max()))
         self.row_error = float(np.finfo(self.dtype).eps * len(means[0]) * (self.cholesky**2).sum())
 
@@ -70,7 +70,7 @@ class QuadraticKernel(Kernel):
         dtype: np.dtype[Any],
         backend: ElementwiseBackend,
     ) -> BlockPlan:
-        """Block of the kernel for mixtures of that shape, in products of that dtype."""
+        """Plan the kernel's blocks for mixtures of that shape, with products in that dtype."""
         p = structure.n_quadratic(n_features) + n_features + 1
         rows = block_rows(backend.block_bytes, dtype.itemsize * (n_components + p))
         return BlockPlan(rows, dtype.itemsize * (2 * n_components * p + (n_components + p) * rows))
@@ -98,8 +98,8 @@ class QuadraticKernel(Kernel):
     def rounding(self, moments: MixtureParameters) -> float:
         k, d = self.parameters.means.shape
         variances = moments.structure.marginal_variances(moments.covariances, k, d) / self.frame.scale**2
-        # θ · T(z) = c − ½ ‖Uᵀ(z − μ)‖². Each of the terms that cancel in it rounds: the same sum of absolute values, at
-        # the root mean square of z, is what they come to in the mean over a component's rows.
+        # θ · T(z) = c − ½ ‖Uᵀ(z − μ)‖². Every term that cancels in this sum is rounded. The sum of the absolute values,
+        # at the root mean square of z, is the mean size of the terms over a component's rows.
         sizes = np.sqrt(self._framed(moments.means) ** 2 + variances) + np.abs(self._framed(self.parameters.means))
         terms = 0.5 * (sizes * self.parameters.structure.precision_times(np.abs(self.cholesky), sizes)).sum(axis=1)
         terms += np.abs(self.constants)
@@ -113,7 +113,7 @@ class QuadraticKernel(Kernel):
         return self.parameters.structure.common_row_quadratic(self.cholesky, z)
 
     def row_errors(self, work: Scratch, n_rows: int) -> Array:
-        """Bound on the rounding errors of the log-joints of each row just seen, in nats, shape (B,)."""
+        """Bound on the rounding errors of the log-joints of each row of the last block, in nats, shape (B,)."""
         z = columns(work.features, n_rows)[self.n_quadratic : -1]
         row_norm = np.sqrt(np.einsum("db,db->b", z, z)) + self.largest_mean
         return np.asarray(self.row_error * row_norm**2)
@@ -140,7 +140,7 @@ class QuadraticKernel(Kernel):
         )
 
     def _common_second(self, rows: Array, weights: Array | None, work: Scratch) -> Array:
-        """Second moments of all rows, which no feature carries; zero where they are known."""
+        """Second moments of all rows, which no feature carries; zero if they are known."""
         total = self.zero().second_moments
         if self.common_known:
             return total
@@ -150,7 +150,7 @@ class QuadraticKernel(Kernel):
         return total
 
     def complete(self, statistics: SufficientStatistics, common: Array) -> SufficientStatistics:
-        """Statistics of all rows of a data set, of which `common_known` left out the common second moments."""
+        """Add the ``common`` second moments, which `common_known` left out, to statistics of all rows of a data set."""
         quadratic = self.parameters.structure.common_quadratic(self.cholesky, common)
         return replace(statistics, second_moments=common, log_likelihood=statistics.log_likelihood + quadratic)
 

@@ -1,12 +1,12 @@
-"""Components that begin anew: where one has collapsed or is empty, it takes half of the widest of the others.
+"""Reseeding of components: a collapsed or empty component takes half of the widest component.
 
-The half is that of a Gaussian on one side of its mean. Cut across the direction v, the halves of N(μ, Σ) have the means
-μ ± δ and the covariance Σ − δδᵀ with
+A half is the part of a Gaussian on one side of its mean. Cut across the direction v, the halves of N(μ, Σ) have the
+means μ ± δ and the covariance Σ − δδᵀ with
 
     δ = √(2/π) Σv / √(vᵀΣv)
 
 so the mixture keeps its mean and its covariance (a split move as in Richardson & Green 1997, with the moments of the
-truncated normal distribution). Structures that share a covariance, or a variance, take of δδᵀ what they can hold.
+truncated normal distribution). Structures that share a covariance, or a variance, average δδᵀ over what is shared.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Of one row's mean weight. Soft counts carry a floor of 1e-7 of this (`SufficientStatistics.central_moments`): of a
-# component with less, mean and covariance begin to be those of the floor, and no row notices it.
+# Largest soft count of an empty component, in mean weights of a row. `SufficientStatistics.central_moments` adds a
+# floor of 1e-7 of this to soft counts: in lighter components the floor begins to distort mean and covariance, and the
+# density of no row depends on them.
 _EMPTY = math.sqrt(np.finfo(np.float64).eps)
 
-# A component of fewer rows, for each feature, is not split: its halves would be the next to collapse.
+# A component of fewer rows per feature is not split: its halves would be the next components to collapse.
 _ROWS_PER_FEATURE = 2
 
-# How far the direction of a cut leans from the longest axis to one that is no axis of anything. A round component has
-# no longest axis, and across one that the data are symmetric about both halves would stay alike for ever.
+# Variance that is added along a fixed oblique direction before the longest axis is taken, relative to the mean variance
+# of the features. A round component has no longest axis, and halves that mirror each other in symmetric data would stay
+# alike for ever.
 _LEAN = 0.1
 
 _HALF = math.sqrt(2 / math.pi)
 
 
 def empty_components(statistics: SufficientStatistics) -> tuple[int, ...]:
-    """Components to which no row belongs, not even by a small part."""
+    """Find components to which no row belongs, not even by a small part."""
     lightest = _EMPTY * statistics.weight_sum / statistics.n_rows
     return tuple(int(k) for k in np.flatnonzero(statistics.soft_counts < lightest))
 
@@ -46,25 +48,26 @@ def empty_components(statistics: SufficientStatistics) -> tuple[int, ...]:
 def reseed(
     structure: CovarianceStructure, statistics: SufficientStatistics, reg_covar: float, lost: tuple[int, ...]
 ) -> MixtureParameters | None:
-    """The M-step, in which each lost component takes half of the widest of those that are not, one after the other.
+    """Run the M-step, in which each lost component, one after the other, takes half of the widest component.
 
-    The widest has the largest product of soft count and variance, over all features in the data's own units: what
-    k-means would gain most from.
+    The widest component has the largest product of soft count and variance, summed over the features in units of the
+    data's standard deviations: k-means would gain most from its split.
 
     Parameters
     ----------
     structure : CovarianceStructure
     statistics : SufficientStatistics
     reg_covar : float
-        Added to the variances, in squared units of the data.
+        Number added to the variances, in squared units of the data.
     lost : tuple of int
+        Components that have collapsed or are empty.
 
     Returns
     -------
     MixtureParameters or None
-        None where it would not help: no component has rows for two.
+        None if no component has enough rows for two, or a covariance is not positive definite.
     """
-    with np.errstate(invalid="ignore", over="ignore"):  # of what is lost
+    with np.errstate(invalid="ignore", over="ignore"):  # in lost components
         soft_counts, offsets, covariances = statistics.central_moments(structure, reg_covar)
     fewest = _fewest(statistics)
     reference = np.broadcast_to(statistics.reference, offsets.shape)
@@ -94,7 +97,7 @@ def reseed(
 
 
 def _between(structure: CovarianceStructure, shifts: Array, soft_counts: Array) -> Array:
-    """Covariances that components have because they lie ``shifts`` (K, D) off where they are thought to lie."""
+    """Between-half covariances caused by the ``shifts`` (K, D)."""
     return structure.multiply(structure.outer_products(shifts, soft_counts), 1 / structure.matrix_counts(soft_counts))
 
 
@@ -107,7 +110,7 @@ def _fewest(statistics: SufficientStatistics) -> float:
 def _deviation(
     structure: CovarianceStructure, soft_counts: Array, means: Array, covariances: Array, missing: list[int]
 ) -> Array:
-    """Standard deviation of every feature in the mixture of those that are not missing; 1 where there is none."""
+    """Standard deviation of every feature in the mixture of components that are not missing; 1 instead of 0."""
     kept = np.setdiff1d(np.arange(len(soft_counts)), missing)
     if not len(kept):
         return np.ones(means.shape[1])
@@ -131,7 +134,7 @@ def _widest(
 
 
 def _half_width(structure: CovarianceStructure, covariances: Array, component: int, scale: Array) -> Array:
-    """δ of the cut across the longest axis, in the units of the data, shape (D,)."""
+    """Shift δ of the halves of a cut across the longest axis, in the units of the data, shape (D,)."""
     root = structure.correlate(covariances, component, np.eye(len(scale))) / scale
     covariance = root.T @ root
     askew = 1 + 1 / np.arange(1.0, len(scale) + 1)

@@ -1,4 +1,4 @@
-"""The precise kernel: whitened residuals."""
+"""Precise kernel: whitened residuals."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # This kernel makes more and smaller calls to NumPy than the quadratic one, so its blocks are for the shared cache.
 _BLOCK_BYTES = 8 << 20
 
-# Up to so many pairs of a row and a component the calls to NumPy take most of the time.
+# Up to this many pairs of a row and a component, the calls to NumPy take most of the time.
 _FEW_PAIRS = 1024
 
-# A responsibility below this is zero here: beside a whole row it is ten digits beyond rounding.
+# Responsibilities below this become zero: they are ten digits smaller than the rounding of one row.
 _NEGLIGIBLE = 1e-26
 
 
 class ResidualKernel(Kernel):
     """Whitened residuals, component by component: exact to a few units of rounding for any parameters.
 
-    Most components are out of the question for most rows. Where there are many, a `QuadraticKernel` finds out which
-    ones: only the pairs of row and component that matter, or that its rounding leaves in doubt, are computed again.
+    Most components have negligible responsibilities for most rows. With many components, a `QuadraticKernel` screens
+    the pairs of row and component: only pairs that matter, or that its rounding leaves in doubt, are computed again.
     """
 
     arithmetic = "precise"
@@ -49,16 +49,16 @@ class ResidualKernel(Kernel):
         shape = structure, parameters.n_components, parameters.n_features
         screened = _is_screened(*shape)
         self.screen = QuadraticKernel(parameters, frame, backend=backend) if screened else None
-        """Says which components a row may belong to; None where that would cost more than it saves."""
+        """Kernel that finds the components a row may belong to; None if it would cost more than it saves."""
         self.plan = self.plan_block(*shape, backend)
 
     @staticmethod
     def plan_block(
         structure: CovarianceStructure, n_components: int, n_features: int, backend: ElementwiseBackend
     ) -> BlockPlan:
-        """Block of the kernel for mixtures of that shape."""
+        """Plan the kernel's blocks for mixtures of that shape."""
         rows = block_rows(_BLOCK_BYTES, 8 * (3 * n_features + n_components))
-        n_bytes = 8 * rows * (3 * n_features + 2 * n_components)  # the entropy takes as much as the log-joints again
+        n_bytes = 8 * rows * (3 * n_features + 2 * n_components)  # the entropy needs a second array of log-joints
         if _is_screened(structure, n_components, n_features):
             n_bytes += QuadraticKernel.plan_block(
                 structure, n_components, n_features, np.dtype(np.float64), backend
@@ -92,7 +92,7 @@ class ResidualKernel(Kernel):
         return joint
 
     def _log_joint_of_few(self, z: Array, joint: Array, work: _ResidualWorkspace) -> Array:
-        """The same, all components at once: for few rows calls to NumPy take longer than what they compute."""
+        """Compute the log-joints of all components at once: for few rows, calls to NumPy take most of the time."""
         residuals = work.residual[: joint.size * len(z)].reshape(*joint.shape, len(z))
         np.subtract(z.T, self.centers.transpose(0, 2, 1), out=residuals)
         whitened = self.parameters.structure.whiten_rows(self.cholesky, residuals)
@@ -102,7 +102,7 @@ class ResidualKernel(Kernel):
         return joint
 
     def _near(self, screen: QuadraticKernel, rows: Array, joint: Array, work: Any) -> Array:
-        """Which components may have a responsibility that is not negligible, (K, B); writes about right log-joints."""
+        """Find pairs whose responsibility may not be negligible, (K, B); write approximate log-joints to ``joint``."""
         doubt = np.empty(len(rows))
         for block in screen.blocks(len(rows)):
             joint[:, block] = screen.log_joint(rows[block], work)
@@ -173,18 +173,18 @@ class ResidualKernel(Kernel):
 class _ResidualWorkspace:
     screen: Scratch | None  # None without a screen
     joint: Array  # (K, B)
-    # (D B,) each, flat, so that a part of the rows is contiguous too: gathering from anything else copies it first.
+    # (D B,) each, flat, so that a part of the rows is contiguous too: gathering from other layouts copies first.
     z: Array  # x / s
     residual: Array
     scratch: Array
 
 
 def _is_screened(structure: CovarianceStructure, n_components: int, n_features: int) -> bool:
-    # Features are built once for a row, residuals once for each component: with eight they cost about the same.
+    # Features are built once for a row, residuals once for each component: with eight components both cost the same.
     return structure.n_quadratic(n_features) < (n_components - 8) * n_features
 
 
 def _members(mask: Array) -> Array | slice:
-    """Indices where ``mask`` (B,) is true; all of them where gathering would cost more than it saves."""
+    """Indices where ``mask`` (B,) is true; a slice of all if gathering would cost more than it saves."""
     members = np.flatnonzero(mask)
     return members if 2 * len(members) < len(mask) else slice(None)

@@ -1,7 +1,7 @@
 """States of fits as named arrays of float64, and back: names, shapes and checks of each kind of state.
 
-Model files, checkpoints and digests of settings all take the arrays from here, so that a field of a state that has to
-be kept is added in one place.
+Model files, checkpoints and digests of settings all take the arrays from here, so a new field of a state is added in
+one place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class StateArrays(ABC, Generic[State]):
     """Arrays of one kind of state. Instances hold settings only, and are values."""
 
     optional: ClassVar[tuple[str, ...]] = ()
-    """Arrays that are all there, or all left out where nobody knows them."""
+    """Names of arrays that are all present, or all absent if unknown."""
 
     @abstractmethod
     def shapes(self, structure: CovarianceStructure, n_components: int, n_features: int) -> Shapes:
@@ -40,21 +40,21 @@ class StateArrays(ABC, Generic[State]):
 
     @abstractmethod
     def state(self, structure: CovarianceStructure, arrays: Mapping[str, Array]) -> State:
-        """State of arrays that have passed the checks of `problem`; inverse of `arrays`."""
+        """Make a state of arrays that have passed the checks of `problem`; inverse of `arrays`."""
 
     def known(self, shapes: Shapes, names: Iterable[str]) -> Shapes:
-        """Shapes without those of `optional` arrays, if none of these is among ``names``."""
+        """Drop the shapes of `optional` arrays if ``names`` contains none of them."""
         left_out = self.optional if set(names).isdisjoint(self.optional) else ()
         return {name: shape for name, shape in shapes.items() if name not in left_out}
 
     def problem(self, structure: CovarianceStructure, arrays: Mapping[str, Array]) -> Problem | None:
-        """Name the array that no state could have, and the reason; None for the arrays of a state.
+        """Name an invalid array and the reason; return None for arrays of a state.
 
         Parameters
         ----------
         structure : CovarianceStructure
         arrays : mapping of str to array of float64
-            In the shapes of `shapes`.
+            Arrays with the shapes of `shapes`.
         """
         for name, values in arrays.items():
             if not np.isfinite(values).all():
@@ -64,7 +64,7 @@ class StateArrays(ABC, Generic[State]):
     def checked_state(
         self, structure: CovarianceStructure, n_components: int, n_features: int, arrays: Mapping[str, Array]
     ) -> State:
-        """State of arrays of which nothing is known.
+        """Validate arrays of unknown origin, and make a state of them.
 
         Raises
         ------
@@ -75,9 +75,9 @@ class StateArrays(ABC, Generic[State]):
         if arrays.keys() != shapes.keys():
             raise ValueError(f"the arrays are {sorted(arrays)!s:.200}; expected {sorted(shapes)}")
         for name, shape in shapes.items():
-            found = arrays[name]
-            if found.shape != shape or found.dtype != np.float64:
-                raise ValueError(f"{name} has shape {found.shape} and dtype {found.dtype}; expected {shape}, float64")
+            array = arrays[name]
+            if array.shape != shape or array.dtype != np.float64:
+                raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}; expected {shape}, float64")
         if problem := self.problem(structure, arrays):
             raise ValueError(" ".join(problem))
         return self.state(structure, arrays)
@@ -106,7 +106,7 @@ class MixtureArrays(StateArrays[MixtureParameters]):
 
 @dataclass(frozen=True)
 class PosteriorArrays(StateArrays[Posterior]):
-    """Arrays of a posterior whose weights have that distribution; the priors' names begin with ``prior_``."""
+    """Arrays of a posterior with this distribution of the weights; names of priors begin with ``prior_``."""
 
     weight_distribution: WeightDistribution
 
@@ -140,8 +140,8 @@ class PosteriorArrays(StateArrays[Posterior]):
 
     def arrays(self, state: Posterior) -> dict[str, Array]:
         priors = {} if state.priors is None else vars(state.priors)
-        found = {name: getattr(state, name) for name in self._NAMES}
-        return found | {f"prior_{name}": np.asarray(value, np.float64) for name, value in priors.items()}
+        arrays = {name: getattr(state, name) for name in self._NAMES}
+        return arrays | {f"prior_{name}": np.asarray(value, np.float64) for name, value in priors.items()}
 
     def state(self, structure: CovarianceStructure, arrays: Mapping[str, Array]) -> Posterior:
         priors: dict[str, Any] = {

@@ -4,8 +4,8 @@ For responsibilities r_nk (times sample weights) and a reference c, in units of 
 
     n_k = Σ r,   s_k = Σ r (x − c)/s,   S_k = Σ r [(x − c)/s] [(x − c)/s]ᵀ
 
-Adding the statistics of two sets of rows is adding arrays; an M-step needs nothing else. Moments about a point inside
-the data instead of the origin cost nothing and keep a large offset from eating the digits.
+The statistics of two sets of rows are joined by adding arrays; an M-step needs nothing else. Moments about a point
+inside the data instead of the origin cost nothing, and keep the digits that a large offset would cancel.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _COUNT_FLOOR = 10 * np.finfo(np.float64).eps
 
 @dataclass(frozen=True)
 class Frame:
-    """Reference point and units in which the fast kernel sees the data: z = (x − center) / scale."""
+    """Reference point and units of the fast kernel's standardised data: z = (x − center) / scale."""
 
     center: Array
     """Shape (D,), in the units of the data."""
 
     scale: Array
-    """Shape (D,), in the units of the data; powers of two, so that dividing by it does not round."""
+    """Shape (D,), in the units of the data; powers of two, so that division by them does not round."""
 
     @classmethod
     def of(cls, mean: Array, deviation: Array) -> Frame:
-        """Frame of data with this mean and standard deviation; features that do not vary keep their own unit."""
+        """Make the frame of data with this mean and standard deviation; features that do not vary keep their unit."""
         usable = np.isfinite(deviation) & (deviation > 0)
         exponent = np.frexp(np.where(usable, deviation, 1.0))[1]
         # The square of the scale and its reciprocal must be finite too.
@@ -45,37 +45,37 @@ class Frame:
 
 @dataclass(frozen=True)
 class SufficientStatistics:
-    """What one E-step over some rows leaves behind. ``+`` joins the statistics of two sets of rows.
+    """Sufficient statistics of some rows under one E-step. ``+`` joins the statistics of two sets of rows.
 
     K is the number of components, D the number of features. All accumulation is in double precision.
     """
 
     reference: Array
-    """Point(s) the moments are about, in the units of the data: (D,) or, one for each component, (K, D)."""
+    """Point that the moments are about, in the units of the data, (D,); or one point for each component, (K, D)."""
 
     scale: Array
     """Unit of every feature, shape (D,)."""
 
     soft_counts: Array
-    """n_k, shape (K,): weighted number of rows of each component."""
+    """Weighted number n_k of rows of each component, shape (K,)."""
 
     first: Array
-    """s_k, shape (K, D): weighted sums about the reference."""
+    """Weighted sums s_k about the reference, shape (K, D)."""
 
     second_moments: Array
-    """S_k: weighted outer products about the reference, in the shape of the structure's `second_shape`."""
+    """Weighted outer products S_k about the reference, in the shape of the structure's `second_shape`."""
 
     log_likelihood: float
     """Σ w log p(x)."""
 
     entropy: float
-    """−Σ w Σ_k r log r of the responsibilities, in nats: what the ICL criterion subtracts."""
+    """Entropy −Σ w Σ_k r log r of the responsibilities, in nats, for the ICL criterion."""
 
     n_rows: int
     """Rows seen, whatever their weight."""
 
     weight_sum: float
-    """Σ w; the number of rows where there are no sample weights."""
+    """Σ w; the number of rows if there are no sample weights."""
 
     @classmethod
     def zero(
@@ -111,7 +111,7 @@ class SufficientStatistics:
 
     @property
     def mean_log_likelihood(self) -> float:
-        """Log-likelihood per unit of weight, in nats: what EM's stopping rule watches."""
+        """Log-likelihood per unit of weight, in nats, which EM's stopping rule compares."""
         return self.log_likelihood / self.weight_sum
 
     @property
@@ -120,7 +120,7 @@ class SufficientStatistics:
         return self.soft_counts.nbytes + self.first.nbytes + self.second_moments.nbytes
 
     def times(self, factor: float) -> SufficientStatistics:
-        """Statistics of the same rows, each weighted ``factor`` times as much."""
+        """Multiply the weight of every row by ``factor``."""
         return replace(
             self,
             soft_counts=self.soft_counts * factor,
@@ -132,13 +132,13 @@ class SufficientStatistics:
         )
 
     def central_moments(self, structure: CovarianceStructure, ridge: float) -> tuple[Array, Array, Array]:
-        """Soft counts, and the components' empirical means and covariances.
+        """Compute soft counts, and the components' empirical means and covariances.
 
         Parameters
         ----------
         structure : CovarianceStructure
         ridge : float
-            Added to every variance, in squared units of the data.
+            Number added to every variance, in squared units of the data.
 
         Returns
         -------
@@ -147,8 +147,8 @@ class SufficientStatistics:
         offsets : array of shape (K, D)
             Empirical means minus the reference, in the units of the data.
         covariances : array
-            In the units of the data and the shape of the structure's `covariance_shape`. Not checked: a collapsed
-            component shows when they are factored.
+            Array in the units of the data and the shape of the structure's `covariance_shape`. Not checked: factoring
+            them finds collapsed components.
         """
         mean_weight = self.weight_sum / self.n_rows if self.weight_sum > 0 else 1.0
         soft_counts = self.soft_counts + _COUNT_FLOOR * mean_weight
@@ -161,14 +161,14 @@ class SufficientStatistics:
 def statistics_of_responsibilities(
     structure: CovarianceStructure, rows: Array, responsibilities: Array, frame: Frame
 ) -> SufficientStatistics:
-    """Statistics of rows in memory whose responsibilities are given, moments about each component's own mean.
+    """Compute statistics of rows in memory from given responsibilities, with moments about each component's mean.
 
     Parameters
     ----------
     structure : CovarianceStructure
     rows : array of shape (n, D)
     responsibilities : array of shape (n, K)
-        Weighted by the sample weights where there are any. They need not sum to one over the components.
+        Responsibilities times the sample weights, if there are any. They need not sum to one over the components.
     frame : Frame
 
     Returns

@@ -1,12 +1,12 @@
 """Covariance structures: a kind of matrix, and how the components share it.
 
-Matrices stand on a leading axis of length L: one for each component, L = K, or one that all components share, L = 1.
-What depends on sharing is written once, in `CovarianceStructure`, by broadcasting over that axis; what depends on the
-kind of matrix is left to its subclasses, one for each kind (`daskgmm.core.matrices`).
+Arrays of matrices have a leading axis of length L: L = K for a matrix of each component, L = 1 for one that all
+components share. `CovarianceStructure` implements sharing once, by broadcasting over that axis; each of its subclasses
+implements one kind of matrix (`daskgmm.core.matrices`).
 
-A covariance matrix that is shared makes the quadratic term of the log-joint the same for every component. The term
-cancels in the responsibilities, so no feature has to carry it, and the second moments Σ r x xᵀ = Σ x xᵀ do not depend
-on the parameters: one pass computes them for the whole fit.
+With a shared covariance matrix, the quadratic term of the log-joint is the same for every component. The term cancels
+in the responsibilities, so no feature has to carry the term, and the second moments Σ r x xᵀ = Σ x xᵀ do not depend on
+the parameters: one pass computes them for the whole fit.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _NO_TERM = np.empty(0, np.intp)
 
 @dataclass(frozen=True)
 class CovarianceStructure(ABC):
-    """The covariance matrices of a mixture; a subclass for each kind of matrix.
+    """Structure of the covariance matrices of a mixture; each subclass implements one kind of matrix.
 
     K is the number of components, L the number of matrices, D the number of features, P the number of second moments
-    of a matrix, B the rows of a block. Precisions are carried as factors U with Σ⁻¹ = U Uᵀ. Instances hold no state
-    but their name and how matrices are shared.
+    of a matrix, B the rows of a block. Precisions are represented by factors U with Σ⁻¹ = U Uᵀ. Instances hold two
+    settings, their name and the way of sharing, and no state.
     """
 
     name: str
@@ -40,15 +40,15 @@ class CovarianceStructure(ABC):
     """All components have one matrix; otherwise each has its own."""
 
     has_matrices: ClassVar[bool] = False
-    """True where covariances are matrices, which may have entries off their diagonals."""
+    """Covariances are matrices, which may have entries off their diagonals."""
 
-    # ================ what depends on sharing
+    # ================ methods that depend on sharing
 
     # ---- shapes and counts
 
     @final
     def n_matrices(self, n_components: int) -> int:
-        """L: the length of the axis that matrices stand on."""
+        """Number L of matrices, the length of their leading axis."""
         return 1 if self.shared else n_components
 
     @final
@@ -63,55 +63,55 @@ class CovarianceStructure(ABC):
 
     @final
     def prior_shape(self, n_features: int) -> tuple[int, ...]:
-        """Shape of a covariance that serves all components as prior."""
+        """Shape of a prior covariance, which serves all components."""
         return self.matrix_shape(n_features)
 
     @final
     def n_covariance_parameters(self, n_components: int, n_features: int) -> int:
-        """Free parameters of all covariances together."""
+        """Number of free parameters of all covariances together."""
         return self.n_matrices(n_components) * self.n_free(n_features)
 
-    # ---- the shapes that scikit-learn's users see
+    # ---- shapes of scikit-learn's attributes
 
     @final
     def attribute_shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Shape of ``covariances_``, ``precisions_`` and ``precisions_cholesky_``, as in scikit-learn.
 
-        A matrix that is shared stands there without the leading axis; one variance that is shared is an array of one.
+        A shared matrix has no leading axis there; a shared variance is an array of one number.
         """
         shape = self.covariance_shape(n_components, n_features)
         return shape[1:] if self.shared and len(shape) > 1 else shape
 
     @final
     def to_attribute(self, matrices: Array) -> Array:
-        """Covariances, precisions or factors in the shape of an attribute."""
+        """Convert covariances, precisions or factors to the shape of an attribute."""
         return matrices[0] if self.shared and matrices.ndim > 1 else matrices
 
     @final
     def from_attribute(self, values: Array, n_components: int, n_features: int) -> Array:
-        """Inverse of `to_attribute`, of an array in the `attribute_shape`."""
+        """Convert an array in the `attribute_shape` back; inverse of `to_attribute`."""
         return values.reshape(self.covariance_shape(n_components, n_features))
 
     @final
     def counts_attribute_shape(self, n_components: int) -> tuple[int, ...]:
-        """Shape of an attribute that has one number for each matrix, such as ``degrees_of_freedom_``."""
+        """Shape of an attribute with one number for each matrix, such as ``degrees_of_freedom_``."""
         return () if self.shared else (n_components,)
 
     # ---- components and their matrices
 
     @final
     def of(self, matrices: Array, component: int) -> Array:
-        """The component's own matrix, or the one that it shares."""
+        """Matrix of a component: its own, or the shared one."""
         return np.asarray(matrices[0 if self.shared else component])
 
     @final
     def take(self, matrices: Array, components: Array) -> Array:
-        """Matrices of the mixture of these components, in their order; one may stand there twice."""
+        """Matrices of a mixture of these components, in the given order; a component may occur twice."""
         return matrices if self.shared else matrices[components]
 
     @final
     def matrix_counts(self, soft_counts: Array) -> Array:
-        """Rows that speak for each matrix, (L,), from those of each component, (K,); the mean for a shared matrix."""
+        """Soft counts of the matrices, (L,), from the components' soft counts, (K,); their mean for a shared matrix."""
         return np.asarray(soft_counts.mean(keepdims=True)) if self.shared else soft_counts
 
     @final
@@ -121,12 +121,12 @@ class CovarianceStructure(ABC):
 
     @final
     def multiply(self, covariances: Array, factors: Array) -> Array:
-        """Covariances times one factor for each matrix, (L,)."""
+        """Multiply covariances by one factor for each matrix, (L,)."""
         return covariances * factors.reshape(-1, *[1] * (covariances.ndim - 1))
 
     @final
     def precisions_cholesky(self, covariances: Array) -> Array:
-        """Factor U of every precision, from the covariances.
+        """Compute the factor U of every precision from the covariances.
 
         Raises
         ------
@@ -147,7 +147,7 @@ class CovarianceStructure(ABC):
 
     @final
     def n_quadratic(self, n_features: int) -> int:
-        """Quadratic features of a row: none where they cancel."""
+        """Number of quadratic features of a row; 0 if they cancel."""
         return 0 if self.shared else self.n_moments(n_features)
 
     @final
@@ -158,12 +158,12 @@ class CovarianceStructure(ABC):
 
     @final
     def quadratic_terms(self, n_features: int) -> tuple[Array, Array, Array]:
-        """The features of `fill_quadratic` as a list of terms: z_left · z_right is added to a feature.
+        """List the terms of the features of `fill_quadratic`: each term adds z_left · z_right to a feature.
 
         Returns
         -------
         left, right, feature : arrays of integers, one entry for each term
-            Terms of one feature are next to each other.
+            Terms of one feature follow each other.
         """
         return (_NO_TERM, _NO_TERM, _NO_TERM) if self.shared else self.moment_terms(n_features)
 
@@ -174,34 +174,34 @@ class CovarianceStructure(ABC):
 
     @final
     def common_quadratic(self, precisions_cholesky: Array, second_moments: Array) -> float:
-        """Log-likelihood that the features leave out, the same for every component, summed over all rows."""
+        """Term of the log-likelihood that is common to all components and in no feature, summed over all rows."""
         return float(np.vdot(self.moment_coefficients(precisions_cholesky), second_moments)) if self.shared else 0.0
 
     @final
     def common_row_quadratic(self, precisions_cholesky: Array, z: Array) -> Array | None:
-        """Log-density that the features leave out of each row of a block (D, B), shape (B,); None for nothing."""
+        """Term of each row's log-density that is in no feature, for a block (D, B), shape (B,); None for no term."""
         if not self.shared:
             return None
         factor = precisions_cholesky[0].astype(z.dtype)
         return np.asarray(-0.5 * self.squared_lengths(factor, z, np.empty_like(z)))
 
-    # ---- the E-step on whitened residuals (the precise twin)
+    # ---- the E-step on whitened residuals (the precise kernel)
 
     @final
     def mahalanobis(self, precisions_cholesky: Array, component: int, residual: Array, work: Array) -> Array:
-        """‖Uᵀ(x − μ)‖² of every column of ``residual`` (D, B), shape (B,). ``work`` is (D, B) and is overwritten."""
+        """Squared distance ‖Uᵀ(x − μ)‖² of every column of ``residual`` (D, B), (B,); overwrites ``work`` (D, B)."""
         return self.squared_lengths(self.of(precisions_cholesky, component), residual, work)
 
     @final
     def add_scatter(self, second_moments: Array, component: int, residual: Array, weights: Array, work: Array) -> None:
-        """Add Σ_b w_b (x_b − μ)(x_b − μ)ᵀ of a block to ``second``, in place. ``work`` is (D, B) and is overwritten."""
+        """Add Σ_b w_b (x_b − μ)(x_b − μ)ᵀ of a block to ``second_moments``, in place; overwrites ``work`` (D, B)."""
         second_moments[0 if self.shared else component] += self.scatter(residual, weights, work)
 
     # ---- the M-step
 
     @final
     def central_covariances(self, second_moments: Array, soft_counts: Array, offsets: Array) -> Array:
-        """Covariances about the new means from second moments about the reference.
+        """Compute covariances about the new means from second moments about the reference.
 
         Parameters
         ----------
@@ -218,9 +218,9 @@ class CovarianceStructure(ABC):
 
     @final
     def outer_products(self, vectors: Array, weights: Array) -> Array:
-        """w_k v_k v_kᵀ for ``vectors`` (K, D) and ``weights`` (K,), as far as covariances can hold it.
+        """Outer products w_k v_k v_kᵀ of ``vectors`` (K, D) with ``weights`` (K,), in the form of covariances.
 
-        What matrices share is averaged: over the components for one matrix, over the features for one variance.
+        A shared matrix is the average over the components, a single variance the average over the features.
         """
         shares = self._by_matrix(weights)
         moments = self.moments(self._by_matrix(vectors), shares) / shares.shape[1]
@@ -228,14 +228,14 @@ class CovarianceStructure(ABC):
 
     @final
     def divide_second(self, second_moments: Array, n_components: int) -> Array:
-        """Second moments of ``n_components`` equal components that together are those of one."""
+        """Divide the second moments of one component among ``n_components`` equal components."""
         return second_moments if self.shared else np.repeat(second_moments / n_components, n_components, axis=0)
 
     def _by_matrix(self, values: Array) -> Array:
-        """Values of components, (K, …), by the matrix that describes them: (L, K / L, …)."""
+        """Group values of components, (K, …), by their matrices: (L, K / L, …)."""
         return values[None] if self.shared else values[:, None]
 
-    # ================ what depends on the kind of matrix
+    # ================ methods that depend on the kind of matrix
 
     # ---- shapes and counts
 
@@ -245,36 +245,36 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def n_free(self, n_features: int) -> int:
-        """Free parameters of one covariance."""
+        """Number of free parameters of one covariance."""
 
     @abstractmethod
     def n_moments(self, n_features: int) -> int:
-        """P: the second moments of the rows that one covariance is estimated from."""
+        """Number P of second moments of the rows that one covariance is estimated from."""
 
     # ---- covariances, precisions, factors: all of shape (L, *matrix_shape)
 
     @abstractmethod
     def invert(self, covariances: Array) -> tuple[Array, Array]:
-        """Factors U of the inverses, and which covariances are finite and positive definite, (L,)."""
+        """Factors U of the inverses, and a mask of the finite and positive definite covariances, (L,)."""
 
     @abstractmethod
     def factor_precisions(self, precisions: Array) -> Array:
-        """Factor U of every precision, from the precisions (positive definite, checked by `check_precisions`)."""
+        """Compute the factor U of every precision; the precisions have passed `check_precisions`."""
 
     @abstractmethod
     def precisions(self, precisions_cholesky: Array) -> Array:
-        """U Uᵀ."""
+        """Precisions U Uᵀ."""
 
     @abstractmethod
     def covariances(self, precisions_cholesky: Array) -> Array:
-        """(U Uᵀ)⁻¹."""
+        """Covariances (U Uᵀ)⁻¹."""
 
     @abstractmethod
     def check_precisions(self, precisions: Array) -> None:
         """Raise ValueError unless every precision is symmetric and positive definite."""
 
     def is_factor(self, roots: Array) -> bool:
-        """Test square roots R of precisions R Rᵀ for the form that `precisions_cholesky` gives them."""
+        """Test whether square roots R of precisions R Rᵀ have the form of factors of `precisions_cholesky`."""
         return bool((roots > 0).all())
 
     @abstractmethod
@@ -292,7 +292,7 @@ class CovarianceStructure(ABC):
     # ---- change of units: z = x / scale
 
     def frame_scale(self, scale: Array) -> Array:
-        """Scale of each feature that the structure can use, from the features' own scales, shape (D,)."""
+        """Scales that the structure can use, from the scales of the features, shape (D,)."""
         return scale
 
     @abstractmethod
@@ -305,17 +305,17 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def add_ridge(self, covariances: Array, ridge: float) -> Array:
-        """Covariances with ``ridge`` added to every variance, in place."""
+        """Add ``ridge`` to every variance, in place, and return the covariances."""
 
     # ---- second moments
 
     @abstractmethod
     def fill_moments(self, z: Array, out: Array) -> None:
-        """Write the products that second moments are sums of, for each row of a block (D, B), to ``out`` (P, B)."""
+        """Write the products of each row of a block (D, B), whose sums are the second moments, to ``out`` (P, B)."""
 
     @abstractmethod
     def moment_terms(self, n_features: int) -> tuple[Array, Array, Array]:
-        """The products of `fill_moments` as a list of terms, see `quadratic_terms`."""
+        """List the terms of the products of `fill_moments`, as `quadratic_terms` does."""
 
     @abstractmethod
     def moment_coefficients(self, precisions_cholesky: Array) -> Array:
@@ -323,47 +323,47 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def block_moments(self, z: Array, weights: Array | None) -> Array:
-        """Second moments of all rows of a block (D, B), shape (P,), as the products of a fast kernel are made."""
+        """Second moments of all rows of a block (D, B), shape (P,), from the fast kernel's transposed rows."""
 
     @abstractmethod
     def scatter(self, residual: Array, weights: Array, work: Array) -> Array:
-        """Second moments of a block (D, B), shape (P,), in full precision. ``work`` is (D, B) and is overwritten."""
+        """Weighted second moments of a block (D, B), shape (P,), in double precision; overwrites ``work`` (D, B)."""
 
     @abstractmethod
     def moments(self, vectors: Array, weights: Array) -> Array:
-        """Second moments Σ_g w v vᵀ of groups of vectors, (L, G, D), with weights, (L, G): shape (L, P)."""
+        """Second moments Σ_g w v vᵀ of groups of vectors, (L, G, D), with weights, (L, G); shape (L, P)."""
 
     @abstractmethod
     def from_moments(self, moments: Array, n_features: int) -> Array:
-        """Covariances whose second moments are the ``moments`` (L, P) of one row."""
+        """Covariances from ``moments`` (L, P), the second moments per row."""
 
     # ---- vectors and factors
 
     @abstractmethod
     def precision_times(self, precisions_cholesky: Array, vectors: Array) -> Array:
-        """Σ_k⁻¹ v_k for every component, shape (K, D)."""
+        """Products Σ_k⁻¹ v_k for every component, shape (K, D)."""
 
     @abstractmethod
     def amplification(self, means: Array, precisions_cholesky: Array) -> float:
         """Largest factor by which rounding grows in θ_k · T(x), for means and factors about the reference point.
 
-        It is λmax(Σ_k⁻¹) (‖μ_k‖ + 3 √λmax(Σ_k))², the largest over the components; where the features do not mix
-        (diag) it is the sum of the same expression over the features.
+        The factor of a component is λmax(Σ_k⁻¹) (‖μ_k‖ + 3 √λmax(Σ_k))²; for diagonal matrices, the sum of this
+        expression over the features.
         """
 
     @abstractmethod
     def squared_lengths(self, factor: Array, residual: Array, work: Array) -> Array:
-        """‖Uᵀ v‖² of every column of ``residual`` (D, B), shape (B,), for one factor. ``work`` is overwritten."""
+        """Squared length ‖Uᵀ v‖² of every column of ``residual`` (D, B), (B,), for one factor; overwrites ``work``."""
 
     @abstractmethod
     def whiten_rows(self, precisions_cholesky: Array, residuals: Array) -> Array:
-        """Uᵀ v of all vectors, (K, B, D), of every component."""
+        """Products Uᵀ v for all vectors of every component, (K, B, D)."""
 
     # ---- differences between mixtures, in units of one of them
 
     @abstractmethod
     def whiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
-        """U_kᵀ v_k for every component, shape (K, D): vectors in the components' own standard deviations."""
+        """Products U_kᵀ v_k, shape (K, D): vectors in units of their components' standard deviations."""
 
     @abstractmethod
     def unwhiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
@@ -371,10 +371,10 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def relative_coordinates(self, origin: Array, precisions_cholesky: Array, n_features: int) -> Array:
-        """Factors as seen from those at ``origin``: any real numbers, one row for each matrix.
+        """Coordinates of factors relative to the factors ``origin``: any real numbers, one row for each matrix.
 
-        They are zero at the origin, and do not change with the units of the data. To leading order, half a row's
-        squared length is the Kullback-Leibler divergence between normal distributions with the two covariances.
+        The coordinates are zero at the origin, and do not change with the units of the data. To leading order, half a
+        row's squared length is the Kullback-Leibler divergence between normal distributions with the two covariances.
         """
 
     @abstractmethod

@@ -16,13 +16,13 @@ _PANEL = 32
 
 _EPS = float(np.finfo(np.float64).eps)
 
-# Largest admissible relative error of a covariance's determinant, to first order, where its entries have been rounded
-# once. Log-densities are wrong by about as much, in nats: 0.1 to 3 times it was measured.
+# Largest admissible relative error of a covariance's determinant, to first order, from rounding its entries once.
+# Errors of log-densities, in nats, were measured to be 0.1 to 3 times as large.
 _LARGEST_DETERMINANT_ERROR = 1e-2
 
 
 def triangle_size(n_features: int) -> int:
-    """Entries of a symmetric (D, D) matrix on and above its diagonal."""
+    """Number of entries of a symmetric (D, D) matrix on and above its diagonal."""
     return n_features * (n_features + 1) // 2
 
 
@@ -49,7 +49,7 @@ def triangle(n_features: int) -> tuple[Array, Array]:
 
 
 def whitened_square(upper: Array, residual: Array, work: Array) -> Array:
-    """‖Uᵀx‖² of every column."""
+    """Squared length ‖Uᵀx‖² of every column x of ``residual``; overwrites ``work``."""
     # Panels skip most of the zeros of the triangle; SciPy's triangular product would skip all, but holds the GIL.
     for start in range(0, len(upper), _PANEL):
         stop = start + _PANEL
@@ -63,14 +63,14 @@ def invert_cholesky(covariance: Array) -> Array | None:
     Returns
     -------
     array of shape (D, D) or None
-        Upper triangular U with covariance⁻¹ = U Uᵀ; None where the matrix is not finite, or not positive definite by
-        more than its rounding: a feature is a linear combination of others, as far as double precision can tell.
+        Upper triangular U with covariance⁻¹ = U Uᵀ; None if the matrix is not finite, or not positive definite by
+        more than its rounding: then a feature is a linear combination of others in double precision.
 
     Notes
     -----
-    Entries that are off by ε √(Σ_ii Σ_jj) change log det Σ by at most ε Σ_ij |Σ⁻¹_ij| √(Σ_ii Σ_jj), to first order. The
-    trace of Σ⁻¹ scaled so, ‖diag(Σ)^½ U‖²_F, is the same up to a factor of D, and does not depend on the units of the
-    features.
+    Errors of ε √(Σ_ii Σ_jj) in the entries change log det Σ by at most ε Σ_ij |Σ⁻¹_ij| √(Σ_ii Σ_jj), to first order.
+    The trace of the scaled inverse, ‖diag(Σ)^½ U‖²_F, equals this sum up to a factor of D, and does not depend on the
+    units of the features.
     """
     try:
         lower = np.linalg.cholesky(covariance)
@@ -87,7 +87,7 @@ def invert_cholesky(covariance: Array) -> Array | None:
 
 
 def upper_factor(precision: Array) -> Array:
-    """Upper triangular U with precision = U Uᵀ: the Cholesky factor of the matrix with both axes reversed."""
+    """Factor a precision = U Uᵀ with U upper triangular: the Cholesky factor of the matrix with both axes reversed."""
     return np.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1].copy()
 
 
@@ -97,20 +97,20 @@ def is_upper_factor(matrices: Array) -> bool:
 
 
 def gram_inverse(upper: Array) -> Array:
-    """(U Uᵀ)⁻¹."""
+    """Inverse of U Uᵀ."""
     inverse = solve_triangular(upper, np.eye(len(upper)), lower=False, check_finite=False)
     return np.asarray(inverse.T @ inverse)
 
 
 def unwhitened(upper: Array, columns: Array) -> Array:
-    """U⁻ᵀ x of every column."""
+    """Product U⁻ᵀ x for every column x."""
     return np.asarray(solve_triangular(upper, columns, lower=False, trans=1, check_finite=False))
 
 
 def relative_factor(origin: Array, upper: Array) -> Array:
     """Coordinates of T = origin⁻¹ upper, any real numbers: √2 log T_ii, then T_ij for i < j, row by row.
 
-    They are those of the tangent space at the origin in which the Fisher metric, ½ ‖T + Tᵀ − 2‖², is Euclidean.
+    In these coordinates of the tangent space at the origin, the Fisher metric, ½ ‖T + Tᵀ − 2‖², is Euclidean.
     """
     relative = solve_triangular(origin, upper, lower=False, check_finite=False)
     return np.concatenate([math.sqrt(2) * np.log(np.diagonal(relative)), relative[_above(len(origin))]])

@@ -12,12 +12,12 @@ from .structure import CovarianceStructure
 Array = np.ndarray[Any, np.dtype[Any]]
 
 Problem = tuple[str, str]
-"""Name of an array, and what is wrong with it."""
+"""Name of an array, and the reason why it is invalid."""
 
 _ASYMMETRY = 1e-8  # relative, for double precision
 _DIFFERENCE = 1e-6
 WEIGHT_TOLERANCE = 1e-5
-"""Of weights and of their sum: single precision, and thousands of them."""
+"""Largest error of a sum of weights: thousands of weights in single precision stay within it."""
 
 
 def weights_problem(weights: Array) -> Problem | None:
@@ -38,13 +38,13 @@ def matrices_problem(
     structure : CovarianceStructure
     covariances, precisions_cholesky, means : arrays of float64
     eps : float
-        Unit of rounding of the arrays, where it is larger than that of double precision.
+        Unit of rounding of the arrays, if larger than the unit of double precision.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         if not np.isfinite(structure.log_det_cholesky(precisions_cholesky, means.shape[1])).all():
             return "precisions_cholesky", "are no Cholesky factors: a diagonal entry is not positive"
-    if found := covariances_problem(structure, covariances, eps):
-        return found
+    if problem := covariances_problem(structure, covariances, eps):
+        return problem
     factors = structure.precisions_cholesky(covariances)
     if not _agree(structure, covariances, factors, precisions_cholesky, means.shape, eps):
         return "precisions_cholesky", "do not belong to the covariances"
@@ -52,7 +52,7 @@ def matrices_problem(
 
 
 def covariances_problem(structure: CovarianceStructure, covariances: Array, eps: float = 0.0) -> Problem | None:
-    """Reason that lies in finite covariances alone; see `matrices_problem`."""
+    """Reason why finite covariances alone are invalid; see `matrices_problem`."""
     if structure.has_matrices and not _is_symmetric(covariances, max(_ASYMMETRY, 4 * eps)):
         return "covariances", "are not symmetric"
     try:
@@ -71,16 +71,16 @@ def _agree(
     structure: CovarianceStructure,
     covariances: Array,
     expected: Array,
-    found: Array,
+    actual: Array,
     shape: tuple[int, ...],
     eps: float,
 ) -> bool:
-    """Compare factors as far as rounding lets them be equal; ``shape`` is that of the means, (K, D).
+    """Test whether factors are equal up to rounding; ``shape`` is the shape of the means, (K, D).
 
-    It moves them by eps · κ(Σ), relative to the largest entry; with variances of about one, κ ≤ K D ‖U‖².
+    Rounding moves factors by eps · κ(Σ), relative to the largest entry; with variances of about one, κ ≤ K D ‖U‖².
     """
     scale = np.sqrt(structure.marginal_variances(covariances, *shape).mean(axis=0))
-    ours, theirs = (structure.scale_cholesky(u, scale).reshape(len(covariances), -1) for u in (expected, found))
+    ours, theirs = (structure.scale_cholesky(u, scale).reshape(len(covariances), -1) for u in (expected, actual))
     rounding = 100 * max(np.finfo(np.float64).eps, eps) * shape[0] * shape[1] * (ours**2).sum(axis=1)
     most = np.minimum(1, _DIFFERENCE + rounding) * np.abs(ours).max(axis=1)
     return bool((np.abs(ours - theirs).max(axis=1) <= most).all())

@@ -1,13 +1,13 @@
-"""The variational M-step: sufficient statistics -> a distribution over the parameters (Bishop 2006, section 10.2).
+"""Variational M-step: sufficient statistics -> a distribution over the parameters (Bishop 2006, section 10.2).
 
-Means and precisions of each component have a Gaussian-Wishart distribution, the weights one of
-`daskgmm.core.concentration`. With priors of the same kind a posterior follows from the statistics that maximum
-likelihood uses, too. An E-step under it needs E log w_k, E log det Λ_k and E (x − μ_k)ᵀ Λ_k (x − μ_k), and the last is
-D/β_k + ν_k (x − m_k)ᵀ W_k (x − m_k): so it is the E-step of a mixture with means m_k, covariances (ν_k W_k)⁻¹ and
-another constant for each component.
+Means and precisions of each component have a Gaussian-Wishart distribution, the weights a distribution of
+`daskgmm.core.concentration`. With conjugate priors, the posterior follows from the sufficient statistics of maximum
+likelihood. An E-step under the posterior needs E log w_k, E log det Λ_k and
+E (x − μ_k)ᵀ Λ_k (x − μ_k) = D/β_k + ν_k (x − m_k)ᵀ W_k (x − m_k): the E-step of a mixture with means m_k, covariances
+(ν_k W_k)⁻¹ and another constant for each component.
 
-Structures other than ``full`` keep scikit-learn's conventions: the terms of the Wishart distribution are those of full
-matrices, and a covariance that is shared has the mean of the components' counts as its own.
+Structures other than ``full`` keep scikit-learn's conventions: they take the Wishart distribution's terms for full
+matrices, and for a shared covariance the mean of the components' counts.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Priors:
-    """What is believed of the parameters before any data. Counts are in units of rows."""
+    """Prior distribution of the parameters. Counts are in units of rows."""
 
     weight_concentration: float
-    """α₀ of the weights' distribution."""
+    """Concentration α₀ of the weights' distribution."""
 
     mean_precision: float
-    """β₀: rows that the prior mean is worth."""
+    """Number β₀ of rows that the prior mean is worth."""
 
     mean: Array
-    """m₀, shape (D,)."""
+    """Prior mean m₀, shape (D,)."""
 
     degrees_of_freedom: float
-    """ν₀ > D − 1."""
+    """Degrees of freedom ν₀ > D − 1."""
 
     covariance: Array
-    """W₀⁻¹, in the shape of the structure's `prior_shape`: scale matrix of the inverse Wishart distribution."""
+    """Scale matrix W₀⁻¹ of the inverse Wishart distribution, in the shape of the structure's `prior_shape`."""
 
 
 @dataclass(frozen=True)
 class GivenPriors:
-    """What the user gave of the priors; None for what follows from the data or their shape, as in scikit-learn."""
+    """Priors that the user has given; None for priors that follow from the data or their shape, as in scikit-learn."""
 
     weight_concentration: float | None = None
     mean_precision: float | None = None
@@ -66,7 +66,7 @@ class GivenPriors:
         second_moments: Array | None,
         weight_sum: float,
     ) -> Priors:
-        """Priors, with the rest from the moments of all data.
+        """Complete the priors from the moments of all data.
 
         Parameters
         ----------
@@ -75,9 +75,9 @@ class GivenPriors:
         mean : array of shape (D,)
         second_moments : array or None
             Second moments about the mean of one component that holds all rows, in the shape of the structure's
-            `second_shape`; not needed where the covariance is given.
+            `second_shape`; not needed if the covariance is given.
         weight_sum : float
-            Rows: a weight of 2 is two of them, so the covariance's denominator is the sum less one.
+            Number of rows, where a weight of 2 counts as two rows: the covariance's denominator is the sum less one.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class GivenPriors:
         covariance = self.covariance
         if covariance is None:
             if second_moments is None:
-                raise TypeError("second moments are needed where no covariance is given")
+                raise TypeError("second_moments is None; without a prior covariance, second moments are needed")
             covariance = _empirical_covariance(structure, mean, second_moments, weight_sum)
         return Priors(
             1 / n_components if self.weight_concentration is None else self.weight_concentration,
@@ -113,33 +113,33 @@ def _empirical_covariance(
 
 @dataclass(frozen=True)
 class Posterior:
-    """A distribution over the parameters of a mixture."""
+    """Distribution over the parameters of a mixture."""
 
     structure: CovarianceStructure
     weight_distribution: WeightDistribution
     priors: Priors | None
-    """Where it came from; None where nobody knows."""
+    """Priors of this posterior; None if unknown."""
 
     weight_concentration: Array
-    """In the shape of the weight distribution's `shape`."""
+    """Parameters of the weight distribution, in the shape of its `shape`."""
 
     mean_precision: Array
-    """β_k, shape (K,)."""
+    """Precisions β_k of the means, shape (K,)."""
 
     means: Array
-    """m_k, shape (K, D)."""
+    """Means m_k, shape (K, D)."""
 
     degrees_of_freedom: Array
-    """ν, one for each covariance matrix."""
+    """Degrees of freedom ν, one number for each covariance matrix."""
 
     covariances: Array
-    """(ν_k W_k)⁻¹, in the shape of the structure's `covariance_shape`: inverses of the mean precisions."""
+    """Inverses (ν_k W_k)⁻¹ of the mean precisions, in the shape of the structure's `covariance_shape`."""
 
     precisions_cholesky: Array
     """Factors of the mean precisions, same shape."""
 
     def parameters(self) -> MixtureParameters:
-        """The mixture that an E-step under this distribution is computed with."""
+        """Make the mixture that an E-step under this distribution is computed with."""
         d = self.means.shape[1]
         log_weights = self.weight_distribution.expected_log_weights(self.weight_concentration)
         return MixtureParameters(
@@ -148,7 +148,7 @@ class Posterior:
             self.means,
             self.covariances,
             self.precisions_cholesky,
-            # Bishop (10.64) and (10.65), less the determinant of the mean precision, which every mixture has.
+            # Bishop (10.64) and (10.65), less the determinant of the mean precision, which the mixture contributes.
             log_weights + 0.5 * (_log_determinant(self.degrees_of_freedom, d) - d / self.mean_precision),
         )
 
@@ -163,26 +163,26 @@ class Posterior:
 
 
 def _log_determinant(degrees_of_freedom: Array, n_features: int) -> Array:
-    """E log det Λ − log det E Λ of a Wishart distribution (Bishop B.81)."""
+    """Difference E log det Λ − log det E Λ of a Wishart distribution (Bishop B.81)."""
     terms = digamma(0.5 * (degrees_of_freedom - _each(n_features, degrees_of_freedom))).sum(axis=0)
     return np.asarray(terms + n_features * np.log(2 / degrees_of_freedom))
 
 
 def _wishart_volume(degrees_of_freedom: Array, log_det_cholesky: Array, n_features: int) -> Array:
-    """−log B(W, ν) without powers of π (Bishop B.79); det W from the factor of the mean precision ν W."""
+    """Logarithm −log B(W, ν) without powers of π (Bishop B.79); det W from the factor of the mean precision ν W."""
     terms = gammaln(0.5 * (degrees_of_freedom - _each(n_features, degrees_of_freedom))).sum(axis=0)
     log_det = log_det_cholesky + 0.5 * n_features * np.log(2 / degrees_of_freedom)
     return np.asarray(terms + degrees_of_freedom * log_det)
 
 
 def _each(n_features: int, like: Array) -> Array:
-    """0, …, D − 1 along a new first axis."""
+    """Numbers 0, …, D − 1 along a new first axis."""
     return np.arange(n_features).reshape(-1, *[1] * like.ndim)
 
 
 @dataclass(frozen=True)
 class Variational(Estimation[Posterior]):
-    """Variational inference: the state is a posterior, and a lower bound of the evidence grows."""
+    """M-step of variational inference: the state is a posterior, the objective a lower bound of the evidence."""
 
     measure: ClassVar[str] = "lower bound"
 
@@ -196,7 +196,7 @@ class Variational(Estimation[Posterior]):
         structure, prior = self.structure, self.priors
         soft_counts, offsets, covariances = statistics.central_moments(structure, self.reg_covar)
         counts = structure.matrix_counts(soft_counts)
-        # Differences to the prior mean, which lies where the data do: means themselves would lose digits far out.
+        # Differences to the prior mean, which lies near the data: means themselves would lose digits far from zero.
         differences = offsets + (statistics.reference - prior.mean)
         mean_precision = prior.mean_precision + soft_counts  # Bishop (10.60)
         means = prior.mean + (soft_counts / mean_precision)[:, None] * differences  # (10.61)
@@ -226,7 +226,7 @@ class Variational(Estimation[Posterior]):
         return state.parameters()
 
     def bound(self, statistics: SufficientStatistics, updated: Posterior) -> float:
-        """Lower bound of the log-evidence per unit of weight, without what depends on the priors and the data alone.
+        """Lower bound of the log-evidence per unit of weight, without terms of the priors and the data alone.
 
         Bishop (10.70) for the posterior that fits the responsibilities best: all terms that are linear in the
         statistics cancel, and the responsibilities' entropy and the posterior's volume are left.
