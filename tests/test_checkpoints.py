@@ -377,7 +377,7 @@ def test_what_went_wrong_leaves_the_parameters_that_were_found(monkeypatch):
 def test_an_interrupted_fit_says_where_it_goes_on_from(tmp_path):
     with pytest.raises(Stop) as caught:
         mixture("full", callbacks=[StopAfter(1)]).fit(X, checkpoint=tmp_path / "c")
-    assert re.search(r"c has what was done until then: resume=True goes on", caught.value.__notes__[0])
+    assert re.search(r"c has the state of the last pass: resume=True continues the fit", caught.value.__notes__[0])
     with pytest.raises(Stop) as caught:
         mixture("full", callbacks=[StopAfter(1, "survey")]).fit(X, checkpoint=tmp_path / "d")
     assert not hasattr(caught.value, "__notes__")  # there is nothing yet
@@ -395,7 +395,7 @@ def test_in_a_terminal(how, tmp_path, capsys):
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert "interrupted" in err
-        assert "c has what was done until then" in err
+        assert "c has the state of the last pass" in err
         assert "warm_start" not in err
     assert main(["inspect", str(tmp_path / "c"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -634,7 +634,7 @@ def test_the_last_two_passes_are_kept(tmp_path):
 @pytest.mark.parametrize("how", DAMAGE)
 def test_where_the_last_pass_is_damaged_the_one_before_serves(how, stopped):
     damage(stopped / pass_folders(stopped)[-1], how)
-    with pytest.warns(CheckpointWarning, match="the pass before it serves"):
+    with pytest.warns(CheckpointWarning, match="the pass before is used instead"):
         same_fit(go_on(stopped), mixture("full").fit(X))
     assert len(pass_folders(stopped)) == 2
 
