@@ -326,7 +326,7 @@ def test_a_fit_whose_scheduler_is_gone_for_good_goes_on_elsewhere(tmp_path):
             model.fit(path, checkpoint=tmp_path / "c")
     finally:
         cluster.end()
-    assert "goes on from it" in caught.value.__notes__[-1]
+    assert "continues the fit" in caught.value.__notes__[-1]
     assert model.n_iter_ == 2  # the best so far
     model = GaussianMixture(4, max_iter=9, random_state=0)
     same_fit(
@@ -828,7 +828,7 @@ def test_two_fits_do_not_share_a_checkpoint(begun, stopped, tmp_path):
     thread.start()
     try:
         assert at_work.wait(60)
-        with pytest.raises(OutputExistsError, match="at work"):
+        with pytest.raises(OutputExistsError, match="another run is using"):
             go_on(path)
     finally:
         go.set()
@@ -840,7 +840,7 @@ def test_a_full_disk_is_told_and_the_last_pass_is_still_there(stopped):
     before = pass_folders(stopped)
     with small_files(100), pytest.raises(OutputError, match=r"pass-\d+ cannot be written") as caught:
         go_on(stopped)
-    assert "goes on from it" in caught.value.__notes__[0]
+    assert "continues the fit" in caught.value.__notes__[0]
     assert pass_folders(stopped) == before
     same_fit(go_on(stopped), mixture("full").fit(X))
 

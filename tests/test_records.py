@@ -249,7 +249,7 @@ def test_a_tuple_may_have_a_codec_for_each_of_its_items():
 
 @pytest.mark.parametrize("kind", [Any, object, list[int], int | str, dict])
 def test_types_that_nobody_can_write_are_named(kind):
-    with pytest.raises(TypeError, match="give a codec of it"):
+    with pytest.raises(TypeError, match="pass a codec for it"):
         codec(kind)
 
 
