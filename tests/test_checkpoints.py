@@ -326,7 +326,7 @@ def test_a_fit_whose_scheduler_is_gone_for_good_goes_on_elsewhere(tmp_path):
             model.fit(path, checkpoint=tmp_path / "c")
     finally:
         cluster.end()
-    assert "goes on from it" in caught.value.__notes__[-1]
+    assert "continues the fit" in caught.value.__notes__[-1]
     assert model.n_iter_ == 2  # the best so far
     model = GaussianMixture(4, max_iter=9, random_state=0)
     same_fit(
@@ -377,7 +377,7 @@ def test_what_went_wrong_leaves_the_parameters_that_were_found(monkeypatch):
 def test_an_interrupted_fit_says_where_it_goes_on_from(tmp_path):
     with pytest.raises(Stop) as caught:
         mixture("full", callbacks=[StopAfter(1)]).fit(X, checkpoint=tmp_path / "c")
-    assert re.search(r"c has what was done until then: resume=True goes on", caught.value.__notes__[0])
+    assert re.search(r"c has the state of the last pass: resume=True continues the fit", caught.value.__notes__[0])
     with pytest.raises(Stop) as caught:
         mixture("full", callbacks=[StopAfter(1, "survey")]).fit(X, checkpoint=tmp_path / "d")
     assert not hasattr(caught.value, "__notes__")  # there is nothing yet
@@ -395,7 +395,7 @@ def test_in_a_terminal(how, tmp_path, capsys):
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert "interrupted" in err
-        assert "c has what was done until then" in err
+        assert "c has the state of the last pass" in err
         assert "warm_start" not in err
     assert main(["inspect", str(tmp_path / "c"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -634,7 +634,7 @@ def test_the_last_two_passes_are_kept(tmp_path):
 @pytest.mark.parametrize("how", DAMAGE)
 def test_where_the_last_pass_is_damaged_the_one_before_serves(how, stopped):
     damage(stopped / pass_folders(stopped)[-1], how)
-    with pytest.warns(CheckpointWarning, match="the pass before it serves"):
+    with pytest.warns(CheckpointWarning, match="the pass before is used instead"):
         same_fit(go_on(stopped), mixture("full").fit(X))
     assert len(pass_folders(stopped)) == 2
 
@@ -828,7 +828,7 @@ def test_two_fits_do_not_share_a_checkpoint(begun, stopped, tmp_path):
     thread.start()
     try:
         assert at_work.wait(60)
-        with pytest.raises(OutputExistsError, match="at work"):
+        with pytest.raises(OutputExistsError, match="another run is using"):
             go_on(path)
     finally:
         go.set()
@@ -840,7 +840,7 @@ def test_a_full_disk_is_told_and_the_last_pass_is_still_there(stopped):
     before = pass_folders(stopped)
     with small_files(100), pytest.raises(OutputError, match=r"pass-\d+ cannot be written") as caught:
         go_on(stopped)
-    assert "goes on from it" in caught.value.__notes__[0]
+    assert "continues the fit" in caught.value.__notes__[0]
     assert pass_folders(stopped) == before
     same_fit(go_on(stopped), mixture("full").fit(X))
 

@@ -312,7 +312,7 @@ def test_a_pass_under_the_name_of_another(stopped):
     """The number that it goes on with is the name of what it writes next."""
     path = stopped()
     alone(path).rename(path / "pass-00000002")
-    refused("accelerated", path, "n_passes is .*, which is not what the pass is named after")
+    refused("accelerated", path, "n_passes is .*, and the folder's name has another number")
 
 
 @pytest.mark.parametrize("name", ["pass-4", "pass-x", "pass-00000009.bak", ".pass-00000009"])
@@ -537,7 +537,7 @@ def test_a_damaged_pass_that_leads_elsewhere_takes_nothing_with_it(stopped, tmp_
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("x")
     (path / "pass-00000099").symlink_to(tmp_path / "precious")
-    with pytest.warns(CheckpointWarning, match="the pass before it serves"):
+    with pytest.warns(CheckpointWarning, match="the pass before is used instead"):
         FITS["accelerated"](checkpoint=path, resume=True)
     assert (tmp_path / "precious" / "file").read_text() == "x"
 

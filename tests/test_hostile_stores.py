@@ -72,7 +72,7 @@ def chunked(*chunks, shape=(N, D), **layout):
 # ---- sizes that are declared
 
 # Which of them it is depends on the version of Zarr.
-HOLLOW = r"declares chunks of (0 × 3|20 × 0) numbers, which hold nothing|cannot be opened as Zarr"
+HOLLOW = r"declares chunks of (0 × 3|20 × 0) numbers, which are empty|cannot be opened as Zarr"
 
 SIZES = {
     "1e15 rows": (declare(shape=[10**15, D]), UnsupportedDataError, "declares 10{15} rows; expected 1e.13 at most"),
@@ -428,7 +428,7 @@ def test_names_that_lead_elsewhere(name, method, group):
         return
     # What Zarr would make of these depends on its version.
     is_none = {".", ".."} & set(name.replace("\\", "/").split("/")) or "\0" in name or len(name) > 1000
-    message = "is no name of an array" if is_none else r"has no|cannot be|inside it"
+    message = "is not a name of an array" if is_none else r"has no|cannot be|inside it"
     error = refuse((StoreError, StoreNotFoundError), message, call)
     assert "\x1b" not in str(error)
 

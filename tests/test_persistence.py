@@ -693,9 +693,15 @@ def test_a_newer_format_says_what_to_install(saved):
         (lambda a: a["parameters"].update(tol=-1), "parameters are not valid.*tol"),
         (lambda a: a["parameters"].update(n_components={}), "parameters are not valid.*n_components"),
         (lambda a: a.pop("fitted"), "fitted is missing"),
-        (lambda a: a.update(environment=None), "environment has to be at most 64 texts by name"),
-        (lambda a: a.update(environment=[["blas", "x"]]), "environment has to be at most 64 texts by name"),
-        (lambda a: a.update(environment={str(i): "x" for i in range(65)}), "environment has to be at most 64 texts"),
+        (lambda a: a.update(environment=None), "environment has to be a mapping of at most 64 names to texts"),
+        (
+            lambda a: a.update(environment=[["blas", "x"]]),
+            "environment has to be a mapping of at most 64 names to texts",
+        ),
+        (
+            lambda a: a.update(environment={str(i): "x" for i in range(65)}),
+            "environment has to be a mapping of at most 64 names to texts",
+        ),
         (lambda a: a["environment"].update(blas=5), "environment holds 5; expected a text of at most 4096 characters"),
         (lambda a: a["environment"].update(blas={"x": "y"}), r"environment holds \{'x': 'y'\}; expected a text"),
         (lambda a: a["environment"].update(blas="x" * 5000), "environment holds 'xxx"),

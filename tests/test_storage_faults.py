@@ -156,7 +156,7 @@ def test_a_chunk_that_ends_within_its_header_is_named(fitted, tmp_path):
     """What is left of it is as long as it says."""
     path = stored(tmp_path / "x.zarr", **LAYOUTS["blosc"])
     file_of(path).write_bytes(bytes(12) + b"\x0d")
-    error = refused(ChunkError, "fit", fitted, path, tmp_path, "a Blosc chunk of 13 bytes says that it has 13")
+    error = refused(ChunkError, "fit", fitted, path, tmp_path, "a Blosc chunk of 13 bytes declares a length of 13")
     assert_names(error, path, (BAD, 0), (400, 500))
 
 

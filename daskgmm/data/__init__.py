@@ -1,29 +1,43 @@
-"""Anything that a user has -> rows that a pass can read, piece by piece, wherever the pass runs.
+"""Data in any form -> rows that a pass can read, range by range, wherever the pass runs; and results for these rows.
 
-source      what reading means: sources, the parts of them that one task reads, a data set of rows and sample weights
-arrays      NumPy arrays and memory maps
-addresses   names of stores, and what of them may be shown to people
-store_checks  checks of what a store declares about itself before anything is allocated for it
-held_out    rows that are held out, chosen by number and seed
-store       Zarr arrays and groups, their paths and URLs
-stored_rows Zarr arrays as sources: every chunk is there, or named in an error
-encoding    attributes that say how stored numbers become values
-hdf5        datasets of HDF5 files as sources
-structured  arrays whose fields are the features
-blosc       chunks that Blosc would not notice to be cut off
-retry       reads that may work when they are tried again
-dask_blocks  dask arrays
-task_graphs small graphs of tasks, split and evaluated without a scheduler
-checksum    what a pass saw, in a few numbers, and whether the next one sees the same
-detached    rows in memory as tasks of their own, sent to a cluster once
-forks       forked children, in which threads and held locks are gone
-failures    errors as users see them: short, without frames of the library
-input_kinds  kinds of input: rows of what a user has, and results in the form of the input
-inputs      the one door: whatever came -> `Dataset`
-row_checks  values and weights that no pass takes: not finite, negative, without a usable sum
-row_sample  samples of rows, drawn by row number and weight
-output      results for every row: lazy where the rows are
-write       new Zarr stores, whole or not at all
-output_locks  one writer for each of them, and what dead writers left
-row_arrays  chunks of results for every row in such a store
+Inputs:
+
+source         sources of rows, the parts of a source that one task reads, data sets of rows and sample weights
+input_kinds    registered kinds of input: rows of an input, and results in the form of the input
+inputs         conversion of every input to rows, and of rows and weights to a `Dataset`
+
+Kinds of source:
+
+arrays         NumPy arrays and memory maps
+structured     arrays of records, whose fields are the features
+dask_blocks    dask arrays
+task_graphs    small graphs of tasks, split and evaluated without a scheduler
+detached       rows in memory as separate tasks, sent to a cluster once
+store          Zarr arrays and groups at paths and URLs
+addresses      paths and URLs of stores, and what of them may be shown
+stored_rows    Zarr arrays as sources: a missing chunk is an error that names the chunk
+hdf5           datasets of HDF5 files as sources
+encoding       attributes that define how stored numbers become values
+
+Checks of what is read:
+
+store_checks   checks of a store's declarations before memory is allocated for the store
+row_checks     checks of values and weights: finite, not negative, with a usable sum
+checksum       checksums of the rows of a pass, compared from one pass to the next
+blosc          check of the length of chunks that Blosc compressed
+retry          repetition of reads that failed
+forks          state of forked child processes, which have no threads and inherit held locks
+failures       errors as users see them: short, without the library's frames
+
+Choices of rows:
+
+row_sample     samples of rows, drawn by row number and weight
+held_out       held-out rows, chosen by row number and seed
+
+Results:
+
+output         results with one entry for each row, lazy for lazy rows
+write          new Zarr stores, written whole or not at all
+output_locks   one writer for each new store, and removal of what dead writers left
+row_arrays     results for every row, written into a new store chunk by chunk
 """

@@ -1,7 +1,7 @@
-"""Names of stores: paths, URLs, ``path::array``; and what of a name may be shown to people.
+"""Addresses of stores (paths, URLs, ``path::array``), and their form for messages.
 
-A URL may carry a password, a token or a signature. Whoever reads a message, a log or a file that daskgmm wrote sees
-what is left when user, password, query and fragment are taken off, whatever they look like.
+A URL may contain a password, a token or a signature. Messages, logs and files that daskgmm writes show a URL without
+user, password, query and fragment, whatever these look like.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 _HIDDEN = "…"
-_SHORTEST_SECRET = 4  # shorter ones would be found, and replaced, in any text
+_SHORTEST_SECRET = 4  # shorter secrets occur in any text, and would be replaced there
 
 
 def split_address(address: str) -> tuple[str, str | None]:
-    """``path::array`` -> (path, array). Chained fsspec URLs, such as ``simplecache::s3://…``, stay whole."""
+    """Split ``path::array`` into (path, array). Chained fsspec URLs, such as ``simplecache::s3://…``, stay whole."""
     head, separator, tail = address.rpartition("::")
     if separator and "://" not in tail and head:
         return head, tail
@@ -25,7 +25,7 @@ def split_address(address: str) -> tuple[str, str | None]:
 
 
 def local_path(address: str | os.PathLike[str]) -> str | None:
-    """Absolute path on this machine that an address means; None for the URL of anything but a local file.
+    """Absolute path of an address on this machine; None for a URL of anything but a local file.
 
     ``~`` is the home directory.
     """
@@ -34,7 +34,7 @@ def local_path(address: str | os.PathLike[str]) -> str | None:
 
 
 def without_secrets(address: str) -> str:
-    """An address without what may be a password, a token or a signature; ``::`` may chain several."""
+    """Remove possible passwords, tokens and signatures from an address, which may chain several URLs by ``::``."""
     return "::".join(_shown(link) for link in _links(address))
 
 
@@ -50,10 +50,10 @@ def _shown(link: str) -> str:
 
 
 def _user(rest: str) -> str:
-    """User and password of what follows ``//``, the ``@`` included.
+    """User and password at the beginning of the text after ``//``, with the ``@``.
 
-    A password may hold any character, and S3's do hold slashes; a user may be an address of mail. Where there is a
-    colon, everything up to the last ``@`` counts.
+    A password may contain any character, and S3's contain slashes; a user may be an e-mail address. If there is a
+    colon, everything up to the last ``@`` is taken as user and password.
     """
     head, at, _ = rest.rpartition("@")
     if ":" not in head:
@@ -62,57 +62,60 @@ def _user(rest: str) -> str:
 
 
 def hide_urls(text: str) -> str:
-    """A text, such as somebody else's error, with every URL in it as `without_secrets` shows it."""
+    """Apply `without_secrets` to every URL in a text, such as another library's error message."""
     return re.sub(r"\S+://\S*", lambda match: without_secrets(match[0]), text)
 
 
 def printable(text: str, most: int = 200) -> str:
-    """A name out of a store, for people: what could steer a terminal is left out, and so is the rest of a long one."""
+    """Make a name from a store safe to print: control characters replaced, cut after ``most`` characters."""
     shown = "".join(c if c.isprintable() else "?" for c in text[:most])
     return shown + "…" if len(text) > most else shown
 
 
 class Secrets:
-    """What must not be told of an address and of the options that it is opened with.
+    """Secrets in an address and in the options that the address is opened with.
 
     Parameters
     ----------
     address : str
     options : mapping, optional
-        Of a file system; every text in them counts as secret.
+        Options of the file system; every text in them counts as secret.
     """
 
     def __init__(self, address: str, options: Mapping[str, Any] | None = None) -> None:
-        found = {*_of_address(address), *_texts(options)}
-        forms = {form for text in found for form in (text, quote(text, safe=""), quote(text), unquote(text))}
+        secrets = {*_address_secrets(address), *_texts(options)}
+        forms = {form for text in secrets for form in (text, quote(text, safe=""), quote(text), unquote(text))}
         self._texts = sorted((text for text in forms if len(text) >= _SHORTEST_SECRET), key=len, reverse=True)
 
     def hide(self, text: str) -> str:
-        """A text of somebody else's, such as an error's, without them."""
+        """Remove the secrets from a text, such as another library's error message."""
         for secret in self._texts:
             text = text.replace(secret, _HIDDEN)
         return hide_urls(text)
 
     def cause(self, error: BaseException) -> BaseException | None:
-        """The error, as the cause of another one; None if it or what led to it tells a secret, as its print would."""
-        told: BaseException | None = error
-        while told is not None:
-            if self.hide(str(told)) != str(told):
+        """Return the error as a cause for ``raise … from``; None if its traceback would print a secret.
+
+        The traceback of an error prints its causes and contexts, too.
+        """
+        link: BaseException | None = error
+        while link is not None:
+            if self.hide(str(link)) != str(link):
                 return None
-            told = told.__cause__ or told.__context__
+            link = link.__cause__ or link.__context__
         return error
 
 
-def _of_address(address: str) -> Iterator[str]:
+def _address_secrets(address: str) -> Iterator[str]:
     for link in _links(address):
         rest = link.partition("://")[2]
         user = _user(rest)
         if user:
             yield user[:-1]
             yield from user[:-1].split(":", 1)
-            yield from re.split(r"[:/@?#\s'\"]", user)  # what somebody who reads it otherwise tells of it
-        for read in {rest, rest[len(user) :]}:  # what looks like a password may be a query, and the reverse
-            for query in re.split(r"[?#]", read, maxsplit=1)[1:]:
+            yield from re.split(r"[:/@?#\s'\"]", user)  # other libraries split the URL elsewhere, and quote parts
+        for text in {rest, rest[len(user) :]}:  # a query may look like a password, and the reverse
+            for query in re.split(r"[?#]", text, maxsplit=1)[1:]:
                 yield query
                 yield query.partition("=")[2]
                 yield from (part.partition("=")[2] for part in re.split(r"[&#]", query))

@@ -21,7 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class ArrayPart(Part):
-    """A view of an array: costs nothing in this process, and travels as just these rows to another one."""
+    """A view of an array: free in this process; only these rows are sent to another process."""
 
     first: int
     values: Array
@@ -41,7 +41,7 @@ class ArraySource(Source):
         self.dtype = array.dtype
 
     def reading_bytes(self, n_rows: int) -> int:
-        return 0  # they are there already
+        return 0  # the rows are in memory already
 
     def part(self, start: int, stop: int) -> Part:
         return ArrayPart(start, self.array[start:stop])
@@ -58,14 +58,14 @@ class ArraySource(Source):
 
 @dataclass(frozen=True)
 class PiecePart(Part):
-    """Consecutive rows of an array that lies in pieces on a cluster."""
+    """Consecutive rows of an array that is held in pieces on a cluster."""
 
     first: int
-    """Row that the first piece begins with."""
+    """Number of the first piece's first row."""
     length: int
-    """Rows of a piece."""
+    """Number of rows of a piece."""
     dependencies: tuple[Any, ...] = ()
-    """Keys of the pieces that the rows lie in."""
+    """Keys of the pieces that contain the rows."""
 
     def read(self, handle: Any, inputs: Mapping[Any, Any], start: int, stop: int) -> Array:
         i, j = (start - self.first) // self.length, -(-(stop - self.first) // self.length)
@@ -76,7 +76,7 @@ class PiecePart(Part):
 
 
 class PieceSource(Source):
-    """An array whose rows lie in pieces on a cluster: see `ArraySource.detached`."""
+    """An array that is held in pieces on a cluster: see `ArraySource.detached`."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], keys: tuple[Any, ...], length: int) -> None:
         self.shape, self.dtype = shape, dtype
@@ -91,7 +91,7 @@ class PieceSource(Source):
 
 
 def check_unmasked(values: Any) -> None:
-    """Raise `UnsupportedDataError` for an array that is masked in places: NumPy would take what lies under the mask."""
+    """Raise `UnsupportedDataError` if any value is masked: NumPy would use the numbers under the mask."""
     if isinstance(values, np.ma.MaskedArray) and _any(np.ma.getmaskarray(values)):
         raise UnsupportedDataError(
             "The data are masked in places, and a Gaussian mixture has no meaning for missing values. Drop such rows, "
@@ -100,12 +100,12 @@ def check_unmasked(values: Any) -> None:
 
 
 def _any(mask: Array) -> bool:
-    """Whether anything is masked, which each field of a record may be."""
+    """Return True if any value is masked; each field of a record has a mask of its own."""
     return bool((structured_to_unstructured(mask) if mask.dtype.names else mask).any())
 
 
 class MappedFile:
-    """A `numpy.memmap` that travels as its description and is mapped again where it arrives."""
+    """A `numpy.memmap` that is pickled as its description and mapped again in the other process."""
 
     def __init__(self, array: np.memmap[Any, np.dtype[Any]], filename: str, offset: int) -> None:
         self.description = (filename, array.dtype, offset, array.shape, array.strides)
@@ -122,17 +122,17 @@ class MappedFile:
         return np.array(self._array[rows])
 
     def _check_length(self) -> None:
-        """Raise if the file has become shorter: reading what is mapped and not there kills the process."""
+        """Raise if the file has become shorter: reading mapped memory behind its end kills the process."""
         filename, dtype, offset, shape, strides = self.description
         needed = offset + dtype.itemsize + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         try:
-            found = os.stat(filename).st_size
+            size = os.stat(filename).st_size
         except OSError:
-            return  # a file that was removed stays as long as it is mapped
-        if found < needed:
+            return  # a removed file stays readable as long as it is mapped
+        if size < needed:
             raise DataChangedError(
-                f"{filename} has {found} bytes, and {needed} are mapped: it became shorter while it was read. Use "
-                "data that hold still, or a copy of them."
+                f"{filename} has {size} bytes, and {needed} are mapped: the file became shorter while it was read. Use "
+                "data that do not change, or a copy of them."
             )
 
     def _open(self) -> Array:
@@ -148,7 +148,7 @@ class MappedFile:
 
 
 class MappedSource(Source):
-    """A `numpy.memmap`: read range by range, never copied whole, and mapped anew in other processes."""
+    """A `numpy.memmap`: read range by range, never copied whole, and mapped again in other processes."""
 
     kind = "memory-mapped file"
     reads_ahead = True
@@ -164,10 +164,10 @@ class MappedSource(Source):
 
 
 def mapped_source(array: Array) -> MappedSource | None:
-    """Source of a memory map whose file is known; None for anything else."""
+    """Make the source of a memory map whose file is known; None for anything else."""
     if not isinstance(array, np.memmap) or array.filename is None or array.base is None:
         return None
-    # The attribute `offset` of a view is its parent's: where the view starts follows from the addresses.
+    # The attribute `offset` of a view is its parent's: the start of the view follows from the memory addresses.
     root = array
     while isinstance(root.base, np.memmap):
         root = root.base

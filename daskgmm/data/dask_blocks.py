@@ -1,8 +1,8 @@
 """dask arrays as sources of rows.
 
-The collection is optimised once. What only one row of blocks needs is embedded in the task that reads it and computed
-there; what several need (a shuffle, a rechunk, an array that was passed in whole) stays a task of its own, so that it
-is computed once.
+The collection is optimised once. Tasks that only one row of blocks needs are embedded in the task that reads this row,
+and computed there. Tasks that several rows need (a shuffle, a rechunk, an array that was passed in whole) stay
+separate, so that they are computed once.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One row of blocks, with the sub-graph that makes it."""
+    """One row of blocks, with the sub-graph that computes it."""
 
     keys: tuple[Key, ...]
-    """Of its column blocks."""
+    """Keys of the column blocks."""
 
     graph: Graph
 
@@ -38,25 +38,25 @@ class Block:
     """Keys that the sub-graph needs from outside."""
 
     def read(self, inputs: Mapping[Any, Any]) -> Array:
-        """The rows, given a value for each dependency."""
-        given = {key: inputs[key] for key in self.dependencies}
-        return _join([dense(columns) for columns in evaluate(self.graph, self.keys, given)], axis=1)
+        """Compute the rows from a value for each dependency."""
+        values = {key: inputs[key] for key in self.dependencies}
+        return _join([dense(columns) for columns in evaluate(self.graph, self.keys, values)], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
 class HeldBlock:
-    """A row of blocks that lies on a cluster with its neighbours, not yet computed."""
+    """A row of blocks that is held on a cluster in a group of neighbours, not yet computed."""
 
     key: Key
-    """Of the neighbours."""
+    """Key of the group."""
 
     index: int
-    """Among them."""
+    """Position in the group."""
 
     dependencies: tuple[Key, ...]
 
     def read(self, inputs: Mapping[Any, Any]) -> Array:
-        """See `Block`."""
+        """Compute the rows; see `Block.read`."""
         rows: Array = inputs[self.key].value[self.index].read(inputs)
         return rows
 
@@ -67,7 +67,7 @@ class BlockPart(Part):
 
     blocks: tuple[Block | HeldBlock, ...]
     cuts: Array
-    """Where each block begins, and where the last one ends."""
+    """Row numbers of the beginning of each block and of the end of the last one."""
     dependencies: tuple[Key, ...]
 
     def read(self, handle: Any, inputs: Mapping[Any, Any], start: int, stop: int) -> Array:
@@ -94,7 +94,7 @@ class BlockSource(Source):
         self._row_held_bytes = 0.0
 
     def reading_bytes(self, n_rows: int) -> int:
-        # What makes the blocks is the user's and may take any memory; this much it takes to join them.
+        # The user's tasks that make the blocks may take any memory; joining the blocks takes this much.
         return 2 * n_rows * self.row_bytes
 
     def part(self, start: int, stop: int) -> Part:
@@ -125,7 +125,7 @@ class BlockSource(Source):
         return int(n_rows * self._row_held_bytes)
 
     def _sizes(self) -> list[int]:
-        """Of what each row of blocks brings with it."""
+        """Bytes of values that the graph of each row of blocks contains."""
         return [sum(map(carried, block.graph.values())) if isinstance(block, Block) else 0 for block in self._blocks]
 
     def place(self, start: int, stop: int) -> str:
@@ -139,7 +139,7 @@ class BlockSource(Source):
 
 
 def _grouped(sizes: Sequence[int], size: int) -> Iterator[slice]:
-    """Neighbours that have about that size together."""
+    """Group neighbours so that each group has about ``size`` bytes."""
     first, total = 0, 0
     for i, more in enumerate(sizes):
         total += more
@@ -149,7 +149,7 @@ def _grouped(sizes: Sequence[int], size: int) -> Iterator[slice]:
 
 
 def blocks_between(cuts: Array, start: int, stop: int) -> slice:
-    """Numbers of the blocks that rows ``start`` to ``stop`` lie in.
+    """Numbers of the blocks that contain rows ``start`` to ``stop``.
 
     Empty chunks make cuts repeat: take every block from the first that starts at ``start`` to the last before ``stop``.
     """
@@ -158,11 +158,11 @@ def blocks_between(cuts: Array, start: int, stop: int) -> slice:
 
 
 def optimized_graph(array: da.Array) -> Graph:
-    """The array's graph as Dask optimises it."""
+    """Optimise the array's graph with Dask's own optimisation."""
     graph = array.__dask_graph__()
     if len(getattr(graph, "layers", ())) > current().most_layers:
-        # An array put together from many has a layer for each, and optimising layers takes time that is quadratic in
-        # their number (20 minutes for 100 000 delayed blocks). That of single tasks is linear.
+        # An array that joins many arrays has a layer for each of them. Optimising layers takes time quadratic in their
+        # number (20 minutes for 100 000 delayed blocks), optimising single tasks takes linear time.
         graph = dict(graph)
     return dict(array.__dask_optimize__(graph, array.__dask_keys__()))
 
@@ -173,13 +173,20 @@ def _outside(keys: Sequence[Key], graph: Graph) -> tuple[Key, ...]:
 
 
 def with_known_chunks(array: da.Array, compute: Callable[[Any], Any]) -> tuple[da.Array, bool]:
-    """The array with its chunk lengths known, and whether they had to be counted, which reads the data once.
+    """Count unknown chunk lengths, which reads the data once.
 
     Parameters
     ----------
     array : dask.array.Array
     compute : callable
         Computes a dask collection.
+
+    Returns
+    -------
+    array : dask.array.Array
+        The array with its chunk lengths known.
+    counted : bool
+        False if they were known before.
     """
     if not any(np.isnan(n) for n in array.chunks[0]):
         return array, False
@@ -187,7 +194,7 @@ def with_known_chunks(array: da.Array, compute: Callable[[Any], Any]) -> tuple[d
     axes = list(range(1, array.ndim))
     lengths = column.map_blocks(_length, dtype=np.int64, drop_axis=axes, meta=np.empty(0, np.int64))
     known = copy.copy(array)
-    # As compute_chunk_sizes does, which would change the caller's array and use another scheduler.
+    # Like compute_chunk_sizes, but compute_chunk_sizes changes the caller's array and may use another scheduler.
     known._chunks = (tuple(int(n) for n in compute(lengths)), *array.chunks[1:])
     return known, True
 
@@ -201,12 +208,12 @@ def _join(arrays: list[Array], axis: int) -> Array:
 
 
 def dense(block: Any) -> Array:
-    """A block as a plain array.
+    """Convert a block to a plain array.
 
     Raises
     ------
     UnsupportedDataError
-        If it is sparse, masked in places, or no array.
+        If the block is sparse, has masked values, or is not an array.
     """
     if hasattr(block, "toarray") or type(block).__module__.startswith("sparse"):
         raise UnsupportedDataError(

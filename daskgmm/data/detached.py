@@ -1,7 +1,7 @@
-"""Rows in memory as tasks of their own, so that they are sent to a cluster once and not with every pass.
+"""Rows in memory as separate tasks, sent to a cluster once instead of with every pass.
 
-What travels is never a result: rows as they are, or tasks that have yet to be done. A task of these depends on nothing,
-so a scheduler that knows it can have it computed again when a worker is lost, which it cannot with scattered data.
+Only rows and tasks that are still to be computed are sent, never results. Such a task has no dependencies, so the
+scheduler can have it computed again when a worker is lost, which is impossible with scattered data.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from ..tuning import Tuning
 
 Graph = dict[Any, Any]
 
-_SMALL = 1 << 10  # bytes that any task may have for its arguments
+_SMALL = 1 << 10  # bytes: smaller arguments of a task count as nothing
 
 
 def piece_bytes(total: int, tuning: Tuning) -> int:
-    """Size of one task's value, about."""
+    """Approximate size of one task's value, in bytes."""
     return int(np.clip(total // tuning.fewest_pieces, tuning.smallest_piece, tuning.largest_piece))
 
 
 class Held:
-    """Something that is held by a worker as it is: Dask looks neither into it nor for tasks among it.
+    """An opaque value that a worker holds: Dask neither inspects it nor looks for tasks in it.
 
     Parameters
     ----------
     value : object
     size : int
-        Bytes, for a worker that has to decide when to spill.
+        Size in bytes, by which a worker decides when to spill.
     """
 
     __slots__ = ("_size", "value")
@@ -46,13 +46,13 @@ class Held:
 
 
 def held_tasks(values: Iterable[tuple[Any, int]]) -> Graph:
-    """A task for each value and its size; the keys are new and come in the same order."""
+    """Make a task of each pair of value and size; the keys are new and in the same order."""
     name = f"gmm-data-{uuid.uuid4().hex}"
     return {(name, i): DataNode((name, i), Held(value, size)) for i, (value, size) in enumerate(values)}
 
 
 def carried(task: Any) -> int:
-    """Bytes of the values that a task, or an argument of one, brings with it."""
+    """Bytes of the values that a task, or an argument of a task, contains."""
     match task:
         case DataNode():
             return carried(task.value)
@@ -71,23 +71,30 @@ def carried(task: Any) -> int:
 
 
 def detached_tasks(graph: Mapping[Any, Any], smallest: int) -> tuple[Graph, Graph]:
-    """A graph whose tasks bring little with them, and the tasks that hold what the large ones were.
+    """Move the large tasks of a graph into separate held tasks.
 
     Parameters
     ----------
     graph : mapping of keys to tasks
     smallest : int
-        Bytes from which on a task is large.
+        Least size of a large task, in bytes.
+
+    Returns
+    -------
+    light : dict
+        The graph, with a small task in the place of each large one.
+    held : dict
+        Tasks that hold the large ones.
     """
     sizes = {key: size for key, task in graph.items() if (size := carried(task)) >= smallest}
     held = held_tasks((graph[key], size) for key, size in sizes.items())
     light = dict(graph)
-    for key, where in zip(sizes, held, strict=True):
+    for key, held_key in zip(sizes, held, strict=True):
         needed = tuple(sorted(graph[key].dependencies, key=str))
-        light[key] = Task(key, _perform, TaskRef(where), needed, *map(TaskRef, needed))
+        light[key] = Task(key, _perform, TaskRef(held_key), needed, *map(TaskRef, needed))
     return light, held
 
 
 def _perform(held: Held, names: Sequence[Any], *values: Any) -> Any:
-    """Do a task that was held, given the values of its dependencies."""
+    """Execute a held task with the values of its dependencies."""
     return held.value(dict(zip(names, values, strict=True)))

@@ -1,8 +1,8 @@
-"""Attributes that say how stored numbers are to be read: the CF conventions, as xarray applies them.
+"""Decoding of stored numbers by attributes: the CF conventions, as xarray applies them.
 
 Data centres store measurements as small integers: a value is ``stored × scale_factor + add_offset``, and ``_FillValue``
-or ``missing_value`` stands where there is none. The rules for dtypes are those of xarray's ``mask_and_scale``, so that
-values have the bits that ``xarray.open_zarr`` gives.
+or ``missing_value`` marks a missing value. The rules for dtypes are xarray's (``mask_and_scale``), so that values equal
+those of ``xarray.open_zarr`` bit for bit.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _MISSING = ("_FillValue", "missing_value")
 _TIME = ("units", "dtype")
 
-#: Names of the attributes that change what the numbers of an array mean.
+#: Names of the attributes that change the meaning of an array's numbers.
 ATTRIBUTES = ("scale_factor", "add_offset", *_MISSING, "_Unsigned", *_TIME)
 
-#: The attribute by which xarray knows its arrays of Zarr format 2.
+#: The attribute by which xarray recognises its own arrays of Zarr format 2.
 _DIMENSIONS = "_ARRAY_DIMENSIONS"
 
-_MOST_MISSING = 100  # values that mean "missing"
+_MOST_MISSING = 100  # numbers that mean "missing"
 _DATES = re.compile(r"\s*\w+\s+since\s+\d")
 _DURATIONS = ("datetime64", "timedelta64")
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Rules that make values of stored numbers."""
+    """Rules that convert stored numbers to values."""
 
     dtype: np.dtype[Any]
-    """Of the values."""
+    """Dtype of the values."""
 
     integers: np.dtype[Any] | None = None
-    """Dtype that stored integers are taken as: unsigned where they are declared signed, or the reverse."""
+    """Dtype as which stored integers are interpreted: unsigned if their dtype is signed, or the reverse."""
 
     missing: tuple[Any, ...] = ()
-    """Stored numbers that stand where there is no value."""
+    """Stored numbers that mean "missing"."""
 
     scale: Any = None
     offset: Any = None
 
     def decode(self, stored: Array) -> tuple[Array, Array | None]:
-        """Values, NaN where they are missing; and where that is, or None for nowhere."""
+        """Return the values, NaN if missing; and the mask of missing values, or None if no value is missing."""
         if self.integers is not None:
             stored = stored.astype(self.integers, copy=False)
         values = stored.astype(self.dtype)
@@ -69,67 +69,67 @@ class Encoding:
         return values, missing
 
     def _missing(self, stored: Array) -> Array | None:
-        found = np.zeros(stored.shape, bool)
+        mask = np.zeros(stored.shape, bool)
         for value in self.missing:
-            if stored.dtype.kind == "f":  # an attribute in JSON has double precision, and its number was stored in less
+            if stored.dtype.kind == "f":  # the attribute in JSON has double precision, the stored number may have less
                 with np.errstate(over="ignore"):
                     value = value.astype(stored.dtype)
-            found |= stored == value
-        return found if found.any() else None
+            mask |= stored == value
+        return mask if mask.any() else None
 
     def as_record(self) -> dict[str, Any]:
-        """Make a mapping of the encoding that JSON can hold."""
-        told = {"scale_factor": self.scale, "add_offset": self.offset, "missing": self.missing or None}
-        numbers = {name: np.asarray(value).tolist() for name, value in told.items() if value is not None}
+        """Convert the encoding to a mapping for JSON."""
+        entries = {"scale_factor": self.scale, "add_offset": self.offset, "missing": self.missing or None}
+        numbers = {name: np.asarray(value).tolist() for name, value in entries.items() if value is not None}
         return {"dtype": str(self.dtype), **numbers}
 
 
 def decoding_bytes(encoding: Encoding | None, n_values: int) -> int:
-    """Bytes of decoded values beside the stored numbers, and of three masks that mark what is missing."""
+    """Bytes for decoding beside the stored numbers: decoded values and three masks of missing values."""
     return 0 if encoding is None else n_values * (encoding.dtype.itemsize + 3)
 
 
 def decoded(encoding: Encoding, stored: Array, start: int, name: str, place: str) -> Array:
-    """Values of some rows, none of which may be missing.
+    """Decode some rows, in which no value may be missing.
 
     Parameters
     ----------
     encoding : Encoding
     stored : numpy.ndarray
-        Of shape (n,) or (n, D).
+        Stored numbers, (n,) or (n, D).
     start : int
         Number of the first row.
     name : str
-        Of the parameter that the values are for.
+        Name of the parameter that the values are for.
     place : str
-        What an error calls the array.
+        Name of the array in errors.
 
     Raises
     ------
     NonFiniteDataError, InvalidWeightsError, UnsupportedDataError
-        With the first row in which a value is missing.
+        If a value is missing; the message names the first such row.
     """
     values, missing = encoding.decode(stored)
     if missing is None:
         return values
     first = np.unravel_index(int(np.argmax(missing)), missing.shape)
     row, value = int(first[0]), stored[first]
-    told = f'{place} stores {value}, which its attributes declare to mean "missing" ({" or ".join(_MISSING)})'
+    reason = f'{place} stores {value}, which its attributes declare to mean "missing" ({" or ".join(_MISSING)})'
     if name == "X":
-        check_finite(values[:row], start)  # of several rows the first is told
-        raise NonFiniteDataError(start + row, is_nan=True, missing=told)
+        check_finite(values[:row], start)  # the error names the first of several bad rows
+        raise NonFiniteDataError(start + row, is_nan=True, missing=reason)
     kind = InvalidWeightsError if name == "sample_weight" else UnsupportedDataError
-    raise kind(f"{name} contains a missing value in row {start + row}: {told}. Replace it, for example by 0.")
+    raise kind(f"{name} contains a missing value in row {start + row}: {reason}. Replace it, for example by 0.")
 
 
 def zarr_encoding(array: zarr.Array[Any], place: str) -> Encoding | None:
-    """Encoding of a Zarr array; None for numbers that are what they are.
+    """Encoding of a Zarr array; None if the stored numbers are the values.
 
     Parameters
     ----------
     array : zarr.Array
     place : str
-        What an error calls the array.
+        Name of the array in errors.
 
     Raises
     ------
@@ -138,11 +138,11 @@ def zarr_encoding(array: zarr.Array[Any], place: str) -> Encoding | None:
     UnsupportedDataError
         If the numbers are dates or durations.
     """
-    found: Any = array.metadata.attributes  # whatever the document says, also where Zarr expects a mapping
-    attributes = {name: found[name] for name in ATTRIBUTES if name in found} if isinstance(found, dict) else {}
+    document: Any = array.metadata.attributes  # any JSON value: Zarr does not check that it is a mapping
+    attributes = {name: document[name] for name in ATTRIBUTES if name in document} if isinstance(document, dict) else {}
     if array.metadata.zarr_format == 2:
-        # There xarray keeps `_FillValue` as the fill value of the array.
-        if isinstance(found, dict) and _DIMENSIONS in found and array.fill_value is not None:
+        # In this format xarray stores `_FillValue` as the fill value of the array.
+        if isinstance(document, dict) and _DIMENSIONS in document and array.fill_value is not None:
             attributes["_FillValue"] = array.fill_value
     elif isinstance(attributes.get("_FillValue"), str) and array.dtype.kind == "f":
         attributes["_FillValue"] = _from_base64(attributes["_FillValue"], place)
@@ -150,7 +150,7 @@ def zarr_encoding(array: zarr.Array[Any], place: str) -> Encoding | None:
 
 
 def _from_base64(text: str, place: str) -> float:
-    """Read a number as xarray's FillValueCoder writes it."""
+    """Decode a number that xarray's FillValueCoder encoded."""
     try:
         return float(struct.unpack("<d", base64.b64decode(text, validate=True))[0])
     except (ValueError, struct.error):
@@ -158,18 +158,18 @@ def _from_base64(text: str, place: str) -> float:
 
 
 def encoding_of(stored: np.dtype[Any], attributes: Mapping[str, Any], place: str) -> Encoding | None:
-    """Encoding of numbers of a dtype with such attributes; None for numbers that are what they are.
+    """Encoding of numbers with a dtype and attributes; None if the stored numbers are the values.
 
     Parameters
     ----------
     stored : numpy.dtype
     attributes : mapping
-        Only those of `ATTRIBUTES` count.
+        Names other than `ATTRIBUTES` are ignored.
     place : str
-        What an error calls the array.
+        Name of the array in errors.
     """
     if stored.kind not in "biuf":
-        return None  # refused for their dtype, or records
+        return None  # records, or a dtype that is refused elsewhere
     _check_no_times(stored, attributes, place)
     integers = _integers(stored, attributes.get("_Unsigned"), place)
     scale = _number(attributes, "scale_factor", place)
@@ -187,7 +187,7 @@ def encoding_of(stored: np.dtype[Any], attributes: Mapping[str, Any], place: str
 
 
 def _decoded_dtype(stored: np.dtype[Any], declared: bool, masked: bool, scale: Any, offset: Any) -> np.dtype[Any]:
-    """The dtype that xarray gives: single precision where it holds every stored number, or where attributes have it."""
+    """Dtype of the values in xarray: single precision if exact for every stored number, or the attributes' dtype."""
     packed = scale is not None or offset is not None
     if packed and (masked or not (declared and stored.kind == "f")):
         return _packed_dtype(stored, scale, offset)
@@ -233,14 +233,14 @@ def _text(value: Any) -> str:
 
 
 def _number(attributes: Mapping[str, Any], name: str, place: str) -> Any:
-    """One finite number: Python's, or NumPy's with its precision; None where there is no such attribute."""
+    """Finite number in an attribute, in NumPy's precision; None if there is no such attribute."""
     value = attributes.get(name)
     if value is None:
         return None
-    found = _numbers(value)
-    if found is None or found.size != 1 or not math.isfinite(found[0]):
+    numbers = _numbers(value)
+    if numbers is None or numbers.size != 1 or not math.isfinite(numbers[0]):
         raise _meaningless(place, name, value, "one finite number")
-    return found[0]
+    return numbers[0]
 
 
 def _missing_values(attributes: Mapping[str, Any], place: str) -> Iterator[Any]:
@@ -248,14 +248,14 @@ def _missing_values(attributes: Mapping[str, Any], place: str) -> Iterator[Any]:
         value = attributes.get(name)
         if value is None:
             continue
-        found = _numbers(value)
-        if found is None or not 1 <= found.size <= _MOST_MISSING:
-            raise _meaningless(place, name, value, f"a number, or {_MOST_MISSING} at most")
-        yield from found
+        numbers = _numbers(value)
+        if numbers is None or not 1 <= numbers.size <= _MOST_MISSING:
+            raise _meaningless(place, name, value, f"1 to {_MOST_MISSING} numbers")
+        yield from numbers
 
 
 def _numbers(value: Any) -> Array | None:
-    """Numbers that an attribute holds, in one dimension; None where they are not real."""
+    """Numbers in an attribute, as a one-dimensional array; None if they are not real numbers."""
     try:
         array = np.ravel(value)
     except ValueError:  # lists of several lengths
@@ -265,7 +265,6 @@ def _numbers(value: Any) -> Array | None:
 
 def _meaningless(place: str, name: str, value: Any, expected: str) -> StoreError:
     return StoreError(
-        f"{place} says that its numbers are encoded, but its attribute {name} is {value!r:.80}; expected {expected}. "
-        "Correct the attribute, or decode the numbers yourself, for example with xarray, and pass the array that "
-        "you get."
+        f"{place} declares encoded numbers, but its attribute {name} is {value!r:.80}; expected {expected}. Correct "
+        "the attribute, or decode the numbers yourself, for example with xarray, and pass the decoded array."
     )

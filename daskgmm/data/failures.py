@@ -1,4 +1,4 @@
-"""Errors of this library as users see them: the message says what is wrong, and where; frames of ours do not."""
+"""Errors of this library without the library's own frames, in tracebacks and in the logs of workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 from .. import errors
 
 _NAMES = frozenset(
-    name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, errors.DaskGMMError)
+    name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.DaskGMMError)
 )
 
 _P = ParamSpec("_P")
@@ -21,7 +21,7 @@ _log = logging.getLogger("daskgmm")
 
 
 def short_errors(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let errors of ours leave a public function without the frames that they have passed in it."""
+    """Remove the library's frames from the tracebacks of its errors: a decorator for public functions."""
 
     @wraps(function)
     def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -36,15 +36,13 @@ def short_errors(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def _shorten(error: errors.DaskGMMError, handled: BaseException | None) -> None:
-    """Drop the frames that an error of ours, and what caused it, have passed so far; others keep theirs.
-
-    At level DEBUG the logger ``daskgmm`` tells them.
+    """Drop the frames of an error and of its causes; the logger ``daskgmm`` logs them first, at level DEBUG.
 
     Parameters
     ----------
     error : DaskGMMError
     handled : BaseException or None
-        What the caller was handling before: its frames are not ours.
+        Exception that the caller was handling before. It keeps its frames, which are not the library's.
     """
     _log.debug("%s", error, exc_info=error)
     link: BaseException | None = error
@@ -55,18 +53,19 @@ def _shorten(error: errors.DaskGMMError, handled: BaseException | None) -> None:
 
 @cache
 def tell_briefly() -> None:
-    """Have a worker of this process log errors of ours in a line, at level INFO; they are on their way to the driver.
+    """Have a worker in this process log the library's errors in one line at level INFO: the driver raises them.
 
-    Dask logs what a task raises as an error, with the task and a traceback. All else that it may raise stays like that.
+    Dask logs any error of a task at level ERROR, with the task and a traceback. Errors of other kinds are still logged
+    like this.
     """
     logging.getLogger("distributed.worker").addFilter(_brief)
 
 
 def _brief(record: logging.LogRecord) -> bool:
-    """Let Dask log a record as it is, unless it tells an error of ours: that gets a line of its own."""
+    """Return True for a record that Dask is to log; log a record of one of the library's errors in one line instead."""
     if not str(record.msg).startswith("Compute Failed") or not isinstance(record.args, tuple):
         return True
-    told = [text for text in record.args if isinstance(text, str) and text.partition("(")[0] in _NAMES]
-    if told:
-        logging.getLogger(record.name).info("Task %r: %s", record.args[0], told[0])
-    return not told
+    ours = [text for text in record.args if isinstance(text, str) and text.partition("(")[0] in _NAMES]
+    if ours:
+        logging.getLogger(record.name).info("Task %r: %s", record.args[0], ours[0])
+    return not ours

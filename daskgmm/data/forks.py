@@ -1,4 +1,4 @@
-"""Forked children: all threads but the one that forked are gone, and locks that they held stay held."""
+"""Forked child processes: they have only the thread that forked, and locks of the other threads stay held."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import zarr
 from ..errors import StoreError
 
 _decoder: int | None = None
-"""The process in which zarrs has decoded first: its threads are there alone."""
+"""Identifier of the process in which zarrs decoded first: only this process has zarrs' threads."""
 
 
 def begin_anew_in_children(function: Callable[[], Any]) -> Callable[[], Any]:
-    """Have every forked child call a function before anything else: a decorator."""
+    """Have every forked child process call a function before anything else: a decorator."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=function)
     return function
 
 
 def check_decoder(array: zarr.Array[Any]) -> None:
-    """Raise `StoreError` if reading the array would wait for ever for threads of a process that this one is a fork of.
+    """Raise `StoreError` if reading the array would wait for ever for threads that exist only in the parent process.
 
-    Zarr's own begin anew. Those of zarrs, which are Rust's, are made once and cannot.
+    Zarr starts its own threads again after a fork. The threads of zarrs, in Rust, are started once and never again.
     """
     global _decoder
     if type(array._async_array.codec_pipeline).__module__.partition(".")[0] != "zarrs":

@@ -1,7 +1,7 @@
 """Datasets of HDF5 files, opened with h5py, as sources of rows.
 
-In this process the dataset itself is read, as long as its file is open. To another process it travels as the names of
-its file and of itself, and is opened there for reading. h5py is not needed until there is such a dataset.
+This process reads the dataset itself, as long as its file is open. Another process gets the names of file and dataset,
+and opens the dataset for reading. h5py is needed only if there is such a dataset.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .store_checks import product
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _MOST_NAMES = 20
-_FILES = ("sec2", "stdio", "direct", "windows", "log")  # drivers of HDF5 that read a file of this machine by its name
+_FILES = ("sec2", "stdio", "direct", "windows", "log")  # drivers of HDF5 that open a file on this machine by its name
 
 
 def is_dataset(data: Any, name: str = "X") -> bool:
@@ -31,12 +31,12 @@ def is_dataset(data: Any, name: str = "X") -> bool:
     ----------
     data : object
     name : str
-        Of the parameter that the object is for, in errors.
+        Name of the parameter in errors.
 
     Raises
     ------
     UnsupportedDataError
-        If it is a file or a group.
+        If the object is an HDF5 file or group.
     """
     kinds = {kind.__name__ for kind in type(data).__mro__ if kind.__module__.partition(".")[0] == "h5py"}
     if "Group" in kinds:
@@ -50,13 +50,13 @@ def is_dataset(data: Any, name: str = "X") -> bool:
 
 
 class DatasetRows:
-    """A dataset, read row by row.
+    """A dataset, read in ranges of rows.
 
     Parameters
     ----------
     dataset : h5py.Dataset
     name : str
-        Of the parameter that the rows are for, in errors.
+        Name of the parameter in errors.
     """
 
     def __init__(self, dataset: Any, name: str) -> None:
@@ -78,21 +78,21 @@ class DatasetRows:
     def __getstate__(self) -> dict[str, Any]:
         if self._driver not in _FILES or self.path is None:
             raise StoreError(
-                f"{self} cannot be read by other processes: the HDF5 file lies in the memory of this one, or is no "
-                f"file of this machine (driver {self._driver}). Write it to a file that the workers see, or use "
+                f"{self} cannot be read by other processes: the HDF5 file is in the memory of this process, or not on "
+                f"this machine's file systems (driver {self._driver}). Write it to a file that the workers see, or use "
                 "scheduler='threads'."
             )
         return self.__dict__ | {"file": os.path.abspath(self.file), "_dataset": None}
 
     def __getitem__(self, rows: slice) -> Array:
-        """Some of the rows.
+        """Read a range of rows.
 
         Raises
         ------
         StoreError
             If the file is closed, or cannot be read.
         NonFiniteDataError, InvalidWeightsError
-            If a number is stored that means "missing".
+            If a value is missing.
         """
         if self._dataset is None:
             self._dataset = self._open()
@@ -108,7 +108,7 @@ class DatasetRows:
         return stored if self.encoding is None else decoded(self.encoding, stored, start, self.name, str(self))
 
     def check_open(self) -> None:
-        """Raise unless the dataset can still be read, and has the shape that it had."""
+        """Raise unless the file is open and the dataset has its old shape."""
         if not self._dataset:
             raise StoreError(
                 f"The HDF5 file of {self} was closed. Keep it open until everything has been computed, lazy results "
@@ -117,7 +117,7 @@ class DatasetRows:
         if tuple(self._dataset.shape) != self.shape:
             raise DataChangedError(
                 f"{self} was changed while it was read: its shape was {self.shape}, and is {self._dataset.shape}. Use "
-                "data that hold still, or a copy of them."
+                "data that do not change, or a copy of them."
             )
 
     def _open(self) -> Any:
@@ -146,7 +146,7 @@ class DatasetSource(Source):
     ----------
     dataset : h5py.Dataset
     name : str
-        Of the parameter that the rows are for, in errors.
+        Name of the parameter in errors.
     """
 
     kind = "HDF5 dataset"
@@ -168,14 +168,14 @@ class DatasetSource(Source):
         return f"rows {start} to {stop} of {self}"
 
     def identity(self) -> Any:
-        # HDF5's own number of the file, as long as it is open; two that opened it may close it at different times.
+        # The file's number in HDF5, which lasts while the file is open: two handles of one file may close separately.
         return ("HDF5", int(self.handle.file_number), str(self.handle), self.handle.name)
 
     def check_unchanged(self) -> None:
         self.handle.check_open()
 
     def reading_bytes(self, n_rows: int) -> int:
-        # HDF5 holds a chunk as it is stored and as it is decompressed.
+        # HDF5 holds each chunk twice: compressed and decompressed.
         width = product(self.shape[1:])
         stored = (n_rows + 2 * min(n_rows, self.chunk_rows)) * width * self.handle.stored.itemsize
         return stored + decoding_bytes(self.handle.encoding, n_rows * width)

@@ -1,4 +1,4 @@
-"""Rows that are held out: which ones follows from their number and a seed, so that no pass has to carry a mask."""
+"""Held-out rows, determined by row number and seed, so that a pass needs no mask of all rows."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A random part of the rows, each of which is in it or not whatever the others are."""
+    """A random subset of the rows, in which each row is independently of all others."""
 
     share: float
-    """Probability of a row to be held out, between 0 and 1."""
+    """Probability that a row is held out, between 0 and 1."""
     seed: int
 
     def __call__(self, start: int, stop: int) -> Array:
-        """Whether rows ``start`` to ``stop`` are held out, (stop − start,), boolean."""
+        """Mask of the held-out rows among rows ``start`` to ``stop``, (stop − start,), boolean."""
         return np.asarray(random_words(self.seed, start, stop) < np.uint64(int(self.share * 2.0**64)))
 
     def training(self, dataset: Dataset) -> Dataset:
-        """The same rows, with weight zero for those that are held out."""
+        """Make a data set of all rows in which held-out rows have weight zero."""
         weights = _TrainingWeights(self, dataset.weights or _Ones(dataset.n_rows))
         return replace(dataset, weights=weights, guard=ChecksumGuard())
 
@@ -46,7 +46,7 @@ class _Ones(Source):
         return _ONES
 
     def reading_bytes(self, n_rows: int) -> int:
-        return 0  # all of them are one number
+        return 0  # a broadcast view of one number
 
 
 class _OnesPart(Part):
@@ -58,7 +58,7 @@ _ONES = _OnesPart()
 
 
 class _TrainingWeights(DerivedSource):
-    """Sample weights with zeros for rows that are held out."""
+    """Sample weights, zero for held-out rows."""
 
     def __init__(self, held_out: HeldOut, weights: Source) -> None:
         super().__init__(weights, weights.shape, np.dtype(np.float64))
@@ -82,5 +82,5 @@ class _TrainingPart(Part):
     def read(self, handle: Any, inputs: Mapping[Any, Any], start: int, stop: int) -> Array:
         kept = ~self._held_out(start, stop)
         weights = self._weights.read(handle, inputs, start, stop)
-        # Where they are not what was promised, whoever reads both tells it.
+        # A wrong number of weights is an error where rows and weights meet.
         return np.where(kept, weights, 0.0) if len(weights) == len(kept) else weights

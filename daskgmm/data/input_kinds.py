@@ -1,6 +1,6 @@
-"""Kinds of input: how rows come of what a user has, and how results for these rows go back to the user.
+"""Kinds of input: conversion of an input to rows, and of results for these rows to the form of the input.
 
-A kind is one module with one class, and `register` makes the kind known. CONTRIBUTING.md has a recipe.
+A kind of input is one class, which `register` adds to the known kinds. CONTRIBUTING.md has a recipe.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .output import RowOutput
 
 
 class InputKind(ABC):
-    """A kind of input, both ways. Stateless."""
+    """Conversion of one kind of input to rows, and of results to this kind. Stateless."""
 
     @abstractmethod
     def recognises(self, data: Any, name: str) -> bool:
@@ -23,39 +23,39 @@ class InputKind(ABC):
         ----------
         data : object
         name : str
-            Of the parameter that the data are for, in errors: ``"X"`` or ``"sample_weight"``, for example.
+            Name of the parameter in errors: ``"X"`` or ``"sample_weight"``, for example.
         """
 
     @abstractmethod
     def rows(self, data: Any, name: str) -> Any:
-        """Rows of the input, (n, D), or weights, (n,); nothing is loaded.
+        """Rows of the input, (n, D), or weights, (n,); no values are loaded.
 
         Parameters
         ----------
         data : object
             Input that this kind recognises.
         name : str
-            Of the parameter.
+            Name of the parameter in errors.
 
         Returns
         -------
         dask.array.Array, Source or object
-            Or an input of another kind, which is looked up in turn.
+            Rows, or an input of another kind, which is converted in turn.
         """
 
     def feature_names(self, data: Any) -> tuple[str, ...] | None:
-        """Names of the features; None where the input has none."""
+        """Names of the features; None if the input has none."""
         return None
 
     def wrap(self, data: Any, result: Any, output: RowOutput) -> Any:
-        """Give results for the rows the form of the input.
+        """Convert results for the rows to the form of the input.
 
         Parameters
         ----------
         data : object
-            Input that the rows came of.
+            Input from which the rows were made.
         result : numpy.ndarray or dask.array.Array
-            One entry for each row, (n,) or (n, K); lazy where the rows were lazy.
+            One entry for each row, (n,) or (n, K); lazy if the rows were lazy.
         output : RowOutput
             ``labels``, ``responsibilities`` or ``log_density``.
         """
@@ -64,15 +64,15 @@ class InputKind(ABC):
 
 @dataclass(frozen=True)
 class Input:
-    """Rows, and what is known of the input that they came of."""
+    """Rows, and a record of the input from which they were made."""
 
     rows: Any
     feature_names: tuple[str, ...] | None = None
     steps: tuple[tuple[InputKind, Any], ...] = ()
-    """Kinds that led from the input to the rows, each with the input that it recognised."""
+    """Kinds that converted the input to the rows, in order, each with the input that it recognised."""
 
     def wrap(self, result: Any, output: RowOutput) -> Any:
-        """Give results for the rows the form of the input; see `InputKind.wrap`."""
+        """Convert results for the rows to the form of the input; see `InputKind.wrap`."""
         for kind, data in reversed(self.steps):
             result = kind.wrap(data, result, output)
         return result
@@ -82,13 +82,13 @@ _kinds: list[InputKind] = []
 
 
 def register(kind: InputKind, *, last: bool = False) -> None:
-    """Make a kind of input known to every estimator of this process.
+    """Add a kind of input for all estimators of this process.
 
     Parameters
     ----------
     kind : InputKind
     last : bool
-        Ask this kind after all others. Otherwise it comes before them.
+        Try this kind after all others. By default, a new kind is tried first.
     """
     _kinds.insert(len(_kinds) if last else 0, kind)
 
@@ -99,18 +99,18 @@ def unregister(kind: InputKind) -> None:
 
 
 def unwrap(data: Any, name: str) -> Input:
-    """Follow the kinds of an input to its rows; what no kind recognises are rows.
+    """Convert an input to rows, kind by kind; an object that no kind recognises is the rows.
 
     Parameters
     ----------
     data : object
     name : str
-        Of the parameter that the data are for.
+        Name of the parameter in errors.
     """
     steps: list[tuple[InputKind, Any]] = []
     kinds, names = list(_kinds), None
     while (kind := next((kind for kind in kinds if kind.recognises(data, name)), None)) is not None:
-        kinds.remove(kind)  # so that it ends
+        kinds.remove(kind)  # so that the loop ends
         steps.append((kind, data))
         names = names or kind.feature_names(data)
         data = kind.rows(data, name)

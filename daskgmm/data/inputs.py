@@ -1,8 +1,8 @@
-"""The one door: whatever a user has -> rows in a form that a pass can read.
+"""Conversion of every input to rows that a pass can read.
 
-`accept` turns names and wrappers into one of the three kinds that the library works on (a NumPy array, a dask array, a
-`Source` of what is stored) and loads nothing; `as_dataset` makes a `Dataset` of it. Which names and wrappers there are
-is said by kinds of input (see `input_kinds`), of which a program may register more.
+`accept` converts addresses and wrappers to one of three forms (a NumPy array, a dask array, a `Source` of stored rows)
+and loads nothing; `as_dataset` makes a `Dataset` of rows and weights. Each address or wrapper is a kind of input (see
+`input_kinds`), and a program may register more kinds.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ from .structured import as_columns, field_names
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _KINDS = "a NumPy array, a memmap, a dask array, a Zarr array or its path or URL, an h5py.Dataset"
-_MOST_NAMES = 5  # of variables, in a message
+_MOST_NAMES = 5  # variables that a message lists
 
 
 def accept(data: Any, name: str = "X") -> Input:
-    """Look up names and take wrappers off.
+    """Open addresses and unwrap data frames, labelled arrays and other wrappers; nothing is loaded.
 
     Parameters
     ----------
     data : object
         An array of any kind, a dask or pandas data frame, an xarray DataArray, a Zarr array or group, a path or URL, a
-        dataset of an HDF5 file, or of a kind that was registered. Records become columns.
+        dataset of an HDF5 file, or an object of a registered kind. Fields of records become columns.
     name : str
-        Of the parameter that the data are for, in errors.
+        Name of the parameter in errors.
 
     Returns
     -------
     Input
-        Its rows are a dask.array.Array, a Source, a numpy.memmap, or anything that scikit-learn's own validation makes
-        a NumPy array of.
+        Its rows are a dask.array.Array, a Source, a numpy.memmap, or an object that scikit-learn's own validation
+        converts to a NumPy array.
     """
     with naming(name):
-        found = unwrap(data, name)
-        _check_one_array(found.rows, name)
-        check_unmasked(found.rows)
-        rows = as_columns(found.rows, name)
-        names = rows.feature_names if isinstance(rows, Source) else field_names(found.rows)
-        return replace(found, rows=rows, feature_names=found.feature_names or names)
+        unwrapped = unwrap(data, name)
+        _check_one_array(unwrapped.rows, name)
+        check_unmasked(unwrapped.rows)
+        rows = as_columns(unwrapped.rows, name)
+        names = rows.feature_names if isinstance(rows, Source) else field_names(unwrapped.rows)
+        return replace(unwrapped, rows=rows, feature_names=unwrapped.feature_names or names)
 
 
 def resolve(data: Any, name: str = "X") -> Any:
-    """Rows of an input alone; see `accept`."""
+    """Rows of an input, without its other properties; see `accept`."""
     return accept(data, name).rows
 
 
@@ -87,7 +87,7 @@ class _ZarrGroup(InputKind):
 
 class _ZarrArray(InputKind):
     def recognises(self, data: Any, name: str) -> bool:
-        return isinstance(data, zarr.Array) and bool(data.ndim)  # a number has no rows, which is told where rows count
+        return isinstance(data, zarr.Array) and bool(data.ndim)  # an array without axes is refused elsewhere
 
     def rows(self, data: Any, name: str) -> Any:
         return StoreSource(data, name)
@@ -105,7 +105,7 @@ class _Dataset(InputKind):
 
 class _DaskFrame(InputKind):
     def recognises(self, data: Any, name: str) -> bool:
-        return hasattr(type(data), "to_dask_array")  # asked of the type, because a Delayed object has any attribute
+        return hasattr(type(data), "to_dask_array")  # the type, because a Delayed object has every attribute
 
     def rows(self, data: Any, name: str) -> Any:
         return data.to_dask_array()
@@ -119,7 +119,7 @@ class _DataArray(InputKind):
 
     def rows(self, data: Any, name: str) -> Any:
         if not getattr(data.variable, "_in_memory", True) and not dask.is_dask_collection(data):
-            data = data.chunk("auto")  # opened from a file without chunks
+            data = data.chunk("auto")  # opened lazily from a file, without chunks
         return data.data
 
 
@@ -128,11 +128,11 @@ for _kind in (_Address(), _ZarrGroup(), _ZarrArray(), _Dataset(), _DaskFrame(), 
 
 
 def _check_one_array(data: Any, name: str) -> None:
-    """Raise `UnsupportedDataError` for what holds arrays, or makes them, and is none."""
+    """Raise `UnsupportedDataError` for an object that contains several arrays, or is lazy and not an array."""
     if hasattr(type(data), "data_vars"):
         variables = [str(key) for key in data.data_vars][:_MOST_NAMES]
         raise UnsupportedDataError(
-            f"{name} is an xarray {type(data).__name__}; expected one array. Take a variable whose last dimension are "
+            f"{name} is an xarray {type(data).__name__}; expected one array. Take a variable whose last dimension has "
             f"the features, such as ds[{(variables or ['name'])[0]!r}], or make variables the features: "
             f"ds[{variables}].to_dataarray('feature').transpose(..., 'feature').data.reshape(-1, {len(variables)})."
         )
@@ -141,33 +141,33 @@ def _check_one_array(data: Any, name: str) -> None:
             f"{name} is a {type(data).__name__} of {len(data)} texts or paths; expected one array, or one path. Where "
             "these are parts of the data, join them: "
             "dask.array.concatenate([dask.array.from_zarr(path) for path in paths]), or with "
-            "xarray.open_zarr(path)['name'].data where attributes such as scale_factor or _FillValue say how numbers "
-            "are to be read, because from_zarr does not look at them."
+            "xarray.open_zarr(path)['name'].data if there are attributes such as scale_factor or _FillValue, which "
+            "from_zarr ignores."
         )
     if dask.is_dask_collection(data) and not isinstance(data, da.Array):
         raise UnsupportedDataError(
-            f"{name} is a dask {type(data).__name__}; expected {_KINDS}. A bag becomes one by way of to_dataframe(), a "
-            "delayed object by way of dask.array.from_delayed()."
+            f"{name} is a dask {type(data).__name__}; expected {_KINDS}. Convert a bag with to_dataframe(), a delayed "
+            "object with dask.array.from_delayed()."
         )
 
 
 def in_memory(name: str, data: Any, most: int) -> Array:
-    """A small lazy array, loaded.
+    """Load a small lazy array.
 
     Parameters
     ----------
     name : str
-        For messages.
+        Name of the parameter in errors.
     data : zarr.Array, Source, numpy.memmap or array-like
     most : int
-        Largest number of numbers that it may have.
+        Largest size of the array.
 
     Raises
     ------
     ValueError
-        If it declares more.
+        If the array is larger.
     StoreError
-        If it cannot be read.
+        If the array cannot be read.
     """
     if (size := product(data.shape)) > most:
         raise ValueError(f"{name} declares {size} numbers; expected {most} at most. Check where its shape comes from.")
@@ -177,45 +177,45 @@ def in_memory(name: str, data: Any, most: int) -> Array:
 
 
 def is_lazy(data: Any) -> bool:
-    """Tell data that are read piece by piece from those for scikit-learn's own validation."""
+    """Tell data that are read piece by piece from data for scikit-learn's own validation."""
     return isinstance(data, da.Array | Source | zarr.Array | np.memmap)
 
 
 def as_dataset(
     data: Any, sample_weight: Any = None, compute: Callable[[Any], Any] = operator.methodcaller("compute")
 ) -> tuple[Dataset, int]:
-    """Rows and weights of resolved data, and how many passes over the data that took.
+    """Make a data set of resolved rows and of weights.
 
     Parameters
     ----------
     data : numpy.ndarray, numpy.memmap, dask.array.Array, Source or zarr.Array
-        Two-dimensional, of an integer, boolean or floating dtype.
+        Rows, (n, D), of an integer, boolean or floating dtype.
     sample_weight : array-like of shape (n,), number or None
-        Of any of the same kinds.
+        Weights in any form that `accept` knows.
     compute : callable
-        Computes a dask collection, where chunk lengths have to be counted.
+        Computes a dask collection, if chunk lengths have to be counted.
 
     Returns
     -------
     dataset : Dataset
     n_passes : int
-        1 where unknown chunk lengths had to be counted, else 0.
+        Passes over the data: 1 if chunk lengths had to be counted, else 0.
 
     Raises
     ------
     UnsupportedDataError
-        For a dtype that is not a real number.
+        If the dtype is not one of real numbers.
     ValueError
-        For anything but two dimensions, for no rows or no features.
+        If there are not two dimensions, or no rows or features.
     InvalidWeightsError
-        If the weights are not one for each row.
+        If there is not one weight for each row.
     """
     data = StoreSource(data) if isinstance(data, zarr.Array) and data.ndim else data
     check_layout(data)
     counted = False
     if isinstance(data, da.Array):
         data, counted = with_known_chunks(data, compute)
-        check_layout(data)  # the rows are known only now
+        check_layout(data)  # the number of rows is known only now
     n_rows = int(data.shape[0])
     rows = _source(data)
     if sample_weight is None:
@@ -229,7 +229,7 @@ def check_layout(data: Any) -> None:
         advice = (
             "reshape your data with X.reshape(-1, 1) if they have one feature, or X.reshape(1, -1) for one sample."
             if data.ndim < 2
-            else "move the dimension that holds the features to the end, and make rows of the others: "
+            else "move the dimension of the features to the end, and make rows of the others: "
             "numpy.moveaxis(X, axis, -1).reshape(-1, n_features), or the same with dask.array."
         )
         raise ValueError(
@@ -249,12 +249,12 @@ def check_layout(data: Any) -> None:
 
 
 def _check_extent(name: str, data: Any) -> None:
-    """Raise unless the size that lazy data declare can be true."""
+    """Raise unless the declared size of lazy data is plausible."""
     n_rows = data.shape[0]
     if n_rows > MOST_ROWS:
         raise UnsupportedDataError(
-            f"{name} declares {n_rows} rows; expected {MOST_ROWS:.0e} at most, because no fit would come to an end. "
-            "Check where its shape comes from."
+            f"{name} declares {n_rows} rows; expected {MOST_ROWS:.0e} at most, because no fit of more would end. Check "
+            "where its shape comes from."
         )
     if isinstance(data, Source):
         data.check_extent()
@@ -269,8 +269,8 @@ def check_dtype(name: str, dtype: Any) -> None:
         )
     if dtype.names:
         raise UnsupportedDataError(
-            f"{name} has dtype {dtype!s:.200}: of records the fields are the features, and the array has to have one "
-            f"dimension. Choose records of one column, for example {name}[:, 0]."
+            f"{name} has dtype {dtype!s:.200}; expected records in one dimension, because their fields are the "
+            f"features. Choose one column, for example {name}[:, 0]."
         )
     if dtype.kind not in "biuf":
         raise UnsupportedDataError(
@@ -312,7 +312,7 @@ def _weights(weights: Any, n_rows: int, rows: Source, compute: Callable[[Any], A
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Let an error of the ``with`` block begin with the name of the parameter; most are of X, which needs no name."""
+    """Put the name of the parameter before the message of an error in the ``with`` block; X needs no name."""
     try:
         yield
     except DaskGMMError as error:

@@ -1,4 +1,4 @@
-"""Results with one entry for each row: lazy where the data were lazy, and never all in one memory."""
+"""Results with one entry for each row: lazy for lazy rows, and never all of them in memory at once."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from .source import SLAB_BYTES, Source, ranges
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Stored chunks that are smaller are joined to such blocks, where there are many of them: a block costs about what it
-# takes to compute 10 000 rows.
+# If there are many stored chunks, those smaller than a block are joined to blocks: the overhead of one block equals
+# the time to compute about 10 000 rows.
 _BLOCK_BYTES, _MANY_CHUNKS = 1 << 20, 1000
 
-_SPAN_ROWS = 1 << 15  # that a thread works on at a time
+_SPAN_ROWS = 1 << 15  # rows that a thread computes at a time
 
 
 @dataclass(frozen=True)
 class RowOutput:
-    """A kind of result with one entry for each row."""
+    """Name, dtype and width of a result with one entry for each row."""
 
     name: str
     dtype: np.dtype[Any]
     n_columns: int | None = None
-    """Entries of a row; None for a number without an axis of its own."""
+    """Number of entries of a row; None for a single number without an axis."""
 
     @property
     def row_bytes(self) -> int:
-        """Size of the result of one row."""
+        """Size of the result of one row, in bytes."""
         return self.dtype.itemsize * (self.n_columns or 1)
 
     def empty(self, n_rows: int) -> Array:
-        """Array for the results of that many rows."""
+        """Allocate the array for the results of ``n_rows`` rows."""
         return np.empty((n_rows,) if self.n_columns is None else (n_rows, self.n_columns), self.dtype)
 
 
@@ -51,17 +51,18 @@ class RowFunction(Protocol):
 
     @property
     def outputs(self) -> tuple[RowOutput, ...]:
-        """Outputs that a call makes."""
+        """Outputs of a call, in the order of ``results``."""
 
     def __call__(self, rows: Array, start: int, results: Sequence[Array]) -> None:
-        """Fill one array for each output.
+        """Compute all outputs into the given arrays.
 
         Parameters
         ----------
         rows : array of shape (n, D)
         start : int
-            Number of the first row, counted within its block where the lengths of earlier blocks are not known.
+            Number of the first row, counted within its block if the lengths of earlier blocks are unknown.
         results : sequence of array
+            Array for each output, to be filled.
         """
 
 
@@ -71,19 +72,19 @@ def as_blocks(data: Any, result_bytes: int = 0) -> da.Array:
     Parameters
     ----------
     data : dask.array.Array or Source
-        Stored rows come in their own chunks, or shards: in whole ones of at least a megabyte, where there are more than
-        a thousand.
+        Blocks of stored rows are their chunks, or shards. If there are more than a thousand, several are joined to
+        blocks of up to a megabyte.
     result_bytes : int
-        Size of the results for each row: no block has larger ones than rows may be, where the layout leaves a choice.
+        Size of the results for each row. The limits of a block's size hold for its results, too.
 
     Raises
     ------
     DataChangedError, StoreNotFoundError, StoreError
-        If a store does not say any more what it said when it was opened.
+        If the metadata of a store have changed since the store was opened, or cannot be read.
     """
     if isinstance(data, da.Array):
         return data if len(data.chunks[1]) == 1 else data.rechunk({1: -1})
-    data.check_unchanged()  # results that are computed later would have another length than the rows
+    data.check_unchanged()  # otherwise later results could have another length than the rows
     rows = _shared(_Rows(data, _block_rows(data, max(1, data.row_bytes, result_bytes))))
     return da.from_array(
         rows,
@@ -91,31 +92,31 @@ def as_blocks(data: Any, result_bytes: int = 0) -> da.Array:
         name=rows.name,
         asarray=False,
         inline_array=False,
-        meta=np.empty((0, 0), data.dtype),  # or Dask reads no rows of it to find out
+        meta=np.empty((0, 0), data.dtype),  # without it, Dask makes an empty read to find out
     )
 
 
 def _shared(rows: _Rows) -> _Rows:
-    """Rows of a lazy result that is still there and reads the same in the same blocks; without one, these.
+    """Return the rows of a living lazy result that reads the same store in the same blocks; else these rows.
 
-    Blocks of rows then have the same keys in several results, and are read once where these are computed together.
-    Why no scheduler answers with rows that have been overwritten since:
+    Blocks of rows then have the same keys in several results, and are read once if these are computed together.
+    No scheduler answers with rows that have been overwritten since, for three reasons:
 
-    * Results have new keys in every call. Blocks of rows lie between the store and the results: nobody holds their
-      keys, so a scheduler forgets their values as soon as the results that it was asked for at the time are made.
-    * What a scheduler remembers for persisted results, in case that it loses them, is how to read a block. That is the
-      same for all that share a key, and reads what lies in the store by then. So rows that travel inside their graph
-      are never shared: it would hold those of an earlier time.
-    * Names are random and end with the last result that has them. A cache of intermediate values (`dask.cache`) finds
-      nothing of results that are gone.
+    * Results have new keys in every call. Nobody holds the keys of the blocks of rows between store and results, so a
+      scheduler forgets their values as soon as it has computed the requested results.
+    * For persisted results, a scheduler remembers how to read a block, in case that it loses them. The task is the
+      same for all results that share its key, and reads the current contents of the store. So rows inside a graph are
+      never shared: the graph would hold old rows.
+    * Names are random, and are not used again after the last result that has them. A cache of intermediate values
+      (`dask.cache`) finds nothing of earlier results.
 
-    A store that is written to while it is read gives some old rows and some new ones, as it always has.
+    A store that is overwritten while it is read still gives some old rows and some new ones.
     """
     return rows if rows.identity is None else _alive.setdefault((rows.identity, rows.block_rows), rows)
 
 
 def _block_rows(source: Source, row_bytes: int) -> int:
-    if source.batch_rows == 1:  # there are no chunks
+    if source.batch_rows == 1:  # no chunks
         return max(1, SLAB_BYTES // row_bytes)
     if source.shape[0] <= _MANY_CHUNKS * source.batch_rows:
         return source.batch_rows
@@ -123,7 +124,7 @@ def _block_rows(source: Source, row_bytes: int) -> int:
 
 
 class _Rows:
-    """Stored rows as dask's from_array wants them, read with every check."""
+    """Stored rows with the interface that dask's from_array needs, read with every check."""
 
     def __init__(self, source: Source, block_rows: int) -> None:
         self._rows = source.handle
@@ -137,21 +138,21 @@ class _Rows:
 
 
 _alive: WeakValueDictionary[Any, _Rows] = WeakValueDictionary()
-"""Rows of the lazy results that are still there."""
+"""Rows of all living lazy results, by identity and block length."""
 
 
 def map_rows(blocks: da.Array, function: RowFunction) -> da.Array:
-    """Lazy results, chunked as the rows are.
+    """Make lazy results in the chunks of the rows.
 
     Parameters
     ----------
     blocks : dask.array.Array
-        From `as_blocks`.
+        Result of `as_blocks`.
     function : RowFunction
-        Of one output.
+        Function with one output.
     """
     (output,) = function.outputs
-    # One node of the graph, so that parameters travel to a worker once and not with every block.
+    # One node of the graph, so that a worker gets the parameters once and not with every block.
     shared = dask.delayed(function, pure=False, traverse=False)
     chunks = {"drop_axis": 1} if output.n_columns is None else {"chunks": (blocks.chunks[0], (output.n_columns,))}
     return blocks.map_blocks(
@@ -173,7 +174,7 @@ def _apply(block: Any, function: RowFunction, block_info: Any = None) -> Array:
 
 
 def apply_rows(rows: Array, function: RowFunction, start: int = 0, n_threads: int = 1) -> list[Array]:
-    """Results for rows in memory, at once: an array for each output.
+    """Compute the results for rows in memory: an array for each output.
 
     Parameters
     ----------

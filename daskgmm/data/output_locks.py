@@ -1,11 +1,12 @@
-"""One writer for each output, and what writers that died left behind.
+"""One writer for each output, and removal of what dead writers left.
 
-A store grows in a hidden directory beside its own name, with a random part that nobody can guess. Its writer holds a
-lock on that directory, which the operating system takes away when the process ends, however it ends. So whoever comes
-to the same name later knows a writer at work, who is not to be disturbed, from what a dead one left, which is removed.
+A store is written in a hidden directory beside its final name; the hidden name has a random part that nobody can guess.
+The writer holds a lock on the directory, which the operating system releases when the process ends in any way. So a
+later writer of the same name can tell the directory of a working writer, which is left alone, from the directory of a
+dead writer, which is removed.
 
-File systems without such locks (NFS among them) and Windows do without: there the first to finish wins, and what dead
-writers left has to be removed by hand.
+File systems without such locks (NFS among them) and Windows have no such protection: the first writer to finish wins,
+and directories of dead writers have to be removed by hand.
 """
 
 from __future__ import annotations
@@ -27,35 +28,36 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_PATIENCE, _LOOK = 10.0, 0.02  # seconds: for others who are making or removing names in the same directory
-_UNNAMED = re.compile(r"\.[0-9a-f]{32}\.partial$")  # what Zarr writes before it gives a file its name
-_LOOKS = 10  # for what comes late to a directory that is discarded
+# Seconds of waiting for other processes that make or remove names in the same directory: in all, and between attempts.
+_LOCK_TIMEOUT, _INTERVAL = 10.0, 0.02
+_UNNAMED = re.compile(r"\.[0-9a-f]{32}\.partial$")  # files of Zarr before they get their final names
+_REMOVALS = 10  # of a discarded directory in which threads may still write
 
 
 def hidden(path: str, why: str) -> str:
-    """A new name beside that path; ``why`` is ``"partial"``, ``"replaced"`` or ``"discarded"``."""
+    """Make a new hidden name beside a path; ``why`` is ``"partial"``, ``"replaced"`` or ``"discarded"``."""
     directory, name = os.path.split(path)
     return os.path.join(directory, f".{name}.{secrets.token_hex(8)}.{why}")
 
 
 @contextmanager
 def claimed(path: str) -> Iterator[str]:
-    """A new hidden directory for what is to become ``path``; gone afterwards, unless it was renamed.
+    """Make and lock a hidden directory that is to be renamed to ``path``; remove it if the ``with`` block fails.
 
     Raises
     ------
     OutputExistsError
-        If somebody else is writing to that path right now.
+        If another writer is writing to the same path.
     """
     with ExitStack() as stack:
-        with _alone(os.path.dirname(path)):
-            dead = _left_by_the_dead(path, stack)
+        with _directory_lock(os.path.dirname(path)):
+            dead = _discard_dead_outputs(path, stack)
             growing = hidden(path, "partial")
             os.mkdir(growing)
             with suppress(OSError):
                 stack.enter_context(locked(growing))
-        for left in dead:
-            shutil.rmtree(left, ignore_errors=True)
+        for directory in dead:
+            shutil.rmtree(directory, ignore_errors=True)
         try:
             yield growing
         except BaseException:
@@ -64,21 +66,21 @@ def claimed(path: str) -> Iterator[str]:
 
 
 def discard(directory: str, path: str) -> None:
-    """Remove a hidden directory of ``path`` in which something failed.
+    """Remove a hidden directory of ``path`` after a failure.
 
-    Zarr may still be writing, in threads of its own, and makes directories that are gone anew: they are looked for some
-    times more. What comes even later is removed by its own task (`remove_remains`), or by the next writer.
+    Zarr's own threads may still be writing, and make removed directories again, so the removal is repeated some times.
+    Later files are removed by the task that wrote them (`remove_remains`), or by the next writer.
     """
-    for _ in range(_LOOKS):
+    for _ in range(_REMOVALS):
         remove(directory, path)
-        time.sleep(_LOOK)
+        time.sleep(_INTERVAL)
     remove(directory, path)
 
 
 def remove(directory: str, path: str) -> None:
-    """Remove a hidden directory of ``path``, at once as far as its name goes.
+    """Remove a hidden directory of ``path``: first its name, in one step, then its contents.
 
-    Tasks that still run look for the name that they knew before they write, and would fill a new directory otherwise.
+    Running tasks check that the directory exists before they write; otherwise they would fill a new directory.
     """
     discarded = hidden(path, "discarded")
     with suppress(OSError):
@@ -87,13 +89,13 @@ def remove(directory: str, path: str) -> None:
 
 
 def remove_remains(directory: str) -> None:
-    """Remove a store that was discarded while a task wrote to it: of a group that has no document only that is left."""
+    """Remove what a task wrote to a discarded store: a hidden directory without the group's document."""
     if directory.endswith(".partial") and not os.path.exists(os.path.join(directory, "zarr.json")):
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def remove_unnamed(directory: str) -> None:
-    """Remove the files of a complete store that never got their names, because their writers were killed."""
+    """Remove files of a complete store whose writers were killed before they gave the files their final names."""
     for folder, _, names in os.walk(directory):
         for name in filter(_UNNAMED.search, names):
             with suppress(OSError):
@@ -102,14 +104,14 @@ def remove_unnamed(directory: str) -> None:
 
 @contextmanager
 def locked(directory: str) -> Iterator[None]:
-    """The lock of a directory, which goes with it when it is renamed.
+    """Hold the lock of a directory, also after the directory is renamed.
 
     Raises
     ------
     BlockingIOError
-        If somebody else holds it.
+        If another process or thread holds the lock.
     OSError
-        If there is no such directory, or there are no such locks.
+        If there is no such directory, or the file system has no such locks.
     """
     if fcntl is None:
         raise OSError(errno.ENOTSUP, "no locks on this system")
@@ -122,35 +124,35 @@ def locked(directory: str) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(directory: str) -> Iterator[None]:
-    """Nobody else looks for names or makes some in that directory, as far as its file system has locks."""
-    deadline = time.monotonic() + _PATIENCE
+def _directory_lock(directory: str) -> Iterator[None]:
+    """Hold the lock under which writers list and make names in a directory; continue without one after a timeout."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT
     with ExitStack() as stack:
         while time.monotonic() < deadline:
             try:
                 stack.enter_context(locked(directory))
                 break
             except BlockingIOError:
-                time.sleep(_LOOK)
+                time.sleep(_INTERVAL)
             except OSError:
                 break
         yield
 
 
-def _left_by_the_dead(path: str, stack: ExitStack) -> list[str]:
-    """Hidden directories of ``path`` that nobody holds, to be removed; ``stack`` holds them from now on."""
+def _discard_dead_outputs(path: str, stack: ExitStack) -> list[str]:
+    """Rename the hidden directories of ``path`` whose writers are dead, for removal; ``stack`` keeps their locks."""
     directory, name = os.path.split(path)
     pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.(partial|replaced|discarded)")
-    found = []
+    dead = []
     for match in filter(None, map(pattern.fullmatch, os.listdir(directory))):
-        left = os.path.join(directory, match[0])
+        output = os.path.join(directory, match[0])
         try:
-            stack.enter_context(locked(left))
+            stack.enter_context(locked(output))
             if match[1] == "replaced" and not os.path.lexists(path):
-                os.rename(left, path)  # its writer died before it had put anything in its place
+                os.rename(output, path)  # its writer died before it gave the new store this name
                 continue
             discarded = hidden(path, "discarded")
-            os.rename(left, discarded)
+            os.rename(output, discarded)
         except BlockingIOError as error:
             if match[1] == "partial":
                 raise OutputExistsError(
@@ -158,7 +160,7 @@ def _left_by_the_dead(path: str, stack: ExitStack) -> list[str]:
                     "another name."
                 ) from error
         except OSError:
-            continue  # removed meanwhile, or not ours, or there are no locks here
+            continue  # removed meanwhile, or another user's, or on a file system without locks
         else:
-            found.append(discarded)
-    return found
+            dead.append(discarded)
+    return dead

@@ -1,4 +1,4 @@
-"""Reads that fail and may work later: which they are, and how long to wait."""
+"""Repetition of reads that failed: errors that may pass, and waits between attempts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .addresses import hide_urls
 T = TypeVar("T")
 _log = logging.getLogger("daskgmm")
 
-# Seconds. Waits grow, and differ by chance, so that a thousand tasks do not ask an overloaded server at one time.
+# Seconds. Waits grow and are random, so that a thousand tasks do not ask an overloaded server at the same time.
 FIRST_WAIT, GROWTH, LONGEST_WAIT, LONGEST_TIME = 0.2, 4.0, 10.0, 60.0
 
-# Errors of the operating system that the next attempt meets again.
+# Errors of the operating system that another attempt would meet again.
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-# Packages that speak to storage over a network. Their errors have names of their own, and few are an OSError.
+# Packages for storage over a network. Most of their errors have classes of their own that are not an OSError.
 _NETWORK = {"aiohttp", "obstore", "botocore", "aiobotocore", "urllib3", "requests", "gcsfs", "s3fs", "azure", "fsspec"}
 _LASTING_NAMES = {
     "NotFoundError", "PermissionDeniedError", "UnauthenticatedError", "InvalidPathError", "NotSupportedError",
@@ -29,7 +29,7 @@ _PASSING_STATUS = {408, 425, 429}  # of HTTP, below 500
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether a later attempt may work: a network or a disk that failed, and not what decodes the bytes it brought."""
+    """Return True if a later attempt may work: for errors of networks and disks, not for errors of a decoder."""
     if isinstance(error, (DaskGMMError, *_LASTING)) or _is_of_decoder(error):
         return False
     names = {kind.__name__ for kind in type(error).__mro__}
@@ -41,7 +41,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def _is_of_decoder(error: BaseException) -> bool:
-    """Whether a codec raised it: those of gzip and bz2 raise an OSError for damaged bytes."""
+    """Return True if a codec raised the error: gzip and bz2 raise an OSError for damaged bytes."""
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ("numcodecs", "gzip", "bz2", "lzma"):
@@ -51,20 +51,20 @@ def _is_of_decoder(error: BaseException) -> bool:
 
 
 def retried(read: Callable[[], T], last: Callable[[int], T], retries: int, what: str) -> T:
-    """Value of ``read``, however often it has to be tried.
+    """Call ``read`` until it succeeds, with growing waits, and return its value.
 
-    Waits add up to no more than `LONGEST_TIME`, and no attempt begins when that has passed since the first failure.
+    No attempt begins later than `LONGEST_TIME` after the first failure.
 
     Parameters
     ----------
     read : callable
     last : callable
-        Called with the number of attempts when no more are to follow: after ``retries`` of them, or at once where the
-        error is one that waiting does not change, such as that of damaged bytes.
+        Called with the number of failed attempts when ``read`` is not called again: after ``retries`` repetitions, or
+        at once for a lasting error, such as damaged bytes. Its value is returned.
     retries : int
         Attempts after the first one, at most.
     what : str
-        What is read, for the log.
+        Name of the data that are read, for the log.
     """
     failed, deadline = 0, 0.0
     while True:
@@ -87,5 +87,5 @@ def retried(read: Callable[[], T], last: Callable[[int], T], retries: int, what:
 
 
 def describe_error(error: BaseException) -> str:
-    """An error in one line, without credentials."""
+    """Class and message of an error, without credentials."""
     return hide_urls(f"{type(error).__name__}: {error}".strip(": "))

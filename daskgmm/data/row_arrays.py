@@ -19,19 +19,19 @@ from .write import writing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# A chunk is a file: smaller ones cost more to open than to read. Larger ones would leave work for few tasks.
+# A chunk is a file: a smaller one takes longer to open than to read. With larger ones there would be few tasks.
 _FEWEST_ROWS, _MOST_ROWS = 1 << 14, 1 << 18
-_FEWEST_CHUNKS = 64  # of data that have enough rows
-_LARGEST_SLABS = 4  # that a chunk of the fewest rows may take
+_FEWEST_CHUNKS = 64  # if the data have enough rows
+_LARGEST_SLABS = 4  # slabs that a chunk of the fewest rows may take
 
 
 @dataclass(frozen=True)
 class StoredOutput:
-    """The array that an output is stored in, as far as it does not follow from the output."""
+    """Properties of the array in which an output is stored that do not follow from the output."""
 
     name: str
     fill_value: float
-    """Value that a lost chunk is read as: nothing that could be a result."""
+    """Value of the rows of a lost chunk, which cannot be a result."""
     attributes: Mapping[str, Any]
 
 
@@ -47,7 +47,7 @@ def create_arrays(
     stored : mapping
         `StoredOutput` of every output, by the output's name.
     n_rows, chunk_rows : int
-        Rows of the arrays, and of a chunk.
+        Number of rows of the arrays, and of a chunk.
     """
     targets = []
     for output in outputs:
@@ -69,7 +69,7 @@ def create_arrays(
 
 @dataclass(frozen=True)
 class RowWriter:
-    """Writes chunks of results, each as often as its task runs."""
+    """Writer of chunks of results; a chunk is written again if its task runs again."""
 
     targets: tuple[zarr.Array[Any], ...]
 
@@ -81,14 +81,14 @@ class RowWriter:
         start : int
             Number of the first row.
         results : sequence of array
-            One for each of the arrays.
+            Results for each array.
 
         Raises
         ------
         StoreError
-            If the store was discarded because the run that wrote it has failed.
+            If the store was discarded because its run has failed.
         OutputError
-            If the storage takes no more; the message names rows and array.
+            If the storage is full or fails; the message names rows and array.
         """
         for target, values in zip(self.targets, results, strict=True):
             _write(target, start, values)
@@ -97,7 +97,7 @@ class RowWriter:
 def _write(target: zarr.Array[Any], start: int, values: Array) -> None:
     root = getattr(target.store, "root", None)
     if root is not None and not os.path.isdir(root):
-        raise StoreError(f"{root} is gone: the run that wrote it has failed")
+        raise StoreError(f"{root} is gone: the run that was writing it has failed")
     stop = start + len(values)
     try:
         with writing(f"Rows {start} to {stop} of {describe(target)}"):
@@ -108,10 +108,10 @@ def _write(target: zarr.Array[Any], start: int, values: Array) -> None:
 
 
 def result_rows(source: Source, result_bytes: int) -> int:
-    """Rows of a chunk of the results: about a slab of rows, or of results where these are larger.
+    """Number of rows of a chunk of the results: about a slab of rows, or of results if these are larger.
 
-    A multiple of what is stored together or a part of it, as far as that goes, because rows of a chunk that are read
-    apart have to be put together.
+    If possible, the number is a multiple or a divisor of the rows in a stored chunk, because otherwise rows of several
+    reads have to be joined.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def result_rows(source: Source, result_bytes: int) -> int:
 
 
 def _stored_rows(source: Source) -> int:
-    """Rows that are stored together; 1 where their number varies."""
+    """Number of rows that are stored together; 1 if the number varies."""
     if source.cuts is None:
         return source.batch_rows
     lengths = np.diff(source.cuts)
@@ -136,7 +136,7 @@ def _stored_rows(source: Source) -> int:
 
 
 def _aligned(aim: int, fewest: int, unit: int) -> int:
-    """Nearly ``aim`` rows: a multiple of a shorter unit, or one of the equal parts of a longer one."""
+    """Number of rows near ``aim``: a multiple of a shorter unit, or an equal part of a longer one."""
     if unit <= aim:
         return max(aim // unit, -(-fewest // unit)) * unit
     parts = (unit // n for n in range(unit // aim, 0, -1) if unit % n == 0)

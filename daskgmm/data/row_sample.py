@@ -1,11 +1,11 @@
-"""Samples of rows: which rows, and how much each of them counts, follows from row numbers, weights and a seed alone.
+"""Samples of rows: the rows and their weights in the sample depend on row numbers, weights and a seed alone.
 
-Without weights a sample is uniform. With weights it is a priority sample (Duffield, Lund & Thorup, J. ACM 54, 2007): a
-row of weight w gets the priority q = w / u, where u is a uniform random number of its own, and the rows with the m
-highest priorities are drawn. In the sample a row counts max(w, τ), where τ is the next highest priority: sums over the
-sample then have the expectation of sums over all rows. A row without weight is never drawn.
+Without weights a sample is uniform. With weights a sample is a priority sample (Duffield, Lund & Thorup, J. ACM 54,
+2007): a row of weight w gets the priority q = w / u, where u is the row's uniform random number, and the rows with the
+m highest priorities are drawn. In the sample a row has the weight max(w, τ), where τ is the next highest priority: the
+expectation of a sum over the sample then equals the sum over all rows. A row of weight zero is never drawn.
 
-τ follows from the weights alone. It is found in a pass over them, before the rows are read.
+τ depends on the weights alone. A pass over the weights determines τ before the rows are read.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_PER_COUNT = 4  # numbers that Philox makes of each value of its counter
+_PER_COUNT = 4  # numbers that Philox makes for each value of its counter
 
-# Keys of Philox have 128 bits. The lower half is a seed; other halves keep numbers for other purposes apart.
+# Keys of Philox have 128 bits. The lower half is the seed; the upper half separates numbers for different purposes.
 _PRIORITIES = 1 << 64
 
 
@@ -28,27 +28,27 @@ class RowSample(ABC):
     """A rule that draws rows, range by range."""
 
     n_rows: int
-    """Most rows that it draws of all the data."""
+    """Largest number of rows in the sample."""
 
     @abstractmethod
     def __call__(self, start: int, weights: Array) -> tuple[Array, Array]:
-        """Draw some of the rows from number ``start`` on, whose weights are given.
+        """Draw from the rows that begin with number ``start`` and have the given weights.
 
         Returns
         -------
         positions : array of shape (n_drawn,)
-            Counted from ``start``, ascending.
+            Positions of the drawn rows, counted from ``start``, ascending.
         weights : array of shape (n_drawn,)
-            What the rows count in the sample.
+            Weights of the drawn rows in the sample.
         """
 
 
 @dataclass(frozen=True)
 class NumberedRows(RowSample):
-    """Rows of given numbers, as far as they have weight."""
+    """Rows of given numbers, without those of weight zero."""
 
     numbers: Array | range
-    """Ascending; a range from 0 takes next to nothing where it is sent."""
+    """Row numbers, ascending; a range from 0 is small when it is pickled."""
 
     @property
     def n_rows(self) -> int:  # type: ignore[override]
@@ -73,7 +73,7 @@ class PriorityRows(RowSample):
     n_rows: int
     seed: int
     threshold: float
-    """Zero: all rows that have weight, which then count what they weigh."""
+    """Threshold of the priority; zero draws all rows of positive weight, with their own weights."""
 
     def __call__(self, start: int, weights: Array) -> tuple[Array, Array]:
         positions = np.flatnonzero(priorities(self.seed, start, weights) > self.threshold)
@@ -81,41 +81,41 @@ class PriorityRows(RowSample):
 
 
 def draw_rows(n_rows: int, size: int, seed: int) -> NumberedRows:
-    """Uniform sample without replacement; all rows where there are at most ``size``."""
+    """Draw a uniform sample without replacement; all rows if there are at most ``size``."""
     if n_rows <= size:
         return NumberedRows(range(n_rows))
     return NumberedRows(np.sort(np.random.default_rng(seed).choice(n_rows, size, replace=False, shuffle=False)))
 
 
 def draw_by_weight(weights: Array, size: int, seed: int) -> tuple[Array, Array]:
-    """Draw a priority sample of rows in memory; of one seed, a smaller sample's rows are some of a larger one's.
+    """Draw a priority sample of rows in memory; with the same seed, a larger sample contains a smaller one.
 
     Returns
     -------
     positions : array of shape (n_drawn,)
-        Ascending.
+        Positions of the drawn rows, ascending.
     weights : array of shape (n_drawn,)
-        The weights of the rows in the sample.
+        Weights of the drawn rows in the sample.
     """
     return PriorityRows(size, seed, threshold(priorities(seed, 0, weights), size))(0, weights)
 
 
 def draw_seed(random_state: np.random.RandomState) -> int:
-    """Seed of a sample, the next number of a stream."""
+    """Draw the seed of a sample from a random state."""
     return int(random_state.randint(np.iinfo(np.int32).max))
 
 
 def random_words(key: int, start: int, stop: int) -> Array:
-    """Random numbers of rows ``start`` to ``stop``, (stop − start,), uint64: each is a function of its row's number.
+    """Random numbers of rows ``start`` to ``stop``, (stop − start,), uint64: functions of key and row number alone.
 
-    They come from Philox (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011).
+    The generator is Philox (Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, SC 2011).
     """
     first = start % _PER_COUNT
     words = np.random.Philox(key=key, counter=start // _PER_COUNT).random_raw(first + stop - start)
     return np.asarray(words[first:])
 
 
-@np.errstate(over="ignore")  # weights that are so large are an error of their own
+@np.errstate(over="ignore")  # weights so large that this overflows are refused elsewhere
 def priorities(seed: int, start: int, weights: Array) -> Array:
     """Priorities of the rows from number ``start`` on, (n,), from their weights."""
     words = random_words(_PRIORITIES | seed, start, start + len(weights))
@@ -124,7 +124,7 @@ def priorities(seed: int, start: int, weights: Array) -> Array:
 
 
 def threshold(found: Array, size: int) -> float:
-    """Return the next priority below the ``size`` highest; zero where there is none."""
+    """Return the next priority below the ``size`` highest; zero if there is none."""
     return float(highest(found, size + 1).min()) if len(found) > size else 0.0
 
 

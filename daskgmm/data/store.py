@@ -1,7 +1,7 @@
-"""Zarr arrays, and the paths and URLs where they are.
+"""Zarr arrays and groups at paths and URLs.
 
-Consolidated metadata are a group's copy of what its arrays say, as of some day. They serve to list a group; how an
-array is read is what the array itself says.
+Consolidated metadata are a group's copy of its arrays' metadata, which may be outdated. They are used to list a group;
+an array is read by its own metadata.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ __all__ = [
 ]
 
 _LONGEST_NAME = 1000
-_MOST_NAMES = 20  # of a group, in a message
-_MOST_GROUPS = 20  # that are looked into for a message
+_MOST_NAMES = 20  # names that a message lists
+_MOST_GROUPS = 20  # groups that are listed for a message
 
-#: What brings the file system of a URL.
+#: Packages with the file systems of URLs.
 _INSTALL = {
     "http": "'daskgmm[remote]'",
     "https": "'daskgmm[remote]'",
@@ -53,7 +53,7 @@ _INSTALL = {
     "adl": "adlfs",
 }
 
-#: What opens files of other kinds, by the ends of their names.
+#: Code that opens files of other kinds, by the ends of their names.
 _OTHER_FILES = {
     (".npy",): "numpy.load({path!r}, mmap_mode='r')",
     (".npz",): "numpy.load({path!r})['name']",
@@ -65,7 +65,7 @@ _OTHER_FILES = {
 
 
 def address_of(node: zarr.Array[Any] | zarr.Group, most: int) -> str:
-    """Absolute path or URL of an array or group, without credentials, in at most so many characters."""
+    """Absolute path or URL of an array or group, without credentials, cut after about ``most`` characters."""
     place = describe(node, most - 1)
     return local_path(place) or place
 
@@ -74,7 +74,7 @@ def describe(node: zarr.Array[Any] | zarr.Group, most: int = 200) -> str:
     """Name of an array or group for messages, without credentials."""
     store = node.store
     files, path = getattr(store, "fs", None), str(getattr(store, "path", ""))
-    if isinstance(store, zarr.storage.ZipStore):  # an archive is opened by its path, and an array in it by its name
+    if isinstance(store, zarr.storage.ZipStore):  # path of the archive and name of the array
         return printable(f"{path}::{node.path}" if node.path else path, most)
     if files is None:
         local = isinstance(getattr(store, "root", None), Path)
@@ -87,15 +87,15 @@ def describe(node: zarr.Array[Any] | zarr.Group, most: int = 200) -> str:
 
 
 def place_of(store: Any) -> tuple[str, ...] | None:
-    """Place that a store reads from, which no other store has; None where that is not known.
+    """Unique place from which a store reads; None if unknown.
 
-    A store in memory travels with what it holds, an archive stays open when another takes its place, and a class of
-    somebody else may do either.
+    A store in memory is pickled with its contents, and an archive stays open when another file replaces it. A store
+    class of another library may do either.
     """
     if type(store) is zarr.storage.LocalStore:
         return ("files", str(store.root.absolute()))
     if type(store) is zarr.storage.FsspecStore:
-        files = getattr(store.fs, "sync_fs", store.fs)  # of a wrapper
+        files = getattr(store.fs, "sync_fs", store.fs)  # behind an asynchronous wrapper
         return (type(files).__name__, str(files._fs_token), str(store.path))
     return None
 
@@ -115,22 +115,22 @@ def open_zarr(
         ``file:///data.zarr``, ``s3://bucket/data.zarr``, or with the array inside the group, ``data.zarr::temperature``
         or ``data.zarr::group/temperature``.
     array : str, optional
-        The array inside the group, in place of ``::``.
+        Name of the array inside the group, instead of ``::``.
     storage_options : mapping, optional
-        Passed on to the file system of a URL.
+        Options of the URL's file system.
 
     Returns
     -------
     zarr.Array
-        Indexing it gives the numbers that are stored. What daskgmm makes of it are the values that its attributes
-        declare (``scale_factor``, ``_FillValue``, …).
+        Indexing the array gives the stored numbers. Estimators decode these by the array's attributes
+        (``scale_factor``, ``_FillValue``, …).
 
     Raises
     ------
     StoreNotFoundError
-        If there is nothing at that address.
+        If there is nothing at the address.
     StoreError
-        If what is there is not Zarr, is damaged, or is a group and it is not clear which of its arrays is meant.
+        If there is something other than Zarr, a damaged array, or a group with several arrays and no name is given.
     """
     path, inside = split_address(os.fspath(address))
     if inside is not None and array is not None and inside != array:
@@ -144,9 +144,9 @@ def open_node(path: str, storage_options: Mapping[str, Any] | None = None) -> za
     Raises
     ------
     StoreNotFoundError
-        If there is nothing.
+        If there is nothing at the address.
     StoreError
-        If what is there is not Zarr, or is damaged.
+        If there is something other than Zarr, or something damaged.
     """
     if not path:
         raise StoreNotFoundError("The address is empty; expected a path or URL, such as data.zarr.")
@@ -158,9 +158,9 @@ def open_node(path: str, storage_options: Mapping[str, Any] | None = None) -> za
         if "://" not in location:
             check_documents(location)
             return zarr.open(zarr.storage.ZipStore(location) if _is_archive(location) else location, mode="r")
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             node = zarr.open(location, mode="r", storage_options=dict(storage_options) if storage_options else None)
-        for warning in told:  # of Zarr and of the file system, which name the whole URL
+        for warning in caught:  # Zarr and the file system name the whole URL
             warnings.warn(secrets.hide(str(warning.message)), warning.category, stacklevel=3)
         return node
     except StoreError:
@@ -202,53 +202,53 @@ def to_install(url: str) -> str:
 
 
 def _otherwise(location: str, shown: str) -> str:
-    """Advice for an address where there is no store, by the kind of file there; empty for other kinds."""
+    """Advice for an address of a file that is not a store, by the kind of file; empty for unknown kinds."""
     for ends, line in _OTHER_FILES.items():
         if location.lower().endswith(ends):
-            return f" Open it with the library that reads such files, and pass what comes: {line.format(path=shown)}"
+            return f" Open it with the library that reads such files, and pass the result: {line.format(path=shown)}"
     if _is_archive(location):
         with zipfile.ZipFile(location) as archive:
             folders = {name.partition("/")[0] for name in archive.namelist() if "/" in name}
         if len(folders) == 1:
             folder = printable(folders.pop())
-            return f" This archive has everything in a folder {folder}: archive what is in that folder."
+            return f" All files of this archive are below a folder {folder}: archive the contents of that folder."
     elif location.lower().endswith(".zip") and os.path.isfile(location):
-        return " It is no zip archive, or not the whole of one: copy it anew."
+        return " It is not a zip archive, or an incomplete one: copy it again."
     return ""
 
 
 def _unreadable(shown: str, error: Exception, secrets: Secrets) -> StoreError:
-    """An error for metadata that are there and cannot be used.
+    """Make an error for metadata that exist and cannot be used.
 
-    Those that do not parse end in KeyError, TypeError, JSONDecodeError and others, depending on where they break.
+    Zarr raises KeyError, TypeError, JSONDecodeError and others for damaged metadata, depending on the damage.
     """
-    told = printable(f"{type(error).__name__}: {secrets.hide(str(error))}", 400)
+    reason = printable(f"{type(error).__name__}: {secrets.hide(str(error))}", 400)
     advice = (
         "Check that it can be reached and that you may read it."
         if isinstance(error, OSError)
         else "Its metadata are damaged, or written by something other than Zarr 2 or 3."
     )
-    return StoreError(f"{shown} cannot be opened as Zarr ({told}). {advice}")
+    return StoreError(f"{shown} cannot be opened as Zarr ({reason}). {advice}")
 
 
 def pick_array(node: zarr.Array[Any] | zarr.Group, name: str | None = None) -> zarr.Array[Any]:
-    """The array that is meant: the node itself, the named one, or the only one of a group.
+    """Choose the array of a node: the node itself, the array of that name, or the only array of a group.
 
     Raises
     ------
     StoreError
-        If there is no such array, or no name and several arrays.
+        If there is no such array, or no name is given and the group does not have exactly one array.
     """
     if isinstance(node, zarr.Array):
         if name:
             raise StoreError(f"{describe(node)} is an array, not a group: there is no {name!r:.80} inside it")
         return node
     if name:
-        found = member(node, name)
-        if isinstance(found, zarr.Array):
-            return found
-        raise StoreError(_no_array(node, name, found))
-    arrays = _of_rows(arrays_of(node))
+        named = member(node, name)
+        if isinstance(named, zarr.Array):
+            return named
+        raise StoreError(_no_array(node, name, named))
+    arrays = _with_axes(arrays_of(node))
     if len(arrays) == 1:
         return arrays[0][1]
     names = _names_below(node, dict(arrays))
@@ -259,22 +259,22 @@ def pick_array(node: zarr.Array[Any] | zarr.Group, name: str | None = None) -> z
     )
 
 
-def _of_rows(arrays: list[tuple[str, zarr.Array[Any]]]) -> list[tuple[str, zarr.Array[Any]]]:
-    """Leave out single numbers, as coordinates and remarks may be."""
+def _with_axes(arrays: list[tuple[str, zarr.Array[Any]]]) -> list[tuple[str, zarr.Array[Any]]]:
+    """Remove arrays without axes, such as scalar coordinates."""
     return [(name, array) for name, array in arrays if array.ndim]
 
 
-def _no_array(group: zarr.Group, name: str, found: zarr.Group | None) -> str:
-    if found is None:
+def _no_array(group: zarr.Group, name: str, inside: zarr.Group | None) -> str:
+    if inside is None:
         return f"{describe(group)} has no array {name!r:.80}; its arrays are: {_shown(_names_below(group))}"
-    told = f"{describe(group)} has no array {name!r:.80}: that is a group"
-    kind = found.attrs.get("encoding-type")
-    if kind in ("csr_matrix", "csc_matrix"):  # of AnnData
+    message = f"{describe(group)} has no array {name!r:.80}: that is a group"
+    kind = inside.attrs.get("encoding-type")
+    if kind in ("csr_matrix", "csc_matrix"):  # AnnData's attribute
         return (
-            f"{told}, a sparse matrix ({kind}), and Gaussian mixtures need dense rows. Take a dense array such as "
+            f"{message}, a sparse matrix ({kind}), and Gaussian mixtures need dense rows. Take a dense array such as "
             "obsm/X_pca, or anndata.read_zarr(path).X.toarray()."
         )
-    return f"{told}; its arrays are: {_shown([f'{name}/{inner}' for inner in _names_below(found)])}"
+    return f"{message}; its arrays are: {_shown([f'{name}/{inner}' for inner in _names_below(inside)])}"
 
 
 def _shown(names: list[str]) -> str:
@@ -282,36 +282,36 @@ def _shown(names: list[str]) -> str:
 
 
 def _names_below(group: zarr.Group, arrays: Mapping[str, zarr.Array[Any]] | None = None) -> list[str]:
-    """Names of the arrays in a group and in groups in it: those of two dimensions first, then the nearest."""
-    found = dict(_of_rows(arrays_of(group)) if arrays is None else arrays)
+    """Names of all arrays below a group, sorted: arrays with two dimensions first, then by depth and name."""
+    below_group = dict(_with_axes(arrays_of(group)) if arrays is None else arrays)
     waiting = [("", group)]
     for _ in range(_MOST_GROUPS):
-        if not waiting or len(found) > _MOST_NAMES:
+        if not waiting or len(below_group) > _MOST_NAMES:
             break
         path, inside = waiting.pop(0)
         try:
             groups = sorted(inside.groups())
             if path:
-                found |= {f"{path}{name}": array for name, array in _of_rows(arrays_of(inside))}
+                below_group |= {f"{path}{name}": array for name, array in _with_axes(arrays_of(inside))}
         except Exception:
-            continue  # of what is damaged, too, the error that is being told of comes first
+            continue  # the names are for an error's message; damage elsewhere must not replace that error
         waiting += [(f"{path}{name}/", below) for name, below in groups]
-    return sorted(found, key=lambda name: (found[name].ndim != 2, name.count("/"), name))
+    return sorted(below_group, key=lambda name: (below_group[name].ndim != 2, name.count("/"), name))
 
 
 def member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
-    """The array or group of a name in a group, by its own metadata; None where there is none.
+    """Open the array or group of a name in a group, by its own metadata; None if there is none.
 
     Raises
     ------
     StoreError
-        If the name leads out of the group, or what is there is damaged.
+        If the name leads out of the group, or the array or group is damaged.
     """
     parts = _parts(name)
     try:
         if (folder := _folder(group)) is not None:
-            check_documents(os.path.join(folder, *parts))  # of the groups on the way there Zarr reads nothing
-        return zarr.Group(_without_copies(group)).get(name)
+            check_documents(os.path.join(folder, *parts))  # Zarr reads no metadata of the groups between
+        return zarr.Group(_without_consolidated(group)).get(name)
     except StoreError:
         raise
     except Exception as error:
@@ -325,8 +325,8 @@ def _parts(name: str) -> list[str]:
     parts = name.replace("\\", "/").split("/")
     if "." in parts or ".." in parts or "\0" in name or len(name) > _LONGEST_NAME:
         raise StoreError(
-            f"{name!r:.80} is no name of an array; expected one of {_LONGEST_NAME} characters at most, without '.' and "
-            "'..', such as 'a' or 'a/b'"
+            f"{name!r:.80} is not a name of an array; expected a name of {_LONGEST_NAME} characters at most, without "
+            "'.' and '..', such as 'a' or 'a/b'"
         )
     return parts
 
@@ -337,37 +337,37 @@ def arrays_of(group: zarr.Group) -> list[tuple[str, zarr.Array[Any]]]:
     Raises
     ------
     StoreError
-        If something there is damaged, or the storage does not list what it holds.
+        If an array or group is damaged, or the storage cannot list its contents.
     """
     try:
         if (folder := _folder(group)) is not None:
             check_members(folder)
-        arrays = sorted(group.arrays(), key=lambda found: found[0])
+        arrays = sorted(group.arrays(), key=lambda item: item[0])
         if group.metadata.consolidated_metadata is None:
             return arrays
-        return _by_themselves(group, [name for name, _ in arrays])
+        return _by_own_metadata(group, [name for name, _ in arrays])
     except StoreError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) or hasattr(error, "status"):  # of a server
+        if isinstance(error, OSError) or hasattr(error, "status"):  # an error of a server
             raise StoreError(
-                f"{describe(group)} is a group, and its storage does not list what is in it "
+                f"{describe(group)} is a group, and its storage does not list its contents "
                 f"({hide_urls(f'{type(error).__name__}: {error}')}). Name the array: path::array."
             ) from None
         raise _unreadable(f"Something in {describe(group)}", error, Secrets("")) from None
 
 
-def _by_themselves(group: zarr.Group, names: list[str]) -> list[tuple[str, zarr.Array[Any]]]:
-    """Arrays that consolidated metadata name, as they say themselves."""
+def _by_own_metadata(group: zarr.Group, names: list[str]) -> list[tuple[str, zarr.Array[Any]]]:
+    """Open arrays that consolidated metadata name, by the arrays' own metadata."""
     for name in names:
         _parts(name)
-    found = zip(names, sync(_members(_without_copies(group), names)), strict=True)
-    arrays = [(name, zarr.Array(array)) for name, array in found if isinstance(array, zarr.AsyncArray)]
+    members = zip(names, sync(_members(_without_consolidated(group), names)), strict=True)
+    arrays = [(name, zarr.Array(node)) for name, node in members if isinstance(node, zarr.AsyncArray)]
     if len(arrays) < len(names):
         missing = next(name for name in names if name not in dict(arrays))
         raise StoreError(
             f"The consolidated metadata of {describe(group)} name an array {missing!r:.80}, which is missing. "
-            "Consolidate them anew, for example with zarr.consolidate_metadata."
+            "Consolidate the metadata again, for example with zarr.consolidate_metadata."
         )
     return arrays
 
@@ -376,13 +376,13 @@ async def _members(group: zarr.AsyncGroup, names: list[str]) -> list[Any]:
     return await asyncio.gather(*(group.get(name) for name in names))
 
 
-def _without_copies(group: zarr.Group) -> zarr.AsyncGroup:
-    """The group without its consolidated metadata."""
+def _without_consolidated(group: zarr.Group) -> zarr.AsyncGroup:
+    """Copy a group without its consolidated metadata."""
     metadata = dataclasses.replace(group.metadata, consolidated_metadata=None)
     return zarr.AsyncGroup(metadata=metadata, store_path=group.store_path)
 
 
 def _folder(group: zarr.Group) -> str | None:
-    """Directory of this machine where a group is."""
+    """Directory of a group on this machine; None for other stores."""
     root = getattr(group.store, "root", None)
     return os.path.join(root, group.path) if isinstance(root, Path) else None

@@ -1,7 +1,7 @@
-"""What a store declares, held against what is there, before anything is read or allocated.
+"""Checks of a store's declarations against its files, before anything is read or allocated.
 
-Whoever can write a store can make it name a pipe that never ends, a device, a file of a terabyte of nothing, or more
-rows than anybody has. A reader that believes it hangs, or takes all memory.
+A damaged or hostile store may contain a pipe that never ends, a device, a sparse file of a terabyte, or declare more
+rows than are stored. Without these checks, a reader hangs or takes all memory.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from zarr.core.sync import sync
 
 from ..errors import StoreError
 
-#: Of one document of metadata, in bytes: a group of ten thousand arrays, consolidated, takes about ten million.
+#: Largest document of metadata, in bytes: the consolidated metadata of ten thousand arrays take about ten million.
 MOST_METADATA = 64 << 20
 
-#: Rows of an array. Whoever reads a billion in a second is at it for three hours, in every pass.
+#: Largest number of rows of an array. At a billion rows per second, one pass takes three hours.
 MOST_ROWS = 10**13
 
 _DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
-# What is not compressed at all takes as much as its chunk, and filters may turn bytes into a few more.
+# Largest size of a stored chunk: a multiple of its size in memory, because filters may enlarge it, and a constant.
 _LARGEST_CHUNK, _BESIDE_CHUNK = 4, 1 << 20
 
-# Of the chunks that are declared one in a million is there, of any number up to a thousand.
+# Require one stored chunk per million declared, at most 1000.
 _ONE_IN, _ENOUGH = 10**6, 1000
 
 
 def check_documents(path: str) -> None:
-    """Check the metadata of the array or group in a directory, or in a zip file, of this machine.
+    """Check the metadata of the array or group in a directory or zip file on this machine.
 
     Raises
     ------
     StoreError
-        If one of them is anything but a file, or is larger than metadata are.
+        If a document is not a file, or is larger than `MOST_METADATA`.
     """
     if os.path.isdir(path):
         for name in _DOCUMENTS:
             check_file(os.path.join(path, name), MOST_METADATA, "metadata")
-    elif os.path.isfile(path) and zipfile.is_zipfile(path):  # looking into a pipe would wait for its other end
+    elif os.path.isfile(path) and zipfile.is_zipfile(path):  # opening a pipe would wait for its writer
         _check_archive(path)
 
 
 def check_members(path: str) -> None:
-    """The same for everything right below a group."""
+    """Check the metadata of everything right below a group; see `check_documents`."""
     if os.path.isdir(path):
         with os.scandir(path) as entries:
             for entry in entries:
@@ -66,18 +66,18 @@ def _check_archive(path: str) -> None:
 
 
 def check_file(path: str, most_bytes: int, what: str) -> None:
-    """Raise `StoreError` if there is something at ``path`` that is no file, or a file of more bytes."""
+    """Raise `StoreError` if there is something other than a file at ``path``, or a file of more than ``most_bytes``."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
-        return  # whoever needs it will say so
-    if not stat.S_ISREG(found.st_mode):
+        return  # a missing file is an error where it is needed
+    if not stat.S_ISREG(status.st_mode):
         raise StoreError(
-            f"{path} is a {_kind(found.st_mode)}; {what} of a store have to be files. Somebody has tampered with this "
-            "store, or it is none: restore it, or write it again."
+            f"{path} is a {_kind(status.st_mode)}; {what} of a store have to be files. Somebody has tampered with this "
+            "store, or it is not a store: restore it, or write it again."
         )
-    if found.st_size > most_bytes:
-        raise StoreError(_too_large(path, found.st_size, most_bytes, what))
+    if status.st_size > most_bytes:
+        raise StoreError(_too_large(path, status.st_size, most_bytes, what))
 
 
 def _kind(mode: int) -> str:
@@ -93,12 +93,12 @@ def _too_large(path: str, n_bytes: int, most_bytes: int, what: str) -> str:
 
 
 def check_chunks(array: zarr.Array[Any], start: int, stop: int) -> None:
-    """Check the files that hold some rows of an array in a directory of this machine.
+    """Check the files with rows ``start`` to ``stop`` of an array in a directory on this machine.
 
     Raises
     ------
     StoreError
-        If one of them is anything but a file, or is larger than its chunk (or shard) can be.
+        If one of them is not a file, or is larger than a chunk (or shard) can be.
     """
     root = getattr(array.store, "root", None)
     if not isinstance(root, Path):
@@ -112,7 +112,7 @@ def check_chunks(array: zarr.Array[Any], start: int, stop: int) -> None:
 
 
 def check_archive(array: zarr.Array[Any]) -> None:
-    """The same for all chunks of an array in a zip archive, of which a few bytes may become any number."""
+    """Check the sizes of all chunks of an array in a zip archive, in which few bytes may expand to any size."""
     if not isinstance(array.store, zarr.storage.ZipStore) or not array.store.read_only:
         return
     path, most, below = array.store.path, _most_bytes(array), f"{array.path}/".lstrip("/")
@@ -124,17 +124,17 @@ def check_archive(array: zarr.Array[Any]) -> None:
 
 
 def _most_bytes(array: zarr.Array[Any]) -> int:
-    """Of a file that holds a chunk, or a shard."""
+    """Largest size of a file with a chunk, or a shard, in bytes."""
     return _LARGEST_CHUNK * product(_grid(array)) * array.dtype.itemsize + _BESIDE_CHUNK
 
 
 def _grid(array: zarr.Array[Any]) -> tuple[int, ...]:
-    """Shape of what is stored under one key."""
+    """Shape of the part of the array that is stored under one key: of a shard, or else a chunk."""
     return tuple(max(1, n) for n in (array.shards or array.chunks))
 
 
 def product(numbers: Iterable[int]) -> int:
-    """Of Python's integers, which do not overflow."""
+    """Product of integers as a Python integer, which does not overflow."""
     result = 1
     for number in numbers:
         result *= int(number)
@@ -142,40 +142,40 @@ def product(numbers: Iterable[int]) -> int:
 
 
 def check_extent(array: zarr.Array[Any], name: str) -> None:
-    """Raise unless enough of an array is stored for its size to be believed, in chunks that hold something.
+    """Raise unless the declared chunks have a size, and enough chunks are stored for the declared number.
 
-    A missing chunk means the fill value to Zarr, so any size can be declared for nothing. Only the declaration of more
-    than a million chunks is doubted: then one in a million has to be there, or a thousand.
+    Zarr reads a missing chunk as the fill value, so an array can declare any size without storing anything. If an array
+    declares more than a million chunks, one in a million has to be stored, or 1000.
 
     Parameters
     ----------
     array : zarr.Array
     name : str
-        For the message.
+        Name of the array in errors.
     """
     shape, grid = array.shape, _grid(array)
     for sizes in (array.chunks, array.shards or ()):
         if any(size < 1 <= n for n, size in zip(shape, sizes, strict=False)):
             raise StoreError(
-                f"{name} declares chunks of {' × '.join(str(int(size)) for size in sizes)} numbers, which hold "
-                "nothing. Its metadata are damaged: restore them, or write the array again."
+                f"{name} declares chunks of {' × '.join(str(int(size)) for size in sizes)} numbers, which are "
+                "empty. Its metadata are damaged: restore them, or write the array again."
             )
     n_chunks = product(-(-n // size) for n, size in zip(shape, grid, strict=True))
-    wanted = min(n_chunks // _ONE_IN, _ENOUGH)
-    if not wanted:
+    needed = min(n_chunks // _ONE_IN, _ENOUGH)
+    if not needed:
         return
-    found = sync(_count_keys(array, wanted + len(_DOCUMENTS)))
-    if found < wanted:
+    n_keys = sync(_count_keys(array, needed + len(_DOCUMENTS)))
+    if n_keys < needed:
         raise StoreError(
-            f"{name} declares {' × '.join(map(str, shape))} numbers in {n_chunks} chunks, of which {found} at most are "
-            "there: all others would be read as the fill value. Its metadata are damaged, or it was never written."
+            f"{name} declares {' × '.join(map(str, shape))} numbers in {n_chunks} chunks, of which {n_keys} at most "
+            "are there: all others would be read as the fill value. Its metadata are damaged, or it was never written."
         )
 
 
 async def _count_keys(array: zarr.Array[Any], most: int) -> int:
-    found = 0
+    n_keys = 0
     async for _ in array.store.list_prefix(f"{array.path}/" if array.path else ""):
-        found += 1
-        if found >= most:
+        n_keys += 1
+        if n_keys >= most:
             break
-    return found
+    return n_keys

@@ -1,10 +1,10 @@
-"""Zarr arrays as sources of rows: what is read is what was stored, or an error names the chunk.
+"""Zarr arrays as sources of rows: reading returns exactly what was stored, or raises an error that names the chunk.
 
-Where attributes say how stored numbers become values (see `encoding`), values are what is handed out.
+If attributes define an encoding (see `encoding`), reading returns the decoded values.
 
-Zarr reads a chunk that is not in its store as the fill value, and a store that is gone as fill values throughout. So
-whatever was read as nothing else is looked up: the chunk has to be there, or, where chunks may be left out, at least
-the array. That costs a comparison of one number of each chunk, and a request for each that is all fill value.
+Zarr reads a missing chunk as the fill value, and a missing store as fill values throughout. So the presence of every
+chunk that was read as fill values alone is checked: the chunk has to exist, or, if chunks may be missing, at least the
+array. The cost is a comparison of one number of each chunk, and a request for each chunk of fill values.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from .store_checks import check_archive, check_chunks, check_extent, product
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _DOCUMENTS = {2: ".zarray", 3: "zarr.json"}
-_COMMENTS = ("attributes", "dimension_names")  # of the metadata: what does not change how chunks are read
+_COMMENTS = ("attributes", "dimension_names")  # entries of the metadata that do not affect the reading of chunks
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The part of a chunk, or of a shard, that lies in some rows."""
+    """Part of a chunk, or of a shard, in a range of rows."""
 
     coordinates: tuple[int, ...]
-    """In the grid of chunks."""
+    """Coordinates in the grid of chunks."""
 
     region: tuple[slice, ...]
-    """Of the array."""
+    """Region of the array."""
 
     def within(self, start: int) -> tuple[slice, ...]:
-        """The region counted from row ``start``."""
+        """Region with rows counted from row ``start``."""
         rows = self.region[0]
         return (slice(rows.start - start, rows.stop - start), *self.region[1:])
 
@@ -63,8 +63,9 @@ def part(
     Parameters
     ----------
     shape, size : tuple of int
-        Of the array, and of its chunks.
+        Shapes of the array, and of its chunks.
     coordinates : tuple of int
+        Coordinates of the chunk in the grid of chunks.
     start, stop : int
     """
     lows, highs = (start, *(0 for _ in shape[1:])), (shape[0] if stop is None else stop, *shape[1:])
@@ -76,14 +77,14 @@ def part(
 
 
 class StoredRows:
-    """A Zarr array, read row by row and checked.
+    """A Zarr array, read in ranges of rows and checked.
 
     Parameters
     ----------
     array : zarr.Array
     reading : Reading
     name : str
-        Of the parameter that the rows are for, in errors.
+        Name of the parameter in errors.
     """
 
     def __init__(self, array: zarr.Array[Any], reading: Reading, name: str = "X") -> None:
@@ -97,22 +98,22 @@ class StoredRows:
 
     @property
     def files(self) -> tuple[int, ...]:
-        """Shape of what lies under one key: shards, or chunks where there are none."""
+        """Shape of the part of the array that is stored under one key: of a shard, or else a chunk."""
         return self.shards or self.chunks
 
     def __getitem__(self, rows: slice) -> Array:
-        """Some of the rows.
+        """Read a range of rows.
 
         Raises
         ------
         ChunkError
-            If a chunk is missing, damaged, or cannot be read however often it is tried.
+            If a chunk is missing, damaged, or cannot be read in any attempt.
         StoreNotFoundError
             If the array is gone.
         StoreError
-            If something that cannot be a chunk, such as a pipe, is in the place of one.
+            If the key of a chunk leads to something that cannot be a chunk, such as a pipe.
         NonFiniteDataError, InvalidWeightsError
-            If a number is stored that means "missing".
+            If a value is missing.
         """
         start, stop, _ = rows.indices(self.array.shape[0])
         check_decoder(self.array)
@@ -135,7 +136,7 @@ class StoredRows:
         return values
 
     def _read_by_chunks(self, start: int, stop: int, attempts: int) -> Array:
-        """The same chunk by chunk, so that an error can name the one that it came from."""
+        """Read a range of rows chunk by chunk, so that an error can name the chunk."""
         values = np.empty((stop - start, *self.array.shape[1:]), self.array.dtype)
         for chunk in self._chunks_in(start, stop):
             try:
@@ -157,10 +158,10 @@ class StoredRows:
         for coordinates in itertools.product(rows, *others):
             yield part(self.array.shape, self.chunks, coordinates, start, stop)
 
-    # ---- chunks that are not there
+    # ---- missing chunks
 
     def _all_fill(self, values: Array, start: int, stop: int) -> Iterator[Chunk]:
-        """Files of whose rows nothing but the fill value was read."""
+        """Chunks (or shards) whose rows were read as the fill value alone."""
         if not values.size:
             return
         first = start // self.files[0]
@@ -181,7 +182,7 @@ class StoredRows:
         return self.fill_value.dtype.kind == "f" and bool(np.isnan(self.fill_value))
 
     def _check_presence(self, chunk: Chunk) -> None:
-        """Raise if a file is not there, or, where it may be left out, if the whole array is not there."""
+        """Raise if a chunk is missing, or, if chunks may be missing, if the whole array is."""
         if not self.reading.fill_missing and self._holds(self._key(chunk.coordinates)):
             return
         self._check_existence(chunk)
@@ -190,20 +191,20 @@ class StoredRows:
             raise MissingChunkError(
                 f"{self._rows_of(chunk, self.files)} are missing ({self._name(chunk, self.files)}): there is nothing "
                 f"under {self._key(chunk.coordinates)!r}, and Zarr would read the fill value {self.fill_value}. "
-                "Restore it. If this store leaves out what is nothing but fill value, as Zarr does by default, say so: "
+                "Restore it. If this store omits chunks of fill values, as Zarr does by default, allow missing chunks: "
                 "dask.config.set({'daskgmm.missing-chunks': 'fill'}).",
                 **self._place(chunk, self.files),
             )
 
     def _check_not_nested(self, chunk: Chunk) -> None:
-        """Raise if a chunk of format 2 lies in directories that the metadata say nothing of, as Zarr 2.7 wrote them."""
+        """Raise if a chunk of format 2 is in nested directories that the metadata do not declare, as of Zarr 2.7."""
         key = self._key(chunk.coordinates)
         nested = key.replace(".", "/")
         if self.array.metadata.zarr_format == 2 and nested != key and self._holds(nested):
             raise ChunkError(
                 f"{self._rows_of(chunk, self.files)} ({self._name(chunk, self.files)}) are not where the metadata say: "
                 f"there is nothing under {key!r}, but a chunk under {nested!r}, and Zarr would read the fill value "
-                f"{self.fill_value}. The chunks are nested in directories. Say so in the file .zarray of this array: "
+                f"{self.fill_value}. The chunks are nested in directories. Add to the file .zarray of this array: "
                 '"dimension_separator": "/".',
                 **self._place(chunk, self.files),
             )
@@ -213,20 +214,20 @@ class StoredRows:
             raise StoreNotFoundError(
                 f"{self} is gone: it was there when it was opened, and has no metadata any more "
                 f"({self._name(chunk, self.files)}, rows {chunk.region[0].start} to {chunk.region[0].stop}, was to be "
-                "read). Restore it, or leave data alone while they are in use."
+                "read). Restore it, and do not move or remove data while they are in use."
             )
 
     def _holds(self, key: str) -> bool:
-        """Whether there is anything under a key.
+        """Return True if there are bytes under a key.
 
-        Asked by reading, because that alone tells "no" from "no answer". What holds nothing but the fill value is short
-        if it is compressed at all. An empty file is nothing: Zarr reads an empty shard as the fill value, too.
+        The key is read, because only reading tells a missing key from a store that does not answer. A compressed chunk
+        of fill values is short. An empty file counts as missing: Zarr reads an empty shard as the fill value, too.
         """
         try:
-            found = sync(self.array.store.get(f"{self.array.path}/{key}".lstrip("/"), default_buffer_prototype()))
+            content = sync(self.array.store.get(f"{self.array.path}/{key}".lstrip("/"), default_buffer_prototype()))
         except FileNotFoundError:
             return False
-        return found is not None and len(found) > 0
+        return content is not None and len(content) > 0
 
     def _key(self, coordinates: tuple[int, ...]) -> str:
         return str(self.array.metadata.encode_chunk_key(coordinates))
@@ -236,11 +237,11 @@ class StoredRows:
     def _error(self, chunk: Chunk, error: Exception, attempts: int) -> StoreError | StoreNotFoundError:
         size = self.chunks
         try:
-            self._check_existence(chunk)  # its name alone tells which chunk, of whatever size
+            self._check_existence(chunk)  # the array may be gone
         except StoreNotFoundError as gone:
             return gone
         except Exception:
-            pass  # the error that is being told of comes first
+            pass  # the original error is reported
         advice = (
             f"The storage failed {attempts + 1} times in a row; try again when it works, or more often: "
             "dask.config.set({'daskgmm.read-retries': 10})."
@@ -269,33 +270,33 @@ class StoredRows:
 
 
 def check_unchanged(array: zarr.Array[Any], retries: int = 0) -> None:
-    """Raise unless the stored metadata still say what they said when the array was opened.
+    """Raise if the stored metadata have changed since the array was opened.
 
     Parameters
     ----------
     array : zarr.Array
     retries : int
-        Further attempts where the storage does not answer.
+        Further attempts if the storage fails.
 
     Raises
     ------
     DataChangedError
-        If shape, dtype, chunks or codecs are others.
+        If shape, dtype, chunks, codecs or the encoding have changed.
     StoreNotFoundError
         If the array is gone.
     StoreError
         If the metadata cannot be read.
     """
     name = describe(array)
-    opened, stored = _said(array.metadata), _said(_stored_metadata(array, name, retries))
+    opened, stored = _entries(array.metadata), _entries(_stored_metadata(array, name, retries))
     different = sorted(key for key in opened.keys() | stored.keys() if opened.get(key) != stored.get(key))
     if different:
         key = different[0]
         raise DataChangedError(
             f"{name} was changed while it was read: its metadata differ in {', '.join(different)} ({key} was "
-            f"{opened.get(key)}, and is {stored.get(key)}). Use data that hold still, or a copy of them. If the array "
-            "was opened through consolidated metadata of its group, these are older than the array: consolidate them "
-            "anew, or pass the path instead of the array."
+            f"{opened.get(key)}, and is {stored.get(key)}). Use data that do not change, or a copy of "
+            "them. If the array was opened through consolidated metadata of its group, these are older than the array: "
+            "consolidate them again, or pass the path instead of the array."
         )
 
 
@@ -314,12 +315,12 @@ def _stored_metadata(array: zarr.Array[Any], name: str, retries: int) -> Any:
     return retried(read, read_last, retries, f"The metadata of {name}")
 
 
-def _said(metadata: Any) -> dict[str, str]:
-    """What metadata say of reading, as text: NaN is equal to itself there."""
-    said = {name: value for name, value in metadata.to_dict().items() if name not in _COMMENTS}
+def _entries(metadata: Any) -> dict[str, str]:
+    """Entries of the metadata that affect reading, as text: in text, NaN equals NaN."""
+    entries = {name: value for name, value in metadata.to_dict().items() if name not in _COMMENTS}
     if isinstance(metadata.attributes, dict):
-        said |= {name: metadata.attributes[name] for name in ATTRIBUTES if name in metadata.attributes}
-    return {name: json.dumps(value, sort_keys=True, default=str) for name, value in said.items()}
+        entries |= {name: metadata.attributes[name] for name in ATTRIBUTES if name in metadata.attributes}
+    return {name: json.dumps(value, sort_keys=True, default=str) for name, value in entries.items()}
 
 
 class StoreSource(Source):
@@ -329,7 +330,7 @@ class StoreSource(Source):
     ----------
     array : zarr.Array
     name : str
-        Of the parameter that the rows are for, in errors.
+        Name of the parameter in errors.
     """
 
     kind = "Zarr array"
@@ -350,7 +351,7 @@ class StoreSource(Source):
         return str(self.handle)
 
     def reading_bytes(self, n_rows: int) -> int:
-        # Beside the rows, Zarr holds the chunks that it is reading, and decodes each into an array of its own.
+        # Besides the rows, Zarr holds the chunks that it is reading, and decodes each into a separate array.
         at_once = min(n_rows, self.chunk_rows * int(zarr.config.get("async.concurrency") or n_rows))
         width = product(self.shape[1:])
         stored = width * np.dtype(self.handle.array.dtype).itemsize
@@ -367,7 +368,7 @@ class StoreSource(Source):
         if place is None:
             return None
         handle, metadata = self.handle, self.handle.array.metadata
-        return tokenize(place, handle.array.path, _said(metadata), str(handle.encoding), handle.reading, handle.name)
+        return tokenize(place, handle.array.path, _entries(metadata), str(handle.encoding), handle.reading, handle.name)
 
     def check_unchanged(self) -> None:
         check_unchanged(self.handle.array, self.handle.reading.retries)
@@ -377,7 +378,7 @@ class StoreSource(Source):
 
 
 def _anchored(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """The array by its absolute path: a worker in another directory finds no chunks, and reads fill values instead."""
+    """Open a local array by its absolute path: a worker in another directory would read fill values instead."""
     store, place = array.store, _folder_or_archive(array.store)
     if place is None or place.is_absolute():
         return array

@@ -1,4 +1,4 @@
-"""Records: arrays of one dimension whose fields are the features, as tables in FITS files and recarrays are."""
+"""Arrays of records, whose fields are the features: recarrays, and tables in FITS files."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from .source import DerivedSource, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_MOST_FIELDS = 20  # in a message
+_MOST_FIELDS = 20  # fields that a message lists
 
 
 def field_names(data: Any) -> tuple[str, ...] | None:
-    """Names of the fields of an array of records; None for anything else."""
+    """Names of the fields of an array of records; None for other data."""
     names = getattr(getattr(data, "dtype", None), "names", None)
     return tuple(names) if isinstance(names, tuple) else None
 
 
 def as_columns(data: Any, name: str) -> Any:
-    """Records as an array of rows × fields of the dtype that holds all of them; anything else as it is.
+    """Convert records to an array of rows × fields, of the common dtype of all fields; return other data unchanged.
 
     Parameters
     ----------
     data : numpy.ndarray, numpy.memmap, dask.array.Array, Source or object
     name : str
-        Of the parameter that the data are for.
+        Name of the parameter in errors.
 
     Raises
     ------
     UnsupportedDataError
-        If there is a field that is no real number.
+        If a field does not contain real numbers.
     """
     if (names := field_names(data)) is None:
         return data
     if not isinstance(data, da.Array | Source | np.ndarray):
-        data = np.asarray(data)  # a table, whose values are in memory
+        data = np.asarray(data)  # a table in memory
     if len(data.shape) != 1:
-        return data  # refused for its dtype
+        return data  # refused elsewhere, for its dtype
     dtype = _common_dtype(data.dtype, name)
     if isinstance(data, da.Array):
         chunks = (data.chunks[0], (len(names),))
@@ -63,13 +63,13 @@ def _common_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
             shown = ", ".join(map(repr, numbers[:_MOST_FIELDS])) + ", …" * (len(numbers) > _MOST_FIELDS)
             raise UnsupportedDataError(
                 f"{name} has dtype {dtype!s:.200}: its field {field!r:.80} is of dtype {kind!s:.80}, and features have "
-                f"to be boolean, integer or floating. Choose fields that are, for example {name}[[{shown or '…'}]]."
+                f"to be boolean, integer or floating. Choose such fields, for example {name}[[{shown or '…'}]]."
             )
     return np.result_type(*kinds.values())
 
 
 class RecordRows:
-    """The handle of records, read as rows of numbers."""
+    """Handle of records that reads them as rows of numbers."""
 
     def __init__(self, handle: Any, dtype: np.dtype[Any]) -> None:
         self._handle, self._dtype = handle, dtype
@@ -84,10 +84,11 @@ class RecordSource(DerivedSource):
     Parameters
     ----------
     records : Source
-        Of one dimension, all of whose parts are read by its handle.
+        Source of records, in one dimension, all of whose parts are read by its handle.
     names : tuple of str
+        Names of the fields.
     dtype : numpy.dtype
-        That holds every field.
+        Common dtype of all fields.
     """
 
     def __init__(self, records: Source, names: tuple[str, ...], dtype: np.dtype[Any]) -> None:

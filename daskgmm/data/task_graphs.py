@@ -1,6 +1,6 @@
-"""Small graphs of tasks as Dask makes them, split and evaluated without a scheduler.
+"""Small graphs of Dask's tasks, split and evaluated without a scheduler.
 
-A graph is a dict of tasks by their keys. A task has ``dependencies``, and is called with a mapping of their values.
+A graph is a dict of tasks by key. A task has ``dependencies``, and is called with a mapping of their values.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _SHARED = -1
 def gc_paused() -> Iterator[None]:
     """Pause cyclic garbage collection while a large graph is made.
 
-    The collector goes through all objects made so far again and again while a graph grows, and finds nothing, because
-    all of them are in use: that is two thirds of the time of making 100 000 tasks. If two threads do this at the same
-    time, the first that ends lets the collector run again, which costs the other no more than time.
+    While a graph grows, the collector searches all its objects again and again and finds no garbage, because all are in
+    use: this takes two thirds of the time of making 100 000 tasks. If two threads pause the collector at the same time,
+    the first that ends starts it again, which costs the other thread only time.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -36,16 +36,16 @@ def gc_paused() -> Iterator[None]:
 
 
 def evaluate(graph: Graph, keys: Sequence[Key], given: Mapping[Key, Any]) -> list[Any]:
-    """Values of some keys of a small graph, computed here and now.
+    """Compute the values of some keys of a small graph, in the calling thread.
 
-    Dask's own schedulers would do it, too. Their bookkeeping takes longer than what most small blocks are made of.
+    The bookkeeping of Dask's own schedulers would take longer than the tasks of most small blocks.
 
     Parameters
     ----------
     graph : dict of tasks
     keys : sequence
     given : mapping
-        Value of every key that the graph needs and does not hold.
+        Value of every key that the tasks need and the graph does not contain.
     """
     uses = Counter(itertools.chain(keys, *(task.dependencies for task in graph.values())))
     values, done, stack = dict(given), set(given), list(keys)
@@ -63,14 +63,14 @@ def evaluate(graph: Graph, keys: Sequence[Key], given: Mapping[Key, Any]) -> lis
         for dependency in task.dependencies:
             uses[dependency] -= 1
             if not uses[dependency]:
-                del values[dependency]  # so that no more of a block's intermediate values are alive than have to be
+                del values[dependency]  # frees intermediate values as early as possible
     return [values[key] for key in keys]
 
 
 def split_graph(graph: Graph, groups: Sequence[tuple[Key, ...]]) -> tuple[list[Graph], Graph]:
-    """Split a graph into what each group of keys needs alone and what at least two of them need.
+    """Split a graph into the tasks that one group of keys alone needs, for each group, and tasks that several need.
 
-    Keys that the graph does not hold are persisted on a cluster; they count as needed by several.
+    Keys that are not in the graph are persisted on a cluster; they are in neither part.
     """
     owner: dict[Key, int] = {}
     for group, keys in enumerate(groups):
@@ -81,7 +81,7 @@ def split_graph(graph: Graph, groups: Sequence[tuple[Key, ...]]) -> tuple[list[G
                 continue
             owner[key] = _SHARED if key in owner else group
             stack.extend(graph[key].dependencies)
-        # A key marked as shared passes the mark on: its dependencies were owned by another group, or by none yet.
+        # A key that is marked as shared marks its dependencies, too: another group owns them, or none yet.
     shared = [key for key, group in owner.items() if group == _SHARED]
     while shared:
         for dependency in graph[shared.pop()].dependencies:
@@ -96,11 +96,11 @@ def split_graph(graph: Graph, groups: Sequence[tuple[Key, ...]]) -> tuple[list[G
 
 
 def upstream(keys: Iterable[Any], graph: Mapping[Any, Any], known: set[Any]) -> set[Any]:
-    """Those keys and all that they depend on, as far as the graph holds them and they are not known."""
-    found, stack = set[Any](), list(keys)
+    """Find keys and all their dependencies in a graph; the search stops at known keys."""
+    visited, stack = set[Any](), list(keys)
     while stack:
         key = stack.pop()
-        if key in graph and key not in known and key not in found:
-            found.add(key)
+        if key in graph and key not in known and key not in visited:
+            visited.add(key)
             stack.extend(graph[key].dependencies)
-    return found
+    return visited

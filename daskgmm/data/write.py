@@ -1,9 +1,9 @@
-"""New Zarr stores, whole or not at all.
+"""New Zarr stores, written whole or not at all.
 
-A store grows under a hidden name beside its own, and one rename gives the store its name when nothing can fail any
-more. An object store has no rename: there the attributes that say what the store is are written last, and every reader
-refuses a store without these attributes. Either way there is one writer: see `output_locks`. In an object store the
-writer is the first process to write the group's document.
+A store is written under a hidden name beside its final name, and renamed in one step when it is complete. An object
+store has no rename: there the attributes with the store's format are written last, and every reader refuses a store
+without these attributes. In both cases there is one writer: see `output_locks`. In an object store the writer is the
+first process to write the group's document.
 """
 
 from __future__ import annotations
@@ -29,52 +29,52 @@ from .store import local_path, open_node, to_install, without_secrets
 
 Address = str | os.PathLike[str]
 
-# Errors of a disk that takes no more: full, over quota, over the size of a file, over the limit of this process.
+# Errors of a full disk: no space, quota exceeded, largest size of a file (of the disk or of this process) exceeded.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# What Zarr writes for an empty group.
+# Zarr's document for an empty group.
 _EMPTY_GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
 
-#: The attribute of a group that says what daskgmm wrote there.
+#: The attribute with the record of a store that daskgmm wrote.
 ATTRIBUTE = "daskgmm"
 
 
 def record(kind: str, **more: Any) -> dict[str, Any]:
-    """Attributes of a store that daskgmm writes.
+    """Make the record of a store, which becomes one of its attributes.
 
     Parameters
     ----------
     kind : str
-        What it is: ``"model"``, ``"results"``, …
+        Kind of store: ``"model"``, ``"results"``, …
     **more
-        Anything that JSON can say.
+        Further entries, values for JSON.
     """
     return {"format": kind, "format_version": 1, "daskgmm_version": __version__, **more}
 
 
 def read_record(node: zarr.Array[Any] | zarr.Group) -> Mapping[str, Any]:
-    """The attributes that `record` made; empty for a store that is not one of ours."""
-    attributes: Any = node.metadata.attributes  # whatever the document says, also where Zarr expects a mapping
-    found = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
-    return found if isinstance(found, dict) else {}
+    """Record of a store, as `record` made it; empty for a store that daskgmm did not write."""
+    attributes: Any = node.metadata.attributes  # any JSON value: Zarr does not check that it is a mapping
+    entry = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
+    return entry if isinstance(entry, dict) else {}
 
 
 def check_target(address: Address, kind: str, *, overwrite: bool = False) -> None:
-    """Raise unless a store may be written there; cheap, to be called before any work.
+    """Raise unless a store may be written at an address; cheap, to be called before any work.
 
     Parameters
     ----------
     address : str or path
     kind : str
-        What is to be written. Only a store of the same kind that daskgmm itself wrote is ever replaced.
+        Kind of store to be written. Only a store of the same kind that daskgmm wrote is ever replaced.
     overwrite : bool
 
     Raises
     ------
     OutputExistsError
-        If there is something and it is not to be replaced.
+        If there is something at the address that is not to be replaced.
     OutputError
-        If the directory is not there.
+        If the directory does not exist.
     OSError
         If the directory cannot be written.
     """
@@ -95,18 +95,18 @@ def check_target(address: Address, kind: str, *, overwrite: bool = False) -> Non
 
 
 def check_room(address: Address, n_bytes: int) -> None:
-    """Raise unless the disk may hold a store of that size; what is free behind a URL is not known.
+    """Raise if the disk has no room for a store of ``n_bytes``; URLs are not checked.
 
     Parameters
     ----------
     address : str or path
     n_bytes : int
-        Least size of the store.
+        Least size of the store, in bytes.
 
     Raises
     ------
     OutputError
-        If less is free.
+        If less space is free.
     """
     path = local_path(address)
     if path is None:
@@ -121,16 +121,16 @@ def check_room(address: Address, n_bytes: int) -> None:
 
 @contextmanager
 def new_store(address: Address, attributes: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[zarr.Group]:
-    """A group to write into; it appears under its name when the ``with`` block ends, and never when the block fails.
+    """Make a group to write into, which gets its name when the ``with`` block ends, and is removed when it fails.
 
     Parameters
     ----------
     address : str or path
         A path, or a URL that fsspec can write.
     attributes : mapping
-        From `record`. Entries that are known only at the end may be added inside the block.
+        Result of `record`. Entries may be added inside the block.
     overwrite : bool
-        Replace a store of the same kind; the old one stays until the new one is complete.
+        Replace a store of the same kind; the old store stays until the new one is complete.
     """
     kind, name, path = attributes["format"], os.fspath(address), local_path(address)
     check_target(address, kind, overwrite=overwrite)
@@ -146,12 +146,12 @@ def new_store(address: Address, attributes: Mapping[str, Any], *, overwrite: boo
 
 @contextmanager
 def writing(name: str) -> Iterator[None]:
-    """Make an `OutputError` of whatever the storage raises in the ``with`` block, which does nothing but write there.
+    """Convert an `OSError` in the ``with`` block to an `OutputError`, for blocks that only write the output.
 
     Parameters
     ----------
     name : str
-        Of the output, for the message.
+        Name of the output, for the message.
     """
     try:
         yield
@@ -167,7 +167,7 @@ def writing(name: str) -> Iterator[None]:
 
 @contextmanager
 def _name_full_disk(name: str) -> Iterator[None]:
-    """The same where other files may be read besides: of all that can fail, a full disk is the output's."""
+    """Convert only the errors of a full disk, for blocks that also read other files; see `writing`."""
     try:
         yield
     except OSError as error:
@@ -182,7 +182,7 @@ def _local(path: str, kind: str, overwrite: bool) -> Iterator[str]:
     with ExitStack() as stack:
         with writing(path):
             growing = stack.enter_context(claimed(path))
-        check_target(path, kind, overwrite=overwrite)  # now that nobody else writes there
+        check_target(path, kind, overwrite=overwrite)  # again, because there is no other writer now
         yield growing
         remove_unnamed(growing)
         _give_name(growing, path, overwrite)
@@ -194,14 +194,14 @@ def _give_name(growing: str, path: str, overwrite: bool) -> None:
             os.rename(growing, path)
         except OSError as error:
             if os.path.lexists(path):
-                raise OutputExistsError(_exists(path)) from error  # somebody else was faster
+                raise OutputExistsError(_exists(path)) from error  # another writer was faster
             raise
         return
-    # A directory that is not empty cannot be renamed over.
+    # A rename cannot replace a directory that is not empty.
     old = hidden(path, "replaced")
     with ExitStack() as stack:
         with suppress(OSError):
-            stack.enter_context(locked(path))  # so that nobody takes it for that of a dead writer
+            stack.enter_context(locked(path))  # so that no other writer takes the old store for a dead writer's
         os.rename(path, old)
         try:
             os.rename(growing, path)
@@ -227,13 +227,13 @@ def _remote(url: str) -> Iterator[str]:
 
 
 def _claim(files: Any, path: str, url: str) -> None:
-    """Make the group's document, which only one of several writers can."""
+    """Create the group's document; raise `OutputExistsError` if another writer has created it."""
     try:
         files.pipe_file(f"{path}/zarr.json", _EMPTY_GROUP, mode="create")
     except FileExistsError as error:
         raise OutputExistsError(_exists_remotely(url)) from error
     except (TypeError, NotImplementedError):
-        return  # a file system that has no such thing
+        return  # a file system without exclusive creation
     except OSError:
         raise
     except Exception as error:
@@ -257,17 +257,18 @@ def _file_system(url: str) -> tuple[Any, str]:
 def _check_remote(url: str) -> None:
     files, path = _file_system(url)
     try:
-        found = files.exists(path)
+        exists = files.exists(path)
     except Exception as error:
         raise _unwritable(url, error) from Secrets(url).cause(error)
-    if found:
+    if exists:
         raise OutputExistsError(_exists_remotely(url))
 
 
 def _unwritable(url: str, error: Exception) -> OutputError:
-    told = Secrets(url).hide(f"{type(error).__name__}: {error}")
+    reason = Secrets(url).hide(f"{type(error).__name__}: {error}")
     return OutputError(
-        f"{without_secrets(url)} cannot be written ({told}). Check that it can be reached and that you may write there."
+        f"{without_secrets(url)} cannot be written ({reason}). Check that it can be reached and that you may write "
+        "there."
     )
 
 
@@ -292,7 +293,7 @@ def _replaceable(path: str, kind: str) -> bool:
 
 
 def _nearest_directory(directory: str) -> str:
-    """The directory, or the nearest one above it that is there."""
+    """Find the directory, or the nearest one above it that exists."""
     while not os.path.lexists(directory):
         directory = os.path.dirname(directory)
     return directory

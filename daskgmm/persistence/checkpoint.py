@@ -1,13 +1,13 @@
-"""Checkpoints: what a fit needs to go on, to the last bit, kept after every pass.
+"""Checkpoints: the state from which a fit is resumed with the same bits, stored after every pass.
 
 ::
 
-    run.checkpoint/        written once, after the first pass: settings, what the data are, surveys, random states
-      pass-00000016/       after pass 16: where every start of every mixture was
+    run.checkpoint/        written once, after the first pass: settings, properties of the data, surveys, random states
+      pass-00000016/       state of every start of every mixture after pass 16
       pass-00000017/
 
-Each of the three is a `packed` group, written whole or not at all, with checksums. The last two passes are kept: should
-the newer one be damaged, the older one serves.
+Each of the three is a `packed` group, written whole or not at all, with checksums. The last two passes are kept: if the
+newer one is damaged, the older one is used.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ T = TypeVar("T")
 
 KIND, PASS_KIND = "checkpoint", "checkpoint pass"
 _KEPT = 2
-_TO_GO_ON_AFTER = (KeyboardInterrupt, SchedulerError, StoreError, OSError, MemoryError)
-"""What ends a fit that may go on later."""
+_RESUMABLE = (KeyboardInterrupt, SchedulerError, StoreError, OSError, MemoryError)
+"""Errors after which a fit can be resumed."""
 
-# What a summary shows of them, and of what types that has to be.
+# Settings and properties of the data that a summary shows, with their types.
 _SHOWN_SETTINGS = {"estimator": (str,), "n_components": (int, list), "covariance_type": (str, list), "max_iter": (int,)}
 _SHOWN_DATA = {"n_rows": (int,), "n_features": (int,), "dtype": (str,), "sample_weight": (bool,)}
 
@@ -58,13 +58,13 @@ _PASS = re.compile(r"pass-(\d{8,})")
 
 
 class StoredBeginning(PackedGroup):
-    """The checkpoint itself, with what the first pass found."""
+    """The checkpoint's own group, with the results of the first pass."""
 
     kind, origin, failure = KIND, "fit(checkpoint=…) or `daskgmm fit --checkpoint`", CheckpointError
 
 
 class StoredPass(PackedGroup):
-    """Where a fit was after a pass."""
+    """Group with the state of a fit after a pass."""
 
     kind, origin, failure = PASS_KIND, StoredBeginning.origin, CheckpointError
 
@@ -75,35 +75,35 @@ def _pass_name(number: int) -> str:
 
 def passes(path: str) -> list[str]:
     """Folders of the passes in a checkpoint, the newest first."""
-    found = [match for match in map(_PASS.fullmatch, os.listdir(path)) if match]
-    return [os.path.join(path, match[0]) for match in sorted(found, key=lambda match: -int(match[1]))]
+    matches = [match for match in map(_PASS.fullmatch, os.listdir(path)) if match]
+    return [os.path.join(path, match[0]) for match in sorted(matches, key=lambda match: -int(match[1]))]
 
 
 def _open_pass(folder: str) -> StoredPass:
     try:
         return StoredPass.open(folder)
-    except StoreNotFoundError as error:  # there is a name, which leads nowhere
+    except StoreNotFoundError as error:  # a broken link
         raise CheckpointError(str(error)) from None
 
 
 class Checkpoint(AbstractContextManager["Checkpoint"]):
-    """One fit's checkpoint, while it runs: nobody else may write to it.
+    """Checkpoint of a running fit, locked against other runs.
 
     Parameters
     ----------
     path : str or path
-        On a local or mounted file system.
+        Path on a local or mounted file system.
     resume : bool
-        Go on from what is there, if there is something. False: there must not be anything.
+        Resume the fit of an existing checkpoint, if there is one. False: there must not be one.
 
     Raises
     ------
     OutputExistsError
-        If there is something and ``resume`` is false, or another run is at work with it.
+        If there is something at ``path`` and ``resume`` is false, or another run uses the checkpoint.
     CheckpointError
-        If what is there is no checkpoint, or damaged.
+        If there is something other than a checkpoint, or the checkpoint is damaged.
     OSError
-        If nothing can be written there.
+        If the checkpoint cannot be written.
     """
 
     def __init__(self, path: Address, *, resume: bool) -> None:
@@ -121,7 +121,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         self.stored = StoredBeginning.open(self._path)
         if not resume:
             raise OutputExistsError(
-                f"checkpoint: {self.name} exists already. Go on from it with resume=True, or "
+                f"checkpoint: {self.name} exists already. Continue its fit with resume=True, or "
                 "choose another name, or remove it."
             )
 
@@ -132,43 +132,42 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self._resources.close()
-        if isinstance(error, _TO_GO_ON_AFTER) and os.path.isdir(self._path):
-            error.add_note(f"The checkpoint {self.name} has what was done until then: resume=True goes on from it.")
+        if isinstance(error, _RESUMABLE) and os.path.isdir(self._path):
+            error.add_note(f"The checkpoint {self.name} has the state of the last pass: resume=True continues the fit.")
 
     def _lock(self) -> None:
         try:
-            # Not the checkpoint's own directory: that one is locked for a moment whenever a pass gets its name.
+            # Not the checkpoint's own directory: it is locked for a moment whenever a pass gets its name.
             self._resources.enter_context(locked(os.path.join(self._path, PACKED)))
         except BlockingIOError as error:
             raise OutputExistsError(
-                f"checkpoint: another run is at work with {self.name} right now. Wait for it to end, or choose another "
-                "name."
+                f"checkpoint: another run is using {self.name} right now. Wait for it to end, or choose another name."
             ) from error
         except OSError:
             pass  # a file system without locks
 
     def setting(self, name: str) -> Any:
-        """What the fit that is to go on was asked for; None where there is none."""
+        """Return a setting of the stored fit; None if there is no stored fit."""
         settings = None if self.stored is None else self.stored.values.get("settings")
         return settings.get(name) if isinstance(settings, dict) else None
 
     def checkpointer(
         self, dataset: Dataset, settings: Mapping[str, Any], kinds: Sequence[StoredKind]
     ) -> StoreCheckpointer:
-        """What `MixtureFits` keeps its state with.
+        """Make the checkpointer with which `MixtureFits` stores its state.
 
         Parameters
         ----------
         dataset : Dataset
         settings : mapping
-            What the results depend on besides the data; what JSON can say.
+            All settings on which the results depend, as values for JSON.
         kinds : sequence of StoredKind
-            One for each candidate.
+            Properties of each candidate's mixture.
 
         Raises
         ------
         CheckpointError
-            If what is there comes of other settings, or of other data.
+            If the stored fit has other settings or other data.
         """
         data = {
             "n_rows": dataset.n_rows,
@@ -180,78 +179,78 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             _check_equal(self.stored, "settings", settings, "Use the same settings")
             _check_equal(self.stored, "data", data, "Use the same data")
             _compare_environments(self.stored)
-        told = {"settings": dict(settings), "data": data, "environment": environment()}
-        return StoreCheckpointer(self._path, self.stored, told, kinds, self._lock)
+        header = {"settings": dict(settings), "data": data, "environment": environment()}
+        return StoreCheckpointer(self._path, self.stored, header, kinds, self._lock)
 
 
-def _check_equal(stored: StoredBeginning, what: str, asked: Mapping[str, Any], advice: str) -> None:
-    kept = stored.values.get(what)
-    if not isinstance(kept, dict):
-        raise stored.error(what, "are missing or damaged")
-    for name in {**kept, **asked}:
-        if kept.get(name) != asked.get(name):
+def _check_equal(stored: StoredBeginning, field: str, current: Mapping[str, Any], advice: str) -> None:
+    earlier = stored.values.get(field)
+    if not isinstance(earlier, dict):
+        raise stored.error(field, "are missing or damaged")
+    for name in {**earlier, **current}:
+        if earlier.get(name) != current.get(name):
             raise CheckpointError(
-                f"checkpoint: {stored.path} was made with {name}={kept.get(name)!r:.80}, and this fit has "
-                f"{name}={asked.get(name)!r:.80}. {advice}, or another checkpoint."
+                f"checkpoint: {stored.path} was made with {name}={earlier.get(name)!r:.80}, and this fit has "
+                f"{name}={current.get(name)!r:.80}. {advice}, or another checkpoint."
             )
 
 
 def _compare_environments(stored: StoredBeginning) -> None:
-    kept = stored.values.get("environment")
-    if not (isinstance(kept, dict) and all(isinstance(value, str) for value in kept.values())):
+    earlier = stored.values.get("environment")
+    if not (isinstance(earlier, dict) and all(isinstance(value, str) for value in earlier.values())):
         raise stored.error("environment", "is missing or damaged")
-    differing = differences(environment(), kept)
+    differing = differences(environment(), earlier)
     if differing:
-        told = "; ".join(
+        listed = "; ".join(
             f"{name}: {printable(theirs, 60)}, now {ours:.60}" for name, (ours, theirs) in differing.items()
         )
         warnings.warn(
             CheckpointWarning(
                 f"checkpoint: {stored.path} was made with other software or on another kind of processor, so the last "
-                f"bits may differ from those of a fit that was never interrupted ({told})"
+                f"bits may differ from those of a fit that was never interrupted ({listed})"
             ),
             stacklevel=7,
         )
 
 
 class StoreCheckpointer:
-    """Keeps the state of a fit in a checkpoint; see `fitting.fit_state.Checkpointer`."""
+    """Writer and reader of a fit's state in a checkpoint; see `fitting.fit_state.Checkpointer`."""
 
     def __init__(
         self,
         path: str,
         stored: StoredBeginning | None,
-        told: Mapping[str, Any],
+        header: Mapping[str, Any],
         kinds: Sequence[StoredKind],
         lock: Callable[[], Any],
     ) -> None:
-        self._path, self._stored, self._progress, self._lock = path, stored, told, lock
+        self._path, self._stored, self._header, self._lock = path, stored, header, lock
         self._kinds, self._codec = kinds, snapshot_codec(kinds)
 
     def beginning(self) -> Beginning | None:
-        """What an earlier run kept."""
+        """Read the results of the first pass that an earlier run stored; None for a new checkpoint."""
         if self._stored is None:
             return None
         return _reading(self._stored, self._restore_beginning)
 
     def _restore_beginning(self, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> Beginning:
-        found = {name: value for name, value in values.items() if name not in self._progress}
-        return restore_beginning(found, arrays, self._kinds, values["data"])
+        written = {name: value for name, value in values.items() if name not in self._header}
+        return restore_beginning(written, arrays, self._kinds, values["data"])
 
     def latest(self) -> Snapshot | None:
-        """The last snapshot that is whole."""
+        """Read the newest undamaged snapshot; None if there is no pass."""
         failures: list[CheckpointError] = []
         for folder in passes(self._path):
             try:
                 stored = _open_pass(folder)
                 snapshot = _reading(stored, self._restore_snapshot)
                 if os.path.basename(folder) != _pass_name(snapshot.n_passes):
-                    raise stored.error("n_passes", f"is {snapshot.n_passes}, which is not what the pass is named after")
+                    raise stored.error("n_passes", f"is {snapshot.n_passes}, and the folder's name has another number")
             except CheckpointError as error:
                 failures.append(error)
                 continue
             if failures:
-                warnings.warn(CheckpointWarning(f"{failures[0]}; the pass before it serves"), stacklevel=2)
+                warnings.warn(CheckpointWarning(f"{failures[0]}; the pass before is used instead"), stacklevel=2)
             for damaged in passes(self._path)[: len(failures)]:
                 remove(damaged, damaged)
             return snapshot
@@ -263,13 +262,13 @@ class StoreCheckpointer:
         return restore_snapshot(self._codec, values, arrays, self._kinds)
 
     def keep_beginning(self, beginning: Beginning) -> None:
-        """Keep what the first pass found: the checkpoint is there from now on."""
+        """Store the results of the first pass, which creates the checkpoint."""
         values, arrays = dump_beginning(beginning)
-        write_packed(self._path, KIND, {**self._progress, **values}, arrays)
+        write_packed(self._path, KIND, {**self._header, **values}, arrays)
         self._lock()
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Keep where the fit is now, and forget where it was before the last time."""
+        """Store the state of the fit, and remove all but the last two passes."""
         values, arrays = dump(self._codec, snapshot)
         target = os.path.join(self._path, _pass_name(snapshot.n_passes))
         write_packed(target, PASS_KIND, values, arrays)
@@ -278,10 +277,10 @@ class StoreCheckpointer:
                 remove(old, old)
 
     def check_probes(self, kept: Sequence[Checksum], found: Sequence[Checksum]) -> None:
-        """Raise `CheckpointError` if the data are not those of the earlier run."""
+        """Raise `CheckpointError` if the data differ from the data of the earlier run."""
         if tuple(kept) != tuple(found):
             raise CheckpointError(
-                f"checkpoint: {without_secrets(self._path)} was made with other data: a few rows were looked at, and "
+                f"checkpoint: {without_secrets(self._path)} was made with other data: a few rows were compared, and "
                 "have other values or sample weights. Use the same data, or another checkpoint."
             )
 
@@ -293,12 +292,12 @@ def _reading(stored: PackedGroup, unpack: Callable[[Mapping[str, Any], Mapping[s
 
 
 def checkpoint_record(path: Address) -> dict[str, Any]:
-    """What a checkpoint says of the fit that keeps it; what JSON can say.
+    """Summary of a checkpoint's fit, as values for JSON.
 
     Raises
     ------
     CheckpointError
-        If it is none, or damaged.
+        If there is something other than a checkpoint, or the checkpoint is damaged.
     """
     local = local_path(os.fspath(path))
     if local is None:
@@ -328,11 +327,11 @@ def _progress(beginning: Mapping[str, Any], values: Mapping[str, Any], latest: P
     }
 
 
-def _typed(found: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+def _typed(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
     for name, allowed in types.items():
-        if type(found[name]) not in allowed:  # True is no number
-            raise TypeError(f"{name} is {found[name]!r:.40}")
-    return dict(found)
+        if type(values[name]) not in allowed:  # an exact type: a bool is not a number
+            raise TypeError(f"{name} is {values[name]!r:.40}")
+    return dict(values)
 
 
 def _is_over(start: Mapping[str, Any], max_iter: int) -> bool:

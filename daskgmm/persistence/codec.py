@@ -1,24 +1,24 @@
-"""Frozen records as values that JSON can say and named arrays; and back, believing nothing of what a file holds.
+"""Conversion of frozen records to values for JSON and named arrays, and back, with validation of all that is read.
 
-A codec follows from a type, field by field. Each writes to a path, which names its arrays:
+A codec is made of a type, field by field. Each codec writes to a path, which names its arrays:
 
 =======================  ===========================================================================================
 type                     written as
 =======================  ===========================================================================================
 bool, int, float, str    itself; infinities and NaN by their names, integers that JSON may not hold in hexadecimal
 ``T | None``             null, or as T
-array                    ``"array"``, and the array at its path
+array                    ``"array"``, and the array under its path
 record                   an object with a value for every field
 ``tuple[float, ...]``    ``"array"``, and an array
 ``tuple[T, ...]``        a list
 ``Mapping[K, T]``        a list of pairs of key and value
 =======================  ===========================================================================================
 
-All else that a field may hold, a type or a type variable, the caller gives a codec for. Such a codec is `Columns`, for
-tuples of thousands of records with which JSON would take long.
+For other types, and for type variables, the caller passes a codec, such as `Columns` for tuples of thousands of
+records, for which JSON would be slow.
 
-What is read has the types that the fields say, every field and nothing else. What values make sense a record says in
-its ``__post_init__``. Both end in a ValueError or TypeError for what is no record.
+Reading requires every field, of its declared type, and no other fields. A record checks its values in its own
+``__post_init__``. Both raise ValueError or TypeError for input that is not such a record.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ T = TypeVar("T")
 _ARRAY = "array"
 _NAMED = {str(value): value for value in (math.inf, -math.inf, math.nan)}
 _LARGEST = 1 << 53
-"""Integers up to there every reader of JSON tells apart."""
+"""Bound below which every reader of JSON distinguishes all integers."""
 _HEXADECIMAL = re.compile("-?0x[0-9a-f]+")
 
 
 class Codec(ABC, Generic[T]):
-    """Writes values of one type, and reads them."""
+    """Conversion of values of one type, in both directions."""
 
     @abstractmethod
     def write(self, value: T, path: str, arrays: Arrays) -> Any:
-        """Put the arrays of a value into ``arrays``, under names that begin with ``path``; return what JSON can say."""
+        """Put the arrays of a value into ``arrays``, under names that begin with ``path``; return a value for JSON."""
 
     @abstractmethod
     def read(self, written: Any, path: str, arrays: Arrays) -> T:
-        """Take the arrays out of ``arrays``, and return the value.
+        """Take the arrays of a value out of ``arrays``, and return the value.
 
         Raises
         ------
         ValueError, TypeError
-            If no value was written like this.
+            If ``written`` or an array does not describe such a value.
         """
 
 
@@ -71,13 +71,13 @@ def codec(kind: Any, known: Mapping[Any, Codec[Any]] | None = None) -> Codec[Any
     ----------
     kind : type or type hint
     known : mapping of type to Codec, optional
-        Codecs of types that are no records, by type, hint or type variable.
+        Codecs of types other than records, by type, hint or type variable.
     """
     return _codec(kind, known or {})
 
 
 def dump(made: Codec[T], value: T) -> tuple[Any, Arrays]:
-    """Write a value: what JSON can say, and arrays."""
+    """Convert a value to a value for JSON and named arrays."""
     arrays: Arrays = {}
     return made.write(value, "", arrays), arrays
 
@@ -88,35 +88,35 @@ def restore(made: Codec[T], written: Any, arrays: Mapping[str, Array]) -> T:
     Raises
     ------
     ValueError, TypeError
-        If no value was written like this, or if an array is left over.
+        If ``written`` or an array does not describe such a value, or if an array is left over.
     """
-    left = dict(arrays)
-    value = made.read(written, "", left)
-    if left:
-        raise ValueError(f"the arrays {sorted(left)!s:.80} belong to nothing")
+    remaining = dict(arrays)
+    value = made.read(written, "", remaining)
+    if remaining:
+        raise ValueError(f"the arrays {sorted(remaining)!s:.80} belong to no field")
     return value
 
 
 def join(path: str, name: object) -> str:
-    """Path of a part."""
+    """Path of a part of a value."""
     return f"{path}/{name}" if path else str(name)
 
 
 def take(path: str, arrays: Arrays) -> Array:
-    """Take an array out of ``arrays``; ValueError where it is not there."""
+    """Take an array out of ``arrays``; raise ValueError if there is no such array."""
     if path not in arrays:
         raise ValueError(f"there is no array {path!r:.80}")
     return arrays.pop(path)
 
 
 def below(path: str, arrays: Arrays) -> Arrays:
-    """Take all arrays below a path out of ``arrays``; named without the path."""
+    """Take all arrays below a path out of ``arrays``, and remove the path from their names."""
     prefix = f"{path}/"
     return {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
 
 
 def expect(kind: type | tuple[type, ...], written: Any, path: str) -> Any:
-    """Require an exact type: true is no number."""
+    """Require an exact type: a bool is not accepted as a number."""
     allowed = kind if isinstance(kind, tuple) else (kind,)
     if type(written) not in allowed:
         names = " or ".join(each.__name__ for each in allowed)
@@ -128,7 +128,7 @@ def expect(kind: type | tuple[type, ...], written: Any, path: str) -> Any:
 
 
 class _Exact(Codec[Any]):
-    """Texts and truth values."""
+    """Codec of texts and truth values."""
 
     def __init__(self, kind: type) -> None:
         self._kind = kind
@@ -172,14 +172,14 @@ class _ArrayCodec(Codec[Array]):
 
 
 class _Reals(Codec[tuple[float, ...]]):
-    """Numbers that may be many."""
+    """Codec of a tuple of floats, as an array because there may be many."""
 
     def write(self, value: tuple[float, ...], path: str, arrays: Arrays) -> str:
         return _ArrayCodec().write(np.array(value, np.float64), path, arrays)
 
     def read(self, written: Any, path: str, arrays: Arrays) -> tuple[float, ...]:
-        found = _typed(_ArrayCodec().read(written, path, arrays), np.dtype(np.float64), 1, path)
-        return tuple(found.tolist())
+        values = _typed(_ArrayCodec().read(written, path, arrays), np.dtype(np.float64), 1, path)
+        return tuple(values.tolist())
 
 
 def _typed(array: Array, dtype: np.dtype[Any], n_axes: int, path: str) -> Array:
@@ -190,7 +190,7 @@ def _typed(array: Array, dtype: np.dtype[Any], n_axes: int, path: str) -> Array:
     return array
 
 
-# ---- composed of others
+# ---- composed values
 
 
 @dataclass(frozen=True)
@@ -216,16 +216,16 @@ class _Record(Codec[Any]):
         expect(dict, written, path)
         if written.keys() != self.parts.keys():
             raise ValueError(f"{path} has the fields {sorted(written)!s:.200}; expected {sorted(self.parts)}")
-        found = {name: part.read(written[name], join(path, name), arrays) for name, part in self.parts.items()}
+        values = {name: part.read(written[name], join(path, name), arrays) for name, part in self.parts.items()}
         try:
-            return self.kind(**found)
+            return self.kind(**values)
         except ValueError as error:
             raise ValueError(f"{path}: {error}" if path else str(error)) from None
 
 
 @dataclass(frozen=True)
 class Each(Codec[tuple[Any, ...]]):
-    """A tuple with a codec for each of its items."""
+    """Codec of a tuple with a codec for each item."""
 
     items: Sequence[Codec[Any]]
 
@@ -266,15 +266,15 @@ class _Mapping(Codec[Mapping[Any, Any]]):
         ]
 
     def read(self, written: Any, path: str, arrays: Arrays) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
+        items: dict[Any, Any] = {}
         for i, pair in enumerate(expect(list, written, path)):
             if len(expect(list, pair, path)) != 2:
                 raise ValueError(f"{path} holds {pair!r:.40}; expected pairs of key and value")
             key = self.key.read(pair[0], path, arrays)
-            if key in found:
+            if key in items:
                 raise ValueError(f"{path} holds {key!r:.40} twice")
-            found[key] = self.item.read(pair[1], join(path, i), arrays)
-        return found
+            items[key] = self.item.read(pair[1], join(path, i), arrays)
+        return items
 
 
 # ---- many flat records
@@ -284,15 +284,15 @@ _FLAT = {bool: _COUNTED, int: _COUNTED, str: _TEXT, float: _MEASURED, float | No
 
 
 class Columns(Codec[tuple[Any, ...]]):
-    """A tuple of flat records: a list of the texts that occur, and two arrays, ``counts`` and ``reals``.
+    """Codec of a tuple of flat records: a list of all texts, and two arrays, ``counts`` and ``reals``.
 
-    Integers and truth values are columns of the one, and so are texts, by their place in the list; floats are columns
-    of the other, in which NaN stands for None where that is allowed.
+    Columns of ``counts`` are integers, truth values, and texts as their positions in the list. Columns of ``reals`` are
+    floats; NaN stands for None in fields of the type ``float | None``.
 
     Parameters
     ----------
     kind : type
-        A record with fields of the types bool, int (of 64 bits), str, float and ``float | None``.
+        Record with fields of the types bool, int (of 64 bits), str, float and ``float | None``.
     """
 
     def __init__(self, kind: type) -> None:
@@ -327,7 +327,7 @@ class Columns(Codec[tuple[Any, ...]]):
             columns[name] = self._counted(name, column, path)
         for name, column in zip(self._texts, counts.T[len(self._counts) :], strict=True):
             if len(column) and not 0 <= column.min() <= column.max() < len(words):
-                raise ValueError(f"{path}/counts contains numbers of words that are not there")
+                raise ValueError(f"{path}/counts contains positions beyond the list of {len(words)} texts")
             columns[name] = [words[number] for number in column]
         for name, column in zip(self._reals, reals.T, strict=True):
             columns[name] = column.tolist()
@@ -373,7 +373,7 @@ def _codec(kind: Any, known: Mapping[Any, Codec[Any]]) -> Codec[Any]:
     record = origin if isinstance(origin, type) else kind
     if isinstance(record, type) and is_dataclass(record):
         return _Record(record, {name: _codec(hint, known) for name, hint in _hints(record).items()})
-    raise TypeError(f"{kind} is no type that can be written; give a codec of it")
+    raise TypeError(f"{kind} is not a type that can be written; pass a codec for it")
 
 
 def _tuple(arguments: tuple[Any, ...], known: Mapping[Any, Codec[Any]]) -> Codec[Any]:

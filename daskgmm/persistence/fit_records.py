@@ -1,4 +1,4 @@
-"""Codecs of the records that a fit keeps in order to go on, and what they have to agree with."""
+"""Codecs of the records from which a fit is resumed, and checks of the records against the fit's mixtures."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class StoredKind:
-    """What a checkpoint has to know of one of the mixtures."""
+    """Properties of one mixture of a fit that its stored state has to match."""
 
     structure: CovarianceStructure
     n_components: int
     n_features: int
     state_arrays: StateArrays[Any]
     scatter: bool
-    """The mixture wants second moments of a survey."""
+    """Flag: the mixture needs second moments of a survey."""
     accelerator: Accelerator[Any] | None
 
     @property
     def scattered(self) -> CovarianceStructure | None:
-        """Structure of the second moments that it wants of a survey, if it wants any."""
+        """Structure of the second moments that the mixture needs of a survey; None if it needs none."""
         return self.structure if self.scatter else None
 
     @property
     def accelerator_state(self) -> type[AcceleratorState] | None:
-        """Record of what its accelerator learns; None for plain EM."""
+        """Type of the accelerator's state; None for plain EM."""
         return None if self.accelerator is None else self.accelerator.state_type
 
     @property
@@ -49,12 +49,12 @@ class StoredKind:
         return self.structure.shared
 
 
-# ---- values that are no records
+# ---- values other than records
 
 
 @dataclass(frozen=True)
 class _StateCodec(Codec[Any]):
-    """States of a mixture: named arrays."""
+    """Codec of a mixture's state: named arrays."""
 
     kind: StoredKind
 
@@ -70,7 +70,7 @@ class _StateCodec(Codec[Any]):
 
 
 class _StructureCodec(Codec[CovarianceStructure]):
-    """Covariance structures: their names."""
+    """Codec of a covariance structure: its name."""
 
     def write(self, value: CovarianceStructure, path: str, arrays: Arrays) -> str:
         return value.name
@@ -82,7 +82,7 @@ class _StructureCodec(Codec[CovarianceStructure]):
 
 
 class _WarningCodec(Codec[Warning]):
-    """Warnings of a fit: name of the class, and text."""
+    """Codec of a warning of a fit: name of the class, and text."""
 
     _CLASSES: Mapping[str, type[Warning]] = {kind.__name__: kind for kind in NOTES}
 
@@ -96,13 +96,13 @@ class _WarningCodec(Codec[Warning]):
 
 
 class _NoAccelerator(Codec[Any]):
-    """Nothing, which plain EM learns."""
+    """Codec for plain EM, which refuses any state of an accelerator."""
 
     def write(self, value: Any, path: str, arrays: Arrays) -> Any:
-        raise TypeError(f"{path} is a {type(value).__name__}, and the mixture has no acceleration")
+        raise TypeError(f"{path} is a {type(value).__name__}, and the mixture has no accelerator")
 
     def read(self, written: Any, path: str, arrays: Arrays) -> Any:
-        raise ValueError(f"{path} is of an acceleration, and the mixture has none")
+        raise ValueError(f"{path} is the state of an accelerator, and the mixture has none")
 
 
 # ---- the first pass
@@ -112,43 +112,43 @@ _BEGINNING = codec(Beginning, {CovarianceStructure: _StructureCodec()})
 
 
 def dump_beginning(beginning: Beginning) -> tuple[dict[str, Any], Arrays]:
-    """Write what the first pass found: values that JSON can say, and arrays."""
+    """Convert the results of the first pass to values for JSON and named arrays."""
     return dump(_BEGINNING, beginning)
 
 
 def restore_beginning(
     written: Mapping[str, Any], arrays: Mapping[str, Array], kinds: Sequence[StoredKind], data: Mapping[str, Any]
 ) -> Beginning:
-    """Read what the first pass found; ``data`` is what the checkpoint says of the data.
+    """Read the results of the first pass; ``data`` are the stored properties of the data.
 
     Raises
     ------
     ValueError, TypeError
-        If that cannot be, for these mixtures and these data.
+        If the results are not valid for these mixtures and these data.
     """
-    found: Beginning = restore(_BEGINNING, dict(written), arrays)
-    for number, survey in enumerate(found.surveys):
+    beginning: Beginning = restore(_BEGINNING, dict(written), arrays)
+    for number, survey in enumerate(beginning.surveys):
         survey.check(f"surveys/{number}", data["n_rows"], data["n_features"], weighted=data["sample_weight"])
-    for kind, number in zip(kinds, found.survey_numbers, strict=True):
-        scatter = found.surveys[number].scatter
+    for kind, number in zip(kinds, beginning.survey_numbers, strict=True):
+        scatter = beginning.surveys[number].scatter
         if (None if scatter is None else scatter.structure) is not kind.scattered:
-            raise ValueError("second moments that no mixture asks for, or none where one does")
-    return found
+            raise ValueError("the second moments of a survey are not those that its mixture needs")
+    return beginning
 
 
 # ---- a pass
 
 
 def snapshot_codec(kinds: Sequence[StoredKind]) -> Codec[Snapshot]:
-    """Make the codec of the state of fits, one of each kind."""
+    """Make the codec of a snapshot with the state of one fit for each kind."""
     return codec(Snapshot, {tuple[FitState[Any], ...]: Each([_fit_codec(kind) for kind in kinds])})
 
 
 def _fit_codec(kind: StoredKind) -> Codec[Any]:
-    learnt = kind.accelerator_state
+    accelerator_state = kind.accelerator_state
     known: dict[Any, Codec[Any]] = {
         State: _StateCodec(kind),
-        AcceleratorState: _NoAccelerator() if learnt is None else codec(learnt),
+        AcceleratorState: _NoAccelerator() if accelerator_state is None else codec(accelerator_state),
         Warning: _WarningCodec(),
         tuple[PassRecord, ...]: Columns(PassRecord),
     }
@@ -158,31 +158,31 @@ def _fit_codec(kind: StoredKind) -> Codec[Any]:
 def restore_snapshot(
     made: Codec[Snapshot], written: Mapping[str, Any], arrays: Mapping[str, Array], kinds: Sequence[StoredKind]
 ) -> Snapshot:
-    """Read the state of fits.
+    """Read a snapshot of fits.
 
     Raises
     ------
     ValueError, TypeError
-        If that cannot be, for these mixtures.
+        If the snapshot is not valid for these mixtures.
     """
-    found: Snapshot = restore(made, dict(written), arrays)
-    for number, ((structure, _), moments) in enumerate(found.common.items()):
-        expected = STRUCTURES[structure].second_shape(1, kinds[0].n_features)  # what depends on K is not kept
+    snapshot: Snapshot = restore(made, dict(written), arrays)
+    for number, ((structure, _), moments) in enumerate(snapshot.common.items()):
+        expected = STRUCTURES[structure].second_shape(1, kinds[0].n_features)  # moments that depend on K are not stored
         if moments.shape != expected:
             raise ValueError(f"common/{number} has shape {moments.shape}; expected {expected}")
         if moments.dtype.kind != "f" or not np.isfinite(moments).all():
             raise ValueError(f"common/{number} contains NaN, infinity, or no floating-point numbers")
-    for fit, kind in zip(found.fits, kinds, strict=True):
+    for fit, kind in zip(snapshot.fits, kinds, strict=True):
         _check_fit(fit, kind)
-    return found
+    return snapshot
 
 
 def _check_fit(fit: FitState[Any], kind: StoredKind) -> None:
     for start in fit.starts.values():
         if (start.accelerator is None) != (kind.accelerator_state is None):
-            raise ValueError("no state of an acceleration where there is one")
+            raise ValueError("a start has no state of the mixture's accelerator, or the mixture has no accelerator")
     for collapsed in (fit.collapsed, *(start.collapsed for start in fit.starts.values())):
         if collapsed is None:
             continue
         if not (collapsed or kind.collapses_whole) or max(collapsed, default=0) >= kind.n_components:
-            raise ValueError(f"components {collapsed!r:.40} collapsed, of {kind.n_components}")
+            raise ValueError(f"components {collapsed!r:.40} of {kind.n_components} collapsed, which is impossible")

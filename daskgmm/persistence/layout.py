@@ -1,4 +1,4 @@
-"""What reading and writing a model file have in common."""
+"""Records of a model, and the encoding of values and checksums that reading and writing a model file share."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 KIND = "model"
 FORMAT_VERSION = 1
 
-_MOST_FIELDS, _LONGEST_TEXT = 64, 4096  # of what a fit was computed with
+_MOST_FIELDS, _LONGEST_TEXT = 64, 4096  # limits of the record of a fit's environment
 
 
 def encode(name: str, value: Any) -> Any:
-    """A value as JSON can say it; infinities and NaN as their names."""
+    """Convert a value to one for JSON; infinities and NaN become their names."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool | np.bool_):
@@ -44,9 +44,9 @@ def decode(value: Any) -> Any:
 
 
 def environment_problem(value: Any) -> str | None:
-    """Why it is no record of what a fit was computed with; None if it is one."""
+    """Describe what is wrong with the record of a fit's environment; None for a valid record."""
     if not isinstance(value, Mapping) or len(value) > _MOST_FIELDS:
-        return f"has to be at most {_MOST_FIELDS} texts by name"
+        return f"has to be a mapping of at most {_MOST_FIELDS} names to texts"
     for text in (*value, *value.values()):
         if not is_text(text) or len(text) > _LONGEST_TEXT:
             return f"holds {text!a:.40}; expected a text of at most {_LONGEST_TEXT} characters"
@@ -54,12 +54,12 @@ def environment_problem(value: Any) -> str | None:
 
 
 def is_text(value: Any) -> bool:
-    """Whether it is a text that can be written, which half a surrogate pair is not."""
+    """Return True for a text that UTF-8 can encode, so without single surrogates."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def checksum(array: Array) -> str:
-    """SHA-256 of the values, in C order and little-endian."""
+    """SHA-256 of an array's values, in C order and little-endian."""
     return hashlib.sha256(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
@@ -76,21 +76,21 @@ class ModelKind:
     name: str
     """Name of the class."""
     parameters: frozenset[str]
-    """Parameters of the constructor that are no arrays."""
+    """Names of the constructor's parameters that are not arrays."""
     given: tuple[str, ...]
-    """Parameters of the constructor that may be arrays."""
+    """Names of the constructor's parameters that may be arrays."""
     state_arrays: Callable[[Mapping[str, Any]], StateArrays[Any]]
-    """Arrays of a fit with these parameters of the constructor; ValueError for parameters that are not valid."""
+    """Function from parameters of the constructor to the arrays of a fit; raises ValueError for invalid parameters."""
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A fitted model as values and arrays, with no class of an estimator in it."""
+    """A fitted model as values and arrays, without an estimator's class."""
 
     estimator: str
     """Name of the estimator's class."""
     parameters: Mapping[str, Any]
-    """Parameters of the constructor that are no arrays."""
+    """Parameters of the constructor that are not arrays."""
     given: Mapping[str, Array]
     """Parameters of the constructor that are arrays."""
     state_arrays: StateArrays[Any]
@@ -99,12 +99,12 @@ class StoredModel:
     dtype: np.dtype[Any]
     """Dtype of the estimator's attributes: float32 or float64."""
     facts: Mapping[str, Any]
-    """Values of `FACTS`, as far as they are known."""
+    """Known values of `FACTS`."""
     feature_names: tuple[str, ...] | None
     environment: Mapping[str, str]
-    """What the fit was computed with; empty where nobody knows."""
+    """Software and kind of processor of the fit; empty if unknown."""
     origin: Origin | None
 
 
 FACTS = ("converged", "n_iter", "n_passes", "lower_bound", "lower_bounds", "history")
-"""Attributes of an estimator, without the underscore at the end."""
+"""Names of an estimator's attributes, without the underscore at the end."""

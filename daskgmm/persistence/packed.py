@@ -1,14 +1,14 @@
-"""Many arrays in one: a Zarr group with a single array of bytes, which costs three files however many there are.
+"""Many arrays as one: a Zarr group with a single array of bytes, which takes three files for any number of arrays.
 
 ::
 
-    attributes["daskgmm"]   format, format_version, daskgmm_version, written, values (what is no array),
-                            arrays ([name, dtype, shape, axes] of each, in the order in which they lie),
-                            checksums (SHA-256 of the bytes, and of the rest of these attributes)
+    attributes["daskgmm"]   format, format_version, daskgmm_version, written, values (all but arrays),
+                            arrays ([name, dtype, shape, axes] of each, in the order of their bytes),
+                            checksums (SHA-256 of the bytes, and of the other attributes)
     packed                  uint8, one uncompressed chunk
 
-Products round differently where memory is laid out differently. So arrays are kept with the order of their axes in
-memory, and come back in it.
+Products are rounded differently if the memory layout differs. So an array's order of axes in memory is stored and
+restored.
 """
 
 from __future__ import annotations
@@ -28,29 +28,30 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 PACKED = "packed"
 _DTYPES = ("float64", "float32", "int64", "uint32", "bool")
-_LARGEST = 1 << 48  # of an extent; more would not be a number of anything
+_LARGEST = 1 << 48  # a larger extent of an array is not plausible
 
 
 def write_packed(path: Address, kind: str, values: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """Write arrays and what JSON can say, whole or not at all.
+    """Write values and arrays into a new packed group, whole or not at all.
 
     Parameters
     ----------
     path : str or path
-        Where nothing is yet.
+        Path at which there is nothing yet.
     kind : str
+        Kind of group.
     values : mapping
-        What JSON can say.
+        Values for JSON.
     arrays : mapping of str to numpy.ndarray
-        Of the dtypes float64, float32, int64, uint32 and bool.
+        Arrays of the dtypes float64, float32, int64, uint32 and bool.
     """
-    told, pieces = [], []
+    headers, pieces = [], []
     for name, array in arrays.items():
         axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-        told.append([name, array.dtype.name, list(array.shape), axes])
+        headers.append([name, array.dtype.name, list(array.shape), axes])
         pieces.append(np.ascontiguousarray(array.transpose(axes)).reshape(-1).view(np.uint8))
     packed = np.concatenate([np.empty(0, np.uint8), *pieces])
-    attributes = record(kind, written=time.time(), values=dict(values), arrays=told)
+    attributes = record(kind, written=time.time(), values=dict(values), arrays=headers)
     attributes["checksums"] = {PACKED: checksum(packed), "attributes": digest(attributes)}
     with new_store(path, attributes) as group:
         stored = group.create_array(
@@ -66,16 +67,16 @@ def write_packed(path: Address, kind: str, values: Mapping[str, Any], arrays: Ma
 
 
 class PackedGroup(StoredGroup):
-    """Such a group, to be read."""
+    """A packed group, to be read."""
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """What is no array."""
+        """Values beside the arrays."""
         return self.mapping("values")
 
     @property
     def age(self) -> float:
-        """Seconds since it was written."""
+        """Seconds since the group was written."""
         written = self.attributes.get("written")
         if isinstance(written, bool) or not isinstance(written, int | float):
             raise self.error("written", f"is {written!r:.40}; expected a time in seconds")
@@ -83,22 +84,22 @@ class PackedGroup(StoredGroup):
 
     def arrays(self) -> dict[str, Array]:
         """All arrays, by their names."""
-        told = self._headers()
-        packed = self.array(PACKED, (sum(n_bytes for *_, n_bytes in told),), (np.uint8,))
-        found, offset = {}, 0
-        for name, dtype, shape, axes, n_bytes in told:
+        headers = self._headers()
+        packed = self.array(PACKED, (sum(n_bytes for *_, n_bytes in headers),), (np.uint8,))
+        arrays, offset = {}, 0
+        for name, dtype, shape, axes, n_bytes in headers:
             piece = packed[offset : offset + n_bytes].view(dtype)
-            # A copy of its own lies as every new array does, whatever lies before it here.
-            found[name] = piece.reshape([shape[axis] for axis in axes]).copy().transpose(np.argsort(axes).astype(int))
+            # A copy has the alignment of every new array, which a view at this offset may not have.
+            arrays[name] = piece.reshape([shape[axis] for axis in axes]).copy().transpose(np.argsort(axes).astype(int))
             offset += n_bytes
-        return found
+        return arrays
 
     def _headers(self) -> list[tuple[str, np.dtype[Any], list[int], list[int], int]]:
         """Name, dtype, shape, axes and size in bytes of every array."""
-        told = self.attributes.get("arrays")
-        if not isinstance(told, list):
+        headers = self.attributes.get("arrays")
+        if not isinstance(headers, list):
             raise self.error("arrays", "is missing or damaged")
-        return [self._checked(entry) for entry in told]
+        return [self._checked(entry) for entry in headers]
 
     def _checked(self, entry: Any) -> tuple[str, np.dtype[Any], list[int], list[int], int]:
         if not (isinstance(entry, list) and len(entry) == 4 and isinstance(entry[0], str) and entry[1] in _DTYPES):

@@ -1,4 +1,4 @@
-"""A file -> a fitted model, or an error that says what is wrong with it."""
+"""A file -> a record of a fitted model, or an error that names the damaged field."""
 
 from __future__ import annotations
 
@@ -30,27 +30,28 @@ def read_model(path: Address, kinds: Iterable[ModelKind]) -> StoredModel:
     ----------
     path : str or path
     kinds : iterable of ModelKind
-        All that a file may hold.
+        All kinds of model that a file may contain.
 
     Raises
     ------
     StoreNotFoundError
         If there is nothing at ``path``.
     ModelFormatError
-        If what is there is no model, is damaged, or was written in a newer format. The message names file and field.
+        If there is something other than a model, or the model is damaged or has a newer format. The message names file
+        and field.
     """
     with damage_errors(os.fspath(path), ModelFormatError):
         return _Reader.open(os.fspath(path)).model({kind.name: kind for kind in kinds})
 
 
 class _Reader(StoredGroup):
-    """A group that claims to be a model."""
+    """A group whose attributes declare a model."""
 
     kind = KIND
     origin = "save() or `daskgmm fit`"
 
     def model(self, kinds: Mapping[str, ModelKind]) -> StoredModel:
-        """Read all of it."""
+        """Read the whole model."""
         name = self.attributes.get("estimator")
         if not isinstance(name, str) or name not in kinds:
             raise self.error("estimator", f"is {name!r:.40}; expected one of {', '.join(kinds)}")
@@ -87,15 +88,15 @@ class _Reader(StoredGroup):
         return {name: self.array(name, None, (np.float64, np.float32)) for name in names}
 
     def _state(self, kind: StateArrays[Any], fitted: Mapping[str, Any]) -> MixtureParameters | Posterior:
-        """What the fit had found."""
+        """Read the result of the fit."""
         structure = STRUCTURES.get(str(fitted.get("covariance_type")))
         if structure is None:
             raise self.error("covariance_type", f"is {fitted.get('covariance_type')!r:.40}")
         n_features, n_components = self.count(fitted, "n_features_in", 1), self.count(fitted, "n_components", 1)
         shapes = kind.known(kind.shapes(structure, n_components, n_features), self.mapping("checksums"))
         arrays = {name: self.array(name, shape, (np.float64,)) for name, shape in shapes.items()}
-        if found := kind.problem(structure, arrays):
-            raise self.error(*found)
+        if problem := kind.problem(structure, arrays):
+            raise self.error(*problem)
         state: MixtureParameters | Posterior = kind.state(structure, arrays)
         return state
 
@@ -116,14 +117,14 @@ class _Reader(StoredGroup):
         return {name: readers[name](fitted, name) for name in FACTS if name in fitted}
 
     def _bound(self, fitted: Mapping[str, Any], name: str) -> float:
-        """The lower bound of the fit."""
+        """Lower bound of the fit."""
         value = decode(fitted[name])
-        if not (isinstance(value, float) and value < math.inf):  # and no NaN
+        if not (isinstance(value, float) and value < math.inf):  # False for NaN
             raise self.error(name, "has to be a number, less than infinity")
         return value
 
     def _bounds(self, fitted: Mapping[str, Any], name: str) -> list[float]:
-        """The lower bounds of all iterations."""
+        """Lower bounds of all iterations."""
         if not isinstance(fitted[name], list):
             raise self.error(name, "has to be a list of numbers")
         return [self._bound({name: value}, name) for value in fitted[name]]
@@ -135,10 +136,10 @@ class _Reader(StoredGroup):
         try:
             return [PassRecord(**{key: decode(value) for key, value in record.items()}) for record in records]
         except (TypeError, ValueError, AttributeError) as error:
-            raise self.error(name, f"is not one of passes ({error!s:.200})") from error
+            raise self.error(name, f"is not a list of records of passes ({error!s:.200})") from error
 
     def _environment(self) -> Mapping[str, str]:
-        value = self.attributes.get("environment", {})  # the first files did not have it
+        value = self.attributes.get("environment", {})  # optional
         if problem := environment_problem(value):
             raise self.error("environment", problem)
         return value
@@ -147,7 +148,7 @@ class _Reader(StoredGroup):
         try:
             origin = Origin.from_record(self.attributes["origin"])
         except (TypeError, ValueError, AttributeError) as error:
-            raise self.error("origin", f"is not that of a fit ({error!s:.200})") from error
+            raise self.error("origin", f"is not the origin of a fit ({error!s:.200})") from error
         if origin.data.shape[1] != n_features:
             raise self.error("origin", f"has data of the shape {origin.data.shape}; expected {n_features} features")
         return origin

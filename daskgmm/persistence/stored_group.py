@@ -1,4 +1,4 @@
-"""A Zarr group that claims to be something that daskgmm wrote: nothing in it is believed."""
+"""A Zarr group of daskgmm's: every field is validated before use."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from .layout import FORMAT_VERSION, checksum, digest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_MOST_BESIDE = 1 << 20  # bytes of metadata beside a chunk, where they cannot be told from it
+_MOST_BESIDE = 1 << 20  # bytes of metadata beside a chunk, in stores that report only the sum
 
 
 @contextmanager
 def damage_errors(path: str, failure: type[DaskGMMError]) -> Iterator[None]:
-    """Raise an error that names the file for whatever no check foresees: no field of a file is believed.
+    """Convert any unforeseen exception in the ``with`` block to an error that names the file as damaged.
 
     Parameters
     ----------
@@ -43,28 +43,29 @@ def damage_errors(path: str, failure: type[DaskGMMError]) -> Iterator[None]:
     except DaskGMMError:
         raise
     except Exception as error:
-        told = printable(Secrets(path).hide(f"{type(error).__name__}: {error}"), 400)
-        raise failure(f"{printable(without_secrets(path))} is damaged ({told})") from None
+        reason = printable(Secrets(path).hide(f"{type(error).__name__}: {error}"), 400)
+        raise failure(f"{printable(without_secrets(path))} is damaged ({reason})") from None
 
 
 @dataclass(frozen=True)
 class StoredGroup:
-    """Such a group; every method raises `failure` where it is not what it should be."""
+    """A Zarr group of daskgmm's, to be read; every method raises `failure` for invalid contents."""
 
     path: str
-    """Without credentials, for messages."""
+    """Path or URL without credentials, for messages."""
     group: zarr.Group
     attributes: Mapping[str, Any]
 
     kind: ClassVar[str]
-    """What its attributes have to call it."""
+    """Required format in the attributes, and name of such groups in messages."""
     origin: ClassVar[str]
-    """Where such groups come from."""
+    """Functions and commands that write such groups, for messages."""
     failure: ClassVar[type[DaskGMMError]] = ModelFormatError
+    """Class of errors."""
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """The group at a path or URL, whose attributes match their checksum."""
+        """Open the group at a path or URL, and check its format and the checksum of its attributes."""
         shown = printable(without_secrets(path))
         try:
             node = open_node(path)
@@ -72,9 +73,9 @@ class StoredGroup:
             raise cls.failure(f"{shown} is no {cls.kind}: {error}") from error.__cause__
         attributes = read_record(node)
         if isinstance(node, zarr.Group) and attributes.get("format") == cls.kind:
-            found = cls(shown, node, attributes)
-            found._check_format()
-            return found
+            stored = cls(shown, node, attributes)
+            stored._check_format()
+            return stored
         what = "array" if isinstance(node, zarr.Array) else "group"
         kind = f" ({attributes['format']!r:.40})" if "format" in attributes else ""
         raise cls.failure(
@@ -83,7 +84,7 @@ class StoredGroup:
         )
 
     def error(self, field: str, text: str) -> DaskGMMError:
-        """What to raise of a field."""
+        """Make the error for a field."""
         return self.failure(f"{self.path}: {field} {text}")
 
     def _check_format(self) -> None:
@@ -101,25 +102,25 @@ class StoredGroup:
     # ---- attributes
 
     def mapping(self, field: str) -> Mapping[str, Any]:
-        """An attribute that holds others."""
+        """Attribute that is a mapping."""
         value = self.attributes.get(field)
         if not isinstance(value, dict):
             raise self.error(field, "is missing or damaged")
         return value
 
     def expected_checksum(self, name: str) -> Any:
-        """What the checksum of an array has to be."""
+        """Stored checksum of an array, or of the attributes."""
         return self.mapping("checksums").get(name)
 
     def count(self, values: Mapping[str, Any], name: str, least: int = 0) -> int:
-        """An attribute that is a number of something."""
+        """Entry that is an integer of at least ``least``."""
         value = values.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise self.error(name, f"is {value!r:.40}; expected an integer of at least {least}")
         return value
 
     def flag(self, values: Mapping[str, Any], name: str) -> bool:
-        """An attribute that is true or false."""
+        """Entry that is true or false."""
         value = values.get(name)
         if not isinstance(value, bool):
             raise self.error(name, f"is {value!r:.40}; expected true or false")
@@ -128,7 +129,7 @@ class StoredGroup:
     # ---- arrays
 
     def array(self, name: str, shape: tuple[int, ...] | None, dtypes: tuple[type, ...]) -> Array:
-        """One array, of the given shape where it is known; allocated only when its file can hold what it declares."""
+        """Read an array, of the given shape if that is known; allocate it only if the size of its file fits."""
         try:
             stored = member(self.group, name)
             if stored is None:
@@ -138,9 +139,9 @@ class StoredGroup:
         except self.failure:
             raise
         except Exception as error:
-            # Damaged metadata and chunks end in whatever the libraries below raise for them.
-            told = printable(hide_urls(f"{type(error).__name__}: {error}"), 400)
-            raise self.error(name, f"cannot be read ({told})") from None
+            # Zarr and its codecs raise exceptions of many kinds for damaged metadata and chunks.
+            reason = printable(hide_urls(f"{type(error).__name__}: {error}"), 400)
+            raise self.error(name, f"cannot be read ({reason})") from None
         if checksum(values) != self.expected_checksum(name):
             raise self.error(name, "does not match its checksum: the file is damaged")
         return values
@@ -158,22 +159,24 @@ class StoredGroup:
         self._check_stored(name, stored, product(stored.shape) * stored.dtype.itemsize)
 
     def _check_stored(self, name: str, stored: zarr.Array[Any], n_bytes: int) -> None:
-        """Raise unless exactly so many bytes are there and can be held."""
+        """Raise unless exactly ``n_bytes`` are stored and fit into memory."""
         root = getattr(stored.store, "root", None)
         if isinstance(root, Path):
-            found = most = self._file_bytes(name, root, stored.metadata.encode_chunk_key((0,) * stored.ndim))
+            size = least = self._file_bytes(name, root, stored.metadata.encode_chunk_key((0,) * stored.ndim))
         else:
-            found = stored.nbytes_stored()
-            most = found - _MOST_BESIDE
-        if found < n_bytes and (found or n_bytes > _MOST_BESIDE):  # a small chunk of zeros may have been left out
+            size = stored.nbytes_stored()  # with metadata
+            least = size - _MOST_BESIDE
+        if size < n_bytes and (size or n_bytes > _MOST_BESIDE):  # a small chunk of zeros may have been left out
             raise self.error(name, f"declares {n_bytes} bytes, and fewer are stored: its chunk is missing or cut")
-        if most > n_bytes:
-            raise self.error(name, f"declares {n_bytes} bytes, and {found} are stored: it is damaged")
+        if least > n_bytes:
+            raise self.error(name, f"declares {n_bytes} bytes, and {size} are stored: it is damaged")
         if n_bytes > (memory := _memory()):
-            raise self.error(name, f"declares {n_bytes} bytes, and this machine has {memory} of memory: it is damaged")
+            raise self.error(
+                name, f"declares {n_bytes} bytes, and this machine has {memory} bytes of memory: it is damaged"
+            )
 
     def _file_bytes(self, name: str, root: Path, key: str) -> int:
-        """Size of a chunk's file, which lies in the group itself: a link could lead anywhere."""
+        """Size of a chunk's file, which must be in the group itself: a link could lead anywhere."""
         folder = os.path.join(root, self.group.path, name)
         chunk, *folders = list(accumulate((folder, *key.split("/")), os.path.join))[::-1]
         for path in (chunk, *folders, os.path.join(folder, "zarr.json")):
@@ -184,7 +187,7 @@ class StoredGroup:
 
 
 def _memory() -> float:
-    """Bytes of this machine's memory; infinity where it does not tell."""
+    """Size of this machine's memory, in bytes; infinity if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

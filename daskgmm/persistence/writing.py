@@ -1,4 +1,4 @@
-"""A fitted model -> a file."""
+"""A record of a fitted model -> a file."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def write_model(path: Address, model: StoredModel, *, overwrite: bool = False) -
         A local path, or a URL that fsspec can write.
     model : StoredModel
     overwrite : bool, default=False
-        Replace a model that is there; it stays until the new one is complete. Anything but a model is never replaced.
+        Replace an existing model, which stays until the new one is complete. Only a model is ever replaced.
 
     Raises
     ------
     OutputExistsError
         If there is something at ``path`` that is not to be replaced.
     TypeError, ValueError
-        If a parameter cannot be stored, or the state is not that of a mixture.
+        If a parameter cannot be stored, or the state is not valid.
     """
     fitted = model.state_arrays.arrays(model.state)
-    if found := model.state_arrays.problem(model.state.structure, fitted):
-        raise ValueError(f"{model.estimator} cannot be saved: its {found[0]}_ {found[1]}")
-    arrays = fitted | _of_a_stored_dtype(model.given)
+    if problem := model.state_arrays.problem(model.state.structure, fitted):
+        raise ValueError(f"{model.estimator} cannot be saved: its {problem[0]}_ {problem[1]}")
+    arrays = fitted | _in_stored_dtype(model.given)
     attributes = record(
         KIND,
         library_versions={library: importlib.metadata.version(library) for library in _LIBRARIES}
@@ -63,7 +63,7 @@ def write_model(path: Address, model: StoredModel, *, overwrite: bool = False) -
                 dtype=array.dtype,
                 compressors=None,
                 filters=None,
-                config={"write_empty_chunks": True},  # zeros, too: what is not there is missing
+                config={"write_empty_chunks": True},  # zeros, too: a missing chunk is always damage
             )
             stored[...] = array
 
@@ -74,12 +74,12 @@ def _environment(model: StoredModel) -> dict[str, str]:
     return dict(model.environment)
 
 
-def _of_a_stored_dtype(given: Mapping[str, Array]) -> dict[str, Array]:
+def _in_stored_dtype(given: Mapping[str, Array]) -> dict[str, Array]:
     return {name: a if a.dtype == np.float32 else a.astype(np.float64) for name, a in given.items()}
 
 
 def _fitted_values(model: StoredModel) -> dict[str, Any]:
-    """Fitted values that are no arrays; those that nobody knows are left out."""
+    """Fitted values other than arrays, without unknown ones."""
     n_components, n_features = model.state.means.shape
     return {
         "covariance_type": model.state.structure.name,

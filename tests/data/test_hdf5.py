@@ -103,7 +103,7 @@ def test_a_file_in_memory_cannot_travel():
     with h5py.File("memory", "w", driver="core", backing_store=False) as file:
         file["x"] = X
         np.testing.assert_array_equal(fit(file["x"]).means_, fit(X).means_)
-        with pytest.raises(StoreError, match="the HDF5 file lies in the memory of this one"):
+        with pytest.raises(StoreError, match="the HDF5 file is in the memory of this process"):
             pickle.dumps(resolve(file["x"]).handle)
 
 
