@@ -28,8 +28,8 @@ def of_label(label: str) -> str:
 def few_rows(init_size: int, enough: int, of: str) -> InitializationWarning:
     """Warning of a sample that is too small for the number of parameters."""
     return InitializationWarning(
-        f"init_size={init_size} is few rows for the starts{of}: this mixture has so many "
-        f"parameters that at least {enough} would be needed. Increase init_size, or leave it out."
+        f"init_size={init_size} rows are too few for the starts{of}: the parameters of this mixture need at least "
+        f"{enough} rows. Increase init_size, or leave it out."
     )
 
 
@@ -44,8 +44,8 @@ def began_anew(reseeding: Reseeding, of: str, n_sampled: int | None = None) -> R
     where = "" if n_sampled is None else f" on a sample of {n_sampled:,} rows"
     return ReseedingWarning(
         f"component(s) {_named(reseeding.components)}{of} {what} in iteration {reseeding.n_iter}{where} and "
-        "began anew, each with half of the widest component. If the data do not have so many clusters, decrease the "
-        "number of components; else try other init_params or a larger n_init"
+        "began anew, each with half of the widest component. If the data have fewer clusters, decrease the number of "
+        "components; else try other init_params or a larger n_init"
         + (", increase reg_covar, or scale the input data." if reseeding.collapsed else ".")
     )
 
@@ -76,9 +76,9 @@ def coincidences(
         named = "; ".join(_named(group) for group in groups[:4]) + ("; …" if len(groups) > 4 else "")
         yield CoincidingComponentsWarning(
             f"components {named}{of} coincide: they describe the same rows, and fewer components would "
-            "describe the data as well. Decrease n_components; if the data should have so many clusters, try other "
-            "init_params, a larger n_init or init_size, or a smaller tol, so that components have time to part; "
-            "where the data vary by less than the square root of reg_covar, scale them or decrease it."
+            "describe the data as well. Decrease n_components. If you expect more clusters, try other init_params, a "
+            "larger n_init or init_size, or a smaller tol, so that components have time to separate. If the data vary "
+            "by less than the square root of reg_covar, scale the data or decrease reg_covar."
         )
 
 
