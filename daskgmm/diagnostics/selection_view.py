@@ -225,7 +225,7 @@ def check_picture(path: str, *, overwrite: bool = False) -> None:
     """
     _check_matplotlib()
     if _format(path) not in _FORMATS:
-        raise ValueError(f"{path!r}: the name of a picture must end in {', '.join('.' + name for name in _FORMATS)}")
+        raise ValueError(f"{path!r}: the name of a picture ends in {', '.join('.' + name for name in _FORMATS)}")
     if os.path.lexists(path) and not (overwrite and os.path.isfile(path)):
         raise OutputExistsError(f"{path} is there already. Choose another name, or replace it with overwrite=True.")
     directory = os.path.dirname(os.path.abspath(path))

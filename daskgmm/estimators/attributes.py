@@ -47,8 +47,8 @@ class Prepared(Generic[State]):
         """Prepare private copies of attributes; equal arrays are stored once."""
         p = parameters
         known = [array for array in (p.weights, p.means, p.precisions_cholesky) if array.base is None]
-        kept = (next((k for k in known if _equal(k, array)), array) for array in attributes)
-        return cls(settings, tuple(kept), state, parameters)
+        shared = (next((k for k in known if _equal(k, array)), array) for array in attributes)
+        return cls(settings, tuple(shared), state, parameters)
 
     def follows_from(self, settings: tuple[str, ...], attributes: Sequence[Array]) -> bool:
         """Test whether settings and attributes are the same, to the last bit."""

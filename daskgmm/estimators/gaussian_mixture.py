@@ -269,10 +269,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     # ---- the M-step and its state
 
     def _prepare(self, n_features: int) -> Preparation[MixtureParameters]:
-        given = check_given(
+        initial = check_given(
             self._structure, self.n_components, n_features, self.weights_init, self.means_init, self.precisions_init
         )
-        estimation = MaximumLikelihood(self._structure, float(self.reg_covar), given)
+        estimation = MaximumLikelihood(self._structure, float(self.reg_covar), initial)
         kind = ACCELERATIONS.get(self.acceleration or "")
         return Preparation(lambda survey: estimation, accelerator=None if kind is None else kind(float(self.reg_covar)))
 

@@ -215,8 +215,8 @@ def select(
     >>> import dask.array as da
     >>> from daskgmm import select
     >>> x = da.concatenate([da.random.default_rng(0).normal(size=(10_000, 2)) + shift for shift in (0, 8)])
-    >>> found = select(x, range(1, 5), ("full", "spherical"))
-    >>> found.best
+    >>> selection = select(x, range(1, 5), ("full", "spherical"))
+    >>> selection.best
     (2, 'spherical')
     """
     base = check_estimator(estimator)

@@ -65,17 +65,17 @@ class MixtureFits(Generic[State]):
         SchedulerError
             If the scheduler does not answer.
         """
-        surveys, seconds, kept = self._survey()
+        surveys, seconds, snapshot = self._survey()
         frame, weight_sum = Frame.of(surveys[0].mean, surveys[0].deviation), surveys[0].weight_sum
         estep_pass = EStepPass(self._engine, self._dataset, frame, partial(backend_for, self._dataset), weight_sum)
         fits = [
             MixtureFit(self._engine, self._dataset, spec, survey, frame, partial(self._is_hopeless, number, weight_sum))
             for number, (spec, survey) in enumerate(zip(self._specs, surveys, strict=True))
         ]
-        if kept is None:
+        if snapshot is None:
             self._begin(fits, estep_pass, seconds)
         else:
-            self._resume(fits, estep_pass, kept)
+            self._resume(fits, estep_pass, snapshot)
         self._emit_loading()
         running = [(fit, number, run) for fit in fits for number, run in fit.runs().items()]
 
@@ -93,16 +93,17 @@ class MixtureFits(Generic[State]):
         """Return the surveys, the seconds of their pass, and the last snapshot of an earlier run, or None."""
         checkpointer, dataset = self._checkpointer, self._dataset
         probes = () if checkpointer is None else tuple(probe(self._engine, dataset))
-        kept = None if checkpointer is None else checkpointer.beginning()
-        if checkpointer is not None and kept is not None:
-            checkpointer.check_probes(kept.probes, probes)
-            dataset.guard.check(kept.checksum)
-            self._engine.n_passes += kept.n_passes
+        beginning = None if checkpointer is None else checkpointer.beginning()
+        if checkpointer is not None and beginning is not None:
+            checkpointer.check_probes(beginning.probes, probes)
+            dataset.guard.check(beginning.checksum)
+            self._engine.n_passes += beginning.n_passes
             self._specs = [
                 replace(spec, random_state=record.restore())
-                for spec, record in zip(self._specs, kept.random_states, strict=True)
+                for spec, record in zip(self._specs, beginning.random_states, strict=True)
             ]
-            return [kept.survey(number) for number in range(len(self._specs))], kept.seconds, checkpointer.latest()
+            surveys = [beginning.survey(number) for number in range(len(self._specs))]
+            return surveys, beginning.seconds, checkpointer.latest()
         begin = time.perf_counter()
         surveys = take_surveys(self._engine, dataset, self._specs)
         seconds = time.perf_counter() - begin
@@ -121,14 +122,14 @@ class MixtureFits(Generic[State]):
         self._fits = fits
         self._keep(estep_pass)
 
-    def _resume(self, fits: list[MixtureFit[State]], estep_pass: EStepPass, kept: Snapshot) -> None:
-        estep_pass.common.update(kept.common)
-        self._engine.n_passes = kept.n_passes
-        for fit, state in zip(fits, kept.fits, strict=True):
+    def _resume(self, fits: list[MixtureFit[State]], estep_pass: EStepPass, snapshot: Snapshot) -> None:
+        estep_pass.common.update(snapshot.common)
+        self._engine.n_passes = snapshot.n_passes
+        for fit, state in zip(fits, snapshot.fits, strict=True):
             fit.resume(state)
-        if self._early_stop is not None and kept.pruner_state is not None:
-            self._pruner_state = kept.pruner_state
-        self._engine.emit(FitResumed(kept.n_passes))
+        if self._early_stop is not None and snapshot.pruner_state is not None:
+            self._pruner_state = snapshot.pruner_state
+        self._engine.emit(FitResumed(snapshot.n_passes))
         self._fits = fits
 
     def _is_hopeless(self, fit: int, weight_sum: float, start: int, bounds: Sequence[float]) -> bool:

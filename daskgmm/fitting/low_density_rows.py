@@ -25,9 +25,9 @@ class LowDensityRows:
     limit: int
     """Largest number of rows to keep."""
     rows: Array
-    """Shape (n, D), float32 where the data are, else float64."""
+    """Values of the rows, shape (n, D); float32 for float32 data, otherwise float64."""
     weights: Array
-    """Shape (n,)."""
+    """Weights of the rows, shape (n,)."""
     log_density: Array
     """Log-densities in nats, shape (n,)."""
     number: Array
