@@ -316,11 +316,18 @@ def test_clients_that_are_forgotten_again_and_again_are_told(cluster, gate):
     assert re.search(r"went away 4 times during one pass \(it (does not know any more|has lost the rows)", str(error))
 
 
+def shut_down(cluster):
+    """Begin to close a cluster whose worker waits at the gate, so far that the worker runs no other task."""
+    (worker,) = cluster.workers.values()
+    threading.Thread(target=cluster.close).start()
+    wait_until(lambda: worker.status in (distributed.Status.closing, distributed.Status.closed))
+
+
 def test_a_cluster_that_is_shut_down_is_told_at_once(gate):
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", memory_limit=0
     ) as local, distributed.Client(local, set_as_default=False) as client:  # fmt: skip
-        strike = Strike((BatchFinished, "estep", 3), local.close, gate)
+        strike = Strike((BatchFinished, "estep", 3), lambda: shut_down(local), gate)
         error = ends_within(30, lambda: model(scheduler=client, callbacks=[strike]).fit(gated(gate)))
     assert isinstance(error, SchedulerError)
     assert "was shut down with its cluster" in str(error)

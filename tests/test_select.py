@@ -387,7 +387,7 @@ def test_no_row_is_held_out_unless_that_is_asked_for():
 def test_weights_that_leave_nothing_to_hold_out_are_told():
     weights = np.where(HeldOut(0.2, 0)(0, N), 0.0, 1.0)
     estimator = GaussianMixture(random_state=0)
-    with pytest.raises(InvalidWeightsError, match="held out have weight zero"):
+    with pytest.raises(InvalidWeightsError, match="held-out rows have weight zero"):
         select(X, [1], criterion="held_out", held_out=0.2, sample_weight=weights, estimator=estimator)
 
 

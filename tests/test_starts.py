@@ -358,7 +358,7 @@ def test_a_sample_of_fewer_rows_than_components(kind):
 
 def test_a_sample_that_is_small_for_the_mixture_is_told_with_the_number_to_use():
     model = GaussianMixture(4, init_size=40, random_state=0)
-    with pytest.warns(InitializationWarning, match=r"init_size=40 is few rows .* at least 58 would be needed"):
+    with pytest.warns(InitializationWarning, match=r"init_size=40 rows are too few .* at least 58 rows"):
         model.fit(X)  # 23 free parameters, and five numbers for each of them
     model.set_params(init_size=58).fit(X)
     rows, weights, where = marked(20_000, 40)

@@ -1,6 +1,8 @@
-"""What people look at: consumers of events, and pictures.
+"""Displays for people: printed lines, a progress bar, tables and pictures.
 
-verbose    lines on standard output, as scikit-learn prints them
-progress   a bar on standard error
-summary    what a model or a store is, as a record for programs and as tables for people
+verbose          listener that prints lines on standard output, as scikit-learn does
+progress         listener that shows a progress bar on standard error
+digits           numbers of digits for log-likelihoods and information criteria
+selection_view   comparison of several mixtures, as a table and as a picture
+summary          records of models, stores and checkpoints as tables
 """

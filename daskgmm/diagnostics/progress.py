@@ -1,4 +1,4 @@
-"""A progress display on standard error: a bar inside each pass, and what the last iteration achieved."""
+"""A progress display on standard error: a bar for each pass, and the bound of the last iteration."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ..fitting.events import FitResumed, IterationFinished, SampleFitted, Sample
 
 
 class ProgressBar:
-    """Shows how a fit goes, as one of its ``callbacks``.
+    """Progress display of a fit, to be passed in ``callbacks``.
 
-    On a terminal one line is redrawn: the iteration, a bar of the rows that its pass has read, the mean log-likelihood
-    (or the bound of a Bayesian fit) and its change, and rows per second. Where several mixtures are fitted at once, it
-    tells how many are still running, and the largest change of any of them. Where standard error is no terminal, plain
-    lines are written instead. Standard output is never touched.
+    On a terminal, one line is redrawn: the iteration, a bar of the rows read in the pass, the mean log-likelihood (or
+    the bound of a Bayesian fit) and its change, and rows per second. For several mixtures fitted at once, the line
+    shows the number of running mixtures, and the largest change of any of them. If standard error is no terminal, plain
+    lines are written instead. Nothing is written to standard output.
 
     Parameters
     ----------
     interval : float, default=1.0
-        Least number of seconds between two plain lines about iterations.
+        Minimum time between two plain lines about iterations, in seconds.
 
     Examples
     --------
@@ -42,7 +42,7 @@ class ProgressBar:
         self._reset()
 
     def __call__(self, event: Any) -> None:
-        """Take note of an event; in a threaded fit they come from several threads."""
+        """Process an event; events may come from several threads."""
         with self._lock:
             if isinstance(event, EngineClosed):
                 self._close()
@@ -62,7 +62,7 @@ class ProgressBar:
         self._forget()
 
     def _forget(self) -> None:
-        """Begin anew with the next fit."""
+        """Reset the state for the next fit."""
         self._n_starts: dict[str, int] = {}
         self._n_ended: Counter[str] = Counter()
         self._changes: dict[str, float] = {}
@@ -83,7 +83,7 @@ class ProgressBar:
                 self._waiting = event.what
                 display.wait(f"{event.what} …")
             case StartBegun():
-                # Iterations of an earlier run count; those on samples, and what they achieved, do not.
+                # Iterations of an earlier run count; iterations on samples, and their bounds, do not.
                 self._iteration = event.n_iter + 1 if not self._n_starts else max(self._iteration, event.n_iter + 1)
                 self._n_starts[event.label] = event.n_starts
                 self._has_iterated = False
@@ -106,7 +106,7 @@ class ProgressBar:
                 )
             case SampleFitted():
                 what = f"{_start(event, event.n_starts)}{_sample(event)}"
-                if event.label:  # beside others: too many lines to keep
+                if event.label:  # several mixtures: too many lines to keep
                     display.iterated(what, _outcome(event))
                 else:
                     display.line(f"{what}: {_outcome(event)}")
@@ -129,20 +129,20 @@ class ProgressBar:
             display.begin(event.label, event.n_rows, "")
             return
         if self._changes:
-            display.iterated(self._working(self._iteration - 1), self._achievements())
+            display.iterated(self._iteration_text(self._iteration - 1), self._achievements())
         waiting = f": {self._waiting} …" if self._waiting else ""
         status = None if self._has_iterated else ""
-        display.begin(self._working(self._iteration) + waiting, event.n_rows, status)
+        display.begin(self._iteration_text(self._iteration) + waiting, event.n_rows, status)
 
     def _running(self) -> list[str]:
         return [label for label, n_starts in self._n_starts.items() if self._n_ended[label] < n_starts]
 
-    def _working(self, iteration: int) -> str:
+    def _iteration_text(self, iteration: int) -> str:
         among = f", {len(self._running())} of {len(self._n_starts)} running" if len(self._n_starts) > 1 else ""
         return f"iteration {iteration}{among}"
 
     def _achievements(self) -> str:
-        """Of mixtures that are fitted together, where they were last seen."""
+        """Largest last change among the running mixtures, and the rate."""
         changes = {label: abs(self._changes[label]) for label in self._running() if label in self._changes}
         label = max(changes, key=lambda label: changes[label], default="")
         assert self._display is not None
@@ -155,34 +155,34 @@ class ProgressBar:
 
 
 class _Display(ABC):
-    """One line that changes, and lines that stay."""
+    """Display with one line that changes, and lines that stay."""
 
     rate = ""
-    """Of the last pass."""
+    """Rows per second of the last pass."""
 
     @abstractmethod
     def wait(self, text: str) -> None:
-        """Something takes a while before the next pass."""
+        """Show the reason of a wait before the next pass."""
 
     @abstractmethod
     def begin(self, text: str, n_rows: int, status: str | None = None) -> None:
-        """A pass over so many rows begins; None leaves what the last one achieved."""
+        """Begin the bar of a pass over ``n_rows`` rows; a ``status`` of None leaves the last one."""
 
     @abstractmethod
     def advance(self, n_rows: int) -> None:
-        """It has read so many more."""
+        """Advance the bar by ``n_rows`` rows."""
 
     @abstractmethod
     def iterated(self, text: str, achievement: str) -> None:
-        """An iteration is over."""
+        """Show the result of an iteration."""
 
     @abstractmethod
     def line(self, text: str) -> None:
-        """Something that is worth keeping."""
+        """Write a line that stays."""
 
     @abstractmethod
     def close(self) -> None:
-        """Nothing more will come."""
+        """Close the display."""
 
 
 class _Bar(_Display):
@@ -282,7 +282,7 @@ def _per_second(n_rows: int, seconds: float) -> str:
 
 
 def rows_per_second(rate: float) -> str:
-    """A rate in three digits."""
+    """Format a rate with three digits and a unit."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if rate >= unit:
             return f"{rate / unit:.3g} {name} rows/s"

@@ -24,13 +24,13 @@ Record = Mapping[str, Any]
 
 _FORMATS = ("png", "pdf", "svg")
 _WIDTH = 120  # of the table as text
-_MOST = 1000  # of a table that need not fit anywhere
+_MOST = 1000  # width of a table without a limit
 _HELD_OUT_TITLE = "log-likelihood of rows held out: nats per row below the best"
 _HELD_OUT_NEGLIGIBLE = 1e-3  # nats per row
 
 
 def _columns() -> dict[str, tuple[str, int | None]]:
-    """What is in each column of the table: a field of the record, and its decimals; None for those of a mean."""
+    """Columns of the table by title: field of the record, and number of decimals, None for that of `decimals`."""
     return {
         "log-likelihood": ("log_likelihood", None),
         **{name: (name, 1) for name in CRITERIA},
@@ -41,13 +41,14 @@ def _columns() -> dict[str, tuple[str, int | None]]:
 
 
 class SelectionTable:
-    """The record of a `daskgmm.Selection` as a table of its candidates.
+    """Table of the candidates in the record of a `daskgmm.Selection`.
 
-    Columns that say nothing are left out, and where there is no room, the criteria that do not decide.
+    Empty columns are left out; if the table is too wide, so are the criteria that did not decide.
 
     Parameters
     ----------
     record : mapping
+        Record of `daskgmm.Selection.as_record`.
     """
 
     def __init__(self, record: Record) -> None:
@@ -77,7 +78,7 @@ class SelectionTable:
 
 
 def _shown(rows: Sequence[Record], columns: Mapping[str, tuple[str, int | None]]) -> dict[str, tuple[str, int | None]]:
-    """The columns that say something."""
+    """Columns with at least one value."""
     return {name: of for name, of in columns.items() if any(row[of[0]] is not None for row in rows)}
 
 
@@ -88,7 +89,7 @@ def _cells(record: Record, row: Record, columns: Mapping[str, tuple[str, int | N
 
 
 def selection_summary(record: Record) -> str:
-    """The best one, in a sentence."""
+    """Describe the best mixture in a sentence."""
     best = record["best"]
     plural = "s" * (best["n_components"] != 1)
     numbers = {row["n_components"] for row in record["candidates"]}
@@ -101,23 +102,23 @@ def selection_summary(record: Record) -> str:
 
 
 def selection_text(record: Record) -> str:
-    """Table and sentence as plain text."""
-    written = io.StringIO()
+    """Format table and sentence as plain text."""
+    text = io.StringIO()
     console = Console(
-        file=written,
+        file=text,
         width=_WIDTH,
         color_system=None,
         markup=False,
         emoji=False,
         legacy_windows=False,
-        force_jupyter=False,  # in a notebook it would show the table there, and write nothing
+        force_jupyter=False,  # otherwise rich shows the table in a notebook, and writes nothing
     )
     console.print(SelectionTable(record), selection_summary(record), highlight=False)
-    return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def selection_html(record: Record) -> str:
-    """Table and sentence for a notebook."""
+    """Format table and sentence as HTML, for a notebook."""
     rows = record["candidates"]
     shown = _shown(rows, _columns())
     lines = [_html_row("th", ["K", "covariance", *shown, ""])]
@@ -153,7 +154,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def new_axes() -> Any:
-    """Axes of a new figure of pyplot's, which shows in a notebook."""
+    """Make the axes of a new pyplot figure, which a notebook shows."""
     _check_matplotlib()
     from matplotlib import pyplot
 
@@ -178,7 +179,7 @@ def draw_criterion(record: Record, ax: Any) -> Any:
     ax.set_xlabel("number of components")
     title, negligible = _axis(record["criterion"])
     ax.set_ylabel(title)
-    # A mixture that is much too small is worse by orders of magnitude more than one that is a little too large.
+    # The differences span orders of magnitude: far too few components are much worse than slightly too many.
     ax.set_yscale("symlog", linthresh=negligible)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
@@ -186,14 +187,14 @@ def draw_criterion(record: Record, ax: Any) -> Any:
 
 
 def _axis(criterion: str) -> tuple[str, float]:
-    """Label of the axis of a criterion, and the difference up to which mixtures look alike."""
+    """Axis label of a criterion, and its largest negligible difference."""
     if criterion == HELD_OUT:
         return _HELD_OUT_TITLE, _HELD_OUT_NEGLIGIBLE
     return f"{CRITERIA[criterion].title} above the best", CRITERIA[criterion].negligible
 
 
 def _points(record: Record, rows: Sequence[Record]) -> list[tuple[int, float]]:
-    """Numbers of components, and by how much each is worse than the best."""
+    """Pairs of number of components and difference of the criterion from the best."""
     name = record["criterion"]
     (best,) = (row[name] for row in record["candidates"] if _is_best(record, row))
     return [(row["n_components"], abs(row[name] - best)) for row in rows]
@@ -211,16 +212,16 @@ def _check_matplotlib() -> None:
 
 
 def check_picture(path: str, *, overwrite: bool = False) -> None:
-    """Raise unless a picture may be written there; cheap, to be called before any work.
+    """Check that a picture can be written to a path; cheap, to be called before any work.
 
     Raises
     ------
     MissingDependencyError
-        Where matplotlib is not installed.
+        If matplotlib is not installed.
     OutputExistsError
-        If there is something and it is not to be replaced.
+        If the path exists and may not be replaced.
     ValueError, OSError
-        If there is no such format, or no such directory.
+        If the format is unknown, or the directory does not exist or is not writable.
     """
     _check_matplotlib()
     if _format(path) not in _FORMATS:
@@ -235,7 +236,7 @@ def check_picture(path: str, *, overwrite: bool = False) -> None:
 
 
 def save_picture(record: Record, path: str, *, overwrite: bool = False) -> None:
-    """Draw the criterion into a file, whole or not at all; its format is what its name ends in."""
+    """Draw the criterion into a file, whole or not at all; the suffix of the name sets the format."""
     check_picture(path, overwrite=overwrite)
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Records of models and stores as tables, which people can read."""
+"""Records of models, stores, checkpoints and selections as tables for people."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ Record = dict[str, Any]
 
 _MOST_FEATURES, _MOST_COMPONENTS, _MOST_MATRICES = 6, 40, 6
 _MEANS = ("log_likelihood", "lower_bound")
-_ALWAYS = ("tol", "random_state")  # settings that are shown whatever they are
+_ALWAYS = ("tol", "random_state")  # settings that are shown even with their defaults
 _IN_THE_FIRST_LINE = ("n_components", "covariance_type")
-_WIDTH = 100  # of tables where standard output is no terminal
+_WIDTH = 100  # of tables if standard output is no terminal
 
 
 def print_record(record: Record, console: Console | None = None) -> None:
-    """Print a record as a table, on standard output."""
+    """Print a record as tables on standard output."""
     console = console or Console(width=None if sys.stdout.isatty() else _WIDTH, markup=False, emoji=False)
     console.print(render(record), highlight=False)
 
 
 def render(record: Record) -> RenderableType:
-    """A record as tables."""
+    """Make the tables of a record."""
     if record.get("kind") == "selection":
         more: Record = {name: record[name] for name in ("seconds", "model", "plot") if name in record}
         return Group(SelectionTable(record), Text(selection_summary(record)), _fields(more))
@@ -53,7 +53,7 @@ def render(record: Record) -> RenderableType:
 
 
 def _criteria(record: Record) -> dict[str, str]:
-    """Log-likelihoods and information criteria with the digits that count, see `digits`."""
+    """Log-likelihoods and information criteria as texts with significant digits, see `digits`."""
     n_rows = record.get("n_rows")
     means = {name: f"{mean_text(record[name], n_rows)} nats per row" for name in _MEANS if _is_number(record, name)}
     return means | {name: total_text(record[name]) for name in CRITERIA if _is_number(record, name)}
@@ -74,8 +74,8 @@ def _model_fields(record: Record) -> Record:
     if record["environment"]:
         shown["fitted with"] = _software(record["environment"])
     shown |= _origin_fields(record)
-    told = _criteria({"n_rows": _rows_of_fit(record), **record})
-    shown |= {name.replace("_", "-"): told.get(name, record[name]) for name in _MEANS if record.get(name) is not None}
+    texts = _criteria({"n_rows": _rows_of_fit(record), **record})
+    shown |= {name.replace("_", "-"): texts.get(name, record[name]) for name in _MEANS if record.get(name) is not None}
     hidden = {
         "kind",
         "estimator",
@@ -103,7 +103,7 @@ def _model_fields(record: Record) -> Record:
 
 
 def _origin_fields(record: Record) -> Record:
-    """Settings, data and date of a fit, as far as they are known."""
+    """Settings, data and date of a fit, without unknown ones."""
     settings = {
         name: value
         for name, value in record["settings"].items()
@@ -119,7 +119,7 @@ def _origin_fields(record: Record) -> Record:
 
 
 def _setting(value: Any) -> Any:
-    """A parameter as it is typed: a seed with separators could not be used again."""
+    """Format a parameter as a user types it: a seed without thousands separators."""
     if isinstance(value, list):
         return "given"
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -136,9 +136,9 @@ def _rows_of_fit(record: Record) -> int | None:
 
 
 def _ending(record: Record) -> str:
-    """End of the fit, as far as a model made by hand or an old file tells."""
-    told = "not known" if record["converged"] is None else _word(record["converged"])
-    return told if record["n_iter"] is None else f"{told}, {record['n_iter']} iterations"
+    """Convergence and iterations of the fit; unknown for a model made by hand or from an old file."""
+    converged = "not known" if record["converged"] is None else _word(record["converged"])
+    return converged if record["n_iter"] is None else f"{converged}, {record['n_iter']} iterations"
 
 
 def _checkpoint_fields(record: Record) -> Record:
@@ -164,23 +164,23 @@ def _age(seconds: float) -> str:
 
 
 def _software(environment: Mapping[str, str]) -> str:
-    """What the last bits of a fit depend on, as far as a line has room."""
+    """Software and processor, on which the last bits of a fit depend, in one line."""
     words = {"daskgmm": "daskgmm {}", "numpy": "numpy {}", "loops": "loops by {}", "blas": "{}", "cpu": "{}"}
-    told = ", ".join(word.format(environment[name]) for name, word in words.items() if name in environment)
-    return f"{told}; workers: {environment['workers']}" if "workers" in environment else told
+    text = ", ".join(word.format(environment[name]) for name, word in words.items() if name in environment)
+    return f"{text}; workers: {environment['workers']}" if "workers" in environment else text
 
 
 def _cost(n_passes: int, history: Sequence[Record]) -> str:
-    """What a fit took, in a line."""
+    """Passes, rate and arithmetic of a fit, in one line."""
     kinds = Counter(passed["kind"] for passed in history if passed["kind"] != "sample")
     passes = [passed for passed in history if passed["kind"] not in ("survey", "sample")]
-    told = f"{n_passes} passes ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})"
+    text = f"{n_passes} passes ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})"
     if passes:
         arithmetic = ", ".join(sorted({passed["arithmetic"] for passed in passes}))
         rate = rows_per_second(float(np.median([passed["rows_per_second"] for passed in passes])))
-        told += f" over {format_bytes(passes[0]['bytes_read'])} at {rate}, {arithmetic}"
+        text += f" over {format_bytes(passes[0]['bytes_read'])} at {rate}, {arithmetic}"
     sampled = sum(passed["n_iter"] for passed in history if passed["kind"] == "sample")
-    return f"{told}; {sampled} iterations on samples" if sampled else told
+    return f"{text}; {sampled} iterations on samples" if sampled else text
 
 
 def _components(record: Record) -> Table:
@@ -197,7 +197,7 @@ def _components(record: Record) -> Table:
 
 
 def _covariances(record: Record) -> list[RenderableType]:
-    """Lower triangles of the matrices of the heaviest components, where the deviations do not tell all."""
+    """Table of covariance matrices (lower triangles) of the heaviest components; none for diagonal covariances."""
     structure, n_features = STRUCTURES[record["covariance_type"]], record["n_features"]
     if not structure.has_matrices or n_features == 1:
         return []
@@ -219,7 +219,7 @@ def _covariances(record: Record) -> list[RenderableType]:
 def _interval(mean: float, deviation: float) -> str:
     if not 1e-4 < deviation < 1e6:
         return f"{mean:.6g} ± {deviation:.3g}"
-    digits = max(0, 2 - math.floor(math.log10(deviation)))  # three of the deviation
+    digits = max(0, 2 - math.floor(math.log10(deviation)))  # three significant digits of the deviation
     return f"{mean:,.{digits}f} ± {deviation:,.{digits}f}"
 
 
@@ -259,4 +259,4 @@ def _word(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     text = f"{value:.8g}" if isinstance(value, float) else str(value)
-    return "".join(c if c.isprintable() else "?" for c in text)  # a file's names may hold escape sequences
+    return "".join(c if c.isprintable() else "?" for c in text)  # names from a file may contain escape sequences

@@ -12,22 +12,23 @@ _Key = tuple[str, int]
 
 
 class VerboseListener:
-    """Prints starts and iterations.
+    """Listener that prints starts and iterations.
 
-    Starts run together, and are printed one after the other: the lines of each wait until those before it have ended.
+    Starts run together, but are printed one after the other: the lines of a start wait until the starts before have
+    ended.
 
     Parameters
     ----------
     level : int
-        1 for the iterations, 2 for their change and time as well.
+        1 for iterations, 2 for their changes and times as well.
     interval : int
-        Iterations between two lines.
+        Number of iterations between two lines.
     """
 
     def __init__(self, level: int, interval: int) -> None:
         self.level, self.interval = level, interval
         self._seconds: dict[_Key, float] = defaultdict(float)
-        # In the order in which they began. The lines of the first are printed at once; None ends those of another.
+        # Waiting lines, in the order of the starts; lines of the first start are printed at once. None ends a start.
         self._waiting: dict[_Key, list[str | None]] = {}
 
     def __call__(self, event: Any) -> None:

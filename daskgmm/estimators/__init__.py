@@ -1,17 +1,16 @@
 """Mixtures with scikit-learn's interface.
 
-gaussian_mixture   maximum likelihood
-bayesian_mixture   variational inference
-selection          `select`: several mixtures of the same data, compared
-grid               the candidates of a selection, and what decides between them
-base               what both mixtures do with data: fit, predict, score
-model              parameters and attributes, and what follows from them without data
-attributes         attributes as arrays, checked; what was computed from them
-validation         parameters that depend on each other or on the data
-rows               what a fitted mixture says of each row
-checkpointing      the parameters checkpoint and resume; settings of estimators
-model_kinds        classes that model files and checkpoints can hold
-saving             a fitted estimator -> the record that a file holds
-loading            a file -> a fitted estimator
-model_record       a fitted estimator as a record for programs
+gaussian_mixture   `GaussianMixture`: maximum likelihood
+bayesian_mixture   `BayesianGaussianMixture`: variational inference
+selection          `select`: a comparison of several mixtures of the same data
+grid               validated arguments of `select`: candidates and criterion
+base               base class of both mixtures: fit, predict, score
+model              base class without data: constructor parameters, fitted attributes, sampling
+attributes         validation of fitted attributes, and a cache of parameters and kernels computed from them
+validation         validation of parameters that depend on each other or on the data
+checkpointing      the parameters ``checkpoint`` and ``resume``, and the settings that a checkpoint stores
+model_kinds        registry of the classes that model files and checkpoints can hold
+saving             storage of a fitted estimator in a model file
+loading            restoration of a fitted estimator from a model file
+model_record       a fitted estimator as a record of JSON values
 """

@@ -1,7 +1,7 @@
-"""Fitted attributes -> parameters: checked, and everything that depends on them alone computed once.
+"""Validation of fitted attributes, and a cache of the parameters and kernels that are computed from them.
 
-Anybody may set the attributes of an estimator, and change their arrays in place. So they are compared with what they
-were, value by value, before anything that was computed from them serves again: that takes one reading of them.
+Users may set the attributes of an estimator, and change their arrays in place. Before a cached value is used again, the
+attributes are therefore compared with copies from the time of the computation, value by value.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from ..errors import InvalidAttributesError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 COVARIANCES = ("precisions_cholesky_", "covariances_", "precisions_")
-"""Attributes that say what the covariances are: the first that is there serves, and scikit-learn predicts by it."""
+"""Attributes that define the covariances. The first one that is set is used, as in scikit-learn's predictions."""
 
 
 @dataclass(frozen=True)
 class Prepared(Generic[State]):
-    """A mixture, the attributes that it follows from, and the kernels that were made for it."""
+    """Mixture parameters, the attributes from which they were computed, and the kernels for them."""
 
     settings: tuple[str, ...]
     attributes: tuple[Array, ...]
-    """Nobody else has these arrays."""
+    """Private copies of the attributes."""
     state: State
     parameters: MixtureParameters
     kernels: dict[tuple[bool, str], Kernel] = field(default_factory=dict)
@@ -44,24 +44,24 @@ class Prepared(Generic[State]):
     def of(
         cls, settings: tuple[str, ...], attributes: Sequence[Array], state: State, parameters: MixtureParameters
     ) -> Prepared[State]:
-        """Prepare attributes, which no one else has; arrays that are equal are kept once."""
+        """Prepare private copies of attributes; equal arrays are stored once."""
         p = parameters
         known = [array for array in (p.weights, p.means, p.precisions_cholesky) if array.base is None]
-        kept = (next((k for k in known if _equal(k, array)), array) for array in attributes)
-        return cls(settings, tuple(kept), state, parameters)
+        shared = (next((k for k in known if _equal(k, array)), array) for array in attributes)
+        return cls(settings, tuple(shared), state, parameters)
 
     def follows_from(self, settings: tuple[str, ...], attributes: Sequence[Array]) -> bool:
-        """Test for the same attributes, to the last bit."""
+        """Test whether settings and attributes are the same, to the last bit."""
         return settings == self.settings and all(map(_equal, self.attributes, attributes))
 
     def kernel(self, dtype: np.dtype[Any], backend: ElementwiseBackend) -> Kernel:
-        """Kernel for rows of that dtype that lie where the mixture does; made once."""
+        """Return the kernel for rows of a dtype in the range of the mixture; the kernel is cached."""
         key = dtype.newbyteorder("=") == np.float32, backend.name
-        found = self.kernels.get(key)
-        return self.kernels.setdefault(key, self.new_kernel(dtype, backend)) if found is None else found
+        kernel = self.kernels.get(key)
+        return self.kernels.setdefault(key, self.new_kernel(dtype, backend)) if kernel is None else kernel
 
     def new_kernel(self, dtype: np.dtype[Any], backend: ElementwiseBackend) -> Kernel:
-        """Kernel as `kernel` makes it, not kept: a kernel may be larger than the mixture."""
+        """Make the kernel of `kernel` without caching it: a kernel may be larger than the mixture."""
         with one_blas_thread():
             return choose_kernel(self.parameters, _frame(self.parameters), dtype, backend)
 
@@ -77,7 +77,7 @@ def _frame(p: MixtureParameters) -> Frame:
 
 
 class Memory(Generic[State]):
-    """Place for the last `Prepared` of an estimator; copies and pickles of the estimator leave it out."""
+    """Cache of the last `Prepared` of an estimator; copies and pickles of the estimator omit the cache."""
 
     def __init__(self) -> None:
         self.prepared: Prepared[State] | None = None
@@ -87,12 +87,12 @@ class Memory(Generic[State]):
 
 
 def as_array(name: str, value: Any) -> Array:
-    """An attribute as an array of real numbers.
+    """Convert an attribute to an array of real numbers.
 
     Raises
     ------
     InvalidAttributesError
-        If it is none.
+        If the attribute is no array of real numbers.
     """
     try:
         array = np.asarray(value)
@@ -104,7 +104,7 @@ def as_array(name: str, value: Any) -> Array:
 
 
 def checked(name: str, array: Array, shape: tuple[int, ...]) -> Array:
-    """The array in double precision, if it has that shape and is finite.
+    """Check shape and finiteness of an array; return the array in double precision.
 
     Raises
     ------
@@ -118,7 +118,12 @@ def checked(name: str, array: Array, shape: tuple[int, ...]) -> Array:
 
 
 def check_positive(name: str, array: Array, shape: tuple[int, ...], least: float = 0.0) -> Array:
-    """The same, if all numbers are greater than ``least``."""
+    """Check shape and finiteness, and that all values are greater than ``least``; return double precision.
+
+    Raises
+    ------
+    InvalidAttributesError
+    """
     values = checked(name, array, shape)
     if not (values > least).all():
         raise InvalidAttributesError(name, f"has to be greater than {least:g}: the least is {values.min():.8g}")
@@ -126,7 +131,7 @@ def check_positive(name: str, array: Array, shape: tuple[int, ...], least: float
 
 
 def check_means(array: Array) -> Array:
-    """Means, (K, D), in double precision.
+    """Check the means, (K, D); return them in double precision.
 
     Raises
     ------
@@ -138,15 +143,15 @@ def check_means(array: Array) -> Array:
 
 
 def check_problem(problem: Problem | None) -> None:
-    """Raise `InvalidAttributesError` if there is one."""
+    """Raise a problem, if there is one, as an `InvalidAttributesError`."""
     if problem is not None:
         raise InvalidAttributesError(f"{problem[0]}_", problem[1])
 
 
 def check_covariances(structure: CovarianceStructure, name: str, array: Array, means: Array) -> tuple[Array, Array]:
-    """Covariances, and factors of their inverses, that one of `COVARIANCES` says.
+    """Compute covariances, and factors of their inverses, from one of `COVARIANCES`.
 
-    A factor may be any square root R of a precision R Rᵀ, such as ``np.linalg.cholesky`` gives.
+    A factor may be any square root R of a precision R Rᵀ, such as the result of ``np.linalg.cholesky``.
 
     Raises
     ------
@@ -164,10 +169,10 @@ def check_covariances(structure: CovarianceStructure, name: str, array: Array, m
         structure.check_precisions(precisions)
         factors = structure.factor_precisions(precisions)
     except ValueError:  # a LinAlgError is one, too
-        wrong = "are not symmetric and positive definite"
+        problem = "are not symmetric and positive definite"
         if precisions is not values:
-            wrong = "are no square roots of positive definite matrices"
-        raise InvalidAttributesError(name, wrong) from None
+            problem = "are no square roots of positive definite matrices"
+        raise InvalidAttributesError(name, problem) from None
     return _invert(structure, name, factors), factors
 
 
@@ -180,12 +185,12 @@ def _invert(structure: CovarianceStructure, name: str, factors: Array) -> Array:
 
 
 def check_usable(name: str, parameters: MixtureParameters) -> None:
-    """Raise `InvalidAttributesError` where factors are those of covariances that no fit could have, nor a file hold.
+    """Raise `InvalidAttributesError` for factors whose covariances are invalid for a fit and for a file.
 
     Parameters
     ----------
     name : str
-        The attribute that the factors came from.
+        Attribute from which the factors were computed.
     parameters : MixtureParameters
     """
     if problem := covariances_problem(parameters.structure, parameters.covariances):
@@ -193,23 +198,23 @@ def check_usable(name: str, parameters: MixtureParameters) -> None:
 
 
 def agreed_covariances(parameters: MixtureParameters, array: Array, *, changed_alone: bool) -> Array:
-    """Covariances in double precision: ``covariances_``, if they belong to what the mixture follows from.
+    """Return ``covariances_`` in double precision if they agree with the factors, else the covariances of the factors.
 
-    Where they do not, somebody has set one of the attributes and not the other. Predictions follow the factors, as in
-    scikit-learn: so what was set is either what all methods follow, or an error.
+    If the two disagree, the user has set one of the attributes and not the other. Predictions use the factors, as in
+    scikit-learn. If the user has set the factors, all methods use them; covariances set alone are an error.
 
     Parameters
     ----------
     parameters : MixtureParameters
     array : array
-        The attribute.
+        The attribute ``covariances_``.
     changed_alone : bool
-        The factors are those that a fit has left, and the attribute is not.
+        True if the factors are those of the last fit, and the covariances are not.
 
     Raises
     ------
     InvalidAttributesError
-        If the covariances are what was set.
+        If the user has set the covariances alone.
     """
     p = parameters
     if np.array_equal(array, p.structure.to_attribute(p.covariances).astype(array.dtype)):
@@ -229,12 +234,12 @@ def agreed_covariances(parameters: MixtureParameters, array: Array, *, changed_a
 
 
 def fingerprint(array: Array) -> bytes:
-    """Digest of an array: its values, shape and dtype."""
+    """Digest of the values, shape and dtype of an array."""
     digest = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
     digest.update(np.ascontiguousarray(array).data)
     return digest.digest()
 
 
 def rounding(array: Array) -> float:
-    """Unit of rounding of an array's dtype."""
+    """Rounding unit of the array's dtype; 0 for integers."""
     return float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 0.0

@@ -1,4 +1,4 @@
-"""What all mixtures have in common: scikit-learn's interface, for data larger than memory."""
+"""Base class of the mixtures: scikit-learn's interface for data larger than memory."""
 
 from __future__ import annotations
 
@@ -54,25 +54,25 @@ _FEATURES = ("n_features_in_", "feature_names_in_")
 
 
 class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
-    """A Gaussian mixture without its M-step."""
+    """Base class of the estimators: fit, plan, predict, score and save. Subclasses add the M-step."""
 
     _has_criteria: ClassVar[bool] = False
-    """The kind of mixture has a number of free parameters, and so information criteria."""
+    """True for mixtures with a number of free parameters, and therefore with information criteria."""
 
-    # ---- what tells one kind of mixture from another
+    # ---- differences between the kinds of mixtures
 
     @abstractmethod
     def _fit_facts(self) -> dict[str, Any]:
-        """What a summary says of the fit, as far as it depends on the kind of mixture; what JSON can say."""
+        """Facts of the fit for a summary that depend on the kind of mixture, as JSON values."""
 
     def _criteria(self, score: Score) -> Mapping[str, float]:
-        """Information criteria by their names, where the kind of mixture has any."""
+        """Information criteria by name; empty for mixtures without them."""
         return {}
 
     # ---- fitting
 
     def _check_settings(self) -> None:
-        """Raise `ValueError` or `TypeError` for parameters that no fit can have, whatever the data are."""
+        """Raise `ValueError` or `TypeError` for parameters that are invalid for any data."""
         self._validate_params()
         check_init_size(self.init_size, self.n_components)
 
@@ -86,22 +86,22 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
     ) -> Self:
-        """Estimate the parameters.
+        """Fit the mixture to data.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
-            Rows are samples. See the class for what it may be.
+            Data; rows are samples. The class docstring lists the kinds of arrays and stores.
         y : None
             Ignored.
         sample_weight : array-like of shape (n,), optional
-            How much each row counts; a row of weight 2 counts as two equal rows.
+            Weights of the rows; a row of weight 2 counts as two equal rows.
         checkpoint : str or path, optional
-            Where to keep, after every pass over the data, what it takes to go on: a directory on a local or mounted
-            file system.
+            Directory, on a local or mounted file system, in which the fit saves its state after every pass over the
+            data.
         resume : bool, default=False
-            Go on from what is in ``checkpoint``, and begin where there is nothing yet. The result has the bits of a fit
-            that was never interrupted. Data and settings have to be those of the fit that began.
+            Resume from ``checkpoint``; without a checkpoint there, begin a new fit. The result has the same bits as an
+            uninterrupted fit. Data and settings must be those of the interrupted fit.
 
         Returns
         -------
@@ -110,30 +110,30 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         Raises
         ------
         OutputExistsError
-            If there is a checkpoint already and ``resume`` is false, or another run is at work with it.
+            If a checkpoint exists and ``resume`` is false, or another run is using the checkpoint.
         CheckpointError
-            If the checkpoint is damaged, or of other data or settings: the message names what differs.
+            If the checkpoint is damaged, or belongs to other data or settings; the message names the difference.
         ValueError
-            For data of the wrong shape or not finite (`NonFiniteDataError` names the row), for parameters out of range,
-            and where components collapse (`IllDefinedCovarianceError`).
+            If the data have the wrong shape or are not finite (`NonFiniteDataError` names the row), if a parameter is
+            out of range, or if components collapse (`IllDefinedCovarianceError`).
         TypeError
-            For data that are not real numbers.
+            If the data are not real numbers.
         SchedulerError
-            If the scheduler does not answer, or goes away for good.
+            If the scheduler does not answer, or is lost for good.
 
         Warns
         -----
         InterruptedWarning
-            When Ctrl-C, a scheduler that went away, or storage that fails or is full ends a fit: the estimator has the
-            best parameters so far, if there are any, as after a fit that did not converge. The exception goes on.
+            If Ctrl-C, a lost scheduler, or failing or full storage stops the fit. The estimator keeps the best
+            parameters so far, if there are any, as after a fit that did not converge; the exception is raised.
         """
         self._check_settings()
-        with check_checkpoint(checkpoint, resume) as stored_fit, self._whole_or_not_at_all():
+        with check_checkpoint(checkpoint, resume) as stored_fit, self._features_restored_on_error():
             return self._fit(X, sample_weight, stored_fit)
 
     def _fit(self, X: Any, sample_weight: Any, stored_fit: Checkpoint | None) -> Self:
         data = self._accept(X, reset=True)
-        if data.shape[0] < 2:  # false for the unknown length of a dask array, which is counted first
+        if data.shape[0] < 2:  # false for a dask array of unknown length (NaN), whose rows are counted later
             raise ValueError(
                 f"Found array with {data.shape[0]} sample(s) (shape={tuple(data.shape)}) while a minimum of 2 is "
                 f"required by {type(self).__name__}."
@@ -172,21 +172,21 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         return self
 
     def _keep_best(self, fits: MixtureFits[State], dataset: Dataset, n_passes: int, error: BaseException) -> None:
-        """Leave what a fit had found when it was stopped."""
+        """Store the best parameters of a stopped fit, if there are any, and warn."""
         run = next(iter(fits.outcomes()), None)
         if not isinstance(run, FitResult) or run.n_iter == 0:
             return
         self._store(run, dataset, n_passes)
-        told = (
+        message = (
             f"the fit was stopped ({type(error).__name__}) after {run.n_iter} iterations, before it had converged. The "
             "estimator has the best parameters so far; with warm_start=True a fit goes on from them."
         )
-        with suppress(InterruptedWarning):  # where warnings are errors, what ended the fit is the one to raise
-            warnings.warn(told, InterruptedWarning, stacklevel=5)
+        with suppress(InterruptedWarning):  # if warnings are errors, the error that stopped the fit is raised instead
+            warnings.warn(message, InterruptedWarning, stacklevel=5)
 
     @contextmanager
-    def _whole_or_not_at_all(self) -> Iterator[None]:
-        """Leave the estimator as it was where a fit finds no parameters: what it says of features belongs to them."""
+    def _features_restored_on_error(self) -> Iterator[None]:
+        """Restore the attributes about features if a fit fails without new parameters."""
         attributes, before = self.__dict__, self.__dict__.copy()
         try:
             yield
@@ -200,18 +200,19 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
 
     @short_errors
     def plan(self, X: Any, sample_weight: Any = None) -> FitPlan:
-        """What `fit` would do with these data and how much memory it would take; the rows are not read.
+        """Plan the passes and the memory of a `fit` to these data, without reading the rows.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
-            A dask array of unknown length is counted, which does read it.
+            Data. Only a dask array of unknown length is read, to count its rows.
         sample_weight : array-like of shape (n,), optional
+            Weights of the rows.
 
         Returns
         -------
         FitPlan
-            ``print`` it, or ask it for ``as_record()``. Sizes are in bytes.
+            Plan, with sizes in bytes. ``print`` it for a readable text; ``as_record()`` returns a dict.
 
         Raises
         ------
@@ -228,30 +229,34 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
             return plan_fit(engine, dataset, self._settings(self._prepare(dataset.n_features)))
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit, then label the same data: equal to ``fit(X).predict(X)``.
+        """Fit the mixture, then predict the labels of the same data: ``fit(X).predict(X)``.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
+            Data, as for `fit`.
         y : None
             Ignored.
         sample_weight : array-like of shape (n,), optional
+            Weights of the rows in the fit.
 
         Returns
         -------
-        labels : array of shape (n,)
+        labels : array of shape (n,), int64
+            Most probable component of every row, as from `predict`.
         """
         return self.fit(X, y, sample_weight).predict(X)
 
-    # ---- what a fitted model says of rows
+    # ---- predictions
 
     @short_errors
     def predict(self, X: Any) -> Any:
-        """Most probable component of every row.
+        """Predict the most probable component of every row.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
+            Data, as for `fit`.
 
         Returns
         -------
@@ -262,11 +267,12 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
 
     @short_errors
     def predict_proba(self, X: Any) -> Any:
-        """Posterior probability of every component for every row.
+        """Compute the posterior probability of every component for every row.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
+            Data, as for `fit`.
 
         Returns
         -------
@@ -277,11 +283,12 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
 
     @short_errors
     def score_samples(self, X: Any) -> Any:
-        """Log-density of every row, in nats.
+        """Compute the log-density of every row, in nats.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
+            Data, as for `fit`.
 
         Returns
         -------
@@ -292,14 +299,20 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
 
     @short_errors
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log-density of the rows, in nats; one pass over the data.
+        """Compute the mean log-density of the rows, in nats, in one pass over the data.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
+            Data, as for `fit`.
         y : None
             Ignored.
         sample_weight : array-like of shape (n,), optional
+            Weights of the rows in the mean.
+
+        Returns
+        -------
+        float
         """
         return self._score(X, sample_weight).mean_log_likelihood
 
@@ -310,35 +323,37 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         Parameters
         ----------
         path : str or path
+            Local path, or a URL that fsspec can write.
         overwrite : bool, default=False
+            Replace an existing model.
 
         Raises
         ------
         OutputExistsError
-            If there is something at ``path`` and ``overwrite`` is false.
+            If ``path`` exists and ``overwrite`` is false, or if ``path`` is no model.
         """
         save(self, path, overwrite=overwrite)
 
-    # ---- inside
+    # ---- internal methods
 
     def _accept(self, X: Any, *, reset: bool) -> Any:
-        """Rows of `_accept_input`."""
+        """Return the rows of `_accept_input`."""
         return self._accept_input(X, reset=reset).rows
 
     def _accept_input(self, X: Any, *, reset: bool) -> Input:
-        """Resolve the data, check what can be told without reading them, and keep the names of their features."""
-        found = accept(X)
-        data = found.rows
-        if found.feature_names is not None:
+        """Resolve the data, check layout and dtype without reading rows, and record or check the feature names."""
+        accepted = accept(X)
+        data = accepted.rows
+        if accepted.feature_names is not None:
             data = data if is_lazy(data) else np.asarray(data)
             check_layout(data)
-            self._accept_names(found.feature_names, reset)
-            return replace(found, rows=data)
+            self._accept_names(accepted.feature_names, reset)
+            return replace(accepted, rows=data)
         if is_lazy(data):
             check_layout(data)
             named = getattr(X, "_meta", data) if hasattr(X, "to_dask_array") else data
             validate_data(self, named, reset=reset, skip_check_array=True)
-            return found
+            return accepted
         if not hasattr(data, "dtype") or hasattr(data, "__array__"):
             dtype = getattr(data, "dtype", None)
             if isinstance(dtype, np.dtype) and dtype.kind in "cmMSUV":
@@ -348,10 +363,10 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         validated = validate_data(
             self, data, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=2 if reset else 1
         )
-        return replace(found, rows=validated)
+        return replace(accepted, rows=validated)
 
     def _accept_names(self, names: tuple[str, ...], reset: bool) -> None:
-        """Keep the names of features that are fields of records, or hold them against those of the fit."""
+        """Record the feature names of structured rows, or compare them with the names of the fit."""
         if reset:
             self.n_features_in_, self.feature_names_in_ = len(names), np.array(names, object)
         elif (known := tuple(getattr(self, "feature_names_in_", names))) != names:
@@ -378,7 +393,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
 
     def _store(self, run: FitResult[State], dataset: Dataset, n_passes: int) -> None:
         self._store_state(run.state, sample_dtype(dataset))
-        self._memory = Memory[State]()  # now, because no method but `fit` adds attributes
+        self._memory = Memory[State]()  # created here, because only `fit` may add attributes
         self.n_passes_ = n_passes
         self.converged_ = run.converged
         self.n_iter_ = run.n_iter
@@ -389,37 +404,37 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         self.origin_ = Origin.of(dataset)
 
     def _kernel(self, data: Any) -> Kernel:
-        """Kernel for one pass over data that lie where the mixture does."""
+        """Make the kernel for one pass over data in the range of the mixture."""
         prepared = self._prepared()
         return prepared.new_kernel(np.dtype(data.dtype), _loops(prepared, data))
 
     @staticmethod
     def _kept_kernel(prepared: Prepared[State], data: Any) -> Kernel:
-        """Kernel for data that lie where the mixture does, kept for the next call."""
+        """Return the kernel for data in the range of the mixture, cached for the next call."""
         return prepared.kernel(np.dtype(data.dtype), _loops(prepared, data))
 
     def _accept_new(self, X: Any) -> tuple[Input, Prepared[State]]:
-        """Accepted data of which a fitted model is to say something, and the model."""
+        """Accept new data for a fitted model; return the data and the prepared model."""
         prepared = self._prepared()
-        found = self._accept_input(X, reset=False)
-        n_features, expected = found.rows.shape[1], prepared.parameters.n_features
+        accepted = self._accept_input(X, reset=False)
+        n_features, expected = accepted.rows.shape[1], prepared.parameters.n_features
         if n_features != expected:
             raise ValueError(
                 f"X has {n_features} features, but {type(self).__name__} is expecting {expected} features as input."
             )
-        return found, prepared
+        return accepted, prepared
 
     @contextmanager
     def _pass_over(self, data: Any, weights: Any = None, callbacks: Any = None) -> Iterator[tuple[DaskEngine, Dataset]]:
-        """Engine for one pass over accepted data, and the data set; ``callbacks`` replace the estimator's own."""
+        """Open an engine for one pass over accepted data; ``callbacks`` replace the estimator's own."""
         listeners = check_callbacks(self.callbacks if callbacks is None else callbacks)
         with DaskEngine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
             dataset, _ = as_dataset(data, weights, engine.compute)
             yield engine, dataset
 
     def _score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
-        found, prepared = self._accept_new(X)
-        data, weights = found.rows, None if sample_weight is None else resolve(sample_weight, "sample_weight")
+        accepted, prepared = self._accept_new(X)
+        data, weights = accepted.rows, None if sample_weight is None else resolve(sample_weight, "sample_weight")
         score = self._score_here(data, prepared, weights, entropy=entropy)
         if score is None:
             with self._pass_over(data, weights) as (engine, dataset):
@@ -428,13 +443,13 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         return score
 
     def _plan_score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> PassPlan:
-        """Plan of the pass of `score`; raise `WorkerMemoryError` if it would not fit into the workers."""
-        found, prepared = self._accept_new(X)
-        with self._pass_over(found.rows, sample_weight) as (engine, dataset):
+        """Plan the pass of `score`; raise `WorkerMemoryError` if the pass does not fit into the workers."""
+        accepted, prepared = self._accept_new(X)
+        with self._pass_over(accepted.rows, sample_weight) as (engine, dataset):
             return engine.plan(dataset, self._score_fold(dataset, prepared, entropy=entropy))
 
     def _score_here(self, data: Any, prepared: Prepared[State], weights: Any, *, entropy: bool) -> Score | None:
-        """The score of few rows in memory; None where it takes an engine."""
+        """Compute the score of few rows in memory; None if the data need an engine."""
         if self.scheduler is not None or self.callbacks or is_lazy(data) or is_lazy(weights):
             return None
         dataset, _ = as_dataset(data, weights)
@@ -445,21 +460,21 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         return ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy)
 
     def _outputs(self, data: Any, prepared: Prepared[State], *names: str) -> KernelOutputs:
-        """What a fitted model says of each row; names are those of the fields of `RowResults`."""
+        """Outputs of the model for each row; ``names`` are fields of `RowResults`."""
         dtype = np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64
         return KernelOutputs.named(self._kept_kernel(prepared, data), names, dtype)
 
     def _for_each_row(self, X: Any, name: str) -> Any:
-        found, prepared = self._accept_new(X)
-        data = found.rows
+        accepted, prepared = self._accept_new(X)
+        data = accepted.rows
         function = self._outputs(data, prepared, name)
         if isinstance(data, np.ndarray):
             with one_blas_thread():
                 (result,) = apply_rows(data, function, n_threads=os.cpu_count() or 1)
         else:
             every = self._outputs(data, prepared, "labels", "responsibilities", "log_density")
-            result = map_rows(as_blocks(data, every.row_bytes), function)  # the same blocks, whatever is asked for
-        return found.wrap(result, function.outputs[0])
+            result = map_rows(as_blocks(data, every.row_bytes), function)  # the same blocks for all outputs
+        return accepted.wrap(result, function.outputs[0])
 
 
 def _loops(prepared: Prepared[Any], data: Any) -> ElementwiseBackend:

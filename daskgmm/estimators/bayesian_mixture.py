@@ -37,15 +37,15 @@ _PRIORS = (
 class BayesianGaussianMixture(BaseMixture[Posterior]):
     """Gaussian mixture fitted by variational inference to data of any size.
 
-    The interface is that of `sklearn.mixture.BayesianGaussianMixture`. Weights, means and covariances have prior
-    distributions, and the fit finds the closest approximation of their posterior in which they are independent of the
-    rows' components (Bishop, *Pattern Recognition and Machine Learning*, 2006, section 10.2; with a Dirichlet process
-    Blei & Jordan, Bayesian Analysis 1(1), 2006). Components that the data do not need end with weights near zero, so
-    that ``n_components`` is only the largest number of them.
+    The class has the interface of `sklearn.mixture.BayesianGaussianMixture`. Weights, means and covariances have prior
+    distributions. The fit finds the closest approximation of the posterior in which these parameters are independent of
+    the rows' components (Bishop, *Pattern Recognition and Machine Learning*, 2006, section 10.2; with a Dirichlet
+    process: Blei & Jordan, Bayesian Analysis 1(1), 2006). Components that the data do not need end with weights near
+    zero, so ``n_components`` is only an upper limit.
 
-    Data, passes and reproducibility are those of `GaussianMixture`: the same E-steps on the same statistics, and an
-    M-step with priors. ``sample_weight`` counts rows here: doubling all weights is seeing all rows twice, and makes the
-    priors weigh half as much.
+    Data, passes and reproducibility are the same as for `GaussianMixture`: the same E-steps on the same statistics, but
+    an M-step with priors. ``sample_weight`` counts rows: doubling all weights has the effect of seeing all rows twice,
+    and halves the relative weight of the priors.
 
     Parameters
     ----------
@@ -56,60 +56,61 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         ('spherical'), each component with its own; or one matrix of that form for all components ('tied', 'tied-diag',
         'tied-spherical').
     tol : float, default=1e-3
-        The fit stops when the lower bound, in nats per row, changes by less. scikit-learn's bound is the sum over the
-        rows, so that the same ``tol`` is stricter there the more rows there are: its ``tol`` is this one times n.
-        Components empty slowly: where their number matters, 1e-5 or less is a good choice.
+        Convergence threshold: the fit stops when the lower bound changes by less, in nats per row. scikit-learn's bound
+        is a sum over the rows; the equivalent ``tol`` there is this one times n. Superfluous components empty slowly:
+        if their number matters, use 1e-5 or less.
     reg_covar : float, default=1e-6
         Added to every empirical variance at each M-step, in squared units of the data.
     max_iter : int, default=100
         Largest number of iterations over all data.
     n_init : int or 'auto', default=1
-        Number of starts; the one that ends with the largest bound is kept. Starts share every reading of the data.
-        'auto' is 1, or 4 where they run on a sample (``init_size``). A start that ends in a collapsed component is
-        dropped with a warning, and the fit fails only when all do.
+        Number of starts; the fit keeps the start with the largest final bound. Starts share every reading of the data.
+        'auto' means 1, or 4 if starts run on a sample (``init_size``). A start that ends in a collapsed component is
+        dropped with a warning, and the fit fails only if all starts do.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
-        How a start is made. 'k-means++' and 'random_from_data' take rows as means, with equal counts and one common
-        covariance.
+        Initialization method of a start. 'k-means++' and 'random_from_data' take rows as means, with equal counts and
+        one common covariance.
     weight_concentration_prior_type : {'dirichlet_process', 'dirichlet_distribution'}, default='dirichlet_process'
-        Distribution of the weights: stick-breaking, truncated at ``n_components`` pieces, or a symmetric Dirichlet
-        distribution.
+        Prior distribution of the weights: a stick-breaking process, truncated at ``n_components`` pieces, or a
+        symmetric Dirichlet distribution.
     weight_concentration_prior : float, default=None
-        Its concentration: the smaller, the fewer components are used. None: 1 / n_components.
+        Concentration of the weights' prior; a smaller value favours fewer components. None: 1 / n_components.
     mean_precision_prior : float, default=None
-        How many rows the prior mean is worth. None: 1.
+        Strength of the prior mean, in rows. None: 1.
     mean_prior : array-like of shape (n_features,), default=None
         Prior mean of every component. None: the weighted mean of the data.
     degrees_of_freedom_prior : float, default=None
-        How many rows the prior covariance is worth, greater than n_features − 1. None: n_features.
+        Strength of the prior covariance, in rows; greater than n_features − 1. None: n_features.
     covariance_prior : float or array-like, default=None
-        Prior scale matrix of every covariance; a covariance under the prior alone is this over the degrees of freedom.
-        Shape (n_features, n_features) for 'full' and 'tied', (n_features,) for 'diag' and 'tied-diag', a float for
-        'spherical' and 'tied-spherical'. None: the weighted covariance of the data, their variances, or the mean of
-        these.
+        Prior scale matrix of every covariance, in squared units of the data: the prior's own covariance is this matrix
+        over the degrees of freedom. Shape (n_features, n_features) for 'full' and 'tied', (n_features,) for 'diag' and
+        'tied-diag', a float for 'spherical' and 'tied-spherical'. None: the weighted covariance of the data, the
+        variances, or their mean.
     random_state : int, RandomState instance or None, default=None
-        Determines the starts, and the rows they are made from.
+        Seed of the starts, and of the sample from which they are made.
     warm_start : bool, default=False
-        Go on from the fitted attributes, if there are any (the last fit's, or set by hand), instead of making starts.
+        Continue from the fitted attributes, if there are any (of the last fit, or set by hand), without new starts.
     verbose : int, default=0
-        1 prints the iterations, 2 their change and time as well.
+        Level of printed output: 1 for iterations, 2 for their changes and times as well.
     verbose_interval : int, default=10
-        Iterations between two lines.
+        Number of iterations between two printed lines.
     init_size : int, default=None
-        Rows of a sample to start from, as in `GaussianMixture`; it counts as if it were all rows.
+        Number of rows in the sample on which starts run, as in `GaussianMixture`. Beside the priors, the sample has the
+        weight of all rows.
     scheduler : None, str or distributed.Client, default=None
-        Where passes run: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None: the
-        client in scope, or threads of this process.
+        Scheduler of the passes: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None:
+        the client in scope, or threads of this process.
     callbacks : iterable of callable, default=()
-        Called with every event of a fit, see `daskgmm.events`.
+        Functions that are called with every event of a fit, see `daskgmm.events`.
 
     Attributes
     ----------
     weights_ : ndarray of shape (n_components,)
-        Mean weights under the posterior.
+        Posterior mean of the weights.
     means_ : ndarray of shape (n_components, n_features)
-        Mean means.
+        Posterior mean of the means.
     covariances_, precisions_, precisions_cholesky_ : ndarray
-        Mean precisions P, their inverses, and upper triangular U with P = U Uᵀ::
+        Inverses of the posterior mean precisions P, the precisions P, and upper triangular U with P = U Uᵀ::
 
             (n_components, n_features, n_features) for 'full'
             (n_features, n_features)               for 'tied'
@@ -120,42 +121,46 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
 
     weight_concentration_ : ndarray of shape (n_components,), or tuple of two of them
         Parameters of the weights' posterior: of the Dirichlet distribution, or of the Beta distributions of the
-        process.
+        stick-breaking process.
     mean_precision_ : ndarray of shape (n_components,)
-        How many rows speak for each mean.
-    degrees_of_freedom_ : ndarray of shape (n_components,), or float where all components share one covariance
-        How many rows speak for each covariance.
+        Strength of the posterior of each mean, in rows.
+    degrees_of_freedom_ : ndarray of shape (n_components,), or float if all components share one covariance
+        Strength of the posterior of each covariance, in rows.
     weight_concentration_prior_, mean_precision_prior_, degrees_of_freedom_prior_ : float
     mean_prior_ : ndarray of shape (n_features,)
     covariance_prior_ : ndarray, or float for 'spherical' and 'tied-spherical'
-        The priors that were used.
+        Priors of the fit.
     converged_ : bool
+        True if the best start converged.
     n_iter_ : int
-        Iterations of the best start.
+        Number of iterations of the best start over all data.
     lower_bound_ : float
         Lower bound of the log-evidence after the last M-step, in nats per row (per unit of weight), without the terms
-        that depend on the priors alone: scikit-learn's over n.
+        that depend on the priors alone; scikit-learn's bound divided by n.
     lower_bounds_ : list of float
-        The same after every iteration of the best start.
+        Lower bound after every iteration of the best start.
     n_passes_ : int
-        How often the last fit read the data, see `GaussianMixture`.
+        Number of passes of the last fit over the data, see `GaussianMixture`.
+    history_ : list of PassRecord
+        Record of each pass, see `GaussianMixture`.
     environment_ : dict of str to str
-        What the last bits depend on besides, see `GaussianMixture`.
+        Conditions on which the last bits depend, see `GaussianMixture`.
     origin_ : Origin
         Data and date of the fit, see `GaussianMixture`.
     n_features_in_ : int
+        Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Only for data frames whose column names are all strings.
+        Names of the features; only for data frames whose column names are all strings, and for structured rows.
 
     See Also
     --------
-    GaussianMixture : Maximum likelihood.
-    sklearn.mixture.BayesianGaussianMixture : The same for arrays in memory.
+    GaussianMixture : The mixture fitted by maximum likelihood.
+    sklearn.mixture.BayesianGaussianMixture : The same model for arrays in memory.
 
     Notes
     -----
-    `score_samples` and `score` are scikit-learn's: the logarithm of Σ_k exp E log(w_k N(x; μ_k, Σ_k)), with
-    expectations under the posterior. That is a lower bound of the log-density of new rows, and near it where the
+    `score_samples` and `score` return scikit-learn's values: the logarithm of Σ_k exp E log(w_k N(x; μ_k, Σ_k)), with
+    expectations under the posterior. This is a lower bound of the log-density of new rows, and close to it if the
     posterior is narrow.
 
     Examples
@@ -234,7 +239,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     def _prepare(self, n_features: int) -> Preparation[Posterior]:
         structure, weights, ridge = self._structure, self._weight_distribution, float(self.reg_covar)
         n_components = int(self.n_components)
-        given = check_priors(
+        priors = check_priors(
             structure,
             n_features,
             weight_concentration=self.weight_concentration_prior,
@@ -246,17 +251,17 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
 
         def estimation(survey: Survey) -> Variational:
             second_moments = None if survey.scatter is None else survey.scatter.second_moments
-            priors = given.complete(structure, n_components, survey.mean, second_moments, survey.weight_sum)
-            return Variational(structure, weights, priors, ridge)
+            complete = priors.complete(structure, n_components, survey.mean, second_moments, survey.weight_sum)
+            return Variational(structure, weights, complete, ridge)
 
-        return Preparation(estimation, scatter=given.covariance is None)
+        return Preparation(estimation, scatter=priors.covariance is None)
 
     @property
     def _state_arrays(self) -> PosteriorArrays:
         return PosteriorArrays(self._weight_distribution)
 
     def _store_state(self, state: Posterior, dtype: Any) -> None:
-        # In double precision whatever the data are, as in scikit-learn: counts of rows take more than seven digits.
+        # Always in double precision, as in scikit-learn: counts of rows need more than seven digits.
         structure, priors, mixture = state.structure, state.priors, state.parameters()
         if priors is not None:
             self.weight_concentration_prior_ = priors.weight_concentration
@@ -312,26 +317,29 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     def _agreed_covariances(self) -> Array:
         weights = self._parameters().weights
         if hasattr(self, "weights_"):
-            found = checked("weights_", as_array("weights_", self.weights_), weights.shape)
-            if not np.allclose(found, weights, rtol=0, atol=WEIGHT_TOLERANCE):
-                raise InvalidAttributesError("weights_", "are not those that weight_concentration_ means")
+            attribute = checked("weights_", as_array("weights_", self.weights_), weights.shape)
+            if not np.allclose(attribute, weights, rtol=0, atol=WEIGHT_TOLERANCE):
+                raise InvalidAttributesError(
+                    "weights_",
+                    "do not agree with weight_concentration_, which predictions follow. Set both, or delete weights_.",
+                )
         return super()._agreed_covariances()
 
     def _priors(self) -> Priors | None:
-        """Priors that were used; None where the attributes were set by hand without them."""
+        """Priors of the fit; None if the attributes were set by hand without priors."""
         if not any(hasattr(self, name) for name in _PRIORS):
             return None
         for name in _PRIORS:
             if not hasattr(self, name):
-                raise InvalidAttributesError(name, "is missing beside the other priors")
-        found = {name: as_array(name, getattr(self, name)) for name in _PRIORS}
+                raise InvalidAttributesError(name, "is missing: set all five priors, or none of them")
+        arrays = {name: as_array(name, getattr(self, name)) for name in _PRIORS}
         d = self._parameters().n_features
         return Priors(
-            float(check_positive(_PRIORS[0], found[_PRIORS[0]], ())),
-            float(check_positive(_PRIORS[1], found[_PRIORS[1]], ())),
-            checked(_PRIORS[2], found[_PRIORS[2]], (d,)),
-            float(check_positive(_PRIORS[3], found[_PRIORS[3]], (), d - 1)),
-            checked(_PRIORS[4], found[_PRIORS[4]], self._structure.prior_shape(d)),
+            float(check_positive(_PRIORS[0], arrays[_PRIORS[0]], ())),
+            float(check_positive(_PRIORS[1], arrays[_PRIORS[1]], ())),
+            checked(_PRIORS[2], arrays[_PRIORS[2]], (d,)),
+            float(check_positive(_PRIORS[3], arrays[_PRIORS[3]], (), d - 1)),
+            checked(_PRIORS[4], arrays[_PRIORS[4]], self._structure.prior_shape(d)),
         )
 
     def _fit_facts(self) -> dict[str, Any]:

@@ -20,16 +20,16 @@ from .model_kinds import kind_of
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _NO_SETTINGS = ("scheduler", "callbacks", "verbose", "verbose_interval")
-"""Parameters on which no result depends."""
+"""Parameters that do not affect the result."""
 
 
 def check_checkpoint(checkpoint: Any, resume: Any) -> AbstractContextManager[Checkpoint | None]:
-    """The checkpoint that is meant, to be entered before any work.
+    """Validate the parameters; return the checkpoint as a context manager, to be entered before any work.
 
     Raises
     ------
     TypeError, ValueError
-        Naming the parameter, what came and what was expected.
+        If a parameter is invalid; the message names the parameter, its value and the allowed values.
     OutputExistsError, CheckpointError, OSError
         See `daskgmm.persistence.checkpoint.Checkpoint`.
     """
@@ -37,7 +37,7 @@ def check_checkpoint(checkpoint: Any, resume: Any) -> AbstractContextManager[Che
         raise TypeError(f"resume={resume!r:.80}; expected True or False")
     if checkpoint is None:
         if resume:
-            raise ValueError("resume=True without a checkpoint: say where it is, with checkpoint=PATH")
+            raise ValueError("resume=True without a checkpoint: pass its path as checkpoint=PATH")
         return nullcontext()
     if not isinstance(checkpoint, str | os.PathLike):
         raise TypeError(f"checkpoint={checkpoint!r:.80}; expected a path")
@@ -50,23 +50,23 @@ def checkpointer_for(
     models: Sequence[MixtureModel[Any]],
     more: Mapping[str, Any] | None = None,
 ) -> Checkpointer:
-    """Make the checkpointer of estimators' fits.
+    """Make the checkpointer for the fits of several estimators.
 
     Parameters
     ----------
     checkpoint : Checkpoint
     dataset : Dataset
     models : sequence of MixtureModel
-        One for each candidate, not fitted; they differ in their numbers of components and covariance types alone.
+        Unfitted estimators, one for each candidate, which differ only in n_components and covariance_type.
     more : mapping, optional
-        What results depend on besides; what JSON can say.
+        Further settings on which the results depend, as JSON values.
 
     Raises
     ------
     CheckpointError
-        If what is there comes of other settings, or of other data.
+        If the stored checkpoint belongs to other settings or other data.
     TypeError
-        For estimators whose state a file could not bring back, such as those of a class of your own.
+        If a file could not restore the state of an estimator, such as one of a user-defined class.
     """
     settings = {**(more or {}), **_settings(models)}
     return checkpoint.checkpointer(dataset, settings, [_stored_kind(model, dataset.n_features) for model in models])
@@ -85,22 +85,22 @@ def _stored_kind(model: MixtureModel[Any], n_features: int) -> StoredKind:
 
 
 def _settings(models: Sequence[MixtureModel[Any]]) -> dict[str, Any]:
-    """Parameters of estimators on which their fits depend."""
+    """Parameters of the estimators on which their fits depend."""
     model = models[0]
     kind = kind_of(model)
     parameters = {name: value for name, value in model.get_params(deep=False).items() if name not in _NO_SETTINGS}
     seed = parameters.pop("random_state")
-    told = {"n_components": None, **{name: _setting(name, value) for name, value in parameters.items()}}
+    settings = {"n_components": None, **{name: _setting(name, value) for name, value in parameters.items()}}
     if len(models) > 1:
-        told["n_components"] = [model.n_components for model in models]
-        told["covariance_type"] = [model.covariance_type for model in models]
-    continued = model._continuation()
+        settings["n_components"] = [model.n_components for model in models]
+        settings["covariance_type"] = [model.covariance_type for model in models]
+    continuation = model._continuation()
     return {
         "estimator": kind.name,
-        **told,
+        **settings,
         "random_state": int(seed) if isinstance(seed, int | np.integer) else "no int",
-        # A warm start goes on from a model, which is a setting, too.
-        "warm_start": None if continued is None else _digest(model._state_arrays.arrays(continued.state)),
+        # A warm start continues from a model, so the model is a setting, too.
+        "warm_start": None if continuation is None else _digest(model._state_arrays.arrays(continuation.state)),
     }
 
 

@@ -29,22 +29,22 @@ from .validation import check_given
 class GaussianMixture(BaseMixture[MixtureParameters]):
     """Gaussian mixture fitted by expectation-maximisation to data of any size.
 
-    The interface is that of `sklearn.mixture.GaussianMixture`. Data may be a NumPy array or memmap, a dask array or
-    data frame, a Zarr array or group, or the path or URL of one (``"data.zarr"``,
-    ``"s3://bucket/data.zarr::temperature"``), or a dataset that h5py opened. dask, Zarr and HDF5 data are read chunk by
-    chunk, once for each iteration, and are never in memory as a whole. Each chunk computes its E-step and sufficient
-    statistics, a tree adds them, and the M-step needs only their sum (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39,
-    1977).
+    The class has the interface of `sklearn.mixture.GaussianMixture`. Data may be a NumPy array or memmap, a dask array
+    or data frame, a Zarr array or group, the path or URL of one (``"data.zarr"``,
+    ``"s3://bucket/data.zarr::temperature"``), or a dataset opened by h5py. dask, Zarr and HDF5 data are read chunk by
+    chunk, once in each iteration, and are never in memory as a whole. The E-step computes sufficient statistics of each
+    chunk, a tree adds the statistics, and the M-step needs only their sum (Dempster, Laird & Rubin, J. R. Stat. Soc. B
+    39, 1977).
 
-    Passes run on the `dask.distributed.Client` in scope, or, where there is none, on threads of this process; data that
-    are in this process's memory are always worked on here. The result is the same to the last bit for every chunking,
-    scheduler and number of workers (on the same software and kind of processor).
+    Passes over the data run on the `dask.distributed.Client` in scope, or on threads of this process without a client;
+    data in the memory of this process are always processed here. The result has the same bits for every chunking,
+    scheduler and number of workers, on the same software and kind of processor.
 
-    A component that collapses (its covariance has no Cholesky factor), or that no row belongs to any more, begins anew
-    with half of the widest component, at most three times in a start (`daskgmm.fitting.em.RESEEDINGS`), and a
-    `ReseedingWarning` tells of it. After that, or where it does not help, a collapse is the end of the start, and what
-    is empty stays empty. The likelihood may fall there, and nowhere else. A cluster that k-means finds for the start,
-    and that has too few rows for a covariance, is replaced in the same way.
+    A component that collapses (its covariance has no Cholesky factor), or that loses all its rows, is reseeded with
+    half of the widest component, at most three times in a start (`daskgmm.fitting.em.RESEEDINGS`), with a
+    `ReseedingWarning`. After that, or where no reseeding is possible, a collapse ends the start, and an empty component
+    stays empty. The likelihood may fall at a reseeding, and nowhere else. An initial cluster of k-means with too few
+    rows for a covariance is replaced in the same way.
 
     Parameters
     ----------
@@ -55,18 +55,18 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         ('spherical'), each component with its own; or one matrix of that form for all components ('tied', 'tied-diag',
         'tied-spherical').
     tol : float, default=1e-3
-        EM stops when the mean log-likelihood, in nats per row, changes by less.
+        Convergence threshold: EM stops when the mean log-likelihood changes by less, in nats per row.
     reg_covar : float, default=1e-6
         Added to every variance at each M-step, in squared units of the data.
     max_iter : int, default=100
         Largest number of EM iterations over all data.
     n_init : int or 'auto', default=1
-        Number of starts; the one that ends with the largest likelihood is kept. Starts share every reading of the data.
-        'auto' is 1, or 4 where they run on a sample (``init_size``). A start that ends in a collapsed component is
-        dropped with a warning, and the fit fails only when all do (scikit-learn gives up at the first).
+        Number of starts; the fit keeps the start with the largest final likelihood. Starts share every reading of the
+        data. 'auto' means 1, or 4 if starts run on a sample (``init_size``). A start that ends in a collapsed component
+        is dropped with a warning, and the fit fails only if all starts do (scikit-learn fails at the first).
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
-        How a start is made. 'k-means++' and 'random_from_data' take rows as means, with equal weights and one common
-        covariance, where scikit-learn's covariances would be ``reg_covar`` alone.
+        Initialization method of a start. 'k-means++' and 'random_from_data' take rows as means, with equal weights and
+        one common covariance (scikit-learn's initial covariances are ``reg_covar`` alone).
     weights_init : array-like of shape (n_components,), default=None
         Initial weights.
     means_init : array-like of shape (n_components, n_features), default=None
@@ -74,31 +74,33 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     precisions_init : array-like, default=None
         Initial inverses of the covariances, in the shape of ``precisions_``.
     random_state : int, RandomState instance or None, default=None
-        Determines the starts, and the rows they are made from.
+        Seed of the starts, and of the sample from which they are made.
     warm_start : bool, default=False
-        Go on from the fitted attributes, if there are any (the last fit's, or set by hand), instead of making starts.
+        Continue from the fitted attributes, if there are any (of the last fit, or set by hand), without new starts.
     verbose : int, default=0
-        1 prints the iterations, 2 their change and time as well.
+        Level of printed output: 1 for iterations, 2 for their changes and times as well.
     verbose_interval : int, default=10
-        Iterations between two lines.
+        Number of iterations between two printed lines.
     init_size : int, default=None
-        Rows of a sample to start from. Where there are more rows than that, starts run EM to their ends on samples in
-        memory, tenfold larger ones after smaller ones, and the best goes on to all data: fewer passes over them. None:
-        EM sees all data from the first iteration, as in scikit-learn, and starts are made from at most 100 000 rows.
-        Samples follow ``sample_weight`` and depend on ``random_state`` besides, not on chunks or workers.
+        Number of rows in the sample on which starts run. If the data have more rows, starts run EM to convergence on
+        nested samples in memory, each ten times larger than the last, and the best start goes on to all data, which
+        saves passes. None: EM sees all data from the first iteration, as in scikit-learn, and starts are made from at
+        most 100 000 rows. Samples depend on ``sample_weight`` and ``random_state``, not on chunks or workers.
     acceleration : {'lbfgs'}, default=None
-        Take larger steps than EM's, from the course of the last ones, where the likelihood says that they lead up; see
+        Method that extrapolates the last EM steps to a longer step, kept only if the likelihood does not fall; see
         `daskgmm.core.acceleration`. None: plain EM.
     scheduler : None, str or distributed.Client, default=None
-        Where passes run: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None: as
-        described above.
+        Scheduler of the passes: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None:
+        the client in scope, or threads of this process.
     callbacks : iterable of callable, default=()
-        Called with every event of a fit, see `daskgmm.events`.
+        Functions that are called with every event of a fit, see `daskgmm.events`.
 
     Attributes
     ----------
     weights_ : ndarray of shape (n_components,)
+        Weights of the components, which sum to 1.
     means_ : ndarray of shape (n_components, n_features)
+        Means of the components.
     covariances_, precisions_, precisions_cholesky_ : ndarray
         Covariances, their inverses P, and upper triangular U with P = U Uᵀ::
 
@@ -109,37 +111,37 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
             (n_features,)                          for 'tied-diag'
             (1,)                                   for 'tied-spherical'
 
-        These attributes are in single precision where the rows are, unless their values are out of its range.
+        Attributes of a fit to float32 rows are float32 too, unless a value is out of range.
     converged_ : bool
+        True if the best start converged.
     n_iter_ : int
-        EM iterations of the best start over all data, rejected steps included.
+        Number of EM iterations of the best start over all data, rejected steps included.
     lower_bound_ : float
-        Mean log-likelihood of the parameters before the last M-step, as in scikit-learn.
+        Mean log-likelihood, in nats per row, of the parameters before the last M-step, as in scikit-learn.
     lower_bounds_ : list of float
-        The same after every iteration of the best start that was not rejected.
+        Mean log-likelihood in every iteration of the best start that was not rejected.
     n_passes_ : int
-        How often the last fit read the data: once for the survey and once for each iteration of the longest start, plus
-        the few E-steps that had to be repeated in finer arithmetic, plus one where a dask array's chunk lengths were
-        unknown, plus one over the weights alone where these are lazy and rows were drawn by them.
+        Number of passes of the last fit over the data: one survey, one for each iteration of the longest start, and the
+        few E-steps repeated in finer arithmetic; one more to count the rows of a dask array with unknown chunk lengths,
+        and one over lazy weights if rows are drawn by weight.
     history_ : list of PassRecord
-        What each pass was for, what it found and what it took: ``kind``, ``start``, ``n_iter``, ``lower_bound``,
-        ``n_rows``, ``bytes_read``, ``seconds``, ``rows_per_second``, ``arithmetic``; and the same of samples. Starts
-        that share a pass have a record each.
+        Record of each pass, and of iterations on samples: ``kind``, ``start``, ``n_iter``, ``lower_bound``, ``n_rows``,
+        ``bytes_read``, ``seconds``, ``rows_per_second``, ``arithmetic``. Starts that share a pass have one record each.
     environment_ : dict of str to str
-        What the last bits depend on besides data, parameters and seed: versions, BLAS, kind of processor, compiled
-        loops, and workers that differ from this process. Loaded models keep it.
+        Conditions, beside data, parameters and seed, on which the last bits depend: versions, BLAS, kind of processor,
+        compiled loops, and workers that differ from this process. Loaded models keep them.
     origin_ : Origin
-        Where the data were and what they were like, the same of the weights, and when the fit ended: ``date``,
-        ``data`` and ``sample_weight``, these with ``kind``, ``address`` (without passwords), ``shape`` and ``dtype``.
-        Loaded models keep it.
+        Data and date of the fit: ``date`` (the end of the fit), ``data`` and ``sample_weight``, the latter two with
+        ``kind``, ``address`` (without passwords), ``shape`` and ``dtype``. Loaded models keep the origin.
     n_features_in_ : int
+        Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Only for data frames whose column names are all strings.
+        Names of the features; only for data frames whose column names are all strings, and for structured rows.
 
     See Also
     --------
-    BayesianGaussianMixture : With priors, and a number of components that the data settle.
-    sklearn.mixture.GaussianMixture : The same for arrays in memory.
+    BayesianGaussianMixture : A mixture with priors, whose number of components follows from the data.
+    sklearn.mixture.GaussianMixture : The same model for arrays in memory.
 
     Examples
     --------
@@ -209,40 +211,51 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
 
     @short_errors
     def bic(self, X: Any) -> float:
-        """Bayesian information criterion (Schwarz 1978): lower is better.
+        """Compute the Bayesian information criterion (Schwarz 1978) in one pass; lower is better.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
+            Data, as for `fit`.
+
+        Returns
+        -------
+        float
         """
         return self._criteria(self._score(X))["bic"]
 
     @short_errors
     def aic(self, X: Any) -> float:
-        """Akaike's information criterion (Akaike 1974): lower is better.
+        """Compute Akaike's information criterion (Akaike 1974) in one pass; lower is better.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
+            Data, as for `fit`.
+
+        Returns
+        -------
+        float
         """
         return self._criteria(self._score(X))["aic"]
 
     @short_errors
     def criteria(self, X: Any, sample_weight: Any = None) -> dict[str, float]:
-        """All information criteria, in one pass over the data.
+        """Compute all information criteria in one pass over the data.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
+            Data, as for `fit`.
         sample_weight : array-like of shape (n,), optional
-            A row of weight 2 counts as two equal rows.
+            Weights of the rows; a row of weight 2 counts as two equal rows.
 
         Returns
         -------
         dict
-            ``"log_likelihood"``, the mean log-density of the rows in nats, and ``"bic"`` (Schwarz 1978), ``"aic"``
-            (Akaike 1974) and ``"icl"`` (integrated completed likelihood: Biernacki, Celeux & Govaert 2000), of which
-            lower is better.
+            ``"log_likelihood"``, the mean log-density of the rows in nats; ``"bic"`` (Schwarz 1978), ``"aic"`` (Akaike
+            1974) and ``"icl"`` (integrated completed likelihood: Biernacki, Celeux & Govaert 2000), for which lower is
+            better.
         """
         score = self._score(X, sample_weight, entropy=True)
         return {"log_likelihood": score.mean_log_likelihood, **self._criteria(score)}
@@ -256,10 +269,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     # ---- the M-step and its state
 
     def _prepare(self, n_features: int) -> Preparation[MixtureParameters]:
-        given = check_given(
+        initial = check_given(
             self._structure, self.n_components, n_features, self.weights_init, self.means_init, self.precisions_init
         )
-        estimation = MaximumLikelihood(self._structure, float(self.reg_covar), given)
+        estimation = MaximumLikelihood(self._structure, float(self.reg_covar), initial)
         kind = ACCELERATIONS.get(self.acceleration or "")
         return Preparation(lambda survey: estimation, accelerator=None if kind is None else kind(float(self.reg_covar)))
 
@@ -279,10 +292,10 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         self._remember()
 
     def _read(self, attributes: Mapping[str, Array]) -> tuple[MixtureParameters, MixtureParameters]:
-        """Parameters behind the fitted attributes, in double precision.
+        """Read the parameters from the fitted attributes, in double precision.
 
-        Attributes of single-precision fits are rounded: what the fit found serves as long as they are what it left,
-        rounded to their own precision.
+        Attributes of single-precision fits are rounded. While the attributes are unchanged, the exact parameters of the
+        fit are used.
         """
         exact: MixtureParameters | None = getattr(self, "_exact", None)
         if exact is not None and _is_rounded(exact, attributes):
@@ -303,12 +316,12 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
 
 
 def _is_rounded(exact: MixtureParameters, attributes: Mapping[str, Array]) -> bool:
-    """Compare attributes with parameters that are rounded to the attributes' own precision."""
-    found: dict[str, Array | None] = {name: getattr(exact, name.removesuffix("_"), None) for name in attributes}
-    name, matrices = list(found.items())[-1]  # one of `COVARIANCES`
+    """Test whether the attributes are equal to the exact parameters, rounded to the attributes' precision."""
+    exact_arrays: dict[str, Array | None] = {name: getattr(exact, name.removesuffix("_"), None) for name in attributes}
+    name, matrices = list(exact_arrays.items())[-1]  # one of `COVARIANCES`
     if matrices is not None:
-        found[name] = exact.structure.to_attribute(matrices)
+        exact_arrays[name] = exact.structure.to_attribute(matrices)
     return all(
         ours is not None and np.array_equal(ours.astype(attributes[name].dtype), attributes[name])
-        for name, ours in found.items()
+        for name, ours in exact_arrays.items()
     )

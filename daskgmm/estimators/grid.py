@@ -1,4 +1,4 @@
-"""What `select` is asked for: the candidates, and what decides between them."""
+"""Validation of the arguments of `select`: the candidates, and the criterion."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Key = tuple[int, str]
 """Number of components and covariance type."""
 
 _SHARE = 0.1
-"""Of the rows that are held out where nothing else is asked for."""
+"""Default share of held-out rows."""
 
 _COUNTED = 100_000
-"""Of so few rows those that are held out are counted before anything is read."""
+"""Largest number of rows for which the held-out rows are counted before any row is read."""
 
 
 def check_estimator(estimator: Any) -> BaseMixture[Any]:
-    """The estimator, or one with defaults for None."""
+    """Validate the estimator; None stands for a `GaussianMixture` with default parameters."""
     if estimator is None:
         return GaussianMixture()
     if not isinstance(estimator, BaseMixture):
@@ -39,7 +39,7 @@ def check_estimator(estimator: Any) -> BaseMixture[Any]:
 
 
 def check_keys(n_components: Any, covariance_types: Any) -> list[Key]:
-    """All combinations of numbers of components and covariance types."""
+    """Validate the grid; return all combinations of numbers of components and covariance types."""
     numbers = _listed("n_components", n_components, Integral, "positive integers, such as range(1, 21) or [2, 4, 8]")
     types = _listed("covariance_types", covariance_types, str, f"names out of {', '.join(STRUCTURES)}")
     for number in numbers:
@@ -65,7 +65,7 @@ def _listed(name: str, values: Any, kind: type, expected: str) -> list[Any]:
 
 
 def check_criterion(base: BaseMixture[Any], criterion: str, held_out: Any, patience: Any) -> float | None:
-    """The share of the rows to hold out; None for no rows."""
+    """Validate criterion, held_out and patience; return the share of the rows to hold out, None for no rows."""
     allowed = selection_criteria() if base._has_criteria else (HELD_OUT,)
     if criterion not in allowed:
         why = "" if base._has_criteria else f" for a {type(base).__name__}, which has no number of free parameters"
@@ -76,7 +76,7 @@ def check_criterion(base: BaseMixture[Any], criterion: str, held_out: Any, patie
         if criterion not in running_criteria():
             raise ValueError(
                 f"patience={patience} with criterion={criterion!r}: only {' and '.join(map(repr, running_criteria()))} "
-                "can be told from a fit that is still running. Leave patience out."
+                "can be computed for a fit that is still running. Leave patience out."
             )
     if held_out is None:
         return _SHARE if criterion == HELD_OUT else None
@@ -86,7 +86,7 @@ def check_criterion(base: BaseMixture[Any], criterion: str, held_out: Any, patie
 
 
 def check_rows(dataset: Dataset, keys: Sequence[Key], rule: HeldOut | None) -> None:
-    """Raise unless there are rows enough for the largest candidate, and for those that are held out."""
+    """Raise an error if there are too few rows for the largest candidate, or no held-out row."""
     n_rows, most = dataset.n_rows, max(number for number, _ in keys)
     if n_rows < max(2, most):
         raise ValueError(f"Expected n_samples >= n_components but got n_components = {most}, n_samples = {n_rows}")
@@ -95,6 +95,6 @@ def check_rows(dataset: Dataset, keys: Sequence[Key], rule: HeldOut | None) -> N
     n_out = int(np.count_nonzero(rule(0, n_rows)))
     if n_out == 0 or n_rows - n_out < max(2, most):
         raise ValueError(
-            f"held_out={rule.share:g} holds out {n_out} of {n_rows} rows: there has to be one, and as many rows as "
-            f"components ({most}) have to be left for the fit"
+            f"held_out={rule.share:g} holds out {n_out} of {n_rows} rows; at least one row must be held out, and as "
+            f"many rows as components ({most}) have to be left for the fit"
         )

@@ -1,4 +1,4 @@
-"""A file -> a fitted estimator, or an error that says what is wrong with the file."""
+"""Restoration of a fitted estimator from a model file."""
 
 from __future__ import annotations
 
@@ -24,34 +24,36 @@ _CLASSES: dict[str, type[BaseMixture[Any]]] = {
 
 @short_errors
 def load(path: str | os.PathLike[str]) -> BaseMixture[Any]:
-    """Read a model that `save` wrote.
+    """Read a model file that `save` wrote.
 
     Parameters
     ----------
     path : str or path
+        Local path, or a URL that fsspec can read.
 
     Returns
     -------
     GaussianMixture or BayesianGaussianMixture
-        Predicts the same bits as the one that was saved; can be cloned, fitted again, and go on with ``warm_start``.
+        Fitted estimator. Its predictions have the same bits as those of the saved one; it can be cloned, fitted again,
+        and continued with ``warm_start``.
 
     Raises
     ------
     StoreNotFoundError
-        If there is nothing at ``path``.
+        If nothing exists at ``path``.
     ModelFormatError
-        If what is there is no model, is damaged, or was written in a newer format. The message names file and field.
+        If the file is no model, is damaged, or was written in a newer format. The message names file and field.
     """
     with damage_errors(os.fspath(path), ModelFormatError):
         return _model(read_model(path, [STORABLE[name].kind for name in _CLASSES]))
 
 
 def _model(stored: StoredModel) -> BaseMixture[Any]:
-    """Make the estimator, and set the fitted attributes."""
+    """Make the estimator, and set its fitted attributes."""
     model = new_model(_CLASSES[stored.estimator], {**stored.parameters, **stored.given})
     model._store_state(stored.state, stored.dtype)
-    told = {f"{name}_": value for name, value in stored.facts.items()}
-    vars(model).update(told, environment_=dict(stored.environment), n_features_in_=stored.state.means.shape[1])
+    facts = {f"{name}_": value for name, value in stored.facts.items()}
+    vars(model).update(facts, environment_=dict(stored.environment), n_features_in_=stored.state.means.shape[1])
     if stored.origin is not None:
         model.origin_ = stored.origin
     if stored.feature_names is not None:

@@ -1,4 +1,4 @@
-"""Parameters and attributes of a mixture, and everything that follows from them without data."""
+"""Base class without data: constructor parameters and fitted attributes of a mixture, and sampling from it."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Preparation(Generic[State]):
-    """What a kind of mixture asks of a fit."""
+    """M-step and requirements of a kind of mixture, for a fit."""
 
     estimation: Callable[[Survey], Estimation[State]]
-    """The M-step, for data of which a survey is known."""
+    """Survey of the data -> estimation (the M-step)."""
     scatter: bool = False
-    """Whether that takes all second moments of the data."""
+    """Require all second moments of the data from the survey."""
     accelerator: Accelerator[Any] | None = None
-    """What makes its iterations longer, one for each start."""
+    """Proposer of longer steps; None for plain EM."""
 
 
 class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
-    """Parameters of a mixture's constructor, and the attributes that a fit leaves, without anything that reads data.
+    """Constructor parameters and fitted attributes of a mixture, and all methods that read no data.
 
-    Subclasses say how parameters follow from statistics (`_prepare`), and how what a fit ends with, its state, becomes
-    attributes and comes back from them. Parameters and attributes are documented there.
+    Subclasses define the M-step (`_prepare`), and the conversion between fitted attributes and the state of a fit
+    (`_store_state`, `_read`, `_state`). Their docstrings describe parameters and attributes.
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -69,9 +69,9 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
     }
 
     _followed: ClassVar[tuple[str, ...]]
-    """Attributes that E-steps follow from, beside one of `COVARIANCES`."""
+    """Attributes that determine E-steps, beside one of `COVARIANCES`."""
 
-    # Subclasses assign these in their constructors.
+    # Constructor parameters, assigned by subclasses.
     n_components: int
     covariance_type: str
     tol: float
@@ -87,7 +87,7 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
     scheduler: Any
     callbacks: Any
 
-    # And every fit these.
+    # Attributes, assigned by every fit.
     weights_: Array
     means_: Array
     n_features_in_: int
@@ -96,16 +96,16 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
     environment_: dict[str, str]
     origin_: Origin
 
-    # ---- what tells one kind of mixture from another
+    # ---- differences between the kinds of mixtures
 
     @abstractmethod
     def _prepare(self, n_features: int) -> Preparation[State]:
-        """Check the parameters that belong to the M-step.
+        """Validate the parameters of the M-step, and make the preparation.
 
         Raises
         ------
         ValueError
-            Naming the parameter, what came and what was expected.
+            If a parameter is invalid; the message names the parameter, its value and the allowed values.
         """
 
     @property
@@ -115,26 +115,26 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
 
     @abstractmethod
     def _store_state(self, state: State, dtype: Any) -> None:
-        """Set the attributes that say what was found, and `_remember` them; ``dtype`` is float32 for data that are."""
+        """Set the fitted attributes, and `_remember` them; ``dtype`` is float32 for float32 data."""
 
     @abstractmethod
     def _read(self, attributes: Mapping[str, Array]) -> tuple[State, MixtureParameters]:
-        """State, as far as E-steps follow from it, and parameters of the E-steps that attributes mean.
+        """Validate attributes; return the state, as far as E-steps depend on it, and the parameters of E-steps.
 
         Parameters
         ----------
         attributes : mapping
-            Those in `_followed` and, last, one of `COVARIANCES`; in any shape and dtype.
+            Attributes in `_followed` and, last, one of `COVARIANCES`; in any shape and dtype.
 
         Raises
         ------
         InvalidAttributesError
-            If they are not those of a mixture.
+            If the attributes do not define a mixture.
         """
 
     @abstractmethod
     def _state(self) -> State:
-        """State that the attributes mean, whole."""
+        """Return the complete state that the attributes define."""
 
     # ---- rows from the mixture
 
@@ -145,13 +145,14 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
         Parameters
         ----------
         n_samples : int, default=1
+            Number of rows.
 
         Returns
         -------
         X : ndarray of shape (n_samples, D)
-            Grouped by component.
+            Rows, grouped by component.
         y : ndarray of shape (n_samples,)
-            The component of each row.
+            Component of each row.
         """
         return self._sampled(n_samples).sample(int(n_samples), check_random_state(self.random_state))
 
@@ -160,7 +161,7 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
         return self._sampled(n_samples).sample_blocks(int(n_samples), check_random_state(self.random_state))
 
     def _sampled(self, n_samples: int) -> MixtureParameters:
-        """The mixture, with covariances that agree with what predictions follow."""
+        """Validate ``n_samples``; return the mixture to sample from, see `_agreed_covariances`."""
         mixture = replace(self._parameters(), covariances=self._agreed_covariances())
         if not isinstance(n_samples, int | np.integer) or n_samples < 1:
             raise ValueError(
@@ -171,11 +172,11 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
     # ---- scikit-learn's protocol
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Test for parameters, from a fit or set by hand."""
+        """Test whether the attributes of a mixture are set, by a fit or by hand."""
         return all(hasattr(self, name) for name in self._followed) and any(hasattr(self, name) for name in COVARIANCES)
 
     def __sklearn_clone__(self) -> Self:
-        # A distributed.Client cannot be copied, and a copy of it would not be the same cluster's.
+        # A distributed.Client cannot be copied, so clones share the scheduler and the callbacks.
         parameters = self.get_params(deep=False)
         kept = {name: parameters.pop(name) for name in ("scheduler", "callbacks")}
         copied = type(self)(**{name: clone(value, safe=False) for name, value in parameters.items()}, **kept)
@@ -187,11 +188,11 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
         state: dict[str, Any] = dict(super().__getstate__())
         address = getattr(getattr(state.get("scheduler"), "scheduler", None), "address", None)
         if address is not None:
-            state["scheduler"] = address  # a client is a connection of this process
+            state["scheduler"] = address  # a client belongs to this process; its address can be pickled
         state.pop("_memory", None)
         return state
 
-    # ---- parameters, and what depends on them alone
+    # ---- mixture parameters from attributes
 
     @property
     def _structure(self) -> CovarianceStructure:
@@ -202,30 +203,30 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
             return None
         parameters = self._parameters()
         expected = self.n_components, self.n_features_in_, self._structure
-        found = parameters.n_components, parameters.n_features, parameters.structure
-        if found != expected:
+        last = parameters.n_components, parameters.n_features, parameters.structure
+        if last != expected:
             raise ValueError(
-                f"warm_start=True: the last fit had (n_components, n_features, covariance) = {_names(found)}, and this "
+                f"warm_start=True: the last fit had (n_components, n_features, covariance) = {_names(last)}, and this "
                 f"one asks for {_names(expected)}. Set warm_start=False, or use a new estimator."
             )
         return Continuation(self._state(), getattr(self, "lower_bound_", -np.inf))
 
     def _prepared(self) -> Prepared[State]:
-        """Mixture that the attributes mean.
+        """Return the mixture that the attributes define, from the cache if the attributes are unchanged.
 
         Raises
         ------
         NotFittedError
-            If there are none.
+            If the attributes are not set.
         InvalidAttributesError
-            If they are not those of a mixture.
+            If the attributes do not define a mixture.
         """
         check_is_fitted(self)
         names = *self._followed, self._covariances_attribute
         attributes = [as_array(name, getattr(self, name)) for name in names]
         settings = names[-1], *self._attribute_settings()
         memory: Memory[State] = self.__dict__.setdefault("_memory", Memory())
-        prepared = memory.prepared  # one that another thread may be replacing
+        prepared = memory.prepared  # read once: another thread may replace it
         if prepared is None or not prepared.follows_from(settings, attributes):
             copies = [array.copy() for array in attributes]
             with one_blas_thread():
@@ -236,7 +237,7 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
         return prepared
 
     def _attribute_settings(self) -> tuple[str, ...]:
-        """Parameters of the constructor that say what attributes mean."""
+        """Constructor parameters on which the meaning of the attributes depends."""
         return (self.covariance_type,)
 
     @property
@@ -244,16 +245,16 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
         return next(name for name in COVARIANCES if hasattr(self, name))
 
     def _parameters(self) -> MixtureParameters:
-        """Parameters of E-steps under the attributes, in double precision."""
+        """Mixture parameters of E-steps, from the attributes, in double precision."""
         return self._prepared().parameters
 
     def _agreed_covariances(self) -> Array:
-        """Covariances, which E-steps do not follow from where there are factors.
+        """Covariances that agree with the factors, see `agreed_covariances`; E-steps use the factors, if they are set.
 
         Raises
         ------
         InvalidAttributesError
-            If they were set, and the factors were not.
+            If the user has set the covariances and not the factors.
         """
         parameters = self._parameters()
         if not hasattr(self, "covariances_"):
@@ -263,13 +264,13 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
         return agreed_covariances(parameters, array, changed_alone=changed_alone)
 
     def _remember(self) -> None:
-        """Take note of the matrices that a fit, or `daskgmm.load`, leaves, for `_is_as_left`."""
+        """Record fingerprints of the matrices that a fit or `daskgmm.load` sets, for `_is_as_left`."""
         self._fingerprints = {
             name: fingerprint(getattr(self, name)) for name in ("covariances_", "precisions_cholesky_")
         }
 
     def _is_as_left(self, name: str) -> bool:
-        """Test for an attribute that nobody has changed since."""
+        """Test whether an attribute is unchanged since `_remember`."""
         left = getattr(self, "_fingerprints", {}).get(name)
         return left is not None and hasattr(self, name) and fingerprint(as_array(name, getattr(self, name))) == left
 

@@ -1,4 +1,4 @@
-"""Classes of estimators that model files and checkpoints can hold."""
+"""Registry of the estimator classes that model files and checkpoints can hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..persistence.layout import ModelKind
 from .model import MixtureModel
 
 NOT_STORED = ("scheduler", "callbacks")
-"""Parameters of every estimator that belong to a process and not to a model."""
+"""Parameters of every estimator that belong to the process, not to the model."""
 
 Class = TypeVar("Class", bound=type[MixtureModel[Any]])
 Model = TypeVar("Model", bound=MixtureModel[Any])
@@ -22,14 +22,14 @@ Model = TypeVar("Model", bound=MixtureModel[Any])
 
 @dataclass(frozen=True)
 class StorableClass:
-    """A class of estimators, and its description for files."""
+    """Estimator class, and its description for files."""
 
     estimator: type[MixtureModel[Any]]
     kind: ModelKind
 
 
 STORABLE: dict[str, StorableClass] = {}
-"""Classes that are declared `storable`, by name."""
+"""Classes declared as `storable`, by name."""
 
 
 def storable(*given: str) -> Callable[[Class], Class]:
@@ -38,7 +38,7 @@ def storable(*given: str) -> Callable[[Class], Class]:
     Parameters
     ----------
     *given : str
-        Parameters of the constructor that may be arrays.
+        Constructor parameters that may be arrays.
     """
 
     def declare(estimator: Class) -> Class:
@@ -57,18 +57,18 @@ def _state_arrays(estimator: type[MixtureModel[Any]], parameters: Mapping[str, A
 
 
 def new_model(estimator: type[Model], parameters: Mapping[str, Any]) -> Model:
-    """Make an estimator of stored parameters, in which a number may be an array without axes."""
+    """Make an estimator from stored parameters; arrays without axes become numbers."""
     numbers = {name: float(v) for name, v in parameters.items() if isinstance(v, np.ndarray) and not v.ndim}
     return estimator(**{**parameters, **numbers})
 
 
 def kind_of(model: MixtureModel[Any]) -> ModelKind:
-    """Describe an estimator's class for a file.
+    """Return the description of an estimator's class for files.
 
     Raises
     ------
     TypeError
-        For other classes, whose state a file could not bring back.
+        If the class is not declared as `storable`, so that a file could not restore it.
     """
     name = type(model).__name__
     known = STORABLE.get(name)

@@ -1,4 +1,4 @@
-"""A fitted estimator as a record, which JSON can say."""
+"""A fitted estimator as a record of JSON values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Record = dict[str, Any]
 
 
 def model_record(model: BaseMixture[Any]) -> Record:
-    """Everything that the summary of a fitted model shows, and all its parameters."""
+    """Make the record of a fitted model: facts of the fit, settings, and all mixture parameters."""
     p = model._parameters()
     deviations = np.sqrt(p.structure.marginal_variances(p.covariances, p.n_components, p.n_features))
     names = getattr(model, "feature_names_in_", [f"x{i}" for i in range(p.n_features)])
@@ -40,7 +40,7 @@ def model_record(model: BaseMixture[Any]) -> Record:
 
 
 def _settings(model: BaseMixture[Any]) -> Record:
-    """Parameters of the constructor, but those that belong to a process."""
+    """Constructor parameters, without those that belong to the process."""
     parameters = {k: v for k, v in model.get_params(deep=False).items() if k not in NOT_STORED}
     return {name: _plain(value) for name, value in parameters.items()}
 

@@ -1,4 +1,4 @@
-"""A fitted estimator -> the record that a file holds."""
+"""Storage of a fitted estimator in a model file."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def save(model: MixtureModel[Any], path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a fitted model, whole or not at all.
+    """Write a fitted model to a file, whole or not at all.
 
-    What belongs to a process and not to a model is left out: ``scheduler`` and ``callbacks`` are at their defaults
-    after `load`, and so is a ``random_state`` that is a RandomState (an int is kept).
+    The file omits parameters that belong to the process: after `load`, ``scheduler`` and ``callbacks`` have their
+    defaults. A ``random_state`` is stored if it is an int or None; a RandomState becomes None.
 
     Parameters
     ----------
     model : GaussianMixture or BayesianGaussianMixture
-        Fitted.
+        Fitted estimator.
     path : str or path
-        A local path, or a URL that fsspec can write.
+        Local path, or a URL that fsspec can write.
     overwrite : bool, default=False
-        Replace a model that is there; it stays until the new one is complete. Anything but a model is never replaced.
+        Replace an existing model, once the new file is complete. Anything but a model is never replaced.
 
     Raises
     ------
     OutputExistsError
-        If there is something at ``path`` that is not to be replaced.
+        If ``path`` exists and may not be replaced.
     NotFittedError
         If the model is not fitted.
     TypeError, ValueError
-        If a parameter cannot be stored, or the fitted attributes are not those of a mixture.
+        If a parameter cannot be stored, or the fitted attributes do not define a mixture.
 
     Warns
     -----
@@ -93,5 +93,5 @@ def _origin(model: MixtureModel[Any]) -> Origin | None:
     if origin is None and not hasattr(model, "origin_"):
         return None
     if not isinstance(origin, Origin):
-        raise InvalidAttributesError("origin_", f"is {origin!r:.40}; expected what a fit left there")
+        raise InvalidAttributesError("origin_", f"is {origin!r:.40}; expected the Origin that a fit sets")
     return origin

@@ -1,4 +1,4 @@
-"""`select`: several mixtures of the same data, compared; all of them share every reading of the data."""
+"""`select`: a comparison of several mixtures of the same data, which share every reading of the data."""
 
 from __future__ import annotations
 
@@ -40,40 +40,43 @@ from .checkpointing import check_checkpoint, checkpointer_for
 from .grid import Key, check_criterion, check_estimator, check_keys, check_rows
 from .validation import check_callbacks
 
-# Times tol, in nats per row: fits end when a step gains less than tol, a few of these short of their maximum.
+# Significant fall of the log-likelihood, in units of tol: a converged fit may be a few times tol below its maximum.
 _SIGNIFICANT_FALL = 10
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Result of `select`. ``print`` it for a table; a notebook shows one by itself.
+    """Result of `select`: all candidates, their criteria, and the best mixture.
+
+    ``print`` shows the selection as a table, and so does a notebook.
 
     Attributes
     ----------
     criterion : str
+        Criterion that decided.
     table : list of dict
-        One for each candidate, in the order in which they were asked for; ``pandas.DataFrame(selection.table)`` makes a
-        frame of it::
+        One dict for each candidate, in the order of the request; ``pandas.DataFrame(selection.table)`` makes a data
+        frame. The keys are::
 
             n_components, covariance_type
-            log_likelihood   mean over the rows that were fitted, in nats
-            bic, aic, icl    of the same rows; None for a Bayesian mixture, which has none
-            held_out         mean log-likelihood of the rows that were held out; None where none were
-            n_parameters     free parameters; None for a Bayesian mixture
+            log_likelihood   mean over the training rows, in nats
+            bic, aic, icl    information criteria of the training rows; None for a Bayesian mixture
+            held_out         mean log-likelihood of the held-out rows, in nats; None without held-out rows
+            n_parameters     number of free parameters; None for a Bayesian mixture
             converged, n_iter
-            dropped          it was given up because it could no longer win (``patience``)
-            failed           why there is no such mixture; None where there is one
+            dropped          True if the fit was stopped early (``patience``)
+            failed           error message of a failed fit; None for other fits
 
     models : dict
-        Fitted mixtures by number of components and covariance type; those that failed are missing.
+        Fitted mixtures by number of components and covariance type, without failed candidates.
     best : tuple of int and str
-        Key of the best one.
+        Number of components and covariance type of the best mixture.
     model : GaussianMixture or BayesianGaussianMixture
-        The best one.
+        The best mixture.
     n_rows : int
-        All rows, those that were held out included.
+        Number of all rows, held-out rows included.
     n_passes : int
-        How often the data were read for all of this.
+        Number of passes over the data, for all candidates together.
     """
 
     criterion: str
@@ -85,11 +88,11 @@ class Selection:
 
     @property
     def model(self) -> Any:
-        """The best one."""
+        """The best mixture."""
         return self.models[self.best]
 
     def as_record(self) -> dict[str, Any]:
-        """The selection, without the models, as what JSON can say."""
+        """Return the selection, without the models, as a dict of JSON values."""
         return {
             "kind": "selection",
             "criterion": self.criterion,
@@ -100,15 +103,15 @@ class Selection:
         }
 
     def plot(self, ax: Any = None) -> Any:
-        """How much worse than the best each candidate is, against its number of components.
+        """Plot the difference of each candidate's criterion from the best, against the number of components.
 
-        There is one line for each covariance type, and the vertical axis is logarithmic above differences that hardly
-        count: 10 for the information criteria, 0.001 nats per row for rows held out.
+        The plot has one line for each covariance type. The vertical axis is linear for negligible differences, up to 10
+        for the information criteria and 0.001 nats per row for held-out rows, and logarithmic above.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, optional
-            None: one of a new figure.
+            Axes to draw on. None: the axes of a new figure.
 
         Returns
         -------
@@ -117,7 +120,7 @@ class Selection:
         Raises
         ------
         MissingDependencyError
-            Where matplotlib is not installed.
+            If matplotlib is not installed.
         """
         return draw_criterion(self.as_record(), new_axes() if ax is None else ax)
 
@@ -146,54 +149,54 @@ def select(
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
 ) -> Selection:
-    """Fit mixtures with several numbers of components and covariance types, and tell which describes the data best.
+    """Fit mixtures with several numbers of components and covariance types, and select the best.
 
-    All candidates that are still running share every reading of the data, and one pass at the end gives all criteria
-    of all of them: as many passes as the candidate that takes the most, fitted and scored by itself. Each becomes what
-    it becomes alone, to the last bit. Where the workers' memory does not hold all of them at a time, there are more
-    passes.
+    All running candidates share every reading of the data, and one pass at the end computes the criteria of all of
+    them. The number of passes is therefore that of the slowest candidate, fitted and scored alone; there are more
+    passes if the workers' memory does not hold all candidates at once. The result for each candidate has the same bits
+    as a fit of that candidate alone.
 
     Parameters
     ----------
     X : array-like of shape (n, D)
-        As for `GaussianMixture.fit`.
+        Data, as for `GaussianMixture.fit`.
     n_components : int or iterable of int, default=range(1, 21)
+        Numbers of components of the candidates.
     covariance_types : str or iterable of str, default=('full',)
-        Values of ``covariance_type``: 'full', 'tied', 'diag', 'spherical', 'tied-diag', 'tied-spherical'.
+        Covariance types of the candidates: 'full', 'tied', 'diag', 'spherical', 'tied-diag', 'tied-spherical'.
     criterion : {'bic', 'aic', 'icl', 'held_out'}, default='bic'
-        What decides:
+        Criterion of the selection; of equal candidates, the one with fewer parameters is the best:
 
         'bic'
-            Bayesian information criterion (Schwarz 1978), which finds the number of components where there is one.
+            Bayesian information criterion (Schwarz 1978): finds the number of components, if the data are a mixture.
         'aic'
-            Akaike's information criterion (Akaike 1974): larger mixtures, which describe the density better.
+            Akaike's information criterion (Akaike 1974): prefers larger mixtures, which describe the density better.
         'icl'
-            Integrated completed likelihood (Biernacki, Celeux & Govaert 2000): as 'bic', but for components that hardly
-            overlap, for clusters.
+            Integrated completed likelihood (Biernacki, Celeux & Govaert 2000): as 'bic', but prefers components that
+            hardly overlap; for clustering.
         'held_out'
-            Log-likelihood of rows that no fit has seen, whose largest value is the best. The only one for a
+            Mean log-likelihood of held-out rows, which no fit has seen; larger is better. The only criterion for a
             `BayesianGaussianMixture`, which has no number of free parameters.
-
-        Equal ones are decided for fewer parameters.
     estimator : GaussianMixture or BayesianGaussianMixture, optional
-        Unfitted. Its other parameters (``tol``, ``n_init``, ``init_size``, ``random_state``, …) are those of every
-        candidate. Where its ``random_state`` is no int, one is drawn, so that all candidates have the same.
+        Unfitted estimator, whose other parameters (``tol``, ``n_init``, ``init_size``, ``random_state``, …) all
+        candidates share. If its ``random_state`` is no int, one int is drawn for all candidates. None:
+        ``GaussianMixture()``.
     sample_weight : array-like of shape (n,), optional
-        A row of weight 2 counts as two equal rows, in the criteria, too.
+        Weights of the rows; a row of weight 2 counts as two equal rows, in fits and in criteria.
     held_out : float, optional
-        Share of the rows, between 0 and 1, that is held out of all fits, surveys and starts included. Which rows
-        follows from their numbers and ``random_state``. The same passes read and score them. None: 0.1 with
-        ``criterion='held_out'``, else no row. Rows that resemble their neighbours (pixels, time series) are not
-        independent of those that were fitted, and make large mixtures look better than they are.
+        Share of the rows, between 0 and 1, that is held out of all fits, including surveys and starts. The choice
+        depends on the row numbers and ``random_state``; the scoring pass reads these rows together with the others.
+        None: 0.1 with ``criterion='held_out'``, else no rows. Rows that resemble their neighbours (pixels, time series)
+        are not independent of the training rows, and make large mixtures look better than they are.
     patience : int, optional
-        Give a candidate up when, in so many iterations running, its criterion could not become the lowest even if its
-        likelihood rose twice as far as its last gains promise (Aitken's extrapolation). A heuristic: a candidate that
-        rests on a plateau may be given up, too. It stays in the table as it was then. For 'bic' and 'aic'. None: all
-        candidates run to their ends.
+        Number of iterations in a row after which a hopeless candidate is stopped: even twice the gain that its last
+        gains predict (Aitken's extrapolation) would not make its criterion the lowest. The rule is a heuristic: it may
+        stop a candidate on a plateau, too. The table keeps the candidate as it was then. Only for 'bic' and 'aic'.
+        None: all candidates run to their ends.
     scheduler, callbacks
-        As in `GaussianMixture`; those of ``estimator`` where they are not given.
+        Scheduler and callbacks, as for `GaussianMixture`; by default those of ``estimator``.
     checkpoint, resume
-        As for `GaussianMixture.fit`: one checkpoint for all candidates.
+        Checkpoint and resumption, as for `GaussianMixture.fit`: one checkpoint for all candidates.
 
     Returns
     -------
@@ -202,43 +205,43 @@ def select(
     Raises
     ------
     ValueError
-        For candidates or a criterion that make no sense, naming the parameter, and whatever `GaussianMixture.fit`
-        raises of the data.
+        If the candidates or the criterion are invalid, naming the parameter, or for data that `GaussianMixture.fit`
+        rejects.
     IllDefinedCovarianceError
-        If every candidate failed. One that fails beside others is in the table, and a warning names it.
+        If every candidate failed. If only some candidates fail, they are in the table, and a warning names them.
 
     Examples
     --------
     >>> import dask.array as da
     >>> from daskgmm import select
     >>> x = da.concatenate([da.random.default_rng(0).normal(size=(10_000, 2)) + shift for shift in (0, 8)])
-    >>> found = select(x, range(1, 5), ("full", "spherical"))
-    >>> found.best
+    >>> selection = select(x, range(1, 5), ("full", "spherical"))
+    >>> selection.best
     (2, 'spherical')
     """
     base = check_estimator(estimator)
     keys = check_keys(n_components, covariance_types)
     share = check_criterion(base, criterion, held_out, patience)
     with check_checkpoint(checkpoint, resume) as stored_fit:
-        base = _settled(base, scheduler, None if stored_fit is None else stored_fit.setting("random_state"))
-        asked = _Asked(keys, criterion, share, patience, stored_fit)
-        return _select(X, base, asked, sample_weight, callbacks)
+        base = _seeded(base, scheduler, None if stored_fit is None else stored_fit.setting("random_state"))
+        options = _Options(keys, criterion, share, patience, stored_fit)
+        return _select(X, base, options, sample_weight, callbacks)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What `select` was asked for, checked."""
+class _Options:
+    """Validated arguments of `select`."""
 
     keys: Sequence[Key]
     criterion: str
     share: float | None
-    """Of the rows that are held out."""
+    """Share of held-out rows."""
     patience: int | None
     stored_fit: Checkpoint | None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the results depend on besides the estimators, for a checkpoint."""
+        """Settings, beside the estimators, on which the results depend, for a checkpoint."""
         return {
             "function": "select",
             "criterion": self.criterion,
@@ -248,9 +251,9 @@ class _Asked:
 
 
 def _select(
-    X: Any, base: BaseMixture[Any], asked: _Asked, sample_weight: Any, callbacks: Iterable[Listener]
+    X: Any, base: BaseMixture[Any], options: _Options, sample_weight: Any, callbacks: Iterable[Listener]
 ) -> Selection:
-    keys, criterion, share, patience = asked.keys, asked.criterion, asked.share, asked.patience
+    keys, criterion, share, patience = options.keys, options.criterion, options.share, options.patience
     models = {key: clone(base).set_params(n_components=key[0], covariance_type=key[1]) for key in keys}
     for model in models.values():
         model._check_settings()
@@ -266,8 +269,8 @@ def _select(
             check_parameters(dataset, STRUCTURES[kind], n_components)
         training = dataset if rule is None else rule.training(dataset)
         checkpointer = None
-        if asked.stored_fit is not None:
-            checkpointer = checkpointer_for(asked.stored_fit, training, list(models.values()), asked.settings)
+        if options.stored_fit is not None:
+            checkpointer = checkpointer_for(options.stored_fit, training, list(models.values()), options.settings)
         runs = _fit(
             engine, training, models, None if patience is None else PruningRule(criterion, patience), checkpointer
         )
@@ -275,19 +278,19 @@ def _select(
             if isinstance(run, FitResult):
                 _store(models[key], run, dataset, training, counting)
         fitted = {key: models[key] for key, run in runs.items() if isinstance(run, FitResult)}
-        _tell(runs)
+        _warn(runs)
         scores = _score(engine, dataset, fitted, rule)
         n_passes = counting + engine.n_passes
     table = [_row(key, models[key], run, scores.get(key)) for key, run in runs.items()]
-    _tell_falls(table, base)
+    _warn_of_falls(table, base)
     return Selection(criterion, table, fitted, _best(criterion, table), dataset.n_rows, n_passes)
 
 
-# ---- what is done
+# ---- fits and scores
 
 
-def _settled(base: BaseMixture[Any], scheduler: Any, drawn: Any) -> BaseMixture[Any]:
-    """A copy whose random state is an int, which all candidates then share; one that was drawn before, if there is."""
+def _seeded(base: BaseMixture[Any], scheduler: Any, drawn: Any) -> BaseMixture[Any]:
+    """Copy the estimator, with an int as random state for all candidates: ``drawn`` by an earlier run, or a new one."""
     base = clone(base)
     if scheduler is not None:
         base.set_params(scheduler=scheduler)
@@ -303,10 +306,10 @@ def _printing(base: BaseMixture[Any]) -> list[Listener]:
 
 
 def _copy_features(first: BaseMixture[Any], models: Iterable[BaseMixture[Any]]) -> None:
-    """What `_accept` has told of the features."""
-    told = {name: value for name, value in vars(first).items() if name in ("n_features_in_", "feature_names_in_")}
+    """Copy the attributes about features, which `_accept` has set, to all models."""
+    features = {name: value for name, value in vars(first).items() if name in ("n_features_in_", "feature_names_in_")}
     for model in models:
-        vars(model).update(told)
+        vars(model).update(features)
 
 
 def _label(key: Key) -> str:
@@ -325,15 +328,15 @@ def _fit(
 
 
 def _store(model: BaseMixture[Any], run: FitResult[Any], dataset: Dataset, training: Dataset, counting: int) -> None:
-    # As it would be alone: its own starts share passes, too.
+    # Number of passes of a fit of this candidate alone, whose starts share passes, too.
     steps = Counter(record.start for record in run.history if record.kind not in ("survey", "sample"))
     size = model._settings(model._prepare(dataset.n_features)).sample_size
     n_passes = counting + n_weight_passes(training, size) + 1 + max(steps.values(), default=0)
     model._store(run, dataset, n_passes)
 
 
-def _tell(runs: Mapping[Key, FitResult[Any] | FailedFit]) -> None:
-    """Warn of what happened; raise if there is no mixture at all."""
+def _warn(runs: Mapping[Key, FitResult[Any] | FailedFit]) -> None:
+    """Warn of failures, missing convergence and notes of the fits; raise the first failure if all fits failed."""
     failures = {key: run.error for key, run in runs.items() if isinstance(run, FailedFit)}
     if len(failures) == len(runs):
         raise next(iter(failures.values()))
@@ -358,31 +361,31 @@ def _is_late(run: FitResult[Any] | FailedFit) -> bool:
 def _score(
     engine: DaskEngine, dataset: Dataset, fitted: Mapping[Key, BaseMixture[Any]], rule: HeldOut | None
 ) -> dict[Key, SplitScore]:
-    """Scores of all mixtures, in one pass."""
+    """Compute the scores of all mixtures in one pass."""
     folds = [SplitScoreFold(model._kernel(dataset.rows), model._has_criteria, rule) for model in fitted.values()]
     scores: list[SplitScore] = engine.run_together(dataset, folds, "score")
     check_weight_sum(scores[0].training.weight_sum)
     return dict(zip(fitted, scores, strict=True))
 
 
-# ---- what came of it
+# ---- results
 
 
 def _row(
     key: Key, model: BaseMixture[Any], run: FitResult[Any] | FailedFit, score: SplitScore | None
 ) -> dict[str, Any]:
-    told: Mapping[str, float] = {}
-    training = out = None
+    criteria: Mapping[str, float] = {}
+    training = held_out = None
     if score is not None:
-        told, training = model._criteria(score.training), score.training.mean_log_likelihood
-        out = _mean(score.held_out)
+        criteria, training = model._criteria(score.training), score.training.mean_log_likelihood
+        held_out = _mean(score.held_out)
     return {
         "n_components": key[0],
         "covariance_type": key[1],
         "log_likelihood": training,
-        **{name: told.get(name) for name in CRITERIA},
-        HELD_OUT: out,
-        "n_parameters": model._parameters().n_free if told else None,
+        **{name: criteria.get(name) for name in CRITERIA},
+        HELD_OUT: held_out,
+        "n_parameters": model._parameters().n_free if criteria else None,
         "converged": isinstance(run, FitResult) and run.converged,
         "n_iter": run.n_iter if isinstance(run, FitResult) else None,
         "dropped": isinstance(run, FitResult) and run.stopped,
@@ -394,9 +397,9 @@ def _mean(score: Score) -> float | None:
     return score.mean_log_likelihood if score.weight_sum > 0 else None
 
 
-def _tell_falls(table: Sequence[Mapping[str, Any]], base: BaseMixture[Any]) -> None:
-    """Warn where a mixture with more components has a lower likelihood, which at its best it never has."""
-    if not base._has_criteria:  # what a Bayesian fit maximises is not the likelihood
+def _warn_of_falls(table: Sequence[Mapping[str, Any]], base: BaseMixture[Any]) -> None:
+    """Warn if a mixture with more components has a lower likelihood: its fit has missed the maximum."""
+    if not base._has_criteria:  # a Bayesian fit does not maximise the likelihood
         return
     falls = [
         f"{_label(_key(lower))} has {lower['log_likelihood']:.6g} nats per row, {_label(_key(higher))} "
@@ -408,9 +411,9 @@ def _tell_falls(table: Sequence[Mapping[str, Any]], base: BaseMixture[Any]) -> N
         warnings.warn(
             FallingLikelihoodWarning(
                 f"the log-likelihood falls with the number of components: {'; '.join(falls[:4])}{more}. A mixture with "
-                "more components describes the data at least as well where its fit finds the best place, so these have "
-                "not, and the criteria may decide for too few components. Increase n_init or init_size of the "
-                "estimator, try other init_params, or decrease tol."
+                "more components describes the data at least as well if its fit finds the maximum, so these fits did "
+                "not, and the criteria may select too few components. Increase n_init or init_size of the estimator, "
+                "try other init_params, or decrease tol."
             ),
             stacklevel=5,
         )
@@ -419,13 +422,13 @@ def _tell_falls(table: Sequence[Mapping[str, Any]], base: BaseMixture[Any]) -> N
 def _falls(
     table: Sequence[Mapping[str, Any]], significant: float
 ) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Candidates with a lower likelihood than one of the same covariance type with fewer components, and that one.
+    """Pairs of candidates of one covariance type, of which the second has more components and a lower likelihood.
 
-    Those that have not converged are known to be able to climb.
+    Candidates that have not converged are left out as the second: another warning names them.
     """
-    found = sorted((row for row in table if row["log_likelihood"] is not None), key=_key)
+    scored = sorted((row for row in table if row["log_likelihood"] is not None), key=_key)
     highest: dict[str, Mapping[str, Any]] = {}
-    for row in found:
+    for row in scored:
         best = highest.setdefault(row["covariance_type"], row)
         if row["log_likelihood"] > best["log_likelihood"]:
             highest[row["covariance_type"]] = row
@@ -438,10 +441,10 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 
 def _best(criterion: str, table: Sequence[Mapping[str, Any]]) -> Key:
-    """Key of the best one; of equals, the one with fewer parameters."""
+    """Key of the best candidate; of equal candidates, the one with fewer parameters."""
     upwards = -1.0 if criterion == HELD_OUT else 1.0
     scored = [row for row in table if row[criterion] is not None]
     if not scored:
-        raise InvalidWeightsError("held_out: all rows that were held out have weight zero; hold out more of them")
+        raise InvalidWeightsError("held_out: all held-out rows have weight zero; increase held_out")
     best = min(scored, key=lambda row: (upwards * row[criterion], row["n_parameters"] or 0, row["n_components"]))
     return _key(best)

@@ -1,4 +1,4 @@
-"""Checks of what a user gave of the mixture's parameters and priors, with scikit-learn's messages."""
+"""Validation of initial parameters, priors, callbacks and ``init_size``, with scikit-learn's messages."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def check_given(
     means: Any = None,
     precisions: Any = None,
 ) -> GivenParameters:
-    """Initial parameters of the right shapes and ranges, in double precision.
+    """Validate shapes and ranges of initial parameters; return them in double precision.
 
     Raises
     ------
     ValueError
-        Naming the parameter, what came and what was expected.
+        If a parameter is invalid; the message names the parameter, its value and the allowed values.
     """
     return GivenParameters(
         None if weights is None else _check_weights(weights, n_components),
@@ -53,12 +53,12 @@ def check_priors(
     degrees_of_freedom: Any = None,
     covariance: Any = None,
 ) -> GivenPriors:
-    """Priors of the right shapes and ranges, in double precision.
+    """Validate shapes and ranges of priors; return them in double precision.
 
     Raises
     ------
     ValueError
-        Naming the parameter, what came and what was expected.
+        If a prior is invalid; the message names the prior, its value and the allowed values.
     """
     _check_numbers(
         weight_concentration_prior=weight_concentration,
@@ -80,15 +80,15 @@ def check_priors(
 
 
 def check_callbacks(callbacks: Any) -> tuple[Listener, ...]:
-    """Callbacks as a tuple.
+    """Validate callbacks; return them as a tuple.
 
     Raises
     ------
     TypeError
-        If they are not an iterable of callables.
+        If ``callbacks`` is not an iterable of callables.
     """
     listeners: list[Listener] = []
-    # One by one: an iterable may have no end.
+    # The loop counts, because an iterable may be infinite.
     for listener in callbacks if isinstance(callbacks, Iterable) else (None,):
         if isinstance(listener, type):
             raise TypeError(
@@ -105,17 +105,17 @@ def check_callbacks(callbacks: Any) -> tuple[Listener, ...]:
 
 
 def check_init_size(init_size: int | None, n_components: int) -> None:
-    """Raise `ValueError` for a sample that has fewer rows than the mixture has components."""
+    """Raise `ValueError` if the sample has fewer rows than the mixture has components."""
     if init_size is not None and init_size < n_components:
         raise ValueError(
-            f"init_size={init_size} is less than n_components={n_components}: starts are made from a sample of so many "
-            f"rows, and need one for each component. Increase init_size, to 50 rows for each parameter of the mixture "
-            f"or more, or leave it out."
+            f"init_size={init_size} is less than n_components={n_components}: starts are made from a sample of "
+            f"init_size rows, and need at least one row for each component. Increase init_size, to 50 rows or more for "
+            f"each parameter of the mixture, or leave it out."
         )
 
 
 def _check_numbers(**parameters: Any) -> None:
-    """Raise `ValueError` for a number that double precision does not hold, such as 10**400."""
+    """Raise `ValueError` for a number beyond double precision, such as 10**400."""
     for name, value in parameters.items():
         try:
             finite = value is None or math.isfinite(float(value))
@@ -127,9 +127,9 @@ def _check_numbers(**parameters: Any) -> None:
 
 def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     declared = getattr(value, "shape", None)
-    if isinstance(declared, tuple) and declared != shape:  # told before a lazy or a broadcast array is filled
+    if isinstance(declared, tuple) and declared != shape:  # checked before a lazy or a broadcast array fills memory
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {declared}")
-    if is_lazy(value):  # Zarr itself would read a chunk that is missing as zeros
+    if is_lazy(value):  # not by NumPy: Zarr itself would read a missing chunk as zeros
         value = in_memory(name, value, math.prod(shape))
     try:
         array = check_array(value, dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=True, input_name=name)
@@ -164,13 +164,13 @@ def _check_precisions(structure: CovarianceStructure, value: Any, n_components: 
     try:
         return structure.factor_precisions(precisions)
     except np.linalg.LinAlgError:
-        # Its eigenvalues are positive by less than their rounding.
+        # An eigenvalue is smaller than its rounding error.
         raise ValueError(f"'{structure.name} precision' should be symmetric, positive-definite") from None
 
 
 def _check_covariance_prior(structure: CovarianceStructure, value: Any, n_features: int) -> Array:
     shape = structure.prior_shape(n_features)
-    array = [value] if isinstance(value, Real) else value  # a plain number where the prior is one variance
+    array = [value] if isinstance(value, Real) else value  # a number, if the prior is one variance
     prior = _check_array(f"{structure.name} covariance_prior", array, shape or (1,))
     structure.check_precisions(prior.reshape(structure.covariance_shape(1, n_features)))
     return prior.reshape(shape)

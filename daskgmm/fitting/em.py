@@ -1,18 +1,18 @@
-"""Expectation-maximisation (Dempster, Laird & Rubin 1977): the loop, written once, and when it stops.
+"""Expectation-maximisation (Dempster, Laird & Rubin 1977): the loop over starts, and its stopping rules.
 
-What is maximised is an `Estimation`: maximum likelihood, or the bound of variational inference. A start is a value,
-`EMStart`, and so is what it is allowed, `EMSettings`. The loop knows three functions::
+An `Estimation` defines the objective: the likelihood, or the lower bound of variational inference. Two values describe
+a start: `EMStart` is its state, `EMSettings` are its limits. The loop knows three functions::
 
     request(estimation, settings, start)           the E-step that the start waits for
     estep_pass(requests)                           the E-steps of all running starts, in one reading of the data
-    advance(estimation, settings, start, result)   the M-step, and where to go from there
+    advance(estimation, settings, start, result)   the M-step, and the next state of the start
 
-A component that collapses or that no row belongs to any more begins anew (`Estimation.reseed`), at most `RESEEDINGS`
-times. After that, or where reseeding does not help, a collapse is the end, and what is empty stays empty.
+A component that collapses, or that loses all its rows, is reseeded (`Estimation.reseed`), at most `RESEEDINGS` times in
+a start. After that, or where no reseeding is possible, a collapse ends the start, and an empty component stays empty.
 
-A change of the bound that may be rounding decides nothing. Where the arithmetic of an E-step may have moved the bound
-by more than ``tol`` (`Kernel.rounding`), the start has not converged; and once the bound changes by no more than that,
-E-steps are taken in the next finer arithmetic.
+A change of the bound decides nothing if rounding may have caused the change. While the rounding error of the bound
+(`Kernel.rounding`) is larger than ``tol``, the start has not converged; and once the bound changes by no more than its
+rounding error, the next E-steps use the next finer arithmetic.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from .low_density_rows import DensityThreshold
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Times that components of one start may begin anew.
+#: Largest number of reseedings in one start.
 RESEEDINGS = 3
 
 PROPOSALS = ("accelerated", "moved")
-"""Steps that count only where the bound does not fall."""
+"""Kinds of steps that are rejected if the bound falls."""
 
-# Of the bound, relative: a step to the same place may come out so much lower.
+# Relative rounding error of the bound: a step that changes nothing may lower the bound by this much.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Reseeding:
-    """Components that began anew."""
+    """Record of reseeded components."""
 
     n_iter: int
-    """After which E-step of the start, counted from 1."""
+    """Number of the E-step of the start, counted from 1, after which the components were reseeded."""
     components: tuple[int, ...]
     collapsed: bool
-    """False: they were empty."""
+    """Reason: True for a collapse, False for empty components."""
 
     def __post_init__(self) -> None:
         if self.n_iter < 0 or not self.components or min(self.components) < 0:
@@ -61,7 +61,7 @@ class Reseeding:
 
 @dataclass(frozen=True)
 class Proposal(Generic[State]):
-    """A place for the next E-step other than the M-step's."""
+    """A proposed state for the next E-step, in place of the updated state of the M-step."""
 
     state: State
     kind: str
@@ -74,34 +74,34 @@ class Proposal(Generic[State]):
 
 @dataclass(frozen=True)
 class EMStart(Generic[State]):
-    """The whole state of one start between two E-steps: a start goes on from it with the same bits."""
+    """Complete state of one start between two E-steps; a resumed start continues from the state with the same bits."""
 
     state: State
-    """The best so far, after its M-step."""
+    """Updated state of the last accepted M-step; at the beginning, the initial state."""
     proposal: Proposal[State] | None = None
-    """Where the next E-step is taken instead of at ``state``."""
+    """Proposed state for the next E-step, tried instead of ``state``."""
     lower_bounds: tuple[float, ...] = ()
-    """One for each E-step that was not rejected; never falling but for rounding, and where a component was replaced."""
+    """Bound of each E-step that was not rejected. The bounds fall only by rounding and at reseedings."""
     compared_bound: float = -np.inf
-    """Bound that the next one is compared with."""
+    """Bound with which the next bound is compared."""
     rounding: float = 0.0
-    """Rounding error that ``compared_bound`` may have."""
+    """Largest possible rounding error of ``compared_bound``."""
     n_iter: int = 0
-    """E-steps, those that were rejected included."""
+    """Number of E-steps, rejected ones included."""
     converged: bool = False
     stopped: bool = False
-    """Given up from outside."""
+    """Stopped from outside, such as by a pruning rule."""
     collapsed: tuple[int, ...] | None = None
-    """Components whose collapse ended the start; empty where all components share the covariance."""
+    """Components whose collapse ended the start; an empty tuple if all components share one covariance."""
     reseedings: tuple[Reseeding, ...] = ()
     precise: bool = False
-    """The next E-step repeats the last one in the finest arithmetic."""
+    """Repeat the last E-step in the finest arithmetic."""
     coarsest: str = ARITHMETICS[0]
-    """Arithmetic that no E-step is coarser than any more."""
+    """Coarsest arithmetic that the next E-steps may use."""
     relocates: bool = False
-    """The relocator is still to be asked."""
+    """Call the relocator after the next plain step."""
     accelerator: AcceleratorState | None = None
-    """What the accelerator has learnt; None: plain EM."""
+    """State of the accelerator; None for plain EM."""
 
     def __post_init__(self) -> None:
         if not sum(self.lower_bounds) < np.inf:
@@ -117,32 +117,32 @@ class EMStart(Generic[State]):
 
     @property
     def next_state(self) -> State:
-        """Where the next E-step is taken."""
+        """State at which the next E-step is computed."""
         return self.proposal.state if self.proposal else self.state
 
     @property
     def lower_bound(self) -> float:
-        """Bound of the last E-step that counted; −∞ where there was none."""
+        """Last of ``lower_bounds``; −∞ before the first."""
         return self.lower_bounds[-1] if self.lower_bounds else -np.inf
 
     @property
     def failure(self) -> IllDefinedCovarianceError | None:
-        """Why the start cannot go on; None where it can."""
+        """Error of the collapse that ended the start; None without a collapse."""
         return None if self.collapsed is None else IllDefinedCovarianceError(self.collapsed)
 
     def is_finished(self, max_iter: int) -> bool:
-        """Test whether the start asks for nothing more."""
+        """Test whether the start needs no further E-step."""
         return self.converged or self.stopped or self.collapsed is not None or self.n_iter >= max_iter
 
 
 class Relocator(Protocol[State]):
-    """Looks, once, at the rows that an E-step explained worst, and may know a better place to go on from."""
+    """Search for a better state, once in a start, among the low-density rows of an E-step."""
 
     def threshold(self, parameters: MixtureParameters) -> DensityThreshold:
-        """Say which rows to keep, if these are the parameters of the E-step."""
+        """Return the threshold below which an E-step with these parameters keeps rows."""
 
     def __call__(self, result: EStepResult, updated: State) -> Relocated[State]:
-        """Look for a place for the next E-step that is better than ``updated``, which the M-step made of ``result``."""
+        """Search for a better state than ``updated``, the result of the M-step on ``result``."""
 
 
 @dataclass(frozen=True)
@@ -150,26 +150,26 @@ class Relocated(Generic[State]):
     """Outcome of a relocation."""
 
     state: State | None = None
-    """Where to take the next E-step; None: where the M-step led."""
+    """Proposed state for the next E-step; None if the search found none."""
     records: tuple[PassRecord, ...] = ()
-    """Iterations on a sample that the search took."""
+    """Records of the search's iterations on a sample."""
 
 
 @dataclass(frozen=True)
 class EMSettings(Generic[State]):
-    """What a start is allowed."""
+    """Settings and limits of a start."""
 
     tol: float
-    """A start has converged when the bound changes by less, in nats per unit of weight."""
+    """Change of the bound below which a start has converged, in nats per unit of weight."""
     max_iter: int
-    """Largest number of E-steps, those that were rejected included."""
+    """Largest number of E-steps, rejected ones included."""
     accelerator: Accelerator[Any] | None = None
-    """None: plain EM."""
+    """Proposer of longer steps; None for plain EM."""
     relocator: Relocator[State] | None = None
-    """Asked after the first plain step. Its proposal counts if the bound is higher there."""
+    """Called after the first plain step. The start keeps the proposed state only if the bound is higher there."""
 
     def begin(self, state: State, lower_bound: float = -np.inf) -> EMStart[State]:
-        """Make a start at a state; ``lower_bound`` is that of an earlier fit that is continued."""
+        """Make a start at a state; ``lower_bound`` is the last bound of an earlier fit that the start continues."""
         return EMStart(
             state,
             compared_bound=lower_bound,
@@ -178,7 +178,7 @@ class EMSettings(Generic[State]):
         )
 
     def initial_acceleration(self) -> AcceleratorState | None:
-        """Accelerator state that has learnt nothing."""
+        """Initial state of the accelerator; None for plain EM."""
         return None if self.accelerator is None else self.accelerator.initial()
 
 
@@ -187,23 +187,23 @@ class Step:
     """Outcome of an E-step."""
 
     kind: str
-    """As in `PassRecord`."""
+    """Kind of the step, as in `PassRecord`."""
     lower_bound: float
     change: float
-    """To the bound before; infinite for the first, NaN where there is none."""
+    """Difference from the previous bound; infinite for the first bound, NaN for a step without one."""
     seconds: float
     arithmetic: str
     records: tuple[PassRecord, ...] = ()
-    """Iterations on samples that the step took besides."""
+    """Records of iterations on samples within the step."""
 
     @classmethod
     def of(cls, kind: str, result: EStepResult, bound: float = np.nan, change: float = np.nan) -> Step:
-        """Step that an E-step was."""
+        """Make the step of an E-step's result."""
         return cls(kind, bound, change, result.seconds, result.kernel.arithmetic)
 
 
 class EMRun(NamedTuple, Generic[State]):
-    """A start with all that it takes to advance it."""
+    """A start with its estimation and settings: the arguments of `request` and `advance`."""
 
     estimation: Estimation[State]
     settings: EMSettings[State]
@@ -211,7 +211,7 @@ class EMRun(NamedTuple, Generic[State]):
 
     @property
     def is_finished(self) -> bool:
-        """Test whether the start asks for nothing more."""
+        """Test whether the start needs no further E-step."""
         return self.start.is_finished(self.settings.max_iter)
 
 
@@ -221,17 +221,16 @@ def run_em(
     on_step: Callable[[int, EMStart[Any], Step], EMStart[Any]] = lambda _, start, __: start,
     on_pass: Callable[[], Any] = lambda: None,
 ) -> list[EMStart[Any]]:
-    """Take starts to their ends; those that are still running share every reading of the data.
+    """Run EM on several starts until all are finished; the running starts share every reading of the data.
 
     Parameters
     ----------
     estep_pass : EStepPass
     runs : iterable of EMRun
     on_step : callable
-        Called with the number of a start, the start after a step, and the step; returns the start, which may be
-        stopped there.
+        Called with the number of a start, the start after a step, and the step; returns the start, or a stopped copy.
     on_pass : callable
-        Called when all starts have taken what a reading of the data brought them.
+        Called after every reading of the data, when all running starts have advanced.
 
     Returns
     -------
@@ -258,7 +257,7 @@ def request(estimation: Estimation[State], settings: EMSettings[State], start: E
 def advance(
     estimation: Estimation[State], settings: EMSettings[State], start: EMStart[State], result: EStepResult
 ) -> tuple[EMStart[State], Step]:
-    """Make the M-step, and settle where to go from there.
+    """Compute the M-step, and accept, reject or refine it; return the next state of the start.
 
     Returns
     -------
@@ -274,51 +273,51 @@ def advance(
         fine = False
     if not fine:
         return _refine(start, result)
-    start, found = _counted(start), _compare(estimation, start, updated, result)
-    if start.proposal and found.falls:
-        return _reject(settings, start, result, found.bound, found.change)
+    start, m_step = _counted(start), _compare(estimation, start, updated, result)
+    if start.proposal and m_step.falls:
+        return _reject(settings, start, result, m_step.bound, m_step.change)
     empty = estimation.empty(result.statistics)
     if empty and (reseeded := _reseed(estimation, settings, start, result, empty, collapsed=False)):
         return reseeded
-    return _relocate(settings, *_accept(settings, start, result, found))
+    return _relocate(settings, *_accept(settings, start, result, m_step))
 
 
 @dataclass(frozen=True)
-class _Found(Generic[State]):
-    """An M-step and its bound."""
+class _MStep(Generic[State]):
+    """Result of an M-step, and its bound."""
 
     updated: State
     bound: float
     change: float
-    """Of the bound, from the E-step that counted before."""
+    """Difference from ``compared_bound``."""
     rounding: float
-    """Rounding error that the bound may have."""
+    """Largest possible rounding error of the bound."""
     doubt: float
-    """The same of either bound: a change that is no larger may be rounding."""
+    """Larger rounding error of the two bounds: rounding may have caused a change up to this size."""
 
     @property
     def falls(self) -> bool:
-        """Test whether the bound is lower than before, by more than rounding; true for NaN."""
+        """Test whether the bound is lower than before by more than rounding; NaN counts as lower."""
         return not self.change >= -max(self.doubt, _ROUNDING * abs(self.bound))
 
 
 def _compare(
     estimation: Estimation[State], start: EMStart[State], updated: State, result: EStepResult
-) -> _Found[State]:
+) -> _MStep[State]:
     bound = estimation.bound(result.statistics, updated)
     rounding = result.kernel.rounding(estimation.parameters(updated))
-    return _Found(updated, bound, bound - start.compared_bound, rounding, max(rounding, start.rounding))
+    return _MStep(updated, bound, bound - start.compared_bound, rounding, max(rounding, start.rounding))
 
 
 def _counted(start: EMStart[State]) -> EMStart[State]:
-    """Count an E-step whose arithmetic was fine enough."""
+    """Count an E-step in sufficiently fine arithmetic."""
     return replace(start, n_iter=start.n_iter + 1, precise=False)
 
 
 def _refine(start: EMStart[State], result: EStepResult) -> tuple[EMStart[State], Step]:
-    """Repeat the E-step in the finest arithmetic.
+    """Request the E-step again in the finest arithmetic.
 
-    The M-step led to components so much tighter than the last ones that this arithmetic could not see their width.
+    The components of the M-step are too narrow to be resolved in the arithmetic of this E-step.
     """
     return replace(start, precise=True), Step.of("refined", result)
 
@@ -330,7 +329,7 @@ def _collapse(
     result: EStepResult,
     components: tuple[int, ...],
 ) -> tuple[EMStart[State], Step]:
-    """Go back from a proposal at which components collapsed, or replace the components, or end."""
+    """Reject a proposal at which components collapsed; otherwise reseed the components, or end the start."""
     if start.proposal:
         return _reject(settings, start, result, -np.inf, -np.inf)
     if components and (reseeded := _reseed(estimation, settings, start, result, components, collapsed=True)):
@@ -341,11 +340,11 @@ def _collapse(
 def _reject(
     settings: EMSettings[State], start: EMStart[State], result: EStepResult, bound: float, change: float
 ) -> tuple[EMStart[State], Step]:
-    """Go back from a proposal to where the last M-step led."""
-    learnt = start.accelerator
+    """Drop a proposal and return to the state of the last M-step."""
+    accelerator_state = start.accelerator
     if start.proposal and start.proposal.kind == "accelerated" and settings.accelerator is not None:
-        learnt = settings.accelerator.reject(learnt)
-    return replace(start, proposal=None, accelerator=learnt), Step.of("rejected", result, bound, change)
+        accelerator_state = settings.accelerator.reject(accelerator_state)
+    return replace(start, proposal=None, accelerator=accelerator_state), Step.of("rejected", result, bound, change)
 
 
 def _reseed(
@@ -357,14 +356,14 @@ def _reseed(
     *,
     collapsed: bool,
 ) -> tuple[EMStart[State], Step] | None:
-    """Go on with other components in the place of the lost ones; None where that does not help any more."""
+    """Replace lost components by new ones; return None if the reseedings are used up or not possible."""
     if len(start.reseedings) >= RESEEDINGS:
         return None
     state = estimation.reseed(result.statistics, lost)
     if state is None:
         return None
     bound = estimation.bound(result.statistics, state)
-    # What comes next has nothing to do with what was: the bound may be lower there, and is not compared.
+    # The next state is unrelated to the last one: its bound may be lower, so the two are not compared.
     reseeded = replace(
         start,
         state=state,
@@ -379,37 +378,37 @@ def _reseed(
 
 
 def _accept(
-    settings: EMSettings[State], start: EMStart[State], result: EStepResult, found: _Found[State]
+    settings: EMSettings[State], start: EMStart[State], result: EStepResult, m_step: _MStep[State]
 ) -> tuple[EMStart[State], Step, EStepResult]:
-    """Go on from where the M-step led, or from where the accelerator proposes."""
-    settled, learnt, proposal = abs(found.change) < settings.tol, start.accelerator, None
+    """Accept the M-step; the next E-step is computed at its state, or at the accelerator's proposal."""
+    settled, accelerator_state, proposal = abs(m_step.change) < settings.tol, start.accelerator, None
     if settings.accelerator is not None:
-        at, updated, bound = start.next_state, found.updated, found.bound
-        proposed: Any  # accelerators know mixtures only, which then is what a state is
-        learnt, proposed = settings.accelerator.propose(learnt, at, updated, bound)  # type: ignore[arg-type]
-        settled = settings.accelerator.settled(learnt, found.change, settings.tol)
+        at, updated, bound = start.next_state, m_step.updated, m_step.bound
+        proposed: Any  # accelerators know mixture parameters only, and then the state is one
+        accelerator_state, proposed = settings.accelerator.propose(accelerator_state, at, updated, bound)  # type: ignore[arg-type]
+        settled = settings.accelerator.settled(accelerator_state, m_step.change, settings.tol)
         proposal = None if proposed is None else Proposal(proposed, "accelerated")
-    # With a tol of zero nothing could converge, and no arithmetic would be fine enough.
-    refines = 0 < settings.tol < found.rounding and abs(found.change) <= found.doubt
+    # With tol = 0 no start converges, and no arithmetic is fine enough.
+    refines = 0 < settings.tol < m_step.rounding and abs(m_step.change) <= m_step.doubt
     accepted = replace(
         start,
-        state=found.updated,
+        state=m_step.updated,
         proposal=proposal,
-        lower_bounds=(*start.lower_bounds, found.bound),
-        compared_bound=found.bound,
-        rounding=found.rounding,
-        converged=found.doubt <= settings.tol and settled,
+        lower_bounds=(*start.lower_bounds, m_step.bound),
+        compared_bound=m_step.bound,
+        rounding=m_step.rounding,
+        converged=m_step.doubt <= settings.tol and settled,
         coarsest=finer(result.kernel.arithmetic) if refines else start.coarsest,
-        accelerator=learnt,
+        accelerator=accelerator_state,
     )
     kind = start.proposal.kind if start.proposal else "em"
-    return accepted, Step.of(kind, result, found.bound, found.change), result
+    return accepted, Step.of(kind, result, m_step.bound, m_step.change), result
 
 
 def _relocate(
     settings: EMSettings[State], start: EMStart[State], step: Step, result: EStepResult
 ) -> tuple[EMStart[State], Step]:
-    """Ask the relocator, once, for a place that is better than where the first plain step led."""
+    """Ask the relocator, once, for a better state than that of the first plain step."""
     if not start.relocates:
         return start, step
     start = replace(start, relocates=False)

@@ -1,4 +1,4 @@
-"""E-steps over a data set: as many as are asked for, in one reading of the rows."""
+"""E-steps over a data set, all requested ones in one reading of the rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .survey import sample_dtype
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Of the sum of the weights, which is added up in another order than the survey did.
+# Relative tolerance of the weight sum: the survey and the E-steps add the weights in different orders.
 _WEIGHT_TOLERANCE = 1e-9
 
 _LARGEST_SINGLE_WEIGHT = 1e12
@@ -36,47 +36,47 @@ class EStepRequest:
 
     parameters: MixtureParameters
     coarsest: str = ARITHMETICS[0]
-    """Arithmetic that must not be undercut, whatever the parameters say; one of `ARITHMETICS`."""
+    """Coarsest arithmetic that the kernel may use, one of `ARITHMETICS`; the parameters may require a finer one."""
     threshold: DensityThreshold | None = None
-    """Keep rows with the lowest log-densities, too."""
+    """Threshold for keeping the rows with the lowest log-densities; None to keep no rows."""
 
 
 @dataclass(frozen=True)
 class EStepResult:
-    """The E-step that was requested."""
+    """Result of a requested E-step."""
 
     statistics: SufficientStatistics
     kernel: Kernel
-    """What it was computed with."""
+    """Kernel that computed the statistics."""
     seconds: float
-    """Wall time of the pass, which others may have shared."""
+    """Wall time of the pass, which several E-steps may share."""
     low_density_rows: LowDensityRows | None = None
-    """Where they were asked for."""
+    """Rows with the lowest log-densities, if they were requested."""
 
     @property
     def finest(self) -> bool:
-        """Whether no arithmetic would have been finer."""
+        """Test whether the E-step was computed in the finest arithmetic."""
         return self.kernel.arithmetic == ARITHMETICS[-1]
 
 
 class EStepPass:
-    """E-steps over one data set: a call answers all requests in one reading of the rows.
+    """E-steps over one data set; a call computes all requested E-steps in one reading of the rows.
 
-    Second moments that do not depend on the parameters are computed by the first pass and remembered in ``common``:
-    they are a function of the data.
+    Some second moments depend on the data alone, not on the parameters: the first pass computes them, and ``common``
+    keeps them.
 
     Parameters
     ----------
     engine : Engine
     dataset : Dataset
     frame : Frame
-        Where the data lie.
-    loops : callable
-        Number of components -> what kernels use beside matrix products.
+        Center and scale of the data.
+    backend : callable
+        Number of components -> `ElementwiseBackend` of the kernels.
     weight_sum : float, optional
-        What the weights of all rows are known to add up to.
+        Sum of the weights of all rows, as the survey found it.
     rows : str
-        Kind of the rows, which kernels are chosen by.
+        Kind of the rows, by which kernels are chosen.
     """
 
     def __init__(
@@ -92,19 +92,19 @@ class EStepPass:
         self.engine, self.dataset, self.frame, self.backend = engine, dataset, frame, backend
         self._weight_sum = weight_sum
         mean_weight = 1.0 if weight_sum is None else weight_sum / dataset.n_rows
-        # Single precision holds products of rows with weights only if the weights are numbers of ordinary size.
+        # Single precision holds products of rows and weights only if the weights are of ordinary size.
         ordinary = 1 / _LARGEST_SINGLE_WEIGHT < mean_weight < _LARGEST_SINGLE_WEIGHT
         self._dtype = dataset.dtype if ordinary else np.dtype(np.float64)
         self.common: dict[tuple[str, str], Array] = {}
         """Second moments that do not depend on the parameters, by structure and arithmetic."""
 
     def __call__(self, requests: Sequence[EStepRequest]) -> list[EStepResult]:
-        """One pass for all of them.
+        """Compute all requested E-steps in one pass.
 
         Raises
         ------
         DataChangedError
-            If it saw other rows than the survey did.
+            If the number of rows or the sum of the weights differs from the survey's.
         """
         begin = time.perf_counter()
         kernels = [self._kernel(request) for request in requests]
@@ -115,13 +115,14 @@ class EStepPass:
         dtype = sample_dtype(self.dataset)
         folds += [LowDensityRowsFold(kernels[number], threshold, dtype) for number, threshold in thresholds.items()]
         values = self.engine.run_together(self.dataset, folds, "estep")
-        found, low_density_rows = values[: len(kernels)], dict(zip(thresholds, values[len(kernels) :], strict=True))
-        for statistics in found:
+        all_statistics = values[: len(kernels)]
+        low_density_rows = dict(zip(thresholds, values[len(kernels) :], strict=True))
+        for statistics in all_statistics:
             self._check(statistics)
         seconds = time.perf_counter() - begin
         return [
             EStepResult(self._complete(kernel, statistics), kernel, seconds, low_density_rows.get(number))
-            for number, (kernel, statistics) in enumerate(zip(kernels, found, strict=True))
+            for number, (kernel, statistics) in enumerate(zip(kernels, all_statistics, strict=True))
         ]
 
     def _kernel(self, request: EStepRequest) -> Kernel:
@@ -144,7 +145,7 @@ class EStepPass:
             )
 
     def _complete(self, kernel: Kernel, statistics: SufficientStatistics) -> SufficientStatistics:
-        """Add what does not depend on the parameters, which only the first pass computes."""
+        """Add the second moments that do not depend on the parameters; only the first pass computes them."""
         if not (isinstance(kernel, QuadraticKernel) and kernel.has_common_second):
             return statistics
         key = kernel.parameters.structure.name, kernel.arithmetic

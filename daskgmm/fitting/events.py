@@ -1,4 +1,4 @@
-"""What a fit tells while it runs, besides the events of its passes (`daskgmm.engine.events`)."""
+"""Events of a running fit, beside the events of its passes (`daskgmm.engine.events`)."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FitResumed:
-    """A fit goes on from a checkpoint."""
+    """A fit resumed from a checkpoint."""
 
     n_passes: int
-    """That it had made."""
+    """Number of passes before the checkpoint."""
 
 
 @dataclass(frozen=True)
 class StartBegun:
-    """One of the fit's starts begins."""
+    """A start of the fit begins."""
 
     start: int
-    """Counted from 0."""
+    """Number of the start, counted from 0."""
 
     n_starts: int
 
     label: str = ""
-    """Which mixture it is of, where several are fitted at once."""
+    """Label of the mixture, if several are fitted at once."""
 
     n_iter: int = 0
-    """Iterations that an earlier run has made of it, where a fit goes on from a checkpoint."""
+    """Iterations of the start in an earlier run, if the fit resumed from a checkpoint."""
 
 
 @dataclass(frozen=True)
 class SampleStepped:
-    """A start has taken an EM iteration on a sample of the rows, in memory."""
+    """A start completed an EM iteration on a sample of the rows, in memory."""
 
     start: int
     n_starts: int
 
     n_rows: int
-    """Of the sample."""
+    """Rows of the sample."""
 
     iteration: int
     lower_bound: float
@@ -48,20 +48,20 @@ class SampleStepped:
 
 @dataclass(frozen=True)
 class SampleFitted:
-    """A start has ended on a sample of the rows, in memory."""
+    """A start ended on a sample of the rows, in memory."""
 
     start: int
     n_starts: int
 
     n_rows: int
-    """Of the sample."""
+    """Rows of the sample."""
 
     n_iter: int
     lower_bound: float
     converged: bool
 
     seconds: float
-    """Wall time of all starts, which run together."""
+    """Wall time of all starts on the sample, which run together."""
 
     measure: str = "log-likelihood"
     label: str = ""
@@ -69,48 +69,48 @@ class SampleFitted:
 
 @dataclass(frozen=True)
 class IterationFinished:
-    """One EM iteration, an E-step and the M-step after it, has ended."""
+    """An EM iteration ended: an E-step and the M-step after it."""
 
     start: int
 
     iteration: int
-    """Counted from 1."""
+    """Number of the iteration, counted from 1."""
 
     lower_bound: float
-    """Mean log-likelihood of the parameters before the M-step, or a variational bound, in nats per unit of weight."""
+    """Mean log-likelihood of the parameters before the M-step, or the variational bound, in nats per unit of weight."""
 
     change: float
-    """Its difference to the iteration before; infinite for the first."""
+    """Difference of ``lower_bound`` from the previous iteration; infinite for the first."""
 
     seconds: float
     """Wall time of the iteration."""
 
     arithmetic: str
-    """``"float32"``, ``"float64"`` or ``"precise"``: what the E-step was computed in."""
+    """Arithmetic of the E-step: ``"float32"``, ``"float64"`` or ``"precise"``."""
 
     measure: str = "log-likelihood"
-    """What ``lower_bound`` is: ``"log-likelihood"`` or ``"lower bound"``."""
+    """Quantity in ``lower_bound``: ``"log-likelihood"`` or ``"lower bound"``."""
 
     kind: str = "em"
     """``"em"``, ``"accelerated"``, ``"rejected"``, ``"reseeded"`` or ``"moved"``, as in the fit's ``history_``."""
 
     label: str = ""
-    """Which mixture it is of, where several are fitted at once."""
+    """Label of the mixture, if several are fitted at once."""
 
 
 @dataclass(frozen=True)
 class StartFinished:
-    """A start has converged, or has used up its iterations."""
+    """A start ended: converged, out of iterations, or stopped."""
 
     start: int
     n_iter: int
     lower_bound: float
     converged: bool
     measure: str = "log-likelihood"
-    """What ``lower_bound`` is, as in `IterationFinished`."""
+    """Quantity in ``lower_bound``, as in `IterationFinished`."""
 
     label: str = ""
-    """Which mixture it is of, where several are fitted at once."""
+    """Label of the mixture, if several are fitted at once."""
 
     stopped: bool = False
-    """It was given up, because its mixture could no longer win (`select`)."""
+    """Stopped by `select`, because the mixture could no longer have the best criterion."""

@@ -1,4 +1,4 @@
-"""The pass before the first E-step, for one mixture or several."""
+"""The passes before the first E-step, for one mixture or several."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def take_surveys(engine: Engine, dataset: Dataset, specs: Sequence[FitSpec[Any]]) -> list[Survey]:
-    """One pass: count, moments, extremes, finiteness, and a sample of rows for each spec.
+    """Survey the data in one pass: count, moments, extremes, finiteness, and a sample of rows for each spec.
 
-    Where rows are to be drawn by weight, a pass over the weights comes before it.
+    If rows are drawn by weight, a pass over the weights comes first.
 
     Raises
     ------
     NonFiniteDataError, InvalidWeightsError
-        With the first row concerned that was met.
+        The error names the first invalid row that the pass met.
     DataRangeError
     """
     drawn = _draw(engine, dataset, specs)
     backend = backend_for(dataset, max(spec.settings.initialization.n_components for spec in specs))
     keys = [(drawing, spec.settings.scattered) for (drawing, _), spec in zip(drawn, specs, strict=True)]
     folds = {key: survey_fold(dataset, sample, backend, key[1]) for key, (_, sample) in zip(keys, drawn, strict=True)}
-    found = dict(zip(folds, engine.run_together(dataset, list(folds.values()), "survey"), strict=True))
-    surveys: list[Survey] = [found[key] for key in keys]
+    by_key = dict(zip(folds, engine.run_together(dataset, list(folds.values()), "survey"), strict=True))
+    surveys: list[Survey] = [by_key[key] for key in keys]
     check_weight_sum(surveys[0].weight_sum)
     check_range(surveys[0])
     return surveys
 
 
 def n_weight_passes(dataset: Dataset, size: int) -> int:
-    """Passes over the weights that drawing ``size`` rows takes; weights in memory are looked at without one."""
+    """Count the passes over the weights for a sample of ``size`` rows; weights in memory need no pass."""
     return int(_draws_by_weight(dataset, size) and dataset.weights is not None and not dataset.weights.in_process)
 
 
@@ -58,14 +58,14 @@ _Drawing = tuple[int, int]
 
 
 def _draw(engine: Engine, dataset: Dataset, specs: Sequence[FitSpec[Any]]) -> list[tuple[_Drawing, RowSample]]:
-    """For each spec the rows of its sample, and what these follow from."""
+    """Draw the sample of each spec; return its size and seed, and its rows."""
     drawings = [_drawing(dataset, spec) for spec in specs]
     by_weight = {drawing: WeightSurveyFold(*drawing) for drawing in drawings if _draws_by_weight(dataset, drawing[0])}
     weighed: dict[_Drawing, WeightSurvey] = dict(
         zip(by_weight, _weigh(engine, dataset, list(by_weight.values())), strict=True)
     )
     for drawing, spec in zip(drawings, specs, strict=True):
-        # Drawn from only where it is needed, so that small data leave the stream to the starts, as in scikit-learn.
+        # Small data draw no seed, so that the starts get the same random numbers as in scikit-learn.
         if dataset.n_rows > drawing[0] and not (drawing in weighed and weighed[drawing].is_complete):
             draw_seed(spec.random_state)
     samples: dict[_Drawing, RowSample] = {
@@ -91,5 +91,5 @@ def _weigh(engine: Engine, dataset: Dataset, folds: Sequence[WeightSurveyFold]) 
 
 
 def backend_for(dataset: Dataset, n_components: int) -> ElementwiseBackend:
-    """Loops that passes over the data use for so many components."""
+    """Choose the `ElementwiseBackend` of passes over the data with ``n_components`` components."""
     return choose_backend(dataset.n_rows * n_components, compiled=compiled())

@@ -1,4 +1,4 @@
-"""A whole fit: survey, starts, the best of them; of one mixture, or of several that share every reading of the data."""
+"""Fits of one mixture, or of several that share every reading of the data: survey, starts, and the best start."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from .survey import Survey
 
 
 class MixtureFits(Generic[State]):
-    """Several mixtures on their way; those that are still running share every reading of the data.
+    """Fits of several mixtures; the running fits share every reading of the data.
 
-    Each becomes, to the last bit, what it becomes alone, and what it becomes when it was interrupted between two passes
-    and went on from what a `Checkpointer` has.
+    The result of each fit has the same bits as a fit of that mixture alone, and as a fit that was interrupted between
+    two passes and resumed from a `Checkpointer`.
 
     Parameters
     ----------
@@ -37,9 +37,9 @@ class MixtureFits(Generic[State]):
     dataset : Dataset
     specs : sequence of FitSpec
     checkpointer : Checkpointer, optional
-        Is given the state after each pass, and has the state that an earlier run left.
+        Keeps the state after each pass, and returns the state of an earlier run.
     early_stop : EarlyStop, optional
-        Asked after each iteration whether to give up a start.
+        Called after each iteration; decides whether to stop a start.
     """
 
     def __init__(
@@ -55,16 +55,16 @@ class MixtureFits(Generic[State]):
         self._fits: list[MixtureFit[State]] = []
 
     def run(self) -> None:
-        """Take all of them to their ends.
+        """Run all fits to their ends.
 
         Raises
         ------
         NonFiniteDataError, InvalidWeightsError, DataChangedError, ChunkError
-            Whatever the passes find.
+            If a pass finds invalid, changed or unreadable data.
         SchedulerError
             If the scheduler does not answer.
         """
-        surveys, seconds, kept = self._survey()
+        surveys, seconds, snapshot = self._survey()
         frame, weight_sum = Frame.of(surveys[0].mean, surveys[0].deviation), surveys[0].weight_sum
         estep_pass = EStepPass(self._engine, self._dataset, frame, partial(backend_for, self._dataset), weight_sum)
         fits = [
@@ -78,11 +78,11 @@ class MixtureFits(Generic[State]):
             )
             for number, (spec, survey) in enumerate(zip(self._specs, surveys, strict=True))
         ]
-        if kept is None:
+        if snapshot is None:
             self._begin(fits, estep_pass, seconds)
         else:
-            self._resume(fits, estep_pass, kept)
-        self._tell_of_loading()
+            self._resume(fits, estep_pass, snapshot)
+        self._emit_loading()
         running = [(fit, number, run) for fit in fits for number, run in fit.runs().items()]
 
         def on_step(place: int, start: EMStart[State], step: Step) -> EMStart[State]:
@@ -92,23 +92,24 @@ class MixtureFits(Generic[State]):
         run_em(estep_pass, [run for *_, run in running], on_step, lambda: self._keep(estep_pass))
 
     def outcomes(self) -> list[FitResult[State] | FailedFit]:
-        """Find the best start of each so far; nothing before the starts have been made."""
+        """Return the best start of each fit so far; the list is empty before the starts have been made."""
         return [fit.outcome() for fit in self._fits]
 
     def _survey(self) -> tuple[list[Survey], float, Snapshot | None]:
-        """Surveys by the first pass, or by that of an earlier run; its seconds; what the earlier run came to."""
+        """Return the surveys, the seconds of their pass, and the last snapshot of an earlier run, or None."""
         checkpointer, dataset = self._checkpointer, self._dataset
         probes = () if checkpointer is None else tuple(probe(self._engine, dataset))
-        kept = None if checkpointer is None else checkpointer.beginning()
-        if checkpointer is not None and kept is not None:
-            checkpointer.check_probes(kept.probes, probes)
-            dataset.guard.check(kept.checksum)
-            self._engine.n_passes += kept.n_passes
+        beginning = None if checkpointer is None else checkpointer.beginning()
+        if checkpointer is not None and beginning is not None:
+            checkpointer.check_probes(beginning.probes, probes)
+            dataset.guard.check(beginning.checksum)
+            self._engine.n_passes += beginning.n_passes
             self._specs = [
                 replace(spec, random_state=record.restore())
-                for spec, record in zip(self._specs, kept.random_states, strict=True)
+                for spec, record in zip(self._specs, beginning.random_states, strict=True)
             ]
-            return [kept.survey(number) for number in range(len(self._specs))], kept.seconds, checkpointer.latest()
+            surveys = [beginning.survey(number) for number in range(len(self._specs))]
+            return surveys, beginning.seconds, checkpointer.latest()
         begin = time.perf_counter()
         surveys = take_surveys(self._engine, dataset, self._specs)
         seconds = time.perf_counter() - begin
@@ -127,18 +128,18 @@ class MixtureFits(Generic[State]):
         self._fits = fits
         self._keep(estep_pass)
 
-    def _resume(self, fits: list[MixtureFit[State]], estep_pass: EStepPass, kept: Snapshot) -> None:
-        estep_pass.common.update(kept.common)
-        self._engine.n_passes = kept.n_passes
-        for fit, state in zip(fits, kept.fits, strict=True):
+    def _resume(self, fits: list[MixtureFit[State]], estep_pass: EStepPass, snapshot: Snapshot) -> None:
+        estep_pass.common.update(snapshot.common)
+        self._engine.n_passes = snapshot.n_passes
+        for fit, state in zip(fits, snapshot.fits, strict=True):
             fit.resume(state)
-        if self._pruner is not None and kept.pruner_state is not None:
-            self._pruner.state = kept.pruner_state
-        self._engine.emit(FitResumed(kept.n_passes))
+        if self._pruner is not None and snapshot.pruner_state is not None:
+            self._pruner.state = snapshot.pruner_state
+        self._engine.emit(FitResumed(snapshot.n_passes))
         self._fits = fits
 
-    def _tell_of_loading(self) -> None:
-        """Say so if the first E-step waits for machine code. What workers have loaded is not known."""
+    def _emit_loading(self) -> None:
+        """Emit `Waiting` if the first E-step has to load machine code; on workers it always may."""
         engine = self._engine
         waiting = [fit.backend for fit in self._fits if fit.is_running]
         if any(backend is not PLAIN and (engine.is_remote or not backend.is_loaded) for backend in waiting):
@@ -174,12 +175,12 @@ def fit_mixtures(
     checkpointer: Checkpointer | None = None,
     early_stop: EarlyStop | None = None,
 ) -> list[FitResult[State] | FailedFit]:
-    """Fit several mixtures: `MixtureFits`, from its beginning to its end.
+    """Fit several mixtures: run a `MixtureFits` and return its outcomes.
 
     Returns
     -------
     list of FitResult or FailedFit
-        One for each of ``specs``.
+        Outcome of each of ``specs``.
     """
     fits = MixtureFits(engine, dataset, specs, checkpointer, early_stop)
     fits.run()

@@ -18,60 +18,60 @@ from .history import PassRecord
 from .initialization import Initialization
 from .survey import Survey
 
-#: Rows that starts are made from where nothing else is asked for.
+#: Default number of rows from which starts are made.
 START_ROWS = 100_000
 
 _NUMBERS_PER_PARAMETER = 5
 
-#: Starts on a sample where nothing else is asked for.
+#: Default number of starts on a sample.
 SAMPLE_STARTS = 4
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a fit is asked to do."""
+    """Settings of a fit."""
 
     initialization: Initialization
     tol: float
-    """In nats per unit of weight."""
+    """Change of the bound below which a start has converged, in nats per unit of weight."""
     max_iter: int
     n_init: int | None
-    """None: one where starts see all data, `SAMPLE_STARTS` where they run on a sample."""
+    """Number of starts; None for 1 on all data, and `SAMPLE_STARTS` on a sample."""
     init_size: int | None
-    """Rows of the sample that starts run on before they see all data; None: they see all data from the first."""
+    """Rows of the sample on which starts run before all data; None to run starts on all data from the beginning."""
     accelerator: Accelerator[Any] | None = None
-    """None: plain EM."""
+    """Proposer of longer steps; None for plain EM."""
     scatter: bool = False
-    """Whether the survey is to take all second moments of the data."""
+    """Compute all second moments of the data in the survey."""
 
     @property
     def scattered(self) -> CovarianceStructure | None:
-        """Structure whose second moments the survey is to take; None for variances alone."""
+        """Structure whose second moments the survey computes; None for variances alone."""
         return self.initialization.structure if self.scatter else None
 
     @property
     def sample_size(self) -> int:
-        """Largest number of rows that are kept in memory."""
+        """Largest number of rows in the survey's sample."""
         return self.init_size or START_ROWS
 
     def samples(self, n_rows: int) -> bool:
-        """Whether starts run on a sample of so many rows before they see all of them."""
+        """Test whether the starts of a fit to ``n_rows`` rows run on a sample first."""
         return self.init_size is not None and n_rows > self.init_size and self.max_iter > 0
 
     def fewest_rows(self, n_features: int) -> int:
-        """Rows of a sample that are enough for a start: `_NUMBERS_PER_PARAMETER` for each free parameter."""
+        """Smallest sample that suffices for a start: `_NUMBERS_PER_PARAMETER` numbers for each free parameter."""
         how = self.initialization
         n_parameters = free_parameters(how.structure, how.n_components, n_features)
         return max(how.n_components, math.ceil(_NUMBERS_PER_PARAMETER * n_parameters / n_features))
 
     def n_starts(self, n_rows: int) -> int:
-        """How many starts there are."""
+        """Number of starts of a fit to ``n_rows`` rows."""
         return self.n_init or (SAMPLE_STARTS if self.samples(n_rows) else 1)
 
 
 @dataclass(frozen=True)
 class Continuation(Generic[State]):
-    """An earlier fit that is to go on."""
+    """State and bound of an earlier fit, to be continued."""
 
     state: State
     lower_bound: float
@@ -79,48 +79,48 @@ class Continuation(Generic[State]):
 
 @dataclass(frozen=True)
 class FitSpec(Generic[State]):
-    """A mixture that is to be fitted."""
+    """Specification of a fit of one mixture."""
 
     settings: Settings
     prepare: Callable[[Survey], Estimation[State]]
-    """Makes the M-step, which may depend on what the survey found."""
+    """Maker of the estimation (the M-step), which may depend on the survey."""
     random_state: np.random.RandomState
     continuation: Continuation[State] | None = None
-    """Go on from there instead of making starts."""
+    """Earlier fit to continue instead of making starts."""
     label: str = ""
-    """Names it in events, beside others."""
+    """Name of the mixture in events, if several are fitted at once."""
 
 
 @dataclass(frozen=True)
 class FitResult(Generic[State]):
-    """The best start of a fit, at its end."""
+    """Result of a fit: the end of its best start."""
 
     state: State
     lower_bounds: list[float]
-    """One for each step up."""
+    """Bound after each iteration that was not rejected."""
     n_iter: int
-    """Iterations over all data, those that were rejected included."""
+    """Iterations over all data, rejected ones included."""
     converged: bool
     history: list[PassRecord]
-    """Of all starts."""
+    """Records of all starts."""
     notes: list[Warning]
-    """What the user should be told."""
+    """Warnings for the user."""
     environment: Mapping[str, str]
-    """What the last bits depend on besides, by name."""
+    """Software and processor, by name, on which the last bits of the result depend."""
     stopped: bool = False
-    """It was given up before it had converged."""
+    """Stopped before convergence by an `EarlyStop`."""
 
     @property
     def lower_bound(self) -> float:
-        """Of the last iteration; −∞ where there was none."""
+        """Bound of the last iteration; −∞ without iterations."""
         return self.lower_bounds[-1] if self.lower_bounds else -np.inf
 
 
 @dataclass(frozen=True)
 class FailedFit:
-    """A fit all whose starts ended in a collapsed component."""
+    """Failure of a fit: all starts ended in a collapsed component."""
 
     error: IllDefinedCovarianceError
-    """Of the last of them."""
+    """Error of the last collapse."""
     history: list[PassRecord]
     notes: list[Warning]

@@ -1,4 +1,4 @@
-"""The state of a fit between two passes: all that it needs to go on, to the last bit, after its process is gone."""
+"""The state of a fit between two passes, complete: a new process continues from the state with the same bits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RandomStateRecord:
     """State of a `numpy.random.RandomState`."""
 
     key: Array
-    """Of the Mersenne twister, shape (624,), uint32."""
+    """State vector of the Mersenne twister, shape (624,), uint32."""
     pos: int
     has_gauss: int
     gauss: float
@@ -38,12 +38,12 @@ class RandomStateRecord:
 
     @classmethod
     def of(cls, random_state: np.random.RandomState) -> RandomStateRecord:
-        """Record the present state.
+        """Record the current state of a random state.
 
         Raises
         ------
         TypeError
-            For another bit generator than the Mersenne twister.
+            If the bit generator is not the Mersenne twister.
         """
         state = random_state.get_state(legacy=False)
         if state["bit_generator"] != _GENERATOR:
@@ -55,8 +55,8 @@ class RandomStateRecord:
 
     def restore(self) -> np.random.RandomState:
         """Make a random state that draws the same numbers."""
-        made = np.random.RandomState()
-        made.set_state(
+        random_state = np.random.RandomState()
+        random_state.set_state(
             {
                 "bit_generator": _GENERATOR,
                 "state": {"key": self.key, "pos": self.pos},
@@ -64,27 +64,27 @@ class RandomStateRecord:
                 "gauss": self.gauss,
             }
         )
-        return made
+        return random_state
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """Findings of the first pass over the data. They do not change any more."""
+    """Results of the survey pass, which the rest of the fit does not change."""
 
     surveys: tuple[Survey, ...]
-    """Those that differ."""
+    """Distinct surveys; mixtures may share one."""
     survey_numbers: tuple[int, ...]
-    """Number of the survey of each mixture."""
+    """Index into ``surveys`` for each mixture."""
     random_states: tuple[RandomStateRecord, ...]
-    """Of each mixture, after that pass."""
+    """Random state of each mixture after the survey pass."""
     checksum: Checksum
     """Checksum of the data."""
     probes: tuple[Checksum, ...]
     """Checksums of a few rows, see `probe`."""
     n_passes: int
-    """So far."""
+    """Number of passes so far."""
     seconds: float
-    """Wall time of the pass."""
+    """Wall time of the survey pass."""
 
     def __post_init__(self) -> None:
         if not self.survey_numbers or len(self.survey_numbers) != len(self.random_states):
@@ -104,11 +104,11 @@ class Beginning:
         n_passes: int,
         seconds: float,
     ) -> Beginning:
-        """Make the record of surveys and random states, one of each for each mixture."""
-        different = {id(survey): survey for survey in surveys}
-        numbers = {key: number for number, key in enumerate(different)}
+        """Make the record from one survey and one random state per mixture."""
+        distinct = {id(survey): survey for survey in surveys}
+        numbers = {key: number for number, key in enumerate(distinct)}
         return cls(
-            tuple(different.values()),
+            tuple(distinct.values()),
             tuple(numbers[id(survey)] for survey in surveys),
             tuple(map(RandomStateRecord.of, random_states)),
             checksum,
@@ -128,12 +128,12 @@ class FitState(Generic[State]):
 
     n_starts: int
     starts: Mapping[int, EMStart[State]]
-    """By number; those that were dropped before the first pass are not there."""
+    """Starts by number, without those that were dropped before the first E-step."""
     history: tuple[PassRecord, ...] = ()
     notes: tuple[Warning, ...] = ()
     """Warnings for the user."""
     collapsed: tuple[int, ...] | None = None
-    """Components that collapsed in the start that was dropped last."""
+    """Collapsed components of the last dropped start; None if no start was dropped."""
 
     def __post_init__(self) -> None:
         if self.n_starts < 1:
@@ -150,11 +150,11 @@ class Snapshot:
 
     n_passes: int
     common: Mapping[tuple[str, str], Array]
-    """As in `EStepPass`."""
+    """Second moments that do not depend on the parameters, as in `EStepPass`."""
     fits: tuple[FitState[Any], ...]
-    """One for each mixture."""
+    """State of the fit of each mixture."""
     pruner_state: PrunerState | None = None
-    """None where no start is given up."""
+    """State of the `EarlyStop`; None without one."""
 
     def __post_init__(self) -> None:
         if self.n_passes < 0:
@@ -164,7 +164,7 @@ class Snapshot:
 
 
 class EarlyStop(Protocol):
-    """Gives up starts that are not worth more passes."""
+    """Rule that stops starts which are not worth more passes."""
 
     def initial(self) -> PrunerState:
         """State before the first pass."""
@@ -172,7 +172,7 @@ class EarlyStop(Protocol):
     def __call__(
         self, state: PrunerState, start: tuple[int, int], bounds: Sequence[float], weight_sum: float, n_free: int
     ) -> tuple[PrunerState, bool]:
-        """Tell whether to give up a start, after a step.
+        """Decide whether to stop a start, after a step.
 
         Parameters
         ----------
@@ -180,28 +180,33 @@ class EarlyStop(Protocol):
         start : tuple of (int, int)
             Number of the mixture, and of its start.
         bounds : sequence of float
-            Of the start so far, at least one.
+            Bounds of the start so far, at least one.
         weight_sum : float
-            Of the data.
+            Sum of the weights of the data.
         n_free : int
             Free parameters of the mixture.
+
+        Returns
+        -------
+        state : PrunerState
+        stop : bool
         """
 
 
 class Checkpointer(Protocol):
-    """Storage of the state that a fit needs to go on."""
+    """Storage of the state from which an interrupted fit resumes."""
 
     def beginning(self) -> Beginning | None:
-        """Read what the first pass of an earlier run found; None where this is the first."""
+        """Read the results of the survey pass of an earlier run; None without an earlier run."""
 
     def latest(self) -> Snapshot | None:
-        """Read the last snapshot of an earlier run."""
+        """Read the last snapshot of an earlier run; None without one."""
 
     def keep_beginning(self, beginning: Beginning) -> None:
-        """Write what the first pass found."""
+        """Write the results of the survey pass."""
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Write the present state."""
+        """Write the current state."""
 
     def check_probes(self, kept: Sequence[Checksum], found: Sequence[Checksum]) -> None:
-        """Raise if the data are not those of the earlier run."""
+        """Raise an error if the probes differ: the data are not those of the earlier run."""

@@ -1,4 +1,4 @@
-"""What the passes of a fit compute."""
+"""Folds of the passes of a fit: the E-step, and the score."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ..engine.tree import leaf_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Kernels take infinity for a point very far away. Rows that lie there and are finite only cost another look at them.
+# Kernels treat infinity as a point very far away. Finite rows that lie very far away cost only another check.
 _SUSPICIOUS = -1e15
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an E-step takes, as far as the shape of the problem tells: a plan needs it before there are parameters."""
+    """Time and memory of an E-step, from the shape of the problem alone: a plan needs them before the parameters."""
 
     leaf_rows: int
     row_seconds: float
@@ -43,7 +43,7 @@ class Cost:
         block: BlockPlan,
         backend: ElementwiseBackend,
     ) -> Cost:
-        """Cost of a kernel with such blocks and loops."""
+        """Cost of a kernel with the given blocks and backend."""
         second_moments = math.prod(structure.second_shape(n_components, n_features))
         value_bytes = 8 * (n_components * (1 + n_features) + second_moments)
         rows = leaf_rows(n_features, value_bytes)
@@ -56,11 +56,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class KernelFold:
-    """What a kernel computes of all rows."""
+    """Base of the folds that apply a kernel to all rows."""
 
     kernel: Kernel
     cost: Cost = field(init=False)
-    """Settled where the pass begins, so that leaves are the same wherever a task runs."""
+    """Cost, computed in the driver, so that leaves are the same wherever a task runs."""
 
     def __post_init__(self) -> None:
         p, kernel = self.kernel.parameters, self.kernel
@@ -79,17 +79,17 @@ class KernelFold:
 
     @property
     def work_bytes(self) -> int:
-        """Scratch arrays of a task, and what evaluating one leaf allocates."""
+        """Size of the scratch arrays of a task, and of the arrays to evaluate one leaf."""
         return self.cost.work_bytes
 
     @property
     def value_bytes(self) -> int:
-        """The statistics of some rows."""
+        """Size of the value of a range of rows."""
         return self.cost.value_bytes
 
     @property
     def process_bytes(self) -> int:
-        """Code that the kernel loads, once in a process."""
+        """Size of the code that the kernel loads, once in a process."""
         return self.cost.process_bytes
 
 
@@ -98,7 +98,7 @@ class ExpectationFold(KernelFold):
     """The E-step: `SufficientStatistics` of all rows."""
 
     def start(self) -> _Expectation:
-        """Evaluator for the leaves of one task."""
+        """Return the evaluator for the leaves of one task."""
         return _Expectation(self.kernel)
 
 
@@ -110,14 +110,14 @@ class _Expectation:
         with np.errstate(invalid="ignore", over="ignore"):
             statistics = self._kernel.statistics(rows, weights, self._work)
         if not statistics.log_likelihood > _SUSPICIOUS:  # true for NaN
-            # Checking every row in every pass would cost more than finding out afterwards where it went wrong.
+            # Checking every row in every pass would cost more than looking for the bad row afterwards.
             check_finite(rows, start)
         return statistics
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well some rows are described. ``+`` joins two sets of rows."""
+    """Log-likelihood of a set of rows. ``+`` joins two sets."""
 
     log_likelihood: float
     """Σ w log p(x), in nats."""
@@ -126,7 +126,7 @@ class Score:
     n_rows: int
 
     entropy: float = math.nan
-    """−Σ w Σ_k r log r of the responsibilities, in nats; NaN where it was not asked for."""
+    """Entropy of the responsibilities, −Σ w Σ_k r log r, in nats; NaN if not requested."""
 
     def __add__(self, other: Score) -> Score:
         return Score(
@@ -147,16 +147,16 @@ class ScoreFold(KernelFold):
     """The log-likelihood of all rows, without statistics."""
 
     entropy: bool = False
-    """Whether to take the entropy of the responsibilities, too."""
+    """Compute the entropy of the responsibilities, too."""
 
     @property
     def work_bytes(self) -> int:
-        """As for the others; logarithms of a block's responsibilities, and an entropy for each row."""
+        """Size as for other folds; with the entropy, also a block's log-responsibilities and one entropy per row."""
         logs = self.kernel.parameters.n_components * self.kernel.plan.rows + self.leaf_rows
         return self.cost.work_bytes + 8 * logs * self.entropy
 
     def start(self) -> Evaluator:
-        """Evaluator for the leaves of one task."""
+        """Return the evaluator for the leaves of one task."""
         return _Scorer(self.kernel, self.entropy)
 
 
@@ -169,7 +169,7 @@ class _Scorer:
         return _sum(density, entropy, weights)
 
     def evaluate(self, start: int, rows: Array, weights: Array | None) -> tuple[Array, Array | None]:
-        """Log-density, and entropy where it is asked for, of every row."""
+        """Compute the log-density of every row, and the entropy if requested."""
         check_finite(rows, start)
         if weights is not None:
             check_weights(weights, start)
@@ -178,19 +178,19 @@ class _Scorer:
         return density, entropy
 
 
-@np.errstate(over="ignore")  # of weights whose sum overflows, which is an error of its own
+@np.errstate(over="ignore")  # `check_weight_sum` reports weights whose sum overflows
 def _sum(density: Array, entropy: Array | None, weights: Array | None) -> Score:
     n_rows = len(density)
     if weights is None:
         return Score(float(density.sum()), float(n_rows), n_rows, math.nan if entropy is None else float(entropy.sum()))
-    heavy = weights > 0  # −∞ of a row that does not count is not to become NaN
+    heavy = weights > 0  # a density of −∞ times a weight of 0 would be NaN
     total = math.nan if entropy is None else float(entropy[heavy] @ weights[heavy])
     return Score(float(density[heavy] @ weights[heavy]), float(weights.sum()), n_rows, total)
 
 
 @dataclass(frozen=True)
 class SplitScore:
-    """`Score` of the rows that a fit saw, and of those that were held out. ``+`` joins two sets of rows."""
+    """`Score` of the training rows, and of the held-out rows. ``+`` joins two sets of rows."""
 
     training: Score
     held_out: Score
@@ -204,10 +204,10 @@ class SplitScoreFold(ScoreFold):
     """`SplitScore` of all rows, in one reading."""
 
     held_out: HeldOut | None = None
-    """None: no row is."""
+    """Rule for the held-out rows; None to hold out no rows."""
 
     def start(self) -> Evaluator:
-        """Evaluator for the leaves of one task."""
+        """Return the evaluator for the leaves of one task."""
         return _SplitScorer(_Scorer(self.kernel, self.entropy), self.held_out)
 
 

@@ -1,4 +1,4 @@
-"""What a fit did, pass by pass."""
+"""Records of a fit, pass by pass."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one pass over the data was for, or all iterations of a start on a sample."""
+    """Record of one pass over the data, or of all iterations of a start on one sample."""
 
     kind: str
-    """What it did:
+    """Kind of the pass:
 
     ``"survey"``
-        looked at all rows before the first E-step;
+        the pass over all rows before the first E-step;
     ``"sample"``
-        iterations on a sample in memory, which read no data;
+        iterations on a sample in memory, without reading the data;
     ``"em"``
-        a plain step of EM;
+        a plain EM step;
     ``"accelerated"``
-        an E-step where the acceleration proposed;
+        an E-step at a state that the acceleration proposed;
     ``"rejected"``
-        the same, and the bound was lower there: the fit went back;
+        an E-step at a proposed state where the bound was lower: the start returned to the state of its last M-step;
     ``"refined"``
-        an E-step whose arithmetic turned out to be too coarse, and that was repeated;
+        an E-step in too coarse an arithmetic, which the next pass repeated;
     ``"reseeded"``
-        an E-step after which a component had collapsed or was empty, and began anew elsewhere;
+        an E-step after which components that had collapsed or were empty were reseeded;
     ``"moved"``
-        an E-step with a component in another place: at a cluster that the sample had too little of.
+        an E-step after components were moved to clusters that are rare in the sample.
     """
 
     start: int
-    """Which of the fit's starts, counted from 0."""
+    """Number of the start, counted from 0."""
 
     n_iter: int
-    """Iterations that it stands for: 1, or those on a sample."""
+    """Number of iterations: 1 for a pass, all iterations of the start on a sample."""
 
     lower_bound: float | None
-    """What the E-step found, in nats per unit of weight; None where there was none that counts."""
+    """Bound that the E-step found, in nats per unit of weight; None for a pass without a valid bound."""
 
     n_rows: int
-    """Rows that were read."""
+    """Rows of the data, or of the sample."""
 
     bytes_read: int
-    """Their size in memory; 0 for a sample. A compressed store holds fewer bytes."""
+    """Size in memory of the rows read; 0 for a sample. A compressed store holds fewer bytes."""
 
     seconds: float
-    """Wall time, which starts that share a pass share."""
+    """Wall time of the pass; starts that share a pass have the same."""
 
     arithmetic: str
     """``"float32"``, ``"float64"`` or ``"precise"``; empty for a survey."""
@@ -67,11 +67,11 @@ class PassRecord:
 
     @property
     def rows_per_second(self) -> float:
-        """Rows times iterations, by the second."""
+        """Rows times iterations per second."""
         return self.n_rows * self.n_iter / max(self.seconds, 1e-9)
 
     def as_record(self) -> dict[str, Any]:
-        """The record as what JSON can say."""
+        """Return the record as a dict of JSON values."""
         return {**asdict(self), "rows_per_second": self.rows_per_second}
 
 

@@ -1,15 +1,15 @@
-"""Statistics to begin with, from a sample of rows in memory: the first M-step makes parameters of them.
+"""Initial statistics of a start, from a sample of rows in memory; the first M-step makes parameters from them.
 
 =================  ====================================================================================================
 kmeans             k-means on the sample: each cluster is a component
-k-means++          the seeds of k-means++ as means, equal counts, one common covariance: that of the rows about their
-                   nearest seed
-random_from_data   the same for rows drawn at random
+k-means++          the seeds of k-means++ as means, equal counts, and one common covariance: the covariance of the rows
+                   about their nearest seeds
+random_from_data   rows drawn at random as means, with counts and covariance as for k-means++
 random             random responsibilities
 =================  ====================================================================================================
 
-For k-means++ and random_from_data scikit-learn takes each seed's own row as its whole cluster, which leaves covariances
-of ``reg_covar`` and weights that do not sum to one; the common covariance above is usable whatever the data's units.
+For k-means++ and random_from_data, scikit-learn takes the seed's own row as the whole cluster, which leaves covariances
+of ``reg_covar`` and weights that do not sum to one. The common covariance is usable in any units of the data.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ..names import INIT_METHODS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_SPARE_BITS = 4  # differences of two values, squared
+_SPARE_BITS = 4  # for squared differences of two values
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows in memory to begin from."""
+    """Rows in memory from which starts are made."""
 
     rows: Array
     """Shape (n, D)."""
@@ -42,17 +42,17 @@ class Sample:
     """Weight of each row in the sample, shape (n,)."""
     frame: Frame
     weight_sum: float | None = None
-    """Sum of the weights of all data; None where the sample is complete."""
+    """Sum of the weights of all data; None if the sample is complete."""
 
     @property
     def is_complete(self) -> bool:
-        """True where the sample holds all rows that count."""
+        """Test whether the sample holds all rows with positive weight."""
         return self.weight_sum is None
 
 
 @dataclass(frozen=True)
 class Initialization:
-    """How a start is made."""
+    """Method of making the initial statistics of a start."""
 
     structure: CovarianceStructure
     n_components: int
@@ -60,23 +60,23 @@ class Initialization:
     """A key of `METHODS`."""
 
     def __call__(self, sample: Sample, random_state: np.random.RandomState) -> SufficientStatistics:
-        """First statistics, in the place of an E-step's.
+        """Make the statistics for the first M-step, in place of an E-step.
 
         Parameters
         ----------
         sample : Sample
         random_state : numpy.random.RandomState
-            The stream that all starts of a fit share.
+            Random number stream, shared by all starts of a fit.
 
         Returns
         -------
         SufficientStatistics
-            Those of a sample weigh as much as all data: beside a prior, counts matter.
+            Statistics of the sample, scaled to the weight of all data, because counts matter beside a prior.
 
         Raises
         ------
         InvalidWeightsError
-            If fewer rows than components have a weight.
+            If fewer rows than components have positive weight.
         """
         _check_enough(sample, self.n_components)
         statistics = METHODS[self.method](self, sample, random_state)
@@ -112,10 +112,10 @@ def _kmeans(how: Initialization, sample: Sample, random_state: np.random.RandomS
 
 
 def _in_range(sample: Sample) -> tuple[Array, Array | None]:
-    """Rows and weights for k-means, which sums squares of rows and products with weights in the rows' precision.
+    """Return rows and weights within the range of k-means, which sums their squares and products in the rows' dtype.
 
-    Those whose sums would leave its range are multiplied by a power of two. That is exact, so k-means goes the same way
-    as with a wider range.
+    Values whose sums would overflow or underflow are multiplied by a power of two. The multiplication is exact, so
+    k-means takes the same steps as with a wider range.
     """
     dtype = sample.rows.dtype
     weights = None if sample.weights is None else _scaled(sample.weights, dtype, 1, len(sample.weights))
@@ -123,7 +123,7 @@ def _in_range(sample: Sample) -> tuple[Array, Array | None]:
 
 
 def _scaled(values: Array, dtype: np.dtype[Any], power: int, n_terms: int) -> Array:
-    """The values, or multiples of at most 1, such that a sum of so many of their powers is an ordinary number."""
+    """Scale values by a power of two, if needed, so that a sum of ``n_terms`` powers stays in the dtype's range."""
     limits = np.finfo(dtype)
     largest = float(max(abs(float(values.max())), abs(float(values.min()))))
     logarithm = power * np.log2(largest) if largest > 0 else 0.0
@@ -145,7 +145,7 @@ def _kmeans_plusplus(how: Initialization, sample: Sample, random_state: np.rando
 
 def _random_from_data(how: Initialization, sample: Sample, random_state: np.random.RandomState) -> SufficientStatistics:
     weights = sample.weights
-    # Equal weights have to draw what no weights draw, and `choice` draws otherwise where it is given probabilities.
+    # Equal weights must draw the same rows as no weights, and `choice` draws other rows with equal probabilities.
     probabilities = None if weights is None or np.ptp(weights) == 0 else weights / weights.sum()
     seeds = random_state.choice(len(sample.rows), size=how.n_components, replace=False, p=probabilities)
     return _around_seeds(how, sample, seeds)
@@ -158,7 +158,7 @@ def _around_seeds(how: Initialization, sample: Sample, seeds: Array) -> Sufficie
     weights = np.ones(len(scaled)) if sample.weights is None else sample.weights
     around_zero = Frame(np.zeros_like(sample.frame.center), sample.frame.scale)
     within = statistics_of_responsibilities(how.structure, sample.rows - means[nearest], weights[:, None], around_zero)
-    # One component about the mean of all differences becomes equal ones about the seeds.
+    # One component about the mean of all differences becomes equal components about the seeds.
     return replace(
         within,
         reference=means,
@@ -171,4 +171,4 @@ def _around_seeds(how: Initialization, sample: Sample, seeds: Array) -> Sufficie
 METHODS: dict[str, Callable[[Initialization, Sample, np.random.RandomState], SufficientStatistics]] = dict(
     zip(INIT_METHODS, (_kmeans, _kmeans_plusplus, _random, _random_from_data), strict=True)
 )
-"""Every method by its name, which is scikit-learn's ``init_params``."""
+"""Methods by name: the values of ``init_params``, as in scikit-learn."""

@@ -1,4 +1,4 @@
-"""The rows that a mixture explains worst, found while an E-step reads them."""
+"""The rows with the lowest log-densities under a mixture, found while an E-step reads them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from .folds import Cost, KernelFold
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Rows that are kept: a share of the data, a number, and their size.
+# Limits on the kept rows: share of the data, number, and size.
 _KEPT_SHARE, _MOST_KEPT, _MOST_KEPT_BYTES = 0.01, 10_000, 2 << 20
 
-# A merge joins more lists than this, so that their sizes are counted once at least.
+# A merge joins more lists than this, so that the planned size of the values covers one full list at least.
 _LISTS_FOR_EACH = 16
 
 
 @dataclass(frozen=True)
 class LowDensityRows:
-    """Rows with the lowest log-densities, the lowest first. ``+`` keeps the lowest of both."""
+    """Rows with the lowest log-densities, in ascending order. ``+`` keeps the lowest of both."""
 
     limit: int
-    """Number of rows that are kept, at most."""
+    """Largest number of rows to keep."""
     rows: Array
-    """Shape (n, D), float32 where the data are, else float64."""
+    """Values of the rows, shape (n, D); float32 for float32 data, otherwise float64."""
     weights: Array
-    """Shape (n,)."""
+    """Weights of the rows, shape (n,)."""
     log_density: Array
-    """In nats, shape (n,)."""
+    """Log-densities in nats, shape (n,)."""
     number: Array
-    """Of each row in the data: it settles which of equal ones is kept, so that the order of merging does not."""
+    """Row numbers in the data, shape (n,); they decide between equal densities, whatever the order of merging."""
 
     def __add__(self, other: LowDensityRows) -> LowDensityRows:
         return LowDensityRows.of(
@@ -44,20 +44,19 @@ class LowDensityRows:
 
     @classmethod
     def of(cls, limit: int, rows: Array, weights: Array, log_density: Array, number: Array) -> LowDensityRows:
-        """The lowest of these rows."""
+        """Keep the ``limit`` rows with the lowest log-densities."""
         lowest = np.lexsort((number, log_density))[:limit]
         return cls(limit, rows[lowest], weights[lowest], log_density[lowest], number[lowest])
 
 
 @dataclass(frozen=True)
 class DensityThreshold:
-    """Which rows are to be kept."""
+    """Selection of the rows that an E-step keeps."""
 
     limit: int
-    """Number, at most."""
+    """Largest number of rows to keep."""
     highest: float = np.inf
-    """Log-density above which a row is not wanted, in nats. Lists are shorter where a sample tells about how many rows
-    lie below."""
+    """Log-density above which no row is kept, in nats. An estimate from a sample shortens the lists of kept rows."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class LowDensityRowsFold(KernelFold):
 
     threshold: DensityThreshold
     dtype: np.dtype[Any]
-    """Of the rows that are kept."""
+    """Dtype of the kept rows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,14 +74,14 @@ class LowDensityRowsFold(KernelFold):
         )
 
     def start(self) -> _LowDensityFinder:
-        """Evaluator for the leaves of one task."""
+        """Return the evaluator for the leaves of one task."""
         return _LowDensityFinder(self)
 
 
 class _LowDensityFinder:
     def __init__(self, fold: LowDensityRowsFold) -> None:
         self._fold, self._work = fold, fold.kernel.workspace()
-        # Densities of the lowest rows of this task, in no order: what lies higher is none of the lowest of all data.
+        # Lowest densities of this task, unordered: rows above them are not among the lowest of all data either.
         self._lowest, self._highest = np.empty(0), fold.threshold.highest
 
     def __call__(self, start: int, rows: Array, weights: Array | None) -> LowDensityRows:
@@ -104,21 +103,21 @@ class _LowDensityFinder:
 
 
 def low_density_cost(estep: Cost, n_features: int, limit: int) -> Cost:
-    """What it costs to keep so many rows, besides an E-step of that cost: as much again, and lists that are joined.
+    """Return the cost of keeping ``limit`` rows beside an E-step: the log-densities once more, and lists to merge.
 
-    Lists of all data together hold about twice as many rows, because `Watch.highest` lets no more of them through. So
-    what a task holds does not grow with the number of its lists.
+    All lists of all tasks together hold about ``2 * limit`` rows, because `DensityThreshold.highest` excludes the
+    others. The memory of a task therefore does not grow with the number of its lists.
     """
     n_bytes = kept_bytes(n_features, limit)
     return replace(estep, work_bytes=estep.work_bytes + 4 * n_bytes, value_bytes=n_bytes // _LISTS_FOR_EACH)
 
 
 def kept_bytes(n_features: int, limit: int) -> int:
-    """Size of `LowDensityRows`."""
+    """Size of `LowDensityRows` with ``limit`` rows."""
     return limit * (8 * n_features + 24)
 
 
 def n_kept(n_rows: int, n_features: int, init_size: int) -> int:
-    """How many rows of a data set are kept for a start from a sample of ``init_size``."""
+    """Number of rows of a data set to keep for a start from a sample of ``init_size`` rows."""
     fitting = _MOST_KEPT_BYTES // kept_bytes(n_features, 1)
     return min(init_size, int(_KEPT_SHARE * n_rows), _MOST_KEPT, fitting)

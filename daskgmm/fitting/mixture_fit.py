@@ -1,4 +1,4 @@
-"""The fit of one mixture: its starts, on a sample first where that is asked for, and the best of them."""
+"""The fit of one mixture: its starts, on a sample first if one is requested, and the best start."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from .survey import Survey
 
 
 class MixtureFit(Generic[State]):
-    """The fit of one mixture on its way.
+    """The running fit of one mixture.
 
-    Everything that changes is in `state`, a value that is replaced.
+    `state`, a frozen value that is replaced, holds everything that changes.
 
     Parameters
     ----------
     engine : Engine
-        Is told how things go.
+        Receives the events of the fit.
     dataset : Dataset
     spec : FitSpec
     survey : Survey
-        Of the data.
+        Survey of the data.
     frame : Frame
-        Where the data lie.
+        Center and scale of the data.
     is_hopeless : callable, optional
-        Decision to give up a start, from the number of the start, its bounds so far, and the number of free parameters.
+        Number of a start, its bounds so far and the number of free parameters -> True to stop the start.
     """
 
     def __init__(
@@ -78,22 +78,22 @@ class MixtureFit(Generic[State]):
 
     @property
     def is_running(self) -> bool:
-        """True while a start asks for another E-step."""
+        """Test whether a start needs another E-step."""
         return not all(start.is_finished(self._em.max_iter) for start in self.state.starts.values())
 
     @property
     def backend(self) -> ElementwiseBackend:
-        """Loops that its kernels use beside matrix products."""
+        """Element-wise backend of the kernels."""
         return backend_for(self._dataset, self._settings.initialization.n_components)
 
     def runs(self) -> dict[int, EMRun[State]]:
-        """Make what `run_em` takes of the starts."""
+        """Return the runs of all starts, for `run_em`."""
         return {number: EMRun(self._estimation, self._em, start) for number, start in self.state.starts.items()}
 
     # ---- starts
 
     def begin(self) -> None:
-        """Make the starts, and run them on a sample where that comes first."""
+        """Make the starts, and run them on a sample if the settings request one."""
         if self._spec.continuation is not None:
             self._add(0, self._em.begin(self._spec.continuation.state, self._spec.continuation.lower_bound))
             return
@@ -105,11 +105,11 @@ class MixtureFit(Generic[State]):
                 self._begin_on_data(number)
 
     def resume(self, state: FitState[State]) -> None:
-        """Go on from where an earlier run was, instead of `begin`."""
+        """Resume from the state of an earlier run, instead of `begin`."""
         self.state = state
         for number, start in state.starts.items():
             self._engine.emit(StartBegun(number, state.n_starts, self._spec.label, start.n_iter))
-            self._tell_if_finished(number)
+            self._emit_if_finished(number)
 
     def _note_few_rows(self) -> None:
         n_sampled, enough = len(self._sample.rows), self._settings.fewest_rows(self._dataset.n_features)
@@ -123,7 +123,7 @@ class MixtureFit(Generic[State]):
             state = self._estimation.begin(lambda: how(self._sample, random_state))
         except IllDefinedCovarianceError as error:
             self._drop(number, error)
-            self._tell_end(number, 0, -np.inf, converged=False)
+            self._emit_end(number, 0, -np.inf, converged=False)
         else:
             self._add(number, self._em.begin(state))
 
@@ -149,7 +149,7 @@ class MixtureFit(Generic[State]):
         self._add(0, self._em.begin(state))
 
     def _relocator(self) -> Relocation[State] | None:
-        """Make the search for clusters that the sample has too little of."""
+        """Make the search for clusters that are rare in the sample; None if the fit has no use for one."""
         n_rows = self._n_weighted
         kept = n_kept(n_rows, self._dataset.n_features, len(self._sample.rows))
         if not (self._samples and self._estimation.relocates and kept) or self._sample.is_complete:
@@ -159,7 +159,7 @@ class MixtureFit(Generic[State]):
 
     def _add(self, number: int, start: EMStart[State]) -> None:
         self._set(number, start)
-        self._tell_if_finished(number)
+        self._emit_if_finished(number)
 
     def _set(self, number: int, start: EMStart[State]) -> None:
         self.state = replace(self.state, starts={**self.state.starts, number: start})
@@ -172,17 +172,17 @@ class MixtureFit(Generic[State]):
     # ---- steps
 
     def stepped(self, number: int, start: EMStart[State], step: Step) -> EMStart[State]:
-        """Take note of a step of one of the starts, and give the start up where it is hopeless."""
+        """Record a step of a start, and stop the start if it is hopeless; return the start."""
         self._set(number, start)
         bound = step.lower_bound if np.isfinite(step.lower_bound) else None
         self.record(step.kind, number, bound, step.seconds, step.arithmetic, step.records)
         if start.failure is not None:
             self._drop(number, start.failure)
         elif step.kind != "refined":
-            self._tell_of_step(number, start, step)
+            self._emit_step(number, start, step)
             if start.lower_bounds and self._is_hopeless and self._is_hopeless(number, start.lower_bounds, self.n_free):
-                start = self._given_up(number, start)
-        self._tell_if_finished(number)
+                start = self._stopped(number, start)
+        self._emit_if_finished(number)
         return start
 
     def record(
@@ -194,22 +194,22 @@ class MixtureFit(Generic[State]):
         arithmetic: str,
         more: tuple[PassRecord, ...] = (),
     ) -> None:
-        """Take note of a pass over the data, and of iterations on samples that came with it."""
+        """Record a pass over the data, and the iterations on samples that belong to it."""
         n_rows = self._dataset.n_rows
         n_bytes = n_rows * sum(source.row_bytes for source in self._dataset.sources)
-        made = PassRecord(kind, start, 1, lower_bound, n_rows, n_bytes, seconds, arithmetic)
-        self.state = replace(self.state, history=(*self.state.history, made, *more))
+        record = PassRecord(kind, start, 1, lower_bound, n_rows, n_bytes, seconds, arithmetic)
+        self.state = replace(self.state, history=(*self.state.history, record, *more))
 
-    def _given_up(self, number: int, start: EMStart[State]) -> EMStart[State]:
+    def _stopped(self, number: int, start: EMStart[State]) -> EMStart[State]:
         if start.is_finished(self._em.max_iter):
             return start
         self._set(number, stopped := replace(start, stopped=True))
         return stopped
 
-    def _note(self, *made: Warning) -> None:
-        self.state = replace(self.state, notes=(*self.state.notes, *made))
+    def _note(self, *warnings: Warning) -> None:
+        self.state = replace(self.state, notes=(*self.state.notes, *warnings))
 
-    def _tell_of_step(self, number: int, start: EMStart[State], step: Step) -> None:
+    def _emit_step(self, number: int, start: EMStart[State], step: Step) -> None:
         self._engine.emit(
             IterationFinished(
                 number,
@@ -224,12 +224,12 @@ class MixtureFit(Generic[State]):
             )
         )
 
-    def _tell_if_finished(self, number: int) -> None:
+    def _emit_if_finished(self, number: int) -> None:
         start = self.state.starts[number]
         if start.is_finished(self._em.max_iter):
-            self._tell_end(number, start.n_iter, start.lower_bound, converged=start.converged, stopped=start.stopped)
+            self._emit_end(number, start.n_iter, start.lower_bound, converged=start.converged, stopped=start.stopped)
 
-    def _tell_end(
+    def _emit_end(
         self, number: int, n_iter: int, lower_bound: float, *, converged: bool, stopped: bool = False
     ) -> None:
         measure, label = self._estimation.measure, self._spec.label
@@ -238,12 +238,12 @@ class MixtureFit(Generic[State]):
     # ---- the end
 
     def outcome(self) -> FitResult[State] | FailedFit:
-        """Find the best start."""
-        history, told = list(self.state.history), list(self.state.notes)
+        """Return the best start as a result, or a failure if all starts collapsed."""
+        history, warnings = list(self.state.history), list(self.state.notes)
         alive = [start for start in self.state.starts.values() if start.collapsed is None]
         if not alive:
             assert self.state.collapsed is not None
-            return FailedFit(IllDefinedCovarianceError(self.state.collapsed), history, told)
+            return FailedFit(IllDefinedCovarianceError(self.state.collapsed), history, warnings)
         best = max(alive, key=lambda start: start.lower_bound)
         return FitResult(
             best.state,
@@ -251,7 +251,7 @@ class MixtureFit(Generic[State]):
             best.n_iter,
             best.converged,
             history,
-            [*told, *self._notes_of(best)],
+            [*warnings, *self._notes_of(best)],
             self._engine.environment() | {"loops": self.backend.made_by},
             stopped=best.stopped,
         )

@@ -17,13 +17,13 @@ _LARGEST = 1 << 53  # of an extent
 
 @dataclass(frozen=True)
 class ArrayOrigin:
-    """An array that a fit has read."""
+    """Description of an array that a fit has read."""
 
     kind: str
-    """One of `daskgmm.data.source.KINDS`, such as ``"Zarr array"``."""
+    """Kind of the array: one of `daskgmm.data.source.KINDS`, such as ``"Zarr array"``."""
 
     address: str | None
-    """Absolute path or URL of a Zarr array or of a mapped file, without what may be a password or a token."""
+    """Absolute path or URL of a stored array, without passwords and tokens; None for other arrays."""
 
     shape: tuple[int, ...]
 
@@ -38,12 +38,12 @@ class ArrayOrigin:
 
     @classmethod
     def of(cls, source: Source) -> Self:
-        """The origin of rows or weights."""
+        """Describe the array of rows or weights."""
         return cls(source.kind, source.address, tuple(map(int, source.shape)), str(source.dtype))
 
     @classmethod
     def from_record(cls, record: Any) -> Self:
-        """Inverse of `dataclasses.asdict`, believing nothing.
+        """Make the description from a dict of `dataclasses.asdict`, with all checks.
 
         Raises
         ------
@@ -58,12 +58,12 @@ class Origin:
     """Data and date of a fit. Its settings are the estimator's parameters."""
 
     date: str
-    """When the fit ended, in UTC, as ISO 8601 has it: ``"2026-01-31T12:00:00+00:00"``."""
+    """End of the fit in UTC, in the format of ISO 8601: ``"2026-01-31T12:00:00+00:00"``."""
 
     data: ArrayOrigin
 
     sample_weight: ArrayOrigin | None
-    """None where every row counted the same."""
+    """Sample weights; None for a fit without them."""
 
     def __post_init__(self) -> None:
         _check(_matches(_DATE, self.date), "date", self.date, "a time in UTC")
@@ -75,13 +75,13 @@ class Origin:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
-        """The origin of a fit that has just ended."""
+        """Make the origin of a fit that ends now."""
         weights = None if dataset.weights is None else ArrayOrigin.of(dataset.weights)
         return cls(datetime.now(UTC).isoformat(timespec="seconds"), ArrayOrigin.of(dataset.rows), weights)
 
     @classmethod
     def from_record(cls, record: Any) -> Self:
-        """Inverse of `as_record`, believing nothing.
+        """Make the origin from a dict of `as_record`, with all checks.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class Origin:
         return cls(**{**record, **arrays})
 
     def as_record(self) -> dict[str, Any]:
-        """The origin as what JSON can say."""
+        """Return the origin as a dict of JSON values."""
         return asdict(self)
 
 

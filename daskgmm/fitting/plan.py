@@ -1,4 +1,4 @@
-"""What a fit will do and take, told before it reads any data."""
+"""Plan of a fit: its passes and its memory, computed before any row is read."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from .low_density_rows import low_density_cost, n_kept
 from .relocation import strata_bytes
 from .survey import sample_dtype, survey_fold
 
-# k-means holds the sample, its own copy of it, and distances and labels for each row.
+# k-means holds the sample, a copy of the sample, and distances and labels for each row.
 _COPIES_OF_SAMPLE = 4
 
-# Covariances and their factors, old and new, second moments of each task and of their sums: 8.8 were measured at least.
+# Covariances and their factors, old and new, second moments of tasks and of their sums; at least 8.8 were measured.
 _COPIES_OF_PARAMETERS = 8
-_LITTLE = 1 << 30  # bytes that every machine has
+_LITTLE = 1 << 30  # memory of the smallest machine, in bytes
 
 
 @dataclass(frozen=True)
 class FitPlan:
-    """What a fit will do and take. Sizes are in bytes; ``print`` it for people.
+    """Plan of a fit: passes and memory. Sizes are in bytes; ``print`` the plan for a readable text.
 
-    Memory is the most that can be needed at a time. It depends on the layout of the data, on K and D and on the number
-    of threads, not on the number of rows.
+    Memory means peak memory, an upper bound. It depends on the layout of the data, the numbers of components and
+    features, and the number of threads, not on the number of rows.
     """
 
     n_rows: int
@@ -49,39 +49,39 @@ class FitPlan:
     covariance_type: str
 
     data_bytes: int
-    """Rows in memory, all of them: every pass reads as much, or less where the store is compressed."""
+    """Size of all rows in memory. Every pass reads this many bytes, or fewer from a compressed store."""
 
     most_passes: int
-    """The survey, all iterations, which starts share, and a pass over the weights where rows are drawn by them."""
+    """Largest number of passes: a survey, all iterations, and a pass over the weights if rows are drawn by weight."""
 
     survey: PassPlan
     estep: PassPlan
-    """In the arithmetic that takes the most memory: which one runs depends on the parameters."""
+    """E-step in the arithmetic that takes the most memory; the parameters decide which arithmetic runs."""
 
     n_threads: int
-    """Of all workers together."""
+    """Threads of all workers together."""
 
     workers: tuple[Worker, ...]
-    """Processes of the cluster; none where the fit runs on threads of this process."""
+    """Worker processes of the cluster; empty if the fit runs on threads of this process."""
 
     driver_bytes: int
-    """What this process takes for the sample that starts are made from."""
+    """Memory of this process for the sample from which starts are made."""
 
     @property
     def worker_bytes(self) -> int:
-        """The most that one worker process takes, or the threads of this process."""
+        """Peak memory of one worker process, or of the threads of this process."""
         threads = max((worker.n_threads for worker in self.workers), default=self.n_threads)
         return max(plan.process_bytes + threads * plan.task.total for plan in (self.survey, self.estep))
 
     def as_record(self) -> dict[str, Any]:
-        """The plan as what JSON can say."""
+        """Return the plan as a dict of JSON values."""
         record = asdict(self)
         for name in ("survey", "estep"):
             record[name]["task"]["total"] = getattr(self, name).task.total
         return {"kind": "plan", **record, "worker_bytes": self.worker_bytes}
 
     def as_text(self) -> dict[str, str]:
-        """The plan in words, by subject."""
+        """Return the plan in words, by subject."""
         step, task = self.estep, self.estep.task
         place = f"{len(self.workers)} worker processes" if self.workers else "this process"
         limits = sorted({worker.limit for worker in self.workers if worker.limit})
@@ -107,9 +107,9 @@ class FitPlan:
 
 
 def check_parameters(dataset: Dataset, structure: CovarianceStructure, n_components: int) -> None:
-    """Raise unless the mixture itself has room in the memory of this machine; nothing is allocated.
+    """Raise an error if the mixture does not fit into the memory of this machine; nothing is allocated.
 
-    Rows and columns that are exchanged make a million features, whose covariances no machine holds.
+    The usual cause is a transposed array, whose million features have covariances that no machine holds.
 
     Parameters
     ----------
@@ -124,18 +124,18 @@ def check_parameters(dataset: Dataset, structure: CovarianceStructure, n_compone
     n_bytes = 8 * math.prod(structure.covariance_shape(n_components, dataset.n_features))
     if _COPIES_OF_PARAMETERS * n_bytes < _LITTLE or _COPIES_OF_PARAMETERS * n_bytes <= (memory := machine_bytes()):
         return
-    exchanged = "Rows are samples and columns features: if these are exchanged, pass X.T. Otherwise use"
+    transposed = "Rows are samples and columns features: if these are exchanged, pass X.T. Otherwise use"
     raise WorkerMemoryError(
         f"X has {dataset.n_rows} rows and {dataset.n_features} features. The covariances ({structure.name}) of "
         f"{n_components} components take {format_bytes(n_bytes)}, a fit takes {_COPIES_OF_PARAMETERS} times that at "
         f"least, and this machine has {format_bytes(memory)}. "
-        f"{exchanged if dataset.n_rows < dataset.n_features else 'Use'} fewer "
+        f"{transposed if dataset.n_rows < dataset.n_features else 'Use'} fewer "
         "components, or a covariance_type with fewer parameters, such as 'diag'."
     )
 
 
 def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings) -> FitPlan:
-    """Plan of a fit.
+    """Plan a fit.
 
     Parameters
     ----------
@@ -143,10 +143,14 @@ def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings) -> FitPla
     dataset : Dataset
     settings : Settings
 
+    Returns
+    -------
+    FitPlan
+
     Raises
     ------
     WorkerMemoryError
-        If it would not fit into the workers.
+        If a pass would not fit into the memory of the workers.
     """
     how = settings.initialization
     backend = backend_for(dataset, how.n_components)
@@ -174,7 +178,7 @@ def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings) -> FitPla
 
 
 def _groups(engine: DaskEngine, dataset: Dataset, settings: Settings, kept: int, cost: Cost) -> list[SharedCosts]:
-    """What the passes of the first iteration cost: that of one start from a sample also keeps rows."""
+    """Costs of the passes of the first iteration; a start from a sample also keeps low-density rows."""
     costs = (
         [cost, low_density_cost(cost, dataset.n_features, kept)] if kept else [cost] * settings.n_starts(dataset.n_rows)
     )
@@ -184,7 +188,7 @@ def _groups(engine: DaskEngine, dataset: Dataset, settings: Settings, kept: int,
 
 
 def _costs(dataset: Dataset, settings: Settings, backend: ElementwiseBackend) -> list[Cost]:
-    """Cost of an E-step in each arithmetic that may come to be chosen."""
+    """Cost of an E-step in each arithmetic that the kernels may use."""
     shape = settings.initialization.structure, settings.initialization.n_components, dataset.n_features
     products = {np.dtype(np.float64), sample_dtype(dataset)}
     blocks = [QuadraticKernel.plan_block(*shape, dtype, backend) for dtype in products]

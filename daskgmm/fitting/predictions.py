@@ -1,4 +1,4 @@
-"""Results for each row: the evaluator that arrays in memory, lazy results and stores share, and a pass that writes."""
+"""Labels, responsibilities and log-densities of rows: one evaluator for all outputs, and the fold that writes them."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _WRITING_SPEED = 2e8  # bytes of results a second, compressed
 
 @dataclass(frozen=True)
 class KernelOutputs:
-    """Outputs of a kernel as a `RowFunction`; all of them come of one log-joint."""
+    """`RowFunction` for the outputs of a kernel, all computed from one log-joint."""
 
     kernel: Kernel
     outputs: tuple[RowOutput, ...]
 
     @classmethod
     def named(cls, kernel: Kernel, names: Sequence[str], dtype: Any) -> KernelOutputs:
-        """Outputs by the names of the fields of `RowResults`.
+        """Make the outputs with the given names, which are fields of `RowResults`.
 
         Parameters
         ----------
         kernel : Kernel
         names : sequence of str
         dtype : dtype
-            Of responsibilities and densities.
+            Dtype of responsibilities and densities.
         """
         floating, integer = np.dtype(dtype), np.dtype(np.int64)
         known = (
@@ -53,7 +53,7 @@ class KernelOutputs:
         return sum(output.row_bytes for output in self.outputs)
 
     def __call__(self, rows: Array, start: int, results: Sequence[Array], work: Any = None) -> None:
-        """See `RowFunction`; ``work`` is the kernel's workspace."""
+        """Fill the results of some rows, see `RowFunction`; ``work`` is the kernel's workspace."""
         check_finite(rows, start)
         arrays = {output.name: array for output, array in zip(self.outputs, results, strict=True)}
         self.kernel.fill(RowResults(**arrays), rows, work)
@@ -61,22 +61,22 @@ class KernelOutputs:
 
 @dataclass(frozen=True)
 class PredictionFold(KernelFold):
-    """Write the outputs of every row; the value of a leaf is the number of rows that were written.
+    """Fold that writes the outputs of every row; its value is the number of rows written.
 
-    A leaf is a chunk of the results, so that no two tasks ever write one chunk, however the rows are divided.
+    A leaf is a chunk of the results, so that no two tasks write the same chunk, for any division of the rows.
     """
 
     outputs: KernelOutputs
     chunk_rows: int
     """Rows of a chunk of the results."""
     row_bytes: int
-    """Size of a row as it is read."""
+    """Size of an input row."""
     writer: RowWriter | None = None
-    """None in a fold that is only planned."""
+    """Writer of the results; None in a fold that is only planned."""
 
     @classmethod
     def over(cls, dataset: Dataset, outputs: KernelOutputs) -> PredictionFold:
-        """Fold for one pass over a data set, without its writer."""
+        """Make the fold for one pass over a data set, without a writer."""
         rows = dataset.rows
         return cls(outputs.kernel, outputs, result_rows(rows, outputs.row_bytes), rows.row_bytes)
 
@@ -92,17 +92,17 @@ class PredictionFold(KernelFold):
 
     @property
     def work_bytes(self) -> int:
-        """Scratch arrays, the results of a leaf, one array as it is encoded, and rows that are put together."""
+        """Size of the scratch arrays, the results of a leaf, one encoded array, and concatenated rows."""
         encoded = max(output.row_bytes for output in self.outputs.outputs)
         return self.kernel.plan.n_bytes + self.chunk_rows * (self.outputs.row_bytes + 2 * encoded + 2 * self.row_bytes)
 
     @property
     def value_bytes(self) -> int:
-        """A number of rows."""
+        """Size of a number of rows."""
         return 32
 
     def start(self) -> _Predictor:
-        """Evaluator for the leaves of one task."""
+        """Return the evaluator for the leaves of one task."""
         if self.writer is None:
             raise ValueError("this fold is only planned; it has no store to write to")
         return _Predictor(self.outputs, self.writer)

@@ -1,4 +1,4 @@
-"""Information criteria of scores, and the contest of mixtures that are still running."""
+"""Information criteria of scores, and the rule that stops mixtures which can no longer have the lowest criterion."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .folds import Score
 
 
 def information_criteria(score: Score, n_free: int) -> dict[str, float]:
-    """All criteria that the score suffices for: some need its entropy."""
-    found = {name: _value(criterion, score, n_free) for name, criterion in CRITERIA.items()}
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+    """Compute all information criteria that the score determines; some of them need its entropy."""
+    values = {name: _value(criterion, score, n_free) for name, criterion in CRITERIA.items()}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def _value(criterion: Criterion, score: Score, n_free: int) -> float:
@@ -22,12 +22,12 @@ def _value(criterion: Criterion, score: Score, n_free: int) -> float:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a start compares with the best of all starts."""
+    """Standing of a start against the best of all starts."""
 
     n_bounds: int = 0
-    """Bounds that were compared."""
+    """Number of bounds that were compared."""
     n_behind: int = 0
-    """Comparisons in a row after which the start was hopeless."""
+    """Number of the last comparisons, in a row, in which the start was hopeless."""
 
     def __post_init__(self) -> None:
         if self.n_bounds < 0 or self.n_behind < 0:
@@ -36,28 +36,29 @@ class Standing:
 
 @dataclass(frozen=True)
 class PrunerState:
-    """All that a `PruningRule` has to remember."""
+    """State of a `PruningRule`."""
 
     lowest: float = math.inf
     """Lowest criterion that any start has reached."""
     standings: Mapping[tuple[int, int], Standing] = field(default_factory=dict)
-    """By the number of the mixture, and of its start."""
+    """Standings by number of the mixture and number of the start."""
 
 
 @dataclass(frozen=True)
 class PruningRule:
-    """Tells which of several mixtures that are fitted together can no longer have the lowest criterion: a heuristic.
+    """Heuristic that stops mixtures, among several fitted together, which can no longer have the lowest criterion.
 
-    The gains of EM shrink in the end by a constant factor r, and with the last gain g the bound still rises by about
-    g r / (1 − r) (Aitken's δ², for mixtures Böhning et al., Ann. Inst. Stat. Math. 46, 1994). A start is hopeless when
-    even twice that would leave its criterion above the lowest one that any start has reached so far, in ``patience``
-    iterations running. A start that would have left a plateau later on is given up, too.
+    Near convergence the gains of EM shrink by a constant factor r; after a last gain g, the bound still rises by about
+    g r / (1 − r) (Aitken's δ²; for mixtures: Böhning et al., Ann. Inst. Stat. Math. 46, 1994). A start is hopeless if
+    twice this gain would leave its criterion above the lowest criterion that any start has reached. The rule stops a
+    start that is hopeless in ``patience`` iterations in a row, including a start that would have left a plateau later.
 
     Parameters
     ----------
     criterion : str
         One of `daskgmm.criteria.running_criteria`.
     patience : int
+        Number of iterations in a row.
     """
 
     criterion: str
@@ -70,9 +71,9 @@ class PruningRule:
     def __call__(
         self, state: PrunerState, start: tuple[int, int], bounds: Sequence[float], weight_sum: float, n_free: int
     ) -> tuple[PrunerState, bool]:
-        """Tell whether to give up a start; see `fit_state.EarlyStop`."""
+        """Decide whether to stop a start; see `fit_state.EarlyStop`."""
         standing = state.standings.get(start, Standing())
-        if len(bounds) > standing.n_bounds:  # a step that was rejected tells nothing new
+        if len(bounds) > standing.n_bounds:  # a rejected step adds no bound
             lowest = min(state.lowest, self._value(bounds[-1], weight_sum, n_free))
             attainable = self._value(bounds[-1] + 2 * remaining_gain(bounds), weight_sum, n_free)
             standing = Standing(len(bounds), standing.n_behind + 1 if attainable > lowest else 0)
@@ -80,12 +81,12 @@ class PruningRule:
         return state, standing.n_behind >= self.patience
 
     def _value(self, bound: float, weight_sum: float, n_free: int) -> float:
-        """Criterion of a mixture with that mean log-likelihood."""
+        """Criterion of a mixture with mean log-likelihood ``bound``."""
         return _value(CRITERIA[self.criterion], Score(bound * weight_sum, weight_sum, 0), n_free)
 
 
 def remaining_gain(bounds: Sequence[float]) -> float:
-    """What bounds that grow by ever less have still before them; infinite where they do not say."""
+    """Extrapolate the remaining gain of bounds whose gains shrink; infinite if the gains do not shrink yet."""
     if len(bounds) < 3:
         return math.inf
     before, last = bounds[-2] - bounds[-3], bounds[-1] - bounds[-2]

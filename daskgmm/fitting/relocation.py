@@ -1,13 +1,13 @@
-"""Rare clusters: what a sample holds too little of, a component is moved to when all data are seen for the first time.
+"""Moves of components to rare clusters, which a sample is too small to show, after the first E-step over all data.
 
-A start from a sample knows the sample alone: of a cluster of one row in ten thousand it has a row or none, and EM on
-all data does not find what lies far from every component. So the first E-step over all data keeps the rows that are
-explained worst, in the same reading. Together with those of the sample that are explained better, scaled to what all
-such rows weigh, they are a sample of the data in two strata, of which the rare one is complete. On it, in memory,
-components are moved as in split-and-merge EM (Ueda, Nakano, Ghahramani & Hinton, Neural Computation 12, 2000): two
-that overlap become one, and the one that this sets free goes to a cluster of badly explained rows. Such clusters are
-found as in greedy EM (Verbeek, Vlassis & Kröse, Neural Computation 15, 2003), by fitting one more component to what is
-there.
+A start from a sample knows only the sample, which has at most a few rows of a cluster of one row in ten thousand; and
+EM on all data does not find clusters far from every component. The first E-step over all data therefore keeps the rows
+with the lowest log-densities, in the same reading. These rows, together with the sample's rows of higher density,
+scaled to the weight of all such rows, form a sample of the data in two strata, of which the low-density stratum is
+complete. On the strata, in memory, components are moved as in split-and-merge EM (Ueda, Nakano, Ghahramani & Hinton,
+Neural Computation 12, 2000): two overlapping components become one, and the freed component moves to a cluster of
+low-density rows. Such clusters are found as in greedy EM (Verbeek, Vlassis & Kröse, Neural Computation 15, 2003), by
+fitting one more component beside the mixture.
 """
 
 from __future__ import annotations
@@ -39,40 +39,41 @@ from .sampling import sample_pass
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Components that may be moved, at most.
+#: Largest number of components that are moved.
 MOST_MOVES = 3
 
-# Of those of the sample that are explained better, so many for each that is kept: iterations in memory cost a small
-# part of a pass, whatever the size of the sample.
+# Higher-density rows of the sample for each low-density row: the limit keeps iterations in memory cheap compared with a
+# pass, whatever the size of the sample.
 _BETTER_FOR_EACH = 2
 
-_THINNING_SEED = 0  # any: the rows are a random sample already
+_THINNING_SEED = 0  # any seed: the rows are a random sample already
 
-_CANDIDATES = 3  # clusters that are looked at for each move
-_MERGES = 3  # pairs that are tried for each move
-_FITTING_ITERATIONS = 50  # of one more component, which begins with a few rows of a cluster and may have to grow
-_STILL_GROWING = 1.01  # times the gain of the iteration before
-_TRIAL_ITERATIONS = 25  # of all components, for each move that is tried
+_CANDIDATES = 3  # clusters tried for each move
+_MERGES = 3  # pairs of components tried for each move
+_FITTING_ITERATIONS = 50  # for one more component, which begins with a few rows of a cluster and may have to grow
+_STILL_GROWING = 1.01  # ratio of the gains of two iterations above which a component is still growing
+_TRIAL_ITERATIONS = 25  # of all components, for each tried move
 _TOL_FACTOR = 0.1
 
-# Responsibilities below this say nothing, and rows without one cost nothing.
+# Smaller responsibilities are set to zero; rows without responsibilities cost no time.
 _NEGLIGIBLE = 1e-10
 
-# A move has to gain as many times the error that its gain has because it was judged on a sample. All data have the last
-# word, so it may be wrong now and then: that costs a pass.
+# A move must gain at least this many standard errors. A wrong move costs one pass, because the E-step over all data
+# decides in the end.
 _STANDARD_ERRORS = 1.0
 
 
 @dataclass(frozen=True)
 class _Strata:
-    """A sample of the data in two strata: first the rows that are explained worst, then some of the others."""
+    """Sample of the data in two strata: first all rows with the lowest log-densities, then a sample of the others."""
 
     sample: Sample
     n_worst: int
+    """Number of rows in the first stratum."""
 
     @property
     def weights(self) -> Array:
-        """As they stand for all data."""
+        """Weights of the rows, which sum to the weight of all data."""
         assert self.sample.weights is not None
         return self.sample.weights
 
@@ -81,7 +82,7 @@ class _Strata:
         return float(self.weights @ values / self.weights.sum())
 
     def standard_error(self, values: Array) -> float:
-        """Of that mean: the first stratum is complete, and has none."""
+        """Standard error of `mean`; the first stratum is complete and adds no error."""
         weights, values = self.weights[self.n_worst :], values[self.n_worst :]
         deviations = weights * (values - weights @ values / weights.sum())
         return float(math.sqrt(deviations @ deviations) / self.weights.sum())
@@ -92,43 +93,43 @@ class _Move(Generic[State]):
     """Outcome of trying to move one component."""
 
     state: State | None = None
-    """None: no move helps."""
+    """State after the move; None if no move helps."""
     n_iter: int = 0
-    """Iterations on the strata that the trials took."""
+    """Iterations of all trials on the strata."""
     lower_bound: float = -np.inf
-    """On the strata, of the state; of the mixture without a move where none helps."""
+    """Bound of the state on the strata; bound of the mixture without a move if no move helps."""
 
 
 @dataclass(frozen=True)
 class Relocation(Generic[State]):
-    """Moves components to rare clusters, after the first E-step over all data."""
+    """Relocator that moves components to rare clusters, after the first E-step over all data."""
 
     engine: Engine
     estimation: Estimation[State]
     sample: Sample
-    """That the start was made on."""
+    """Sample from which the start was made."""
     n_rows: int
-    """Rows of the data, those without weight left out."""
+    """Rows of the data with positive weight."""
     n_kept: int
-    """How many of these are to be kept."""
+    """Number of low-density rows to keep."""
     tol: float
-    """A cluster that raises the mean log-likelihood by less is none."""
+    """Smallest gain in mean log-likelihood of a cluster, in nats per unit of weight."""
     backend: Callable[[int], ElementwiseBackend]
     start: int = 0
 
     def threshold(self, parameters: MixtureParameters) -> DensityThreshold:
-        """The rows that are explained worst, and a density that, by the sample, twice as many of them do not reach."""
+        """Return the threshold for ``n_kept`` rows; by the sample, twice as many rows lie below its log-density."""
         density = self._kernel(parameters, self.sample).log_density(self.sample.rows)
         order, certain = np.argsort(density, kind="stable"), _certain(self.sample)
         n_certain = np.count_nonzero(certain)
         share = (len(density) - n_certain) / (self.n_rows - n_certain)
         expected = 2 * self.n_kept * share
-        below = np.cumsum(np.where(certain, share, 1.0)[order])  # a certain row stands for itself alone
+        below = np.cumsum(np.where(certain, share, 1.0)[order])  # a certain row represents only itself
         enough = 1 + np.searchsorted(below, math.ceil(expected + 3 * math.sqrt(expected) + 3))
         return DensityThreshold(self.n_kept, float(density[order[enough]]) if enough < len(density) else np.inf)
 
     def __call__(self, result: EStepResult, updated: State) -> Relocated[State]:
-        """Look for a place for the next E-step that is better than ``updated``; record what trying moves took."""
+        """Search for a better state than ``updated`` by moving components; record the iterations of the trials."""
         begin = time.perf_counter()
         strata = (
             None if result.low_density_rows is None else _stratify(self.sample, result.kernel, result.low_density_rows)
@@ -150,17 +151,17 @@ class Relocation(Generic[State]):
         if not tried:
             return ()
         n_iter, bound = sum(move.n_iter for move in tried), tried[-1].lower_bound
-        found = bound if np.isfinite(bound) else None
-        return (PassRecord("sample", self.start, n_iter, found, n_rows, 0, seconds, "float64"),)
+        lower_bound = bound if np.isfinite(bound) else None
+        return (PassRecord("sample", self.start, n_iter, lower_bound, n_rows, 0, seconds, "float64"),)
 
     def _move(self, local: Engine, strata: _Strata, state: State) -> _Move[State]:
-        """Move one component, if that helps."""
+        """Move one component, if a move helps."""
         kernel = self._kernel(self.estimation.parameters(state), strata.sample)
         cluster = self._cluster(strata, kernel)
         if cluster is None:
             return _Move()
-        # A component that has a few rows of the cluster may grow to have all. On all data that takes passes, and small
-        # changes end the fit before: so where nothing moves is a candidate, too.
+        # A component that has a few rows of the cluster may grow to have all of them. On all data the growth takes
+        # passes, and the fit may converge earlier, so the trials include the state without a move.
         em: EMSettings[State] = EMSettings(_TOL_FACTOR * self.tol, _TRIAL_ITERATIONS)
         begins = (state, *self._moved(strata, kernel, cluster))
         runs = [EMRun(self.estimation, em, em.begin(begin)) for begin in begins]
@@ -169,7 +170,7 @@ class Relocation(Generic[State]):
         still, best = ends[0], max(ends, key=_bound)
         choices = [(still, state)]
         if _bound(best) > _bound(still) + self.tol:
-            # Beside what was fitted to the same rows a gain is least disturbed by what they are a sample of.
+            # Compare with a mixture fitted to the same rows first: sampling errors of the two largely cancel.
             choices = [(best, still.state), (still, state), (best, state)]
         for end, before in choices:
             if end.collapsed is None and self._is_worth(strata, end.state, before):
@@ -177,7 +178,7 @@ class Relocation(Generic[State]):
         return _Move(None, n_iter, _bound(still))
 
     def _is_worth(self, strata: _Strata, state: State, before: State) -> bool:
-        """Whether it explains more of the data, and of those that were explained worst, than an accident would."""
+        """Test whether the gain, over all rows and over the first stratum, exceeds ``tol`` and its standard error."""
         rows = strata.sample.rows
         after, earlier = (
             self._kernel(self.estimation.parameters(s), strata.sample).log_density(rows) for s in (state, before)
@@ -190,23 +191,23 @@ class Relocation(Generic[State]):
         return choose_kernel(parameters, sample.frame, sample.rows.dtype, self.backend(parameters.n_components))
 
     def _cluster(self, strata: _Strata, kernel: Kernel) -> Array | None:
-        """Responsibilities of one more component for all rows of the strata, (n,); None where it would not gain."""
+        """Responsibilities of the best additional component for all rows, (n,); None if it gains less than ``tol``."""
         density = kernel.log_density(strata.sample.rows)
-        found: list[tuple[float, Array]] = []
+        candidates: list[tuple[float, Array]] = []
         taken = np.zeros(strata.n_worst, bool)
         seeds = _seeds(strata, density)
-        while len(found) < _CANDIDATES and (members := seeds(taken)) is not None:
+        while len(candidates) < _CANDIDATES and (members := seeds(taken)) is not None:
             taken[members] = True
             gain, responsibilities = self._one_more(strata, kernel.parameters, density, members)
             taken |= responsibilities[: strata.n_worst] > 0.5
-            found.append((gain, responsibilities))
-        gain, responsibilities = max(found, key=lambda cluster: cluster[0], default=(0.0, np.empty(0)))
+            candidates.append((gain, responsibilities))
+        gain, responsibilities = max(candidates, key=lambda cluster: cluster[0], default=(0.0, np.empty(0)))
         return responsibilities if gain > self.tol else None
 
     def _one_more(
         self, strata: _Strata, parameters: MixtureParameters, density: Array, members: Array
     ) -> tuple[float, Array]:
-        """Fit a component beside a mixture that stays as it is: what it gains, and its responsibilities, (n,)."""
+        """Fit one more component beside a fixed mixture; return its gain and its responsibilities, (n,)."""
         structure, rows = parameters.structure, strata.sample.rows
         exact = rows.astype(np.float64, copy=False)
         responsibilities = np.zeros(len(rows))
@@ -233,7 +234,7 @@ class Relocation(Generic[State]):
         return gain, responsibilities
 
     def _moved(self, strata: _Strata, kernel: Kernel, cluster: Array) -> Iterator[State]:
-        """States in which two components are one, and one has the cluster."""
+        """Make states in which two components are merged, and the freed component has the cluster."""
         rows = strata.sample.rows
         present = kernel.responsibilities(rows) * (1 - cluster)[:, None]
         for kept, freed in _cheapest_merges(kernel.parameters)[:_MERGES]:
@@ -251,7 +252,7 @@ class Relocation(Generic[State]):
 
 
 def strata_bytes(n_kept: int, n_features: int, n_components: int) -> int:
-    """What looking for rare clusters takes in this process: rows, neighbours, and responsibilities of what is tried."""
+    """Memory of the search in this process: rows, neighbours, and responsibilities of the trials."""
     n_rows = (1 + _BETTER_FOR_EACH) * n_kept
     return 8 * n_rows * (4 * n_features + 4 * n_components) + 32 * n_kept * _fewest(n_features)
 
@@ -261,7 +262,7 @@ def _bound(end: EMStart[Any]) -> float:
 
 
 def _stratify(sample: Sample, kernel: Kernel, low_density_rows: LowDensityRows) -> _Strata | None:
-    """Both strata; None where there is nothing in one of them."""
+    """Make both strata; None if one of them is empty."""
     if not len(low_density_rows.rows) or sample.weight_sum is None:
         return None
     better = np.flatnonzero(kernel.log_density(sample.rows) > low_density_rows.log_density[-1])
@@ -276,20 +277,20 @@ def _stratify(sample: Sample, kernel: Kernel, low_density_rows: LowDensityRows) 
 
 
 def _thinned(rows: Array, weights: Array, size: int) -> tuple[Array, Array]:
-    """At most ``size`` of a sample's rows, and what they count."""
+    """Draw at most ``size`` of a sample's rows; return the rows and their weights."""
     if len(rows) <= size:
         return rows, weights
     if np.ptp(weights) == 0:
-        step = -(-len(rows) // size)  # as good a sample: it is in the order of the data
+        step = -(-len(rows) // size)  # a systematic sample, in the order of the data
         return rows[::step], weights[::step]
     chosen, weights = draw_by_weight(weights, size, _THINNING_SEED)
     return rows[chosen], weights
 
 
 def _certain(sample: Sample) -> Array:
-    """Rows that are in the sample whatever was drawn, (n,): of unequal weights those above the threshold.
+    """Mask of the rows, (n,), that are in the sample with certainty: of unequal weights, those above the threshold.
 
-    All others count as much as the threshold, which so is the lowest weight of the sample.
+    All other rows have the threshold itself as their weight, which therefore is the lowest weight of the sample.
     """
     if sample.weights is None:
         return np.zeros(len(sample.rows), bool)
@@ -297,24 +298,24 @@ def _certain(sample: Sample) -> Array:
 
 
 def _fewest(n_features: int) -> int:
-    """Rows that a cluster has at least."""
+    """Smallest number of rows of a cluster."""
     return max(5, n_features + 2)
 
 
 def _n_effective(weights: Array) -> float:
-    """Rows of equal weight that would say as much: one that stands for many others is one row."""
+    """Effective sample size, (Σ w)² / Σ w²: a row of large weight is still one observation."""
     return float(weights.sum() ** 2 / (weights @ weights))
 
 
 def _seeds(strata: _Strata, density: Array) -> Callable[[Array], Array | None]:
-    """Finds groups of neighbours that lie densest beside what the mixture says, among rows that are not taken yet."""
+    """Make a search, among the rows not yet taken, for the neighbours with the largest excess over the density."""
     rows, frame = strata.sample.rows[: strata.n_worst], strata.sample.frame
     n_neighbours = 2 * _fewest(rows.shape[1])
     if len(rows) <= n_neighbours:
         return lambda _: None
     scaled = (rows - frame.center) / frame.scale
     distances, neighbours = NearestNeighbors(n_neighbors=n_neighbours).fit(scaled).kneighbors(scaled)
-    # Equal rows have no distance; a ball's volume goes with the D-th power of its radius.
+    # Equal rows have distance zero. The volume of a ball grows with the D-th power of its radius.
     radius = np.maximum(distances[:, -1], np.finfo(np.float32).eps)
     excess = -rows.shape[1] * np.log(radius) - density[: strata.n_worst]
 
@@ -327,10 +328,10 @@ def _seeds(strata: _Strata, density: Array) -> Callable[[Array], Array | None]:
 
 
 def _cheapest_merges(parameters: MixtureParameters) -> list[tuple[int, int]]:
-    """Pairs of components by what it costs at most to make them one, the cheapest first, no component twice.
+    """Pairs of components in ascending order of an upper bound on the cost of merging them, no component twice.
 
-    The cost in nats is ½ [(w_i + w_j) log det Σ_ij − w_i log det Σ_i − w_j log det Σ_j], where Σ_ij is the covariance
-    of both together (Runnalls, IEEE Trans. Aerosp. Electron. Syst. 43, 2007).
+    The bound, in nats, is ½ [(w_i + w_j) log det Σ_ij − w_i log det Σ_i − w_j log det Σ_j], where Σ_ij is the
+    covariance of both components together (Runnalls, IEEE Trans. Aerosp. Electron. Syst. 43, 2007).
     """
     k, weights, structure = parameters.n_components, parameters.weights, parameters.structure
     units = np.sqrt(structure.marginal_variances(parameters.covariances, k, parameters.n_features).max(axis=0))

@@ -1,7 +1,7 @@
-"""Starts on a sample in memory: many are cheap there, and the best of them begins near its end on all data.
+"""Starts on nested samples in memory, where starts are cheap; the best start goes on to all data, near its end.
 
-Each sample is part of the next one, which has ten times as many rows. All starts run to their ends on the smallest, the
-best of them goes on.
+Each sample is part of the next sample, which has ten times as many rows. All starts run to their ends on the smallest
+sample, and the best start goes on to the larger ones.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _GROWTH = 10
 _FEWEST_ROWS = 1000
 _ROWS_PER_PARAMETER = 50
-"""A smaller sample's best mixture is too far from that of the data."""
+"""Smallest sample size: the best mixture of a smaller sample is too far from the best mixture of the data."""
 
-# An iteration on the sample costs nothing beside one on all data.
+# Iterations on a sample are cheap compared with iterations on all data, so starts run closer to convergence there.
 _TOL_FACTOR = 0.1
 _MOST_ITERATIONS = 1000
 
@@ -58,35 +58,35 @@ def fit_on_samples(
     dropped: Callable[[int, IllDefinedCovarianceError], Any],
     label: str = "",
 ) -> tuple[State, list[PassRecord], list[tuple[int, Reseeding]]]:
-    """The best of the starts on the sample, what all of them took, and the components of it that began anew.
+    """Run starts on nested samples; return the best state, the records of all starts, and the best start's reseedings.
 
     Parameters
     ----------
     engine : Engine
-        Of the whole fit: it is told how things go. The sample is worked on by threads of this process.
+        Engine of the whole fit, which receives events. Threads of this process work on the sample.
     settings : Settings
     estimation : Estimation
     sample : Sample
     random_state : numpy.random.RandomState
     n_starts : int
-    loops : callable
-        Number of components -> what kernels use beside matrix products.
+    backend : callable
+        Number of components -> `ElementwiseBackend` of the kernels.
     dropped : callable
         Called with the number of a start that ended in a collapsed component, and the error.
     label : str
-        Of the mixture.
+        Label of the mixture.
 
     Returns
     -------
     state : State
     records : list of PassRecord
     reseedings : list of (int, Reseeding)
-        With the number of rows of the sample.
+        Number of rows of the sample, and the reseeding.
 
     Raises
     ------
     IllDefinedCovarianceError
-        If all of them did.
+        If all starts ended in a collapsed component.
     """
     samples = nested_samples(settings, sample, random_state)
     failures: list[IllDefinedCovarianceError] = []
@@ -107,16 +107,16 @@ def fit_on_samples(
         for part in samples:
             estep_pass = sample_pass(local, part, backend)
             if part is not samples[0]:
-                # Of rows most of which none of them has seen: no start is paid for overfitting.
+                # The starts have not seen most of these rows, so the choice does not reward overfitting.
                 starts = _best(runner.run(estep_pass, starts, max_iter=1)[0], failures)
-            starts, made = runner.run_to_end(estep_pass, starts)
-            records += made
+            starts, new_records = runner.run_to_end(estep_pass, starts)
+            records += new_records
     (best,) = _best(starts, failures).values()
     return best.state, records, list(best.reseedings)
 
 
 def nested_samples(settings: Settings, sample: Sample, random_state: np.random.RandomState) -> list[Sample]:
-    """Draw smaller samples from a sample, each part of the next one; the last is the sample itself."""
+    """Draw nested samples from a sample, each part of the next; the last is the sample itself."""
     how, (n_rows, n_features) = settings.initialization, sample.rows.shape
     n_parameters = how.structure.n_covariance_parameters(how.n_components, n_features) + how.n_components * n_features
     sizes = sample_sizes(n_rows, n_parameters)
@@ -126,10 +126,10 @@ def nested_samples(settings: Settings, sample: Sample, random_state: np.random.R
 
 
 def _parts(sample: Sample, sizes: Sequence[int], random_state: np.random.RandomState) -> Iterator[Sample]:
-    """Draw smaller samples from a sample: the rows of each are some of the next one's.
+    """Draw smaller samples from a sample, each part of the next.
 
-    They follow the weights as the sample itself does: a uniform one would lose the few rows that nearly all weight lies
-    on. Equal weights draw what no weights draw.
+    The samples are drawn by weight, as the sample itself is: uniform sampling would lose the few rows that carry nearly
+    all weight. Equal weights draw the same rows as no weights.
     """
     weights = sample.weights
     if weights is None or np.ptp(weights) == 0:
@@ -152,21 +152,21 @@ def _part(sample: Sample, chosen: Array, weights: Array | None) -> Sample:
 
 @dataclass(frozen=True)
 class _SampleStart(Generic[State]):
-    """A start between two samples."""
+    """State of a start between two samples."""
 
     state: State
     lower_bound: float = -np.inf
-    """On the last sample."""
+    """Bound on the last sample."""
     reseedings: tuple[tuple[int, Reseeding], ...] = ()
-    """With the number of rows of the sample."""
+    """Reseedings, each with the number of rows of the sample."""
 
 
 _Starts = dict[int, _SampleStart[State]]
-"""Starts by their number."""
+"""Starts by number."""
 
 
 def _best(starts: _Starts[State], failures: Sequence[IllDefinedCovarianceError]) -> _Starts[State]:
-    """Keep the start with the largest bound; raise the last failure where no start is left."""
+    """Keep the start with the largest bound; raise the last failure if no start is left."""
     if not starts:
         raise failures[-1]
     best = max(starts, key=lambda number: starts[number].lower_bound)
@@ -175,7 +175,7 @@ def _best(starts: _Starts[State], failures: Sequence[IllDefinedCovarianceError])
 
 @dataclass(frozen=True)
 class _Runner(Generic[State]):
-    """Runs starts on a sample."""
+    """Runner of starts on a sample."""
 
     engine: Engine
     settings: Settings
@@ -185,7 +185,7 @@ class _Runner(Generic[State]):
     label: str
 
     def run_to_end(self, estep_pass: EStepPass, starts: _Starts[State]) -> tuple[_Starts[State], list[PassRecord]]:
-        """Take starts to their ends, and tell of it."""
+        """Run starts to their ends, and emit an event for each."""
         begin, n_rows = time.perf_counter(), estep_pass.dataset.n_rows
         alive, ends = self.run(estep_pass, starts, max(_MOST_ITERATIONS, self.settings.max_iter))
         seconds, measure = time.perf_counter() - begin, self.estimation.measure
@@ -203,7 +203,7 @@ class _Runner(Generic[State]):
     def run(
         self, estep_pass: EStepPass, starts: _Starts[State], max_iter: int
     ) -> tuple[_Starts[State], dict[int, tuple[EMStart[State], str]]]:
-        """Run EM; return the starts that did not collapse, and all ends, each with the arithmetic of its last step."""
+        """Run EM; return the starts without a collapse, and all ends with the arithmetic of their last steps."""
         em: EMSettings[State] = EMSettings(_TOL_FACTOR * self.settings.tol, max_iter, self.settings.accelerator)
         numbers, arithmetic, n_rows = list(starts), dict.fromkeys(starts, ""), estep_pass.dataset.n_rows
 
@@ -229,15 +229,15 @@ class _Runner(Generic[State]):
         alive = {}
         for number, end in ends.items():
             if end.failure is None:
-                seen = tuple((n_rows, reseeding) for reseeding in end.reseedings)
-                alive[number] = _SampleStart(end.state, end.lower_bound, (*starts[number].reseedings, *seen))
+                reseedings = tuple((n_rows, reseeding) for reseeding in end.reseedings)
+                alive[number] = _SampleStart(end.state, end.lower_bound, (*starts[number].reseedings, *reseedings))
             else:
                 self.drop(number, end.failure)
         return alive, {number: (end, arithmetic[number]) for number, end in ends.items()}
 
 
 def sample_pass(local: Engine, sample: Sample, backend: Callable[[int], ElementwiseBackend]) -> EStepPass:
-    """E-steps over a sample that stands for all data: it weighs as much, because beside a prior counts matter."""
+    """Make the E-steps over a sample, scaled to the weight of all data, because counts matter beside a prior."""
     weights = np.ones(len(sample.rows)) if sample.weights is None else sample.weights.astype(np.float64)
     if sample.weight_sum is not None:
         weights *= sample.weight_sum / weights.sum()

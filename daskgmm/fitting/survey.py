@@ -1,7 +1,7 @@
-"""Facts that the first E-step needs, from one pass over the data.
+"""The survey pass: summary statistics and a sample of the rows, for the first E-step.
 
-Row count, weighted mean and variance (and all second moments where they are wanted), extremes, finiteness, and a
-sample of rows (see `row_sample`), which does not depend on chunks or workers.
+The survey has the row count, the weighted mean and variance (all second moments if requested), extremes, and a sample
+of rows (see `row_sample`), which does not depend on chunks or workers; it also checks that all values are finite.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ..errors import DataRangeError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Of squared deviations: those of a component are multiplied by counts of rows.
+# Limit on sums of squared deviations, with room for the products of a component's squares and counts of rows.
 _LARGEST_SQUARE_SUM = 1e305
 
 
-_ARRAYS = ("mean", "squared_deviations", "minimum", "maximum", "sample", "sample_weight")  # of a `Survey`
+_ARRAYS = ("mean", "squared_deviations", "minimum", "maximum", "sample", "sample_weight")  # fields of a `Survey`
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Moments, extremes and a sample of some rows. ``+`` joins those of two ranges of rows, the earlier one first.
+    """Moments, extremes and a sample of a range of rows. ``+`` joins two adjacent ranges, the earlier one first.
 
-    Means and squared deviations are merged pairwise (Chan, Golub & LeVeque 1983), which no offset can hurt.
+    Means and squared deviations are merged pairwise (Chan, Golub & LeVeque 1983), stable under any offset of the data.
     """
 
     n_rows: int
@@ -43,25 +43,25 @@ class Survey:
     weight_sum: float
 
     mean: Array
-    """Weighted, shape (D,)."""
+    """Weighted mean, shape (D,)."""
 
     squared_deviations: Array
     """Σ w (x − mean)², shape (D,)."""
 
     minimum: Array
-    """Shape (D,)."""
+    """Smallest value of each feature, shape (D,)."""
 
     maximum: Array
-    """Shape (D,)."""
+    """Largest value of each feature, shape (D,)."""
 
     sample: Array
-    """Sampled rows in their order, those without weight left out, (n_sample, D); float32 where the data are."""
+    """Sampled rows with positive weight in the order of the data, shape (n_sample, D); float32 for float32 data."""
 
     sample_weight: Array
-    """How much each of them counts, shape (n_sample,): its weight, or more where it stands for others."""
+    """Weights of the sampled rows, shape (n_sample,): the row's own weight, or more if the row represents others."""
 
     scatter: Scatter | None = None
-    """All second moments, where they were asked for."""
+    """All second moments, if they were requested."""
 
     def __post_init__(self) -> None:
         n_features, n_sampled = len(self.mean), len(self.sample)
@@ -74,16 +74,16 @@ class Survey:
             raise ValueError(f"{self.n_weighted} rows that count, out of {self.n_rows}, with a sample of {n_sampled}")
 
     def check(self, name: str, n_rows: int, n_features: int, *, weighted: bool) -> None:
-        """Require a survey of whole data, in which every number is finite.
+        """Check that the survey is of all rows of the data, and that every number is finite.
 
         Parameters
         ----------
         name : str
-            Of the survey, for messages.
+            Name of the survey, for messages.
         n_rows, n_features : int
-            Of the data.
+            Shape of the data.
         weighted : bool
-            Whether there are sample weights.
+            True for data with sample weights.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class Survey:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the sample holds all rows that have weight."""
+        """Test whether the sample holds all rows with positive weight."""
         return len(self.sample) == self.n_weighted
 
     @property
@@ -140,15 +140,15 @@ class Survey:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Σ w (x − mean)(x − mean)ᵀ of some rows, as far as a covariance structure needs it."""
+    """Second moments Σ w (x − mean)(x − mean)ᵀ of a range of rows, as far as a covariance structure needs them."""
 
     structure: CovarianceStructure
     second_moments: Array
-    """In the shape of the structure's `second_shape` for one component."""
+    """Array of shape ``structure.second_shape(1, D)``."""
 
     @classmethod
     def of(cls, structure: CovarianceStructure, offsets: Array, weights: Array) -> Scatter:
-        """From offsets from the mean, (n, D), and weights, (n,)."""
+        """Compute the second moments of offsets from the mean, (n, D), with weights, (n,)."""
         second_moments = np.zeros(structure.second_shape(1, offsets.shape[1]))
         residual = np.ascontiguousarray(offsets.T)
         structure.add_scatter(second_moments, 0, residual, weights, np.empty_like(residual))
@@ -161,7 +161,7 @@ def scatter_bytes(structure: CovarianceStructure, n_features: int) -> int:
 
 
 def _join(one: Scatter | None, other: Scatter | None, difference: Array, weight: float) -> Scatter | None:
-    """Of both ranges of rows, whose means differ by ``difference`` (D,); ``weight`` is w₁ w₂ / (w₁ + w₂)."""
+    """Join two ranges of rows, whose means differ by ``difference`` (D,); ``weight`` is w₁ w₂ / (w₁ + w₂)."""
     if one is None or other is None:
         return None
     between = Scatter.of(one.structure, difference[None], np.array([weight]))
@@ -170,28 +170,28 @@ def _join(one: Scatter | None, other: Scatter | None, difference: Array, weight:
 
 @dataclass(frozen=True)
 class SurveyFold:
-    """The pass that makes a `Survey`."""
+    """Fold of the survey pass; its value is a `Survey`."""
 
     leaf_rows: int
     n_features: int
     sampled: RowSample
     dtype: np.dtype[Any]
-    """Of the sample."""
+    """Dtype of the sample."""
     backend: ElementwiseBackend = PLAIN
-    """What the E-steps after the survey will use: it is loaded while the survey reads."""
+    """Backend of the E-steps after the survey, loaded while the survey reads."""
     structure: CovarianceStructure | None = None
-    """Whose second moments are to be taken; None for variances alone."""
+    """Covariance structure whose second moments are computed; None for variances alone."""
 
     @property
     def row_seconds(self) -> float:
-        """Rough time of one row: a few operations on each number, for which reading takes longer; second moments."""
+        """Rough time of one row: second moments; other operations take less time than reading."""
         return self._scatter_bytes / 8 / 4e9
 
     @property
     def work_bytes(self) -> int:
-        """What evaluating one leaf allocates: the rows in double precision, their offsets, what is made of these.
+        """Memory to evaluate one leaf: the rows in double precision, their offsets, products of these, and the sample.
 
-        And the sample, of which all sums of leaves together hold each row once, and once more while two are joined.
+        All values of leaves together hold each sampled row once, and once more while two values are joined.
         """
         copies = 3 if self.structure is None else 5
         sample = 8 * self.sampled.n_rows * (self.n_features + 1)
@@ -199,12 +199,12 @@ class SurveyFold:
 
     @property
     def value_bytes(self) -> int:
-        """The moments."""
+        """Size of the moments."""
         return 8 * 4 * self.n_features + self._scatter_bytes
 
     @property
     def process_bytes(self) -> int:
-        """Code that it loads, once in a process."""
+        """Size of the code that the backend loads, once in a process."""
         return self.backend.process_bytes
 
     @property
@@ -212,7 +212,7 @@ class SurveyFold:
         return 0 if self.structure is None else scatter_bytes(self.structure, self.n_features)
 
     def start(self) -> _Surveyor:
-        """Evaluator for the leaves of one task."""
+        """Return the evaluator for the leaves of one task."""
         self.backend.warm_up(self.dtype)
         return _Surveyor(self)
 
@@ -221,20 +221,20 @@ class _Surveyor:
     def __init__(self, fold: SurveyFold) -> None:
         self.fold = fold
 
-    @np.errstate(over="ignore", invalid="ignore")  # of weights whose sum overflows, which is an error of its own
+    @np.errstate(over="ignore", invalid="ignore")  # `check_weight_sum` reports weights whose sum overflows
     def __call__(self, start: int, rows: Array, weights: Array | None) -> Survey:
         check_finite(rows, start)
         if weights is not None:
             check_weights(weights, start)
-        # In one memory order: products of the same numbers round differently when they lie differently.
+        # Always in C order: the rounding of a product depends on the memory order.
         x = np.ascontiguousarray(rows, dtype=np.float64)
         w = np.ones(len(rows)) if weights is None else weights
         total = float(w.sum())
-        # About the first row that counts, so that neither the mean nor the deviations suffer from a large offset.
+        # Offsets from the first row with positive weight, so that a large offset of the data costs no precision.
         origin = x[int(np.argmax(w > 0))]
         offsets = x - origin
         if weights is not None:
-            offsets[w == 0] = 0  # whose squares may be infinite
+            offsets[w == 0] = 0  # squares of these rows may be infinite
         shift = w @ offsets / total if total > 0 else np.zeros(x.shape[1])
         offsets -= shift
         structure = self.fold.structure
@@ -255,11 +255,11 @@ class _Surveyor:
 
 
 def check_range(survey: Survey) -> None:
-    """Raise `DataRangeError` unless sums of squares of the data are finite, with room for products with counts."""
+    """Raise `DataRangeError` if sums of squares of the data, multiplied by counts of rows, may overflow."""
     with np.errstate(over="ignore", invalid="ignore"):
         square_sums = survey.deviation**2 * survey.n_weighted
         spread = survey.maximum - survey.minimum
-    too_large = np.flatnonzero(~(square_sums < _LARGEST_SQUARE_SUM))  # also where they are NaN
+    too_large = np.flatnonzero(~(square_sums < _LARGEST_SQUARE_SUM))  # NaN counts as too large
     if too_large.size:
         raise DataRangeError(int(too_large[0]), float(spread[too_large[0]]))
 
@@ -267,7 +267,7 @@ def check_range(survey: Survey) -> None:
 def survey_fold(
     dataset: Dataset, sampled: RowSample, backend: ElementwiseBackend, structure: CovarianceStructure | None = None
 ) -> SurveyFold:
-    """What the survey pass computes.
+    """Make the fold of the survey pass.
 
     Parameters
     ----------
@@ -275,7 +275,7 @@ def survey_fold(
     sampled : RowSample
     backend : ElementwiseBackend
     structure : CovarianceStructure, optional
-        Take all second moments of the data that it needs, too.
+        Structure whose second moments of the data are computed, too.
     """
     d = dataset.n_features
     rows = leaf_rows(d, 0 if structure is None else scatter_bytes(structure, d))
@@ -283,5 +283,5 @@ def survey_fold(
 
 
 def sample_dtype(dataset: Dataset) -> np.dtype[Any]:
-    """Dtype in which sampled rows are kept: single precision where the data are, else double."""
+    """Dtype of sampled rows: float32 for float32 data, otherwise float64."""
     return np.dtype(np.float32 if dataset.dtype.newbyteorder("=") == np.float32 else np.float64)

@@ -1,4 +1,4 @@
-"""The pass over sample weights, as rows of one feature, that settles which rows a sample is drawn of."""
+"""The pass over the sample weights, as rows of one feature, for samples drawn by weight."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from ..data.row_sample import PriorityRows, RowSample, draw_rows, highest, prior
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_LEAF_ROWS = 1 << 18  # rows whose weights are looked at together
+_LEAF_ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
 class WeightSurvey:
-    """Facts about some rows' weights that drawing a sample needs. ``+`` joins those of two ranges of rows."""
+    """Summary of the weights of a range of rows, from which a sample is drawn. ``+`` joins two ranges."""
 
     limit: int
-    """Most priorities that are kept: one more than rows that are to be drawn."""
+    """Largest number of priorities to keep: one more than the rows to draw."""
     n_rows: int
     n_weighted: int
     """Rows whose weight is not zero."""
     lowest: float
+    """Lowest weight of all rows."""
     highest: float
-    """Weights, of all rows."""
+    """Highest weight of all rows."""
     priorities: Array
-    """The highest of them, in no order."""
+    """Highest priorities, unordered."""
 
     def __add__(self, other: WeightSurvey) -> WeightSurvey:
         return WeightSurvey(
@@ -42,13 +43,13 @@ class WeightSurvey:
 
     @property
     def is_complete(self) -> bool:
-        """True if all rows that have weight are to be drawn: no random number decides about any of them."""
+        """Test whether the sample has all rows with positive weight, so that no random number decides."""
         return self.n_weighted < self.limit
 
     def sample(self, seed: int) -> RowSample:
-        """The sample that was asked for, drawn with the seed that the priorities were made with.
+        """Draw the sample; ``seed`` must be the seed of the priorities.
 
-        Equal weights draw what no weights draw.
+        Equal weights draw the same rows as no weights.
         """
         size = self.limit - 1
         if self.lowest == self.highest:
@@ -58,10 +59,10 @@ class WeightSurvey:
 
 @dataclass(frozen=True)
 class WeightSurveyFold:
-    """The pass over the weights, as rows of one feature, that makes a `WeightSurvey`."""
+    """Fold of the pass over the weights, as rows of one feature; its value is a `WeightSurvey`."""
 
     size: int
-    """Rows that are to be drawn."""
+    """Number of rows to draw."""
     seed: int
 
     leaf_rows = _LEAF_ROWS
@@ -70,33 +71,33 @@ class WeightSurveyFold:
 
     @property
     def work_bytes(self) -> int:
-        """Random numbers and priorities of a leaf, and the highest of the task, once more while they are found."""
+        """Size of a leaf's random numbers and priorities, and of the task's highest priorities with their copies."""
         return 8 * (4 * self.leaf_rows + 3 * (self.size + 1))
 
     @property
     def value_bytes(self) -> int:
-        """The highest priorities."""
+        """Size of the highest priorities."""
         return 8 * (self.size + 1)
 
     def start(self) -> _WeightSurveyor:
-        """Evaluator for the leaves of one task."""
+        """Return the evaluator for the leaves of one task."""
         return _WeightSurveyor(self)
 
 
 class _WeightSurveyor:
     def __init__(self, fold: WeightSurveyFold) -> None:
         self._fold = fold
-        # Of this task: what is below is none of the highest of all rows.
+        # Highest priorities of this task: priorities below them are not among the highest of all rows either.
         self._highest, self._floor = np.empty(0), 0.0
 
     def __call__(self, start: int, rows: Array, weights: Array | None) -> WeightSurvey:
         w, limit = rows[:, 0].astype(np.float64, copy=False), self._fold.size + 1
         check_weights(w, start)
-        found = priorities(self._fold.seed, start, w)
-        found = found[found > self._floor]
-        self._highest = highest(np.concatenate([self._highest, found]), limit)
+        candidates = priorities(self._fold.seed, start, w)
+        candidates = candidates[candidates > self._floor]
+        self._highest = highest(np.concatenate([self._highest, candidates]), limit)
         if len(self._highest) == limit:
             self._floor = np.nextafter(self._highest.min(), 0)
         return WeightSurvey(
-            limit, len(w), int(np.count_nonzero(w)), float(w.min()), float(w.max()), highest(found, limit)
+            limit, len(w), int(np.count_nonzero(w)), float(w.min()), float(w.max()), highest(candidates, limit)
         )

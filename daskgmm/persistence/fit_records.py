@@ -30,7 +30,7 @@ class StoredKind:
     n_features: int
     state_arrays: StateArrays[Any]
     scatter: bool
-    """Flag: the mixture needs second moments of a survey."""
+    """True if the mixture needs second moments of a survey."""
     accelerator: Accelerator[Any] | None
 
     @property
@@ -45,7 +45,7 @@ class StoredKind:
 
     @property
     def collapses_whole(self) -> bool:
-        """Whether all components share one covariance, which collapses for all of them."""
+        """True if all components share one covariance matrix, which collapses for all of them."""
         return self.structure.shared
 
 
