@@ -1,6 +1,8 @@
 """Anything that a user has -> rows that a pass can read, piece by piece, wherever the pass runs.
 
-source      what reading means: sources, the parts of them that one task reads, a data set of rows and sample weights
+source      sources of rows, and the parts of a source that one task reads
+dataset     data sets: rows and the inputs aligned with them, read in batches
+row_block   blocks of rows in memory with their aligned inputs; kinds of aligned inputs
 arrays      NumPy arrays and memory maps
 addresses   names of stores, and what of them may be shown to people
 store_checks  checks of what a store declares about itself before anything is allocated for it

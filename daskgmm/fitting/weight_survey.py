@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.row_block import RowBlock
 from ..data.row_checks import check_weights
 from ..data.row_sample import PriorityRows, RowSample, draw_rows, highest, priorities, threshold
 
@@ -89,8 +90,8 @@ class _WeightSurveyor:
         # Of this task: what is below is none of the highest of all rows.
         self._highest, self._floor = np.empty(0), 0.0
 
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> WeightSurvey:
-        w, limit = rows[:, 0].astype(np.float64, copy=False), self._fold.size + 1
+    def __call__(self, start: int, block: RowBlock) -> WeightSurvey:
+        w, limit = block.rows[:, 0].astype(np.float64, copy=False), self._fold.size + 1
         check_weights(w, start)
         found = priorities(self._fold.seed, start, w)
         found = found[found > self._floor]
