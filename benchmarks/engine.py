@@ -29,8 +29,10 @@ import dask.array as da
 import numpy as np
 from machine import describe_machine, print_machine
 
+from daskgmm.data.dataset import Dataset
 from daskgmm.data.inputs import as_dataset
-from daskgmm.data.source import Dataset, Source
+from daskgmm.data.row_block import RowBlock
+from daskgmm.data.source import Source
 from daskgmm.engine.cluster import embedded_cluster
 from daskgmm.engine.graph import Context, build_graph, plan_batches, plan_waves
 from daskgmm.engine.run import DaskEngine
@@ -111,7 +113,7 @@ class Products:
     process_bytes: int = 0
 
     def start(self) -> Callable[[int, Array, Array | None], float]:
-        return lambda start, rows, weights: sum(float((rows.T @ rows)[0, 0]) for _ in range(self.work))
+        return lambda start, block: sum(float((block.rows.T @ block.rows)[0, 0]) for _ in range(self.work))
 
 
 # ---- planning
@@ -173,7 +175,7 @@ def evaluate_plainly(fold: Products, rows: FreeRows, starts: list[int]) -> float
     for start in starts:
         for slab in range(start, start + BATCH_ROWS, SLAB_ROWS):
             read = rows[slab : slab + SLAB_ROWS]
-            total += sum(evaluate(slab, read[i : i + LEAF_ROWS], None) for i in range(0, SLAB_ROWS, LEAF_ROWS))
+            total += sum(evaluate(slab, RowBlock(read[i : i + LEAF_ROWS])) for i in range(0, SLAB_ROWS, LEAF_ROWS))
     return total
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from .data.dataset import Dataset
 from .data.failures import short_errors
 from .data.row_arrays import StoredOutput, create_arrays
-from .data.source import Dataset
 from .data.store import describe, local_path, without_secrets
 from .data.write import Address, check_room, check_target, new_store, record, writing
 from .engine.events import Listener

@@ -36,8 +36,9 @@ from sklearn.base import clone
 from daskgmm import GaussianMixture, events, load, open_zarr, select
 from daskgmm.data.arrays import ArraySource
 from daskgmm.data.dask_blocks import BlockSource
+from daskgmm.data.dataset import Dataset
 from daskgmm.data.inputs import as_dataset
-from daskgmm.data.source import Dataset
+from daskgmm.data.row_block import RowBlock
 from daskgmm.engine import blas, graph, remote
 from daskgmm.engine.run import DaskEngine
 from daskgmm.engine.tree import Accumulator, leaf_rows
@@ -80,7 +81,7 @@ class Spelling:
     process_bytes: int = 0
 
     def start(self):
-        return lambda start, rows, weights: Written(f"{start}:{rows[:, 0].astype(int).tolist()}")
+        return lambda start, block: Written(f"{start}:{block.rows[:, 0].astype(int).tolist()}")
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Rounding:
     process_bytes: int = 0
 
     def start(self):
-        return lambda start, rows, weights: float(rows.sum())
+        return lambda start, block: float(block.rows.sum())
 
 
 def canonical(leaves):
@@ -107,7 +108,7 @@ def canonical(leaves):
 
 def leaves_of(fold, rows):
     evaluate = fold.start()
-    return [evaluate(i, rows[i : i + fold.leaf_rows], None) for i in range(0, len(rows), fold.leaf_rows)]
+    return [evaluate(i, RowBlock(rows[i : i + fold.leaf_rows])) for i in range(0, len(rows), fold.leaf_rows)]
 
 
 def numbered(n):
@@ -162,7 +163,7 @@ def test_parts_may_be_joined_in_any_grouping(n, cuts, order):
     parts = []
     for a, b in itertools.pairwise(edges):
         accumulator = Accumulator(Spelling(), n)
-        accumulator.add_rows(a, rows[a:b], None)
+        accumulator.add_rows(a, RowBlock(rows[a:b]))
         parts.append(accumulator.parts)
     while len(parts) > 1:
         i = order.randrange(len(parts) - 1)
@@ -200,7 +201,7 @@ def test_a_task_holds_no_more_than_the_logarithm_of_its_leaves(n, step):
     rows = np.ones((n, 1))
     largest = 0
     for start in range(0, n, step):
-        accumulator.add_rows(start, rows[start : start + step], None)
+        accumulator.add_rows(start, RowBlock(rows[start : start + step]))
         largest = max(largest, len(accumulator.parts))
     assert largest <= 2 + int(np.log2(-(-n // LEAF)) + 1)
     assert accumulator.total() == n
@@ -210,8 +211,8 @@ def test_rows_that_are_missing_are_noticed():
     rows = numbered(100)
     for gap in ((0, 8), (8, 16), (50, 51), (96, 100), (3, 70)):
         accumulator = Accumulator(Spelling(), 100)
-        accumulator.add_rows(0, rows[: gap[0]], None)
-        accumulator.add_rows(gap[1], rows[gap[1] :], None)
+        accumulator.add_rows(0, RowBlock(rows[: gap[0]]))
+        accumulator.add_rows(gap[1], RowBlock(rows[gap[1] :]))
         with pytest.raises(DataChangedError, match="100 rows were expected"):
             accumulator.total()
 

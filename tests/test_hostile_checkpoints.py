@@ -155,6 +155,10 @@ BEGINNING = {
     ("checksum",): [None, 5, [], {}, [60, "0", "0"]],
     ("checksum", "n_rows"): NO_NUMBER,
     ("checksum", "rows"): ["x", "0x", None, [], -1, 1.5, True, 1 << 70, "0x" + "f" * 17],
+    ("checksum", "beside"): [
+        *(None, 5, {}, "x", [5], [["sample_weight"]], [["sample_weight", -1]], [["sample_weight", 1 << 70]]),
+        *([[5, 5]], [["sample_weight", "x"]], [["a\x1b[2J", 5]], [["a", 5], ["a", 5]]),
+    ],
     ("probes",): [None, 5, [5], [{}], [[60]]],
     ("n_passes",): NO_NUMBER,
     ("seconds",): ["x", None, [], {}],

@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 from daskgmm import GaussianMixture, events
 from daskgmm.core.elementwise import PLAIN
 from daskgmm.data import dask_blocks, task_graphs
+from daskgmm.data.dataset import Dataset
 from daskgmm.data.inputs import as_dataset
+from daskgmm.data.row_block import RowBlock
 from daskgmm.data.row_sample import NumberedRows, draw_rows
-from daskgmm.data.source import Dataset, Source, borders
+from daskgmm.data.source import Source, borders
 from daskgmm.engine import graph
 from daskgmm.engine.run import DaskEngine
 from daskgmm.engine.tree import Accumulator, Node
@@ -51,7 +53,7 @@ class Rounding:
     process_bytes: int = 0
 
     def start(self):
-        return lambda start, rows, weights: float((rows * (1 if weights is None else weights[:, None])).sum())
+        return lambda start, block: float((block.rows * (1 if block.weights is None else block.weights[:, None])).sum())
 
 
 class Plain(Source):
@@ -303,7 +305,7 @@ def test_a_sample_of_all_rows_is_not_sent_and_is_what_their_numbers_give():
     ) - 7 * len(X)
     for sampled in (range(len(X)), range(len(X) // 3)):
         folds = [replace(short, sampled=NumberedRows(numbers)) for numbers in (sampled, np.asarray(sampled))]
-        one, other = (fold.start()(len(X) // 4, X[len(X) // 4 :], None).sample for fold in folds)
+        one, other = (fold.start()(len(X) // 4, RowBlock(X[len(X) // 4 :])).sample for fold in folds)
         assert len(one) == len(sampled) - len(X) // 4
         np.testing.assert_array_equal(one, other)
 

@@ -64,7 +64,9 @@ class Moments:
         self.leaf_rows, self.power = leaf_rows, power
 
     def start(self):
-        return lambda start, rows, weights: (rows**self.power).sum() * (1 if weights is None else weights.sum())
+        return lambda start, block: (
+            (block.rows**self.power).sum() * (1 if block.weights is None else block.weights.sum())
+        )
 
 
 @quick

@@ -2,7 +2,9 @@
 
 Inputs:
 
-source         sources of rows, the parts of a source that one task reads, data sets of rows and sample weights
+source         sources of rows, and the parts of a source that one task reads
+row_block      blocks of rows in memory with their aligned inputs; kinds of aligned inputs
+dataset        data sets: rows and the inputs aligned with them, read in batches
 input_kinds    registered kinds of input: rows of an input, and results in the form of the input
 inputs         conversion of every input to rows, and of rows and weights to a `Dataset`
 

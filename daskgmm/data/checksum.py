@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataChangedError
+from .row_block import RowBlock
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -18,29 +20,39 @@ _MASK = (1 << 64) - 1
 class Checksum:
     """Number and checksums of some rows. ``+`` joins those of several ranges of rows, in any order.
 
-    A checksum is the sum of all values, taken as unsigned integers of their size, modulo 2⁶⁴. It does not depend on how
-    the rows were divided, costs as much as one reading of the memory, and no single value can change without it.
+    A checksum is the sum of all values, taken as unsigned integers of their size, modulo 2⁶⁴. The sum does not depend
+    on how the rows were divided, costs as much as one reading of the memory, and changes with every single value.
     """
 
     n_rows: int = 0
     rows: int = 0
     """Checksum of the rows."""
-    weights: int = 0
-    """Checksum of the sample weights; 0 where there are none."""
+    beside: Mapping[str, int] = field(default_factory=dict)
+    """Checksum of every aligned input, by its name."""
 
     def __post_init__(self) -> None:
-        if self.n_rows < 0 or not (0 <= self.rows <= _MASK and 0 <= self.weights <= _MASK):
-            raise ValueError(f"checksums {self.rows:x} and {self.weights:x} of {self.n_rows} rows")
+        if self.n_rows < 0 or not 0 <= self.rows <= _MASK:
+            raise ValueError(f"checksum {self.rows:x} of {self.n_rows} rows")
+        for name, value in self.beside.items():
+            if not (0 <= value <= _MASK and name.isidentifier()):
+                raise ValueError(f"checksum {value:x} of {name!a:.40}")
 
     @classmethod
-    def of(cls, rows: Array, weights: Array | None) -> Checksum:
-        """Of rows, (n, D), and their weights, (n,)."""
-        return cls(len(rows), _checksum(rows), 0 if weights is None else _checksum(weights))
+    def of(cls, block: RowBlock) -> Checksum:
+        """Checksum of the rows of a block."""
+        return cls(
+            len(block), _checksum(block.rows), {name: _checksum(values) for name, values in block.beside.items()}
+        )
 
     def __add__(self, other: Checksum) -> Checksum:
-        return Checksum(
-            self.n_rows + other.n_rows, (self.rows + other.rows) & _MASK, (self.weights + other.weights) & _MASK
-        )
+        beside = dict(self.beside)
+        for name, value in other.beside.items():
+            beside[name] = (beside.get(name, 0) + value) & _MASK
+        return Checksum(self.n_rows + other.n_rows, (self.rows + other.rows) & _MASK, beside)
+
+    def sums(self) -> dict[str, int]:
+        """Each checksum by the name of its parameter, that of the rows first."""
+        return {"X": self.rows, **self.beside}
 
 
 def _checksum(values: Array) -> int:
@@ -73,13 +85,12 @@ class ChecksumGuard:
                 f"a pass saw {checksum.n_rows} rows where {expected.n_rows} were expected: the data changed "
                 "during the fit"
             )
-        for what, found, before in (
-            ("X", checksum.rows, expected.rows),
-            ("sample_weight", checksum.weights, expected.weights),
-        ):
-            if found != before:
+        sums, before = checksum.sums(), expected.sums()
+        for name in before | sums:
+            if sums.get(name) != before.get(name):
                 raise DataChangedError(
-                    f"{what}: a pass saw other values than the passes before it (checksum {found:016x}, before "
-                    f"{before:016x}): the data were written to during the fit, or a dask array does not give the same "
-                    "values each time it is computed. Pass data that hold still."
+                    f"{name:.80}: a pass saw other values than the passes before it (checksum "
+                    f"{sums.get(name, 0):016x}, before {before.get(name, 0):016x}): the data were written to during "
+                    "the fit, or a dask array does not give the same values each time it is computed. Pass data that "
+                    "hold still."
                 )

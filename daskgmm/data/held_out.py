@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .checksum import ChecksumGuard
+from .dataset import Dataset
+from .row_block import SAMPLE_WEIGHT
 from .row_sample import random_words
-from .source import Dataset, DerivedSource, Part, Source
+from .source import DerivedSource, Part, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -29,8 +30,7 @@ class HeldOut:
 
     def training(self, dataset: Dataset) -> Dataset:
         """Make a data set of all rows in which held-out rows have weight zero."""
-        weights = _TrainingWeights(self, dataset.weights or _Ones(dataset.n_rows))
-        return replace(dataset, weights=weights, guard=ChecksumGuard())
+        return dataset.with_input(SAMPLE_WEIGHT, _TrainingWeights(self, dataset.weights or _Ones(dataset.n_rows)))
 
 
 class _Ones(Source):

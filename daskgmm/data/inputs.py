@@ -19,12 +19,14 @@ import dask.array as da
 import numpy as np
 import zarr
 
-from ..errors import DaskGMMError, InvalidWeightsError, UnsupportedDataError
+from ..errors import DaskGMMError, UnsupportedDataError
 from .arrays import ArraySource, check_unmasked, mapped_source
 from .dask_blocks import BlockSource, with_known_chunks
+from .dataset import Dataset
 from .hdf5 import DatasetSource, is_dataset
 from .input_kinds import Input, InputKind, register, unwrap
-from .source import Dataset, Source
+from .row_block import SAMPLE_WEIGHT, AlignedInput
+from .source import Source
 from .store import open_zarr, pick_array
 from .store_checks import MOST_ROWS, product
 from .stored_rows import StoreSource
@@ -216,11 +218,50 @@ def as_dataset(
     if isinstance(data, da.Array):
         data, counted = with_known_chunks(data, compute)
         check_layout(data)  # the number of rows is known only now
-    n_rows = int(data.shape[0])
-    rows = _source(data)
-    if sample_weight is None:
-        return Dataset(rows), int(counted)
-    return Dataset(rows, _weights(sample_weight, n_rows, rows, compute)), int(counted)
+    dataset = Dataset(_source(data))
+    if sample_weight is not None:
+        dataset = with_input(dataset, SAMPLE_WEIGHT, sample_weight, compute)
+    return dataset, int(counted)
+
+
+def with_input(
+    dataset: Dataset,
+    kind: AlignedInput,
+    values: Any,
+    compute: Callable[[Any], Any] = operator.methodcaller("compute"),
+) -> Dataset:
+    """Return a data set with one more aligned input.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    kind : AlignedInput
+    values : array-like or number
+        One entry for each row, in any form that rows may have; a number stands for every entry.
+    compute : callable
+        See `as_dataset`.
+
+    Raises
+    ------
+    UnsupportedDataError
+        For a dtype that is not a real number.
+    ValueError
+        If the shape is wrong; for sample weights InvalidWeightsError.
+    """
+    expected = kind.shape(dataset.n_rows, dataset.n_features)
+    values = resolve(values, kind.name)
+    if not is_lazy(values):
+        values = np.asarray(values)
+        if values.ndim == 0:
+            values = np.broadcast_to(values, expected)
+    check_dtype(kind.name, values.dtype)
+    kind.check_dimensions(tuple(values.shape))
+    if isinstance(values, da.Array):
+        values, _ = with_known_chunks(values, compute)
+    kind.check_shape(tuple(values.shape), expected)
+    if isinstance(values, da.Array) and dataset.cuts is not None:
+        values = values.rechunk((tuple(np.diff(dataset.cuts).tolist()), *((width,) for width in expected[1:])))
+    return dataset.with_input(kind, _source(values))
 
 
 def check_layout(data: Any) -> None:
@@ -285,29 +326,6 @@ def _source(data: Any) -> Source:
     if isinstance(data, Source):
         return data
     return mapped_source(data) or ArraySource(np.asarray(data))
-
-
-def _weights(weights: Any, n_rows: int, rows: Source, compute: Callable[[Any], Any]) -> Source:
-    weights = resolve(weights, "sample_weight")
-    if not is_lazy(weights):
-        weights = np.asarray(weights)
-        if weights.ndim == 0:
-            weights = np.broadcast_to(weights, (n_rows,))
-    check_dtype("sample_weight", weights.dtype)
-    if weights.ndim != 1:
-        raise InvalidWeightsError(
-            f"sample_weight: expected one dimension, got shape {tuple(weights.shape)}. Sample weights must be 1D "
-            f"array or scalar."
-        )
-    if isinstance(weights, da.Array):
-        weights, _ = with_known_chunks(weights, compute)
-    if weights.shape[0] != n_rows:
-        raise InvalidWeightsError(
-            f"sample_weight.shape == {tuple(weights.shape)}, expected {(n_rows,)}: one weight for each row of X"
-        )
-    if isinstance(weights, da.Array) and rows.cuts is not None:
-        weights = weights.rechunk((tuple(np.diff(rows.cuts).tolist()),))
-    return _source(weights)
 
 
 @contextmanager

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from ..data.row_block import RowBlock
 from .fold import CostedFold, Costs, Evaluator
 from .tree import Accumulator
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Values(tuple[Any, ...]):
@@ -74,14 +71,14 @@ class _Evaluators:
     def __init__(self, folds: Sequence[CostedFold]) -> None:
         self._members = [(fold, fold.start()) for fold in folds]
 
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> Values:
-        return Values(_evaluate(fold, evaluator, start, rows, weights) for fold, evaluator in self._members)
+    def __call__(self, start: int, block: RowBlock) -> Values:
+        return Values(_evaluate(fold, evaluator, start, block) for fold, evaluator in self._members)
 
 
-def _evaluate(fold: CostedFold, evaluator: Evaluator, start: int, rows: Array, weights: Array | None) -> Any:
+def _evaluate(fold: CostedFold, evaluator: Evaluator, start: int, block: RowBlock) -> Any:
     """Sum of a fold's own leaves inside a longer one, in the order of the tree: lengths of leaves are powers of two."""
-    if len(rows) <= fold.leaf_rows:
-        return evaluator(start, rows, weights)
-    leaves = Accumulator(fold, start + len(rows), evaluator)
-    leaves.add_rows(start, rows, weights)
+    if len(block) <= fold.leaf_rows:
+        return evaluator(start, block)
+    leaves = Accumulator(fold, start + len(block), evaluator)
+    leaves.add_rows(start, block)
     return leaves.sum()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import numpy as np
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ..data.row_block import RowBlock
 
 
 class Evaluator(Protocol):
     """Evaluates the leaves of one task; it may keep scratch memory between calls."""
 
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> Any:
-        """Value of the leaf that begins at row ``start``. Values add with ``+``, which returns a new value."""
+    def __call__(self, start: int, block: RowBlock) -> Any:
+        """Return the value of the leaf that begins at row ``start``. Values add with ``+``, which returns a new one."""
 
 
 class Fold(Protocol):

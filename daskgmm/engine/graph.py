@@ -25,8 +25,9 @@ import numpy as np
 from dask.task_spec import DataNode, Task, TaskRef
 
 from ..data.checksum import Checksum
+from ..data.dataset import Batch, Dataset, Reader
 from ..data.failures import tell_briefly
-from ..data.source import Batch, Dataset, Reader, borders
+from ..data.source import borders
 from ..data.task_graphs import gc_paused, upstream
 from .blas import limit_worker, this_process
 from .environment_report import EnvironmentReport

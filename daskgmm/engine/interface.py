@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Self
 
 from ..data.checksum import Checksum
-from ..data.source import Dataset
+from ..data.dataset import Dataset
 from ..tuning import Tuning, current
 from .blas import one_blas_thread
 from .combined_fold import CombinedFold

@@ -11,7 +11,7 @@ import dask
 import numpy as np
 from dask.utils import format_bytes
 
-from ..data.source import Dataset
+from ..data.dataset import Dataset
 from ..errors import WorkerMemoryError
 from ..tuning import Tuning
 from .fold import Costs
@@ -60,8 +60,7 @@ def task_memory(dataset: Dataset, fold: Costs, edges: Array, tuning: Tuning) -> 
     """
     arity = tuning.arity
     slabs = _slab_bytes(dataset, int(np.diff(edges).max()), tuning.slab_bytes)
-    row_bytes = dataset.n_features * dataset.dtype.itemsize + 8 * (dataset.weights is not None)
-    leaf = min(fold.leaf_rows, dataset.n_rows) * row_bytes
+    leaf = min(fold.leaf_rows, dataset.n_rows) * dataset.row_bytes
     # A leaf that lies in two tasks is copied where they end, and put together where they meet.
     shared = bool(np.any(edges[1:-1] % fold.leaf_rows))
     leaves_of_task = max(1.0, float(np.diff(edges).max()) / fold.leaf_rows)

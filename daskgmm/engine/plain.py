@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data.checksum import Checksum
-from ..data.source import Batch, Dataset, Reader, covering_batch
+from ..data.dataset import Batch, Dataset, Reader, covering_batch
 from ..data.task_graphs import evaluate
 from ..tuning import Tuning, current
 from .blas import one_blas_thread
@@ -20,10 +20,10 @@ from .tree import Accumulator
 def fold_batch(fold: Fold, n_rows: int, reader: Reader, batch: Batch, inputs: Mapping[Any, Any]) -> tuple[Any, Any]:
     """Accumulate one batch of a data set of ``n_rows`` rows; return the `Accumulator` and the `Checksum`."""
     accumulator, checksum = Accumulator(fold, n_rows), Checksum()
-    for start, (rows, weights) in reader.stream(batch, inputs):
-        checksum += Checksum.of(rows, weights)
-        accumulator.add_rows(start, rows, weights)
-        del rows, weights  # none of them outlives the slab
+    for start, slab in reader.stream(batch, inputs):
+        checksum += Checksum.of(slab)
+        accumulator.add_rows(start, slab)
+        del slab  # before the next one is read
     return accumulator, checksum
 
 

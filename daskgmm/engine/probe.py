@@ -10,7 +10,7 @@ import numpy as np
 from dask.task_spec import DataNode, Task, TaskRef
 
 from ..data.checksum import Checksum
-from ..data.source import Batch, Dataset, Reader, covering_batch
+from ..data.dataset import Batch, Dataset, Reader, covering_batch
 from ..data.task_graphs import Graph, upstream
 from .interface import Engine
 

@@ -6,7 +6,7 @@ import itertools
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,8 @@ import dask
 import numpy as np
 
 from ..data.checksum import Checksum
-from ..data.source import Dataset, Source
+from ..data.dataset import Dataset
+from ..data.source import Source
 from ..errors import WorkerMemoryError
 from ..tuning import Tuning
 from .combined_fold import SharedCosts
@@ -170,8 +171,7 @@ class DaskEngine(Engine):
         cluster = self._cluster
         if cluster is None:
             return dataset
-        weights = None if dataset.weights is None else self._sent_source(cluster, dataset.weights)
-        return replace(dataset, rows=self._sent_source(cluster, dataset.rows), weights=weights)
+        return dataset.with_sources(partial(self._sent_source, cluster))
 
     def _sent_source(self, cluster: ClusterScheduler, source: Source) -> Source:
         if source not in self._sent:

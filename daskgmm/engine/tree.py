@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ..data.row_block import RowBlock
 from ..errors import DataChangedError
 from ..tuning import current
 from .fold import Evaluator, Fold
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass
@@ -36,8 +35,7 @@ class Fragment:
 
     start: int
     stop: int
-    rows: list[Array]
-    weights: list[Array] | None
+    blocks: list[RowBlock]
 
 
 class Accumulator:
@@ -59,29 +57,25 @@ class Accumulator:
         self._n_rows = n_rows
         self.parts: list[Node | Fragment] = []
 
-    def add_rows(self, start: int, rows: Array, weights: Array | None) -> None:
+    def add_rows(self, start: int, block: RowBlock) -> None:
         """Add rows ``start``, ``start`` + 1 and so on."""
-        position = 0
-        while position < len(rows):
-            begin = start + position
-            end = min((begin // self._leaf_rows + 1) * self._leaf_rows, start + len(rows))
-            piece = slice(position, end - start)
+        begin, stop = start, start + len(block)
+        while begin < stop:
+            end = min((begin // self._leaf_rows + 1) * self._leaf_rows, stop)
+            piece = block if (begin, end) == (start, stop) else block[begin - start : end - start]
             if self._is_leaf(begin, end):
-                self._add_leaf(begin, rows[piece], None if weights is None else weights[piece])
+                self._add_leaf(begin, piece)
             else:
                 # Copied, so that a few rows do not keep alive everything that was read with them.
-                self._add_fragment(
-                    Fragment(begin, end, [rows[piece].copy()], None if weights is None else [weights[piece].copy()])
-                )
-            position = end - start
+                self._add_fragment(Fragment(begin, end, [piece.copy()]))
+            begin = end
 
     def add(self, part: Node | Fragment) -> None:
         """Add what another accumulator holds."""
         if isinstance(part, Node):
             self._add_node(part)
-        else:  # its lists are extended here, and are not ours
-            weights = None if part.weights is None else list(part.weights)
-            self._add_fragment(Fragment(part.start, part.stop, list(part.rows), weights))
+        else:  # the list is extended here, and belongs to another accumulator
+            self._add_fragment(Fragment(part.start, part.stop, list(part.blocks)))
 
     def total(self) -> Any:
         """Sum of all leaves.
@@ -113,10 +107,10 @@ class Accumulator:
     def _is_leaf(self, start: int, stop: int) -> bool:
         return start % self._leaf_rows == 0 and (stop - start == self._leaf_rows or stop == self._n_rows)
 
-    def _add_leaf(self, start: int, rows: Array, weights: Array | None) -> None:
+    def _add_leaf(self, start: int, block: RowBlock) -> None:
         if self._evaluate is None:
             self._evaluate = self._fold.start()
-        self._add_node(Node(0, start // self._leaf_rows, self._evaluate(start, rows, weights)))
+        self._add_node(Node(0, start // self._leaf_rows, self._evaluate(start, block)))
 
     def _add_node(self, node: Node) -> None:
         while self.parts and _are_siblings(self.parts[-1], node):
@@ -129,13 +123,10 @@ class Accumulator:
         if isinstance(last, Fragment) and last.stop == fragment.start and fragment.start % self._leaf_rows:
             self.parts.pop()
             last.stop = fragment.stop
-            last.rows.extend(fragment.rows)
-            if last.weights is not None and fragment.weights is not None:
-                last.weights.extend(fragment.weights)
+            last.blocks.extend(fragment.blocks)
             fragment = last
         if self._is_leaf(fragment.start, fragment.stop):
-            joined = None if fragment.weights is None else np.concatenate(fragment.weights)
-            self._add_leaf(fragment.start, np.concatenate(fragment.rows), joined)
+            self._add_leaf(fragment.start, RowBlock.concatenate(fragment.blocks))
         else:
             self.parts.append(fragment)
 

@@ -20,12 +20,12 @@ from ..config import compiled
 from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import State
 from ..core.kernel_choice import Kernel, choose_backend
+from ..data.dataset import Dataset
 from ..data.failures import short_errors
 from ..data.input_kinds import Input
 from ..data.inputs import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
 from ..data.output import apply_rows, as_blocks, map_rows
 from ..data.row_checks import check_weight_sum
-from ..data.source import Dataset
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
 from ..engine.events import Listener

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.source import Dataset
+from ..data.dataset import Dataset
 from ..fitting.fit_state import Checkpointer
 from ..persistence.checkpoint import Checkpoint
 from ..persistence.fit_records import StoredKind

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..core.covariance import STRUCTURES
 from ..criteria import HELD_OUT, running_criteria, selection_criteria
+from ..data.dataset import Dataset
 from ..data.held_out import HeldOut
-from ..data.source import Dataset
 from .base import BaseMixture
 from .gaussian_mixture import GaussianMixture
 

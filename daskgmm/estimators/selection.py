@@ -17,11 +17,11 @@ from sklearn.utils import check_random_state
 
 from ..core.covariance import STRUCTURES
 from ..criteria import CRITERIA, HELD_OUT
+from ..data.dataset import Dataset
 from ..data.failures import short_errors
 from ..data.held_out import HeldOut
 from ..data.inputs import as_dataset, is_lazy
 from ..data.row_checks import check_weight_sum
-from ..data.source import Dataset
 from ..diagnostics.selection_view import draw_criterion, new_axes, selection_html, selection_text
 from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener

@@ -14,7 +14,7 @@ from ..core.elementwise import PLAIN, ElementwiseBackend
 from ..core.kernel_choice import ARITHMETICS, COMPLETE, Kernel, QuadraticKernel, choose_kernel
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, SufficientStatistics
-from ..data.source import Dataset
+from ..data.dataset import Dataset
 from ..engine.fold import CostedFold
 from ..engine.interface import Engine
 from ..errors import DataChangedError

@@ -11,9 +11,9 @@ import numpy as np
 from ..config import compiled
 from ..core.elementwise import ElementwiseBackend
 from ..core.kernel_choice import choose_backend
+from ..data.dataset import Dataset
 from ..data.row_checks import check_weight_sum
 from ..data.row_sample import RowSample, draw_rows, draw_seed
-from ..data.source import Dataset
 from ..engine.interface import Engine
 from .fit_spec import FitSpec
 from .survey import Survey, check_range, survey_fold

@@ -11,7 +11,7 @@ from typing import Generic
 from ..core.elementwise import PLAIN
 from ..core.estimation import State
 from ..core.statistics import Frame
-from ..data.source import Dataset
+from ..data.dataset import Dataset
 from ..engine.events import Waiting
 from ..engine.interface import Engine
 from ..engine.probe import probe

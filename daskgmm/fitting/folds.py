@@ -14,6 +14,7 @@ from ..core.kernel_choice import Kernel
 from ..core.statistics import SufficientStatistics
 from ..core.structure import CovarianceStructure
 from ..data.held_out import HeldOut
+from ..data.row_block import RowBlock
 from ..data.row_checks import check_finite, check_weights
 from ..engine.fold import Evaluator
 from ..engine.tree import leaf_rows
@@ -106,12 +107,12 @@ class _Expectation:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel, self._work = kernel, kernel.workspace()
 
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> SufficientStatistics:
+    def __call__(self, start: int, block: RowBlock) -> SufficientStatistics:
         with np.errstate(invalid="ignore", over="ignore"):
-            statistics = self._kernel.statistics(rows, weights, self._work)
+            statistics = self._kernel.statistics(block.rows, block.weights, self._work)
         if not statistics.log_likelihood > _SUSPICIOUS:  # true for NaN
             # Checking every row in every pass would cost more than looking for the bad row afterwards.
-            check_finite(rows, start)
+            check_finite(block.rows, start)
         return statistics
 
 
@@ -164,17 +165,17 @@ class _Scorer:
     def __init__(self, kernel: Kernel, entropy: bool) -> None:
         self._kernel, self._work, self._entropy = kernel, kernel.workspace(), entropy
 
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> Score:
-        density, entropy = self.evaluate(start, rows, weights)
-        return _sum(density, entropy, weights)
+    def __call__(self, start: int, block: RowBlock) -> Score:
+        density, entropy = self.evaluate(start, block)
+        return _sum(density, entropy, block.weights)
 
-    def evaluate(self, start: int, rows: Array, weights: Array | None) -> tuple[Array, Array | None]:
+    def evaluate(self, start: int, block: RowBlock) -> tuple[Array, Array | None]:
         """Compute the log-density of every row, and the entropy if requested."""
-        check_finite(rows, start)
-        if weights is not None:
-            check_weights(weights, start)
-        density, entropy = np.empty(len(rows)), np.empty(len(rows)) if self._entropy else None
-        self._kernel.fill(RowResults(log_density=density, entropy=entropy), rows, self._work)
+        check_finite(block.rows, start)
+        if block.weights is not None:
+            check_weights(block.weights, start)
+        density, entropy = np.empty(len(block)), np.empty(len(block)) if self._entropy else None
+        self._kernel.fill(RowResults(log_density=density, entropy=entropy), block.rows, self._work)
         return density, entropy
 
 
@@ -215,12 +216,12 @@ class _SplitScorer:
     def __init__(self, scorer: _Scorer, held_out: HeldOut | None) -> None:
         self._scorer, self._held_out = scorer, held_out
 
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> SplitScore:
-        density, entropy = self._scorer.evaluate(start, rows, weights)
+    def __call__(self, start: int, block: RowBlock) -> SplitScore:
+        density, entropy = self._scorer.evaluate(start, block)
         if self._held_out is None:
-            return SplitScore(_sum(density, entropy, weights), Score(0.0, 0.0, 0, 0.0))
-        weights = np.ones(len(rows)) if weights is None else weights
-        out = self._held_out(start, start + len(rows))
+            return SplitScore(_sum(density, entropy, block.weights), Score(0.0, 0.0, 0, 0.0))
+        weights = np.ones(len(block)) if block.weights is None else block.weights
+        out = self._held_out(start, start + len(block))
         return SplitScore(
             _sum(density, entropy, np.where(out, 0.0, weights)), _sum(density, entropy, np.where(out, weights, 0.0))
         )

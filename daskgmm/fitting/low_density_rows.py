@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.row_block import RowBlock
 from .folds import Cost, KernelFold
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -84,8 +85,9 @@ class _LowDensityFinder:
         # Lowest densities of this task, unordered: rows above them are not among the lowest of all data either.
         self._lowest, self._highest = np.empty(0), fold.threshold.highest
 
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> LowDensityRows:
-        fold, w = self._fold, np.ones(len(rows)) if weights is None else weights
+    def __call__(self, start: int, block: RowBlock) -> LowDensityRows:
+        fold, rows = self._fold, block.rows
+        w = np.ones(len(block)) if block.weights is None else block.weights
         with np.errstate(invalid="ignore", over="ignore"):
             density = fold.kernel.log_density(rows, self._work)
         members = np.flatnonzero((density <= self._highest) & (w > 0))

@@ -13,7 +13,7 @@ from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import State
 from ..core.mixture import free_parameters
 from ..core.statistics import Frame
-from ..data.source import Dataset
+from ..data.dataset import Dataset
 from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
 from . import notes

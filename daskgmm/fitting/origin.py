@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from ..data.source import KINDS, LONGEST_ADDRESS, Dataset, Source
+from ..data.dataset import Dataset
+from ..data.source import KINDS, LONGEST_ADDRESS, Source
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", re.ASCII)
 _DTYPE = re.compile(r"[<>=|]?[a-z][a-z0-9]{0,15}", re.ASCII)

@@ -13,8 +13,8 @@ from ..core.elementwise import ElementwiseBackend
 from ..core.quadratic import QuadraticKernel
 from ..core.residual import ResidualKernel
 from ..core.structure import CovarianceStructure
+from ..data.dataset import Dataset
 from ..data.row_sample import NumberedRows
-from ..data.source import Dataset
 from ..engine.combined_fold import SharedCosts
 from ..engine.memory import PassPlan, Worker, machine_bytes
 from ..engine.run import DaskEngine

@@ -10,10 +10,11 @@ import numpy as np
 
 from ..core.kernel import RowResults
 from ..core.kernel_choice import Kernel
+from ..data.dataset import Dataset
 from ..data.output import RowOutput
 from ..data.row_arrays import RowWriter, result_rows
+from ..data.row_block import RowBlock
 from ..data.row_checks import check_finite
-from ..data.source import Dataset
 from .folds import KernelFold
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -112,8 +113,8 @@ class _Predictor:
     def __init__(self, outputs: KernelOutputs, writer: RowWriter) -> None:
         self._outputs, self._writer, self._work = outputs, writer, outputs.kernel.workspace()
 
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> int:
-        results = [output.empty(len(rows)) for output in self._outputs.outputs]
-        self._outputs(rows, start, results, self._work)
+    def __call__(self, start: int, block: RowBlock) -> int:
+        results = [output.empty(len(block)) for output in self._outputs.outputs]
+        self._outputs(block.rows, start, results, self._work)
         self._writer.write(start, results)
-        return len(rows)
+        return len(block)

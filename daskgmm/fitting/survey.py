@@ -14,9 +14,10 @@ import numpy as np
 
 from ..core.elementwise import PLAIN, ElementwiseBackend
 from ..core.structure import CovarianceStructure
+from ..data.dataset import Dataset
+from ..data.row_block import RowBlock
 from ..data.row_checks import check_finite, check_weights
 from ..data.row_sample import RowSample
-from ..data.source import Dataset
 from ..engine.tree import leaf_rows
 from ..errors import DataRangeError
 
@@ -222,7 +223,8 @@ class _Surveyor:
         self.fold = fold
 
     @np.errstate(over="ignore", invalid="ignore")  # `check_weight_sum` reports weights whose sum overflows
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> Survey:
+    def __call__(self, start: int, block: RowBlock) -> Survey:
+        rows, weights = block.rows, block.weights
         check_finite(rows, start)
         if weights is not None:
             check_weights(weights, start)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.row_block import RowBlock
 from ..data.row_checks import check_weights
 from ..data.row_sample import PriorityRows, RowSample, draw_rows, highest, priorities, threshold
 
@@ -90,8 +91,8 @@ class _WeightSurveyor:
         # Highest priorities of this task: priorities below them are not among the highest of all rows either.
         self._highest, self._floor = np.empty(0), 0.0
 
-    def __call__(self, start: int, rows: Array, weights: Array | None) -> WeightSurvey:
-        w, limit = rows[:, 0].astype(np.float64, copy=False), self._fold.size + 1
+    def __call__(self, start: int, block: RowBlock) -> WeightSurvey:
+        w, limit = block.rows[:, 0].astype(np.float64, copy=False), self._fold.size + 1
         check_weights(w, start)
         candidates = priorities(self._fold.seed, start, w)
         candidates = candidates[candidates > self._floor]

@@ -23,8 +23,8 @@ import numpy as np
 
 from ..data.addresses import printable
 from ..data.checksum import Checksum
+from ..data.dataset import Dataset
 from ..data.output_locks import locked, remove
-from ..data.source import Dataset
 from ..data.store import local_path, without_secrets
 from ..data.write import Address, check_target
 from ..engine.environment import differences, environment

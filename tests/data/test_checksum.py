@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from daskgmm import GaussianMixture
 from daskgmm.data.checksum import Checksum, ChecksumGuard
+from daskgmm.data.row_block import RowBlock
 from daskgmm.errors import DataChangedError
 
 quick = settings(deadline=None)
@@ -21,10 +22,14 @@ def rows_of(dtype, n=60):
     return np.random.RandomState(0).randint(0, 100, size=(n, 3)).astype(dtype)
 
 
+def weighted(rows, weights):
+    return RowBlock(rows, {"sample_weight": weights})
+
+
 def total(rows, weights, cuts):
     checksum = Checksum()
     for a, b in itertools.pairwise(sorted({0, *cuts, len(rows)})):
-        checksum += Checksum.of(rows[a:b], weights[a:b])
+        checksum += Checksum.of(weighted(rows[a:b], weights[a:b]))
     return checksum
 
 
@@ -32,7 +37,7 @@ def total(rows, weights, cuts):
 @quick
 def test_it_does_not_depend_on_how_rows_are_divided_and_lie(dtype, cuts):
     rows, weights = rows_of(dtype), np.random.RandomState(1).rand(60)
-    whole = Checksum.of(rows, weights)
+    whole = Checksum.of(weighted(rows, weights))
     assert total(rows, weights, cuts) == whole
     assert total(np.asfortranarray(rows), weights, cuts) == whole
     assert total(np.repeat(rows, 2, axis=0)[::2], np.repeat(weights, 2)[::2], cuts) == whole
@@ -43,24 +48,24 @@ def test_it_does_not_depend_on_how_rows_are_divided_and_lie(dtype, cuts):
 def test_no_single_value_changes_unnoticed(dtype, row, column, is_weight):
     rows, weights = rows_of(dtype), np.random.RandomState(1).rand(60)
     guard = ChecksumGuard()
-    guard.check(Checksum.of(rows, weights))
-    guard.check(Checksum.of(rows.copy(), weights.copy()))
+    guard.check(Checksum.of(weighted(rows, weights)))
+    guard.check(Checksum.of(weighted(rows, weights).copy()))
     if is_weight:
         weights[row] = np.nextafter(weights[row], 2)
     else:
         value = rows[row, column]
         rows[row, column] = np.nextafter(value, rows.dtype.type(200)) if rows.dtype.kind == "f" else not value
     with pytest.raises(DataChangedError, match="^sample_weight: " if is_weight else "^X: "):
-        guard.check(Checksum.of(rows, weights))
+        guard.check(Checksum.of(weighted(rows, weights)))
 
 
 @pytest.mark.parametrize("wrong", [lambda x: x[:-1], lambda x: np.concatenate([x, x[:1]]), lambda x: x[:0]])
 def test_rows_that_are_missing_or_seen_twice_are_noticed(wrong):
     rows = np.zeros((60, 3))  # whose checksum is that of no rows at all
     guard = ChecksumGuard()
-    guard.check(Checksum.of(rows, None))
+    guard.check(Checksum.of(RowBlock(rows)))
     with pytest.raises(DataChangedError, match=rf"a pass saw {len(wrong(rows))} rows where 60 were expected"):
-        guard.check(Checksum.of(wrong(rows), None))
+        guard.check(Checksum.of(RowBlock(wrong(rows))))
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -70,7 +75,7 @@ def test_numbers_with_bytes_that_mean_nothing():
     dirty = np.full(rows.shape, np.nan, np.longdouble)
     dirty.view(np.uint8)[...] = 255
     dirty[...] = rows
-    assert Checksum.of(dirty, None) == Checksum.of(rows, None)
+    assert Checksum.of(RowBlock(dirty)) == Checksum.of(RowBlock(rows))
     x = da.from_array(np.random.RandomState(0).normal(size=(20_000, 3)), chunks=(3000, 3))
     lazy = x.astype(np.longdouble) * np.longdouble(1.5)
     model = GaussianMixture(2, random_state=0, max_iter=4, tol=0).fit(lazy)
