@@ -2,12 +2,15 @@
 
 Only the lengths of leaves affect the bits of a result; the other values affect time and memory. No value is a parameter
 of an estimator: an engine is made with a record (``DaskEngine(tuning=…)``), or takes the record in force in this
-process, which `tuned` replaces for the length of a block, for tests and measurements.
+process, which `tuned` replaces for the length of a block, for tests and measurements. Folds, sources and lazy results,
+which are made without an engine, always take the record in force: lengths of leaves, ``shortest_pass``,
+``most_layers``, and the sizes of results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,6 +50,18 @@ class Tuning:
 
     shortest_pass: float = 0.05
     """Seconds of a pass over rows in memory below which setting up threads would take longer than they save."""
+
+    # ---- results for each row
+
+    joined_bytes: int = 1 << 20
+    """Bytes of rows, or of their results, up to which small stored chunks are joined to one block of a lazy result: a
+    block costs as much time as the computation of about 10 000 rows."""
+
+    many_chunks: int = 1000
+    """Stored chunks up to which every chunk is a block of its own in a lazy result."""
+
+    fewest_result_rows: int = 1 << 14
+    """Rows of the smallest chunk of stored results: a chunk is a file, and smaller files cost more to open than to read."""
 
     # ---- graphs
 
@@ -99,6 +114,8 @@ class Tuning:
     """Number of times that interrupted work is restarted before the work counts as the cause."""
 
 
+_lock = threading.Lock()
+_changes: list[dict[str, Any]] = []
 _current = Tuning()
 
 
@@ -109,10 +126,19 @@ def current() -> Tuning:
 
 @contextmanager
 def tuned(**changes: Any) -> Iterator[Tuning]:
-    """Change some values of the record in force, in all threads of this process, for the length of a ``with`` block."""
-    global _current
-    before, _current = _current, replace(_current, **changes)
+    """Change some values of the record in force, in all threads of this process, for the length of a ``with`` block.
+
+    Blocks may end in any order: each takes away its own changes.
+    """
+    _change(lambda: _changes.append(changes))
     try:
         yield _current
     finally:
-        _current = before
+        _change(lambda: _changes.pop(next(i for i, each in enumerate(_changes) if each is changes)))
+
+
+def _change(act: Callable[[], Any]) -> None:
+    global _current
+    with _lock:
+        act()
+        _current = replace(Tuning(), **{name: value for each in _changes for name, value in each.items()})

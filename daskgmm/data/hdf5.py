@@ -167,10 +167,6 @@ class DatasetSource(Source):
     def place(self, start: int, stop: int) -> str:
         return f"rows {start} to {stop} of {self}"
 
-    def identity(self) -> Any:
-        # The file's number in HDF5, which lasts while the file is open: two handles of one file may close separately.
-        return ("HDF5", int(self.handle.file_number), str(self.handle), self.handle.name)
-
     def check_unchanged(self) -> None:
         self.handle.check_open()
 

@@ -12,17 +12,15 @@ from weakref import WeakValueDictionary
 import dask
 import dask.array as da
 import numpy as np
+from dask.callbacks import Callback
 
 from ..errors import NonFiniteDataError
+from ..tuning import current
 from .dask_blocks import dense
 from .failures import tell_briefly
-from .source import SLAB_BYTES, Source, ranges
+from .source import Source, ranges
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-# If there are many stored chunks, those smaller than a block are joined to blocks: the overhead of one block equals
-# the time to compute about 10 000 rows.
-_BLOCK_BYTES, _MANY_CHUNKS = 1 << 20, 1000
 
 _SPAN_ROWS = 1 << 15  # rows that a thread computes at a time
 
@@ -66,7 +64,7 @@ class RowFunction(Protocol):
         """
 
 
-def as_blocks(data: Any, result_bytes: int = 0) -> da.Array:
+def as_blocks(data: Any, result_bytes: int = 0, shared_bytes: int = 0) -> da.Array:
     """Lazy dask array of the rows, all features in one chunk.
 
     Parameters
@@ -76,6 +74,8 @@ def as_blocks(data: Any, result_bytes: int = 0) -> da.Array:
         blocks of up to a megabyte.
     result_bytes : int
         Size of the results for each row. The limits of a block's size hold for its results, too.
+    shared_bytes : int
+        The same for all results that may share the blocks; counts instead where blocks can be shared.
 
     Raises
     ------
@@ -85,7 +85,9 @@ def as_blocks(data: Any, result_bytes: int = 0) -> da.Array:
     if isinstance(data, da.Array):
         return data if len(data.chunks[1]) == 1 else data.rechunk({1: -1})
     data.check_unchanged()  # otherwise later results could have another length than the rows
-    rows = _shared(_Rows(data, _block_rows(data, max(1, data.row_bytes, result_bytes))))
+    identity = data.identity()
+    largest = max(1, data.row_bytes, result_bytes if identity is None else shared_bytes)
+    rows = _shared(_Rows(data, identity, _block_rows(data, largest)))
     return da.from_array(
         rows,
         chunks=(rows.block_rows, data.shape[1]),
@@ -107,29 +109,34 @@ def _shared(rows: _Rows) -> _Rows:
     * For persisted results, a scheduler remembers how to read a block, in case that it loses them. The task is the
       same for all results that share its key, and reads the current contents of the store. So rows inside a graph are
       never shared: the graph would hold old rows.
-    * Names are random, and are not used again after the last result that has them. A cache of intermediate values
-      (`dask.cache`) finds nothing of earlier results.
+    * Names are random, and are not used again after the last result that has them. Where `dask.cache` keeps
+      intermediate values, rows are not shared, because the cache would answer with old rows.
 
     A store that is overwritten while it is read still gives some old rows and some new ones.
     """
-    return rows if rows.identity is None else _alive.setdefault((rows.identity, rows.block_rows), rows)
+    return rows if rows.identity is None or _is_cached() else _alive.setdefault((rows.identity, rows.block_rows), rows)
+
+
+def _is_cached() -> bool:
+    """Test for a cache of intermediate values among Dask's callbacks."""
+    owners = (getattr(function, "__self__", None) for callback in Callback.active for function in callback)
+    return any(type(owner).__module__ == "dask.cache" for owner in owners)
 
 
 def _block_rows(source: Source, row_bytes: int) -> int:
     if source.batch_rows == 1:  # no chunks
-        return max(1, SLAB_BYTES // row_bytes)
-    if source.shape[0] <= _MANY_CHUNKS * source.batch_rows:
+        return max(1, current().slab_bytes // row_bytes)
+    if source.shape[0] <= current().many_chunks * source.batch_rows:
         return source.batch_rows
-    return max(1, _BLOCK_BYTES // row_bytes // source.batch_rows) * source.batch_rows
+    return max(1, current().joined_bytes // row_bytes // source.batch_rows) * source.batch_rows
 
 
 class _Rows:
     """Stored rows with the interface that dask's from_array needs, read with every check."""
 
-    def __init__(self, source: Source, block_rows: int) -> None:
+    def __init__(self, source: Source, identity: Any, block_rows: int) -> None:
         self._rows = source.handle
-        self.block_rows = block_rows
-        self.identity = source.identity()
+        self.identity, self.block_rows = identity, block_rows
         self.name = f"gmm-rows-{uuid.uuid4().hex}"
         self.shape, self.dtype, self.ndim = source.shape, source.dtype, source.ndim
 

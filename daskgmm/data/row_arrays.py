@@ -11,16 +11,17 @@ import numpy as np
 import zarr
 
 from ..errors import StoreError
+from ..tuning import current
 from .output import RowOutput
 from .output_locks import remove_remains
-from .source import SLAB_BYTES, Source
+from .source import Source
 from .store import describe
 from .write import writing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # A chunk is a file: a smaller one takes longer to open than to read. With larger ones there would be few tasks.
-_FEWEST_ROWS, _MOST_ROWS = 1 << 14, 1 << 18
+_MOST_ROWS = 1 << 18
 _FEWEST_CHUNKS = 64  # if the data have enough rows
 _LARGEST_SLABS = 4  # slabs that a chunk of the fewest rows may take
 
@@ -120,9 +121,9 @@ def result_rows(source: Source, result_bytes: int) -> int:
         Size of all results of one row.
     """
     n_rows, bytes_of_row = source.shape[0], max(1, source.row_bytes, result_bytes)
-    fewest = min(_FEWEST_ROWS, _LARGEST_SLABS * SLAB_BYTES // bytes_of_row)
-    most = min(_MOST_ROWS, max(_FEWEST_ROWS, n_rows // _FEWEST_CHUNKS))
-    aim = max(1, fewest, min(most, SLAB_BYTES // bytes_of_row))
+    fewest = min(current().fewest_result_rows, _LARGEST_SLABS * current().slab_bytes // bytes_of_row)
+    most = min(_MOST_ROWS, max(current().fewest_result_rows, n_rows // _FEWEST_CHUNKS))
+    aim = max(1, fewest, min(most, current().slab_bytes // bytes_of_row))
     return min(n_rows, _aligned(aim, max(1, fewest), _stored_rows(source)))
 
 

@@ -20,9 +20,6 @@ from ..tuning import Tuning
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Bytes that one read brings into memory where the layout leaves a choice and nobody asks for other sizes.
-SLAB_BYTES = Tuning.slab_bytes
-
 #: What sources may be.
 KINDS = ("array in memory", "memory-mapped file", "Zarr array", "HDF5 dataset", "dask array")
 

@@ -70,6 +70,10 @@ def address_of(node: zarr.Array[Any] | zarr.Group, most: int) -> str:
     return local_path(place) or place
 
 
+# File systems of fsspec that look a file up by its name in every read.
+_READ_BY_NAME = {"file", "local", "memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "http", "https"}
+
+
 def describe(node: zarr.Array[Any] | zarr.Group, most: int = 200) -> str:
     """Name of an array or group for messages, without credentials."""
     store = node.store
@@ -89,13 +93,16 @@ def describe(node: zarr.Array[Any] | zarr.Group, most: int = 200) -> str:
 def place_of(store: Any) -> tuple[str, ...] | None:
     """Unique place from which a store reads; None if unknown.
 
-    A store in memory is pickled with its contents, and an archive stays open when another file replaces it. A store
-    class of another library may do either.
+    A store in memory is pickled with its contents, and an archive stays open when another file replaces it, also behind
+    fsspec. A store class of another library, and any other file system, may do either.
     """
     if type(store) is zarr.storage.LocalStore:
         return ("files", str(store.root.absolute()))
     if type(store) is zarr.storage.FsspecStore:
         files = getattr(store.fs, "sync_fs", store.fs)  # behind an asynchronous wrapper
+        protocols = {files.protocol} if isinstance(files.protocol, str) else set(files.protocol)
+        if protocols.isdisjoint(_READ_BY_NAME):
+            return None
         return (type(files).__name__, str(files._fs_token), str(store.path))
     return None
 

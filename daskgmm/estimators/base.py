@@ -473,7 +473,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
                 (result,) = apply_rows(data, function, n_threads=os.cpu_count() or 1)
         else:
             every = self._outputs(data, prepared, "labels", "responsibilities", "log_density")
-            result = map_rows(as_blocks(data, every.row_bytes), function)  # the same blocks for all outputs
+            result = map_rows(as_blocks(data, function.row_bytes, every.row_bytes), function)
         return accepted.wrap(result, function.outputs[0])
 
 
