@@ -61,7 +61,8 @@ class Tuning:
     """Stored chunks up to which every chunk is a block of its own in a lazy result."""
 
     fewest_result_rows: int = 1 << 14
-    """Rows of the smallest chunk of stored results: a chunk is a file, and smaller files cost more to open than to read."""
+    """Rows of the smallest chunk of stored results: a chunk is a file, and a smaller file costs more to open than to
+    read."""
 
     # ---- graphs
 

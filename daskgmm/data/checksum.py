@@ -1,4 +1,4 @@
-"""Checksums of what a pass saw, and the guard that compares passes by them."""
+"""Checksums of the data that a pass saw, and the guard that compares passes by them."""
 
 from __future__ import annotations
 
@@ -57,25 +57,25 @@ class Checksum:
 
 def _checksum(values: Array) -> int:
     size = values.dtype.itemsize
-    if size > 8:  # of a long double's bytes some mean nothing; double precision is what is computed with
+    if size > 8:  # some bytes of a long double are padding; passes compute in double precision
         values, size = values.astype(np.float64), 8
     words = values.view(f"u{size}")
     return int(np.add.reduce(words, axis=None, dtype=np.uint64))
 
 
 class ChecksumGuard:
-    """Remembers the checksum of the first pass over a data set, and compares every later one with it."""
+    """Memory of the first pass's checksum, with which every later pass is compared."""
 
     def __init__(self) -> None:
         self.checksum: Checksum | None = None
 
     def check(self, checksum: Checksum) -> None:
-        """Compare the checksum of a pass with the one that is remembered; remember the first.
+        """Compare the checksum of a pass with the remembered checksum; remember the first.
 
         Raises
         ------
         DataChangedError
-            If it is not the same.
+            If the checksums differ.
         """
         if self.checksum is None:
             self.checksum = checksum

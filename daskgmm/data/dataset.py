@@ -215,7 +215,7 @@ class Dataset:
 
     @property
     def in_process(self) -> bool:
-        """Whether the rows are in this process's memory."""
+        """True for rows in this process's memory."""
         return self.rows.in_process
 
     @property
@@ -224,7 +224,7 @@ class Dataset:
         return self.rows.row_bytes + sum(kind.row_bytes(self.n_features) for kind in self.beside)
 
     def held_bytes(self, n_rows: int) -> int:
-        """Size of the values of detached tasks that reading so many rows takes."""
+        """Size of the values of detached tasks that reading ``n_rows`` rows needs."""
         return sum(source.held_bytes(n_rows) for source in self.sources)
 
     @property

@@ -1,4 +1,4 @@
-"""Checks of values and sample weights as they are read, in whatever pass."""
+"""Checks of values and sample weights that any pass has read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import InvalidWeightsError, NonFiniteDataError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Of weights: their products with squares of the data should neither overflow nor lose digits.
+# Largest sum of weights: products with squares of the data should neither overflow nor lose digits.
 _LARGEST_SUM = 1e200
 
 

@@ -20,7 +20,7 @@ from ..tuning import Tuning
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: What sources may be.
+#: Kinds of sources.
 KINDS = ("array in memory", "memory-mapped file", "Zarr array", "HDF5 dataset", "dask array")
 
 #: Characters of an address that are kept.
@@ -28,7 +28,7 @@ LONGEST_ADDRESS = 4096
 
 
 class Part(ABC):
-    """What reading some consecutive rows of a source needs beside its handle: small, picklable, independent."""
+    """Everything that reading some consecutive rows needs beside the source's handle: small, picklable, independent."""
 
     dependencies: tuple[Any, ...] = ()
     """Keys of the graph whose values `read` needs."""
@@ -38,7 +38,7 @@ class Part(ABC):
 
     @abstractmethod
     def read(self, handle: Any, inputs: Mapping[Any, Any], start: int, stop: int) -> Array:
-        """Some of the rows.
+        """Read some of the rows.
 
         Parameters
         ----------
@@ -58,7 +58,7 @@ class HandlePart(Part):
         return np.asarray(handle[start:stop])
 
 
-_HANDLE_PART = HandlePart()  # it holds nothing, and one will do for all tasks
+_HANDLE_PART = HandlePart()  # without state: all tasks share one
 
 
 class Source(ABC):
@@ -73,7 +73,7 @@ class Source(ABC):
     """One of `KINDS`."""
 
     address: str | None = None
-    """Absolute path or URL where the rows lie, without secrets; None where there is no such thing."""
+    """Absolute path or URL of the rows, without secrets; None for rows without an address."""
 
     cuts: Array | None = None
     """Row numbers, 0 and n included, where every read has to start and stop. None: anywhere."""
@@ -85,13 +85,13 @@ class Source(ABC):
     """Rows that are written together (a shard): tasks should start at multiples of it."""
 
     in_process: bool = False
-    """The rows are in this process's memory, or follow from their numbers."""
+    """The rows are in this process's memory, or are computed from row numbers."""
 
     reads_ahead: bool = False
     """Reading takes long enough to be worth a thread of its own."""
 
     handle: Any = None
-    """What all tasks share; picklable."""
+    """Object that all tasks share; picklable."""
 
     feature_names: tuple[str, ...] | None = None
     """Names of the features, where the data have any."""
@@ -102,7 +102,7 @@ class Source(ABC):
         return len(self.shape)
 
     def part(self, start: int, stop: int) -> Part:
-        """What a task needs beside the handle to read rows ``start`` to ``stop``."""
+        """Return the part that a task needs beside the handle to read rows ``start`` to ``stop``."""
         return _HANDLE_PART
 
     def shared_tasks(self) -> dict[Any, Any]:
@@ -110,35 +110,35 @@ class Source(ABC):
         return {}
 
     def carried_bytes(self) -> int:
-        """Size of what all parts bring with them: it would be sent to other processes in every pass."""
+        """Size of the data in all parts, which would be sent to other processes in every pass."""
         return 0
 
     def detached(self, tuning: Tuning) -> tuple[Source, dict[Any, Any]]:
-        """The same rows, with parts that bring nothing with them, and the tasks that their dependencies are.
+        """Return a source of the same rows whose parts carry no data, and the tasks that the parts depend on instead.
 
-        These tasks depend on nothing. Whoever computes their values once can read the rows again and again.
+        These tasks depend on nothing. Once their values are computed, the rows can be read again and again.
         """
         return self, {}
 
     def held_bytes(self, n_rows: int) -> int:
-        """Size of the values of detached tasks that reading so many rows takes."""
+        """Size of the values of detached tasks that reading ``n_rows`` rows needs."""
         return 0
 
     def place(self, start: int, stop: int) -> str:
-        """What an error calls rows ``start`` to ``stop``."""
+        """Name rows ``start`` to ``stop`` for an error."""
         return f"rows {start} to {stop}"
 
     def identity(self) -> Any:
-        """Value, equal for sources that read the same rows in the same way; None where that cannot be told.
+        """Return a value that is equal for sources of the same rows read in the same way; None where this is unknown.
 
-        Nothing of the rows themselves may travel with the handle.
+        The handle of such a source must carry none of the rows.
         """
         return None
 
-    def check_unchanged(self) -> None:  # noqa: B027  # most kinds have nothing to look at
-        """Raise `DataChangedError` if what says how to read the rows has changed since it was looked at."""
+    def check_unchanged(self) -> None:  # noqa: B027  # most kinds have nothing to check
+        """Raise `DataChangedError` if the description of the stored rows has changed since the source was made."""
 
-    def check_extent(self) -> None:  # noqa: B027  # most kinds take no more than they declare
+    def check_extent(self) -> None:  # noqa: B027  # most kinds hold what they declare
         """Raise `StoreError` unless the declared size can be true."""
 
     @property
@@ -147,18 +147,18 @@ class Source(ABC):
         return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
     def reading_bytes(self, n_rows: int) -> int:
-        """Memory that reading so many rows at once takes, the rows included."""
+        """Memory that reading ``n_rows`` rows at once takes, the rows included."""
         return n_rows * self.row_bytes
 
 
 class DerivedSource(Source):
-    """Rows that are made of another source's, one of each, where they are read.
+    """Rows made from another source's rows, one from each, as they are read.
 
     Parameters
     ----------
     source : Source
     shape : tuple of int
-        With as many rows.
+        Shape of the made rows, as many as the source has.
     dtype : numpy.dtype
     """
 
@@ -170,7 +170,7 @@ class DerivedSource(Source):
 
     @abstractmethod
     def made_of(self, source: Source) -> Source:
-        """The same of the same rows from elsewhere."""
+        """Return this kind of source, made from another source of the same rows."""
 
     def __str__(self) -> str:
         return str(self.source)
@@ -211,7 +211,7 @@ def borders(start: int, stop: int, size: int, multiple: int, cuts: Array | None)
     ----------
     start, stop, size : int
     multiple : int
-        Ranges begin at multiples of this.
+        Ranges begin at multiples of this number.
     cuts : numpy.ndarray or None
         The only row numbers where a range may begin or end, ascending; takes precedence over ``multiple``.
 
@@ -229,12 +229,12 @@ def borders(start: int, stop: int, size: int, multiple: int, cuts: Array | None)
 
 
 def ranges(start: int, stop: int, size: int, multiple: int, cuts: Array | None) -> list[tuple[int, int]]:
-    """The ranges between `borders`."""
+    """Split rows into ranges; see `borders`."""
     return list(pairwise(borders(start, stop, size, multiple, cuts).tolist()))
 
 
 def _at_cuts(start: int, stop: int, size: int, cuts: list[int]) -> Iterator[int]:
-    """Borders of the longest ranges of at most ``size`` rows, or of one piece between two cuts where that is longer."""
+    """Yield borders of the longest ranges of at most ``size`` rows, or of one longer piece between two cuts."""
     yield start
     while start < stop:
         furthest = bisect_right(cuts, min(stop, start + size)) - 1

@@ -1,12 +1,12 @@
 """One BLAS thread for each task.
 
-Several tasks share a processor already, and a product's last bits depend on the number of threads it is split among.
-The limit is a property of the process: setting it in every task would race, so it is set around a whole fit in the
-driver, and once for good in a worker process, where only tasks run. That of OpenMP, which scikit-learn's k-means uses,
-belongs to a thread: it is set in each that fits.
+Several tasks share a processor already, and the last bits of a product depend on the number of threads. The limit is a
+property of the process: setting the limit in every task would race, so it is set around a whole fit in the driver, and
+once for good in a worker process, where only tasks run. The limit of OpenMP, which scikit-learn's k-means uses, belongs
+to a thread, and is set in each thread that fits.
 
-Finding the libraries takes longer than predicting a row, and setting their limits a microsecond: they are looked for
-once, and again after something was imported, because a library comes with a module.
+Finding the libraries takes longer than predicting a row; setting their limits takes a microsecond. So the search runs
+once, and again after an import, because a library comes with a module.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from threadpoolctl import LibController, OpenBLASController, ThreadpoolControlle
 from ..data.forks import begin_anew_in_children
 
 Limits = list[tuple[LibController, int]]
-"""Libraries, and the numbers of threads that they had."""
+"""Libraries, and their earlier numbers of threads."""
 
 _name = uuid.uuid4().hex
 _lock = threading.Lock()
@@ -33,13 +33,13 @@ _is_worker = False
 
 
 def this_process() -> str:
-    """Name of this process, by which a task can tell whether it runs in its driver's."""
+    """Name of this process; a task compares the name with its driver's."""
     return _name
 
 
 @begin_anew_in_children
 def _begin_anew() -> None:
-    """A forked child is another process than its parent, one of whose threads may have held the lock."""
+    """Give a forked child a name of its own, and a free lock: a thread of the parent may have held the lock."""
     global _name, _lock
     _name, _lock = uuid.uuid4().hex, threading.Lock()
 
@@ -59,14 +59,14 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def limit_worker(driver: str) -> None:
-    """Hold BLAS at one thread from now on, unless this is the driver's own process, which holds it itself.
+    """Hold BLAS at one thread from now on, unless this is the driver's own process, which has its own hold.
 
-    A task may be the driver of others, and end before them: its own hold does not suffice for them.
+    A task may be the driver of other tasks and end before them, so its own hold does not suffice.
     """
     global _is_worker
     if driver != this_process() and not _is_worker:
         _acquire()
-        _is_worker = True  # no sooner, because others would not wait for it; a second hold does no harm
+        _is_worker = True  # only now: other threads go by it, and need the limit in force; a second hold does no harm
 
 
 def _acquire() -> None:
@@ -89,7 +89,7 @@ def _release() -> None:
 
 
 def _limit(user_api: str) -> Limits:
-    """Set all libraries of that kind to one thread, and return what they had."""
+    """Set all libraries of that kind to one thread; return their earlier numbers of threads."""
     found = [library for library in _libraries(len(sys.modules)) if library.user_api == user_api]
     before = [(library, n_threads) for library in found if (n_threads := library.get_num_threads()) is not None]
     for library in found:
@@ -104,15 +104,15 @@ def _restore(limits: Limits) -> None:
 
 @lru_cache(maxsize=1)
 def _libraries(n_modules: int) -> list[LibController]:
-    """Libraries with a pool of threads in this process, which has imported so many modules."""
+    """Libraries with a thread pool in this process; the number of imported modules is the key of the cache."""
     return list(ThreadpoolController().lib_controllers)
 
 
 def _take_control() -> None:
-    """Let this thread set OpenBLAS's number of threads, or whoever comes next.
+    """Let this thread, or the next one, set OpenBLAS's number of threads.
 
-    From threadpoolctl 3.8 on only the thread that did so first can, as long as it lives; others are ignored without a
-    word, and their sums would be divided.
+    From threadpoolctl 3.8 on only the first thread that sets the number can change it, as long as that thread lives.
+    Calls of other threads are silently ignored, and their sums would be divided.
     """
     clear = getattr(OpenBLASController, "clear_controlling_thread", None)
     if clear is not None:

@@ -25,9 +25,9 @@ from .main_guard import check_main_guard
 from .memory import Worker, check_limit
 from .scheduler import Planned
 
-_LOOPBACK = "127.0.0.1"  # nobody else on the network can reach it: whoever reaches a scheduler can run code
+_LOOPBACK = "127.0.0.1"  # out of reach for the network: whoever reaches a scheduler can run code
 _SCRATCH = "daskgmm-cluster-"
-_START, _STOP = "5min", "60s"  # what workers may take to start, their imports included, and to end
+_START, _STOP = "5min", "60s"  # time limits for workers to start, imports included, and to end
 
 _log = logging.getLogger("daskgmm")
 
@@ -41,34 +41,34 @@ def embedded_cluster(
     dashboard: bool = False,
     callbacks: Iterable[Listener] = (),
 ) -> Iterator[distributed.Client]:
-    """Client of worker processes on this machine, which end with the block.
+    """Start worker processes on this machine, which end with the block, and a client of them.
 
     Parameters
     ----------
     n_workers : int, optional
-        None: as many as the processors allow with that many threads each.
+        None: the number of processors divided by the threads of each worker.
     threads_per_worker : int, optional
-        None: the processors divided among the workers; one each where the number of workers is open, too.
+        None: the processors divided among the workers; one thread each where ``n_workers`` is None, too.
     memory_limit : str or int, optional
-        Of each worker, for example ``"1GB"`` or a number of bytes; ``"auto"``: its share of this machine's memory;
-        None: no limit.
+        Limit of each worker, for example ``"1GB"`` or a number of bytes; ``"auto"``: an equal share of this machine's
+        memory; None: no limit.
     dashboard : bool, default=False
-        Serve Dask's dashboard, on this machine alone. It needs bokeh.
+        Serve Dask's dashboard, on this machine alone; needs bokeh.
     callbacks : iterable of callable, default=()
         Called with a `Waiting` when worker processes are started, and with an `EngineClosed` where the block fails.
 
     Yields
     ------
     distributed.Client
-        Not the default of this process: pass it on.
+        Not the default client of this process: pass the client on.
 
     Raises
     ------
     WorkerMemoryError
         If ``memory_limit`` is less than a worker process takes before any data. Nothing has been started.
     SchedulerError
-        If the workers do not start within 5 minutes; the configuration value ``daskgmm.timeout`` replaces them. If the
-        main script has no main guard, because each worker imports the script again.
+        If the workers do not start within 5 minutes, or the configuration value ``daskgmm.timeout``. If the main
+        script has no main guard, because each worker imports the script again.
     """
     check_main_guard()
     workers = describe_workers(n_workers, threads_per_worker, memory_limit)
@@ -78,14 +78,14 @@ def embedded_cluster(
         _children_end_with_it(),
         _scratch() as scratch,
         distributed.LocalCluster(
-            n_workers=0,  # what is started here is waited for without a bound
+            n_workers=0,  # Dask waits without a bound for workers that it starts here
             threads_per_worker=workers[0].n_threads,
             memory_limit=workers[0].limit or None,
             host=_LOOPBACK,
-            dashboard_address=f"{_LOOPBACK}:0",  # any free port: a fixed one may be taken
+            dashboard_address=f"{_LOOPBACK}:0",  # any free port: a fixed port may be taken
             scheduler_kwargs={"dashboard": dashboard, "local_directory": scratch},
             local_directory=scratch,
-            silence_logs=logging.ERROR,  # workers with little memory tell of every pause
+            silence_logs=logging.ERROR,  # workers with little memory log every pause
         ) as cluster,
         _ended(cluster),
         distributed.Client(cluster, set_as_default=False) as client,
@@ -99,7 +99,7 @@ def embedded_cluster(
 def planned_cluster(
     n_workers: int | None = None, threads_per_worker: int | None = None, memory_limit: str | int | None = "auto"
 ) -> Planned:
-    """Scheduler for `plan` alone: the cluster that `embedded_cluster` would start, of which nothing is started."""
+    """Scheduler for `plan` alone: the cluster that `embedded_cluster` would start, without its processes."""
     return Planned(describe_workers(n_workers, threads_per_worker, memory_limit))
 
 
@@ -138,19 +138,19 @@ def _limit(asked: str | int | None, n_workers: int) -> int:
 
 
 async def _block_interrupts() -> None:
-    """Keep Ctrl-C, which a terminal sends to every process, from workers: they inherit what the thread blocks.
+    """Keep Ctrl-C, which a terminal sends to every process, from workers: they inherit the signals a thread blocks.
 
-    The thread is the one that starts them, and no signal of this process is handled there. Workers are spared from
-    their first instruction on; the one process that is interrupted ends the others.
+    This thread starts the workers, and handles no signals of this process. Workers never receive the interrupt; the
+    interrupted driver ends them.
     """
     if hasattr(signal, "pthread_sigmask"):
-        multiprocessing.resource_tracker.ensure_running()  # which unblocks the signal where it has to start first
+        multiprocessing.resource_tracker.ensure_running()  # its start would unblock the signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 @contextmanager
 def _announce(callbacks: tuple[Listener, ...], waiting: Waiting) -> Iterator[None]:
-    """Tell of what begins, and, where it fails, that nothing more will come."""
+    """Send an event at the beginning of the block, and another event where the block fails."""
     for callback in callbacks:
         callback(waiting)
     try:
@@ -174,7 +174,7 @@ def _await(client: distributed.Client, n_workers: int) -> None:
 
 @contextmanager
 def _ended(cluster: distributed.LocalCluster) -> Iterator[None]:
-    """Close it in good time: Dask waits for ever for a worker process that is starting and never comes up."""
+    """Close the cluster within a time limit: Dask waits for ever for a worker process that never comes up."""
     try:
         yield
     finally:
@@ -182,9 +182,9 @@ def _ended(cluster: distributed.LocalCluster) -> Iterator[None]:
             cluster.close(timeout=timeout_seconds(_STOP))
         except TimeoutError:
             _log.warning("The worker processes on this machine did not end, and are killed")
-        finally:  # also after a second Ctrl-C: nothing of it is left that could be waited for
+        finally:  # also after a second Ctrl-C: nothing is left to wait for
             for nanny in cluster.workers.values():
-                nanny.close_gracefully("daskgmm-cluster-ends")  # which does not restart a worker that is killed
+                nanny.close_gracefully("daskgmm-cluster-ends")  # a nanny in this state does not restart a killed worker
             cluster.status = distributed.core.Status.closed
 
 
@@ -203,11 +203,11 @@ def _children_end_with_it() -> Iterator[None]:
 
 @contextmanager
 def _scratch() -> Iterator[str]:
-    """A new directory that nobody else can enter, for what workers spill; gone with the block.
+    """Make a new directory that nobody else can enter, for files that workers spill; removed with the block.
 
-    Dask's own is ``dask-scratch-space`` below the temporary directory. Whoever makes that first owns it: he can put
-    files in the place of those that workers spilled and will unpickle, and modules, because Dask's servers, which are
-    in this process too, put it before everything else on ``sys.path``.
+    Dask's own directory is ``dask-scratch-space`` below the temporary directory. Whoever makes that directory first
+    owns it, and can replace spilled files, which workers unpickle, and add modules, because Dask's servers, here too,
+    put the directory first on ``sys.path``.
     """
     parent = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
     _remove_left(parent)
@@ -217,21 +217,21 @@ def _scratch() -> Iterator[str]:
 
 def _held(parent: str, stack: ExitStack) -> str:
     while True:
-        # An interrupt may leave a worker that still writes for a moment: what stays then, the next cluster removes.
+        # After an interrupt a worker may still write for a moment: the next cluster removes such remains.
         made = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=parent, ignore_cleanup_errors=True)
         directory = stack.enter_context(made)
         try:
             stack.enter_context(locked(directory))
         except (FileNotFoundError, BlockingIOError):
-            continue  # taken for one that was left, before it was held
+            continue  # another process took it for a remainder before it was locked
         except OSError:
-            return directory  # no locks on this file system, so nobody removes what others left
+            return directory  # no locks on this file system, so no process removes remains
         if os.path.exists(directory):
             return directory
 
 
 def _remove_left(parent: str) -> None:
-    """Remove what processes left that were killed: such directories of ours that nobody holds."""
+    """Remove directories that killed processes of this user left: those that nobody has locked."""
     with suppress(OSError), os.scandir(parent) as entries:
         for entry in entries:
             if re.fullmatch(_SCRATCH + r"\w{8}", entry.name) and _is_ours(entry):

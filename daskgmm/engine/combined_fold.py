@@ -22,33 +22,33 @@ class Values(tuple[Any, ...]):
 
 @dataclass(frozen=True)
 class SharedCosts:
-    """What folds cost together."""
+    """Costs of several folds together."""
 
     members: tuple[Costs, ...]
 
     @property
     def leaf_rows(self) -> int:
-        """That of the member with the longest leaves: a leaf of each other member divides it."""
+        """Rows of the longest leaf of a member; the length of every other member's leaf divides it."""
         return max(member.leaf_rows for member in self.members)
 
     @property
     def row_seconds(self) -> float:
-        """All of them."""
+        """Estimated time to evaluate one row in every fold."""
         return sum(member.row_seconds for member in self.members)
 
     @property
     def work_bytes(self) -> int:
-        """Scratch arrays of all, and the sums of each one's own leaves inside a long one."""
+        """Scratch arrays of all folds, and the sums of each fold's own leaves inside a long leaf."""
         return sum(member.work_bytes + _levels(self.leaf_rows, member) * member.value_bytes for member in self.members)
 
     @property
     def value_bytes(self) -> int:
-        """All of them."""
+        """Size of the values of all folds."""
         return sum(member.value_bytes for member in self.members)
 
     @property
     def process_bytes(self) -> int:
-        """They load the same code."""
+        """Code of the fold that loads most: all folds load the same code."""
         return max(member.process_bytes for member in self.members)
 
 
@@ -58,12 +58,12 @@ def _levels(leaf_rows: int, member: Costs) -> int:
 
 @dataclass(frozen=True)
 class CombinedFold(SharedCosts):
-    """Folds that see the rows while they are in memory: `Values`, each to the last bit what a pass of its own gives."""
+    """Several folds of the same rows in memory: `Values`, each equal to the last bit to a pass of its own."""
 
     members: tuple[CostedFold, ...]
 
     def start(self) -> _Evaluators:
-        """Evaluators for one task."""
+        """Start the evaluators of one task."""
         return _Evaluators(self.members)
 
 
@@ -76,7 +76,7 @@ class _Evaluators:
 
 
 def _evaluate(fold: CostedFold, evaluator: Evaluator, start: int, block: RowBlock) -> Any:
-    """Sum of a fold's own leaves inside a longer one, in the order of the tree: lengths of leaves are powers of two."""
+    """Sum a fold's own leaves inside a longer leaf in the order of the tree: lengths of leaves are powers of two."""
     if len(block) <= fold.leaf_rows:
         return evaluator(start, block)
     leaves = Accumulator(fold, start + len(block), evaluator)

@@ -1,7 +1,7 @@
 """A connection to the scheduler of a cluster, which may go away and come back.
 
-Everything is asked and waited for with a bound. When the scheduler goes away, a client of our own looks for one at the
-same address; what the first one had been given is lost.
+Every question and every wait has a time limit. When the scheduler goes away, a client of our own looks for a scheduler
+at the same address; the tasks of the first scheduler are lost.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ..errors import DaskGMMError, SchedulerError
 from .encryption import advice
 from .memory import Worker
 
-# How long a scheduler may take to answer at first, and to come back; how long one that did answer may be silent; and
-# how long a cluster may take to bring a worker (batch systems let them queue).
+# Time limits: for a scheduler's first answer; for its return; for silence of a scheduler that has answered before; for
+# the first worker of a cluster (batch systems let workers queue).
 ANSWER, _RETURN, SILENCE, FIRST_WORKER = "10s", "60s", "5min", "60s"
-_SHORT = 0.1  # seconds, between two looks at what should not take long
+_SHORT = 0.1  # seconds between two checks of a short wait
 
 _log = logging.getLogger("daskgmm")
 
@@ -42,14 +42,15 @@ class Connection:
     Parameters
     ----------
     address : str
-        Where a client of our own is to connect; empty where there is one of the user's.
+        Address of the scheduler for a client of our own; empty where the user gives a client.
     given : distributed.Client, optional
-        The user's, which stays open. When its scheduler goes away, one of our own with the same security replaces it.
+        The user's client, which stays open. When its scheduler goes away, a client of our own with the same security
+        replaces it.
     """
 
     def __init__(self, address: str, given: distributed.Client | None) -> None:
         self._address, self._given = address, given
-        self._own: list[distributed.Client] = []  # the last one is in use
+        self._own: list[distributed.Client] = []  # the last of them is in use
         self._security = None if given is None else given.security
         self._n_threads = 1
 
@@ -59,7 +60,7 @@ class Connection:
         Raises
         ------
         SchedulerError
-            If one of the two takes too long.
+            If the connection or the worker takes too long.
         TypeError
             If the user's client is asynchronous.
         """
@@ -76,13 +77,13 @@ class Connection:
 
     def close(self) -> None:
         """Close all clients of our own."""
-        # Not before: one that lost its scheduler looks for it by itself, and would complain in the log.
+        # Only here: a client that lost its scheduler looks for it by itself, and would complain in the log.
         while self._own:
             _close(self._own.pop())
 
     @property
     def client(self) -> distributed.Client:
-        """The one in use."""
+        """Client in use."""
         return self._own[-1] if self._own else self._given
 
     def _first_client(self) -> distributed.Client:
@@ -106,7 +107,7 @@ class Connection:
         limit = timeout_seconds(FIRST_WORKER)
         if self.at_work(limit):
             return
-        # There may be nobody who starts workers before there is something for them to do.
+        # Some clusters start workers only when there is a task for them.
         with self._demand():
             deadline = time.monotonic() + limit
             while not self.at_work(limit):
@@ -120,7 +121,7 @@ class Connection:
 
     @contextmanager
     def _demand(self) -> Iterator[None]:
-        """Keep a task in the scheduler that any worker could do: clusters that scale with the work start one for it."""
+        """Keep a task in the scheduler that any worker could do: clusters that scale with the work start a worker."""
         client = self.client
         with classified(client):
             future = client.submit(_nothing, key=f"gmm-await-{uuid.uuid4().hex}", pure=False)
@@ -130,17 +131,17 @@ class Connection:
             future.release()
 
     def expected(self) -> str:
-        """Insertion for a message that workers are missing, if the user's cluster has asked for some."""
+        """Text for a message about missing workers: how many the user's cluster has asked for; else empty."""
         planned = len(getattr(getattr(self._given, "cluster", None), "plan", ()))
         return f", though its cluster has asked for {planned}, which may be queued or starting" if planned else ""
 
     def reconnect(self, lost: BaseException) -> None:
-        """Replace the client by a new one, when a scheduler answers at the same address and has workers.
+        """Replace the client by a new client when a scheduler answers at the same address and has workers.
 
         Raises
         ------
         SchedulerError
-            If that does not happen in time.
+            If no scheduler with workers answers in time.
         """
         limit = timeout_seconds(_RETURN)
         deadline = time.monotonic() + limit
@@ -178,7 +179,7 @@ class Connection:
 
     def at_work(self, limit: float | None = None) -> Mapping[str, int]:
         """Threads of each worker that is neither paused nor about to go."""
-        # Little for the scheduler to tell, however many workers it has, because it is asked in the midst of a pass.
+        # A short answer, however many workers there are, because the question comes in the midst of a pass.
         running: Mapping[str, int] = self.ask(lambda scheduler: scheduler.ncores_running(), limit)
         return running
 
@@ -187,7 +188,7 @@ class Connection:
         return address in self.ask(lambda scheduler: scheduler.ncores(workers=[address]))
 
     def n_threads(self, limit: float | None = None) -> int:
-        """Threads of all workers that are at work now; where there are none, of those that were at work last."""
+        """Threads of all workers that are at work now; where no worker is, of the workers that were at work last."""
         self._n_threads = sum(self.at_work(limit).values()) or self._n_threads
         return self._n_threads
 
@@ -196,31 +197,31 @@ class Connection:
         return None not in self.ask(lambda scheduler: scheduler.get_task_status(keys=keys)).values()
 
     def is_forgotten(self) -> bool:
-        """Whether the scheduler has parted with the client, which may not have noticed."""
+        """Test for a scheduler that has removed the client, even if the client has not noticed."""
         actions = [event.get("action") for event in self.events(self.client.id) if isinstance(event, dict)]
         return [action for action in actions if action in ("add-client", "remove-client")][-1:] == ["remove-client"]
 
     def workers(self) -> list[Worker]:
-        """All of them."""
+        """All workers of the cluster."""
         told = self.ask(lambda scheduler: scheduler.identity())["workers"]
         return [
             Worker(address, worker["nthreads"], int(worker["memory_limit"] or 0)) for address, worker in told.items()
         ]
 
     def events(self, topic: str, limit: float | None = None) -> list[Any]:
-        """What was logged under a topic, latest last; of each Dask keeps the last 1000."""
+        """Events logged under a topic, the latest last; of each topic Dask keeps the last 1000."""
         return [event for _, event in self.ask(lambda scheduler: scheduler.events(topic=topic), limit)]
 
     def ask(self, question: Callable[[Any], Awaitable[Any]], limit: float | None = None) -> Any:
-        """What the scheduler answers; `Lost` if it does not.
+        """Return the scheduler's answer; raise `Lost` if the scheduler does not answer.
 
         Parameters
         ----------
         question : callable
-            Called with the scheduler's operations. Functions of our own, which Dask would run there as well, would have
-            a line in its log each time.
+            Called with the scheduler's operations. Functions of our own, which Dask would run on the scheduler as well,
+            would leave a line in its log each time.
         limit : float, optional
-            Seconds that it may take.
+            Seconds that the answer may take.
         """
         client = self.client
 
@@ -242,7 +243,7 @@ class Connection:
 
 @contextmanager
 def classified(client: distributed.Client, futures: Iterable[distributed.Future] = ()) -> Iterator[None]:
-    """Tell errors of the connection from those of tasks, such as that of a file of the user's that is not there."""
+    """Tell errors of the connection from errors of tasks, such as a missing file of the user's."""
     try:
         yield
     except (Lost, SchedulerError):
@@ -251,7 +252,7 @@ def classified(client: distributed.Client, futures: Iterable[distributed.Future]
         if isinstance(error, KeyError) and error.args == (client.id,):
             raise Lost("it does not know any more who asks") from error
         if isinstance(error.__cause__, DaskGMMError):
-            raise error.__cause__ from None  # of data that cannot travel, as Dask's pickling tells it
+            raise error.__cause__ from None  # the reason why data cannot be pickled, below Dask's error
         if any(future.status == "error" for future in futures):
             raise
         if client.status == "running" and not isinstance(error, OSError):
@@ -265,26 +266,26 @@ def _connect(address: str, security: Any, limit: float) -> distributed.Client:
 
 
 def _greet(address: str, security: Any, limit: float) -> None:
-    """Exchange greetings: a client's own timeout ends with the connection, and it waits for the answer for ever."""
+    """Exchange greetings within a time limit: a client limits the connection alone, and may wait for ever."""
 
     async def greet() -> None:
         arguments = (security or distributed.Security()).get_connection_args("client")
         comm = await asyncio.wait_for(distributed.comm.connect(address, timeout=limit, **arguments), limit)
         comm.abort()
 
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # in a thread, because this one may have a running loop
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # a new thread, because this thread may have a running loop
         pool.submit(asyncio.run, greet()).result()
 
 
 def _close(client: distributed.Client) -> None:
     try:
         client.close(timeout=timeout_seconds(ANSWER))
-    except Exception as error:  # nothing depends on it any more
+    except Exception as error:  # nothing depends on the client any more
         _log.warning("A client of %s could not be closed in time (%s)", client.id, error)
 
 
 def _address_of(client: distributed.Client) -> str:
-    """Of its scheduler, to which it is connected or was a moment ago."""
+    """Address of the scheduler that a client is connected to, or was connected to a moment ago."""
     if client.asynchronous:
         raise TypeError("scheduler is an asynchronous distributed.Client; fits run synchronously: use Client(address)")
     if client.status not in ("running", "connecting"):
@@ -297,7 +298,7 @@ def _nothing() -> None:
 
 
 def _check_event_loop(client: distributed.Client) -> None:
-    """Raise unless the client's event loop runs: in a child that was forked it is a copy that nobody runs."""
+    """Raise unless the client's event loop runs: a forked child has a copy of the loop that nobody runs."""
     runs = threading.Event()
     client.loop.add_callback(runs.set)
     if not runs.wait(timeout_seconds(ANSWER)):

@@ -1,4 +1,4 @@
-"""What to check where this process and a scheduler do not get to speak to each other, with TLS or without."""
+"""Advice for a failed connection to a scheduler, with TLS or without."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _ADVICE = (
 
 
 def advice(address: str, error: BaseException) -> str:
-    """Sentences for the message of an error; they hold no part of a key.
+    """Sentences for an error message, without any part of a key.
 
     Parameters
     ----------
     address : str
-        Of the scheduler.
+        Address of the scheduler.
     error : BaseException
-        What connecting to it ended in.
+        Error of the connection.
     """
     return " ".join([*_causes(error), *(_missing_files() if address.startswith(("tls:", "wss:")) else ()), _ADVICE])
 
@@ -41,6 +41,6 @@ def _missing_files() -> Iterator[str]:
     for name in ("ca-file", "client.cert", "client.key"):
         value = dask.config.get(f"{_SETTINGS}.{name}", None)
         if value is None and name == "client.key":
-            continue  # it may be in the file of the certificate
-        if not isinstance(value, str) or not ("\n" in value or os.path.isfile(value)):  # or the text itself
+            continue  # the file of the certificate may hold the key
+        if not isinstance(value, str) or not ("\n" in value or os.path.isfile(value)):  # or the certificate itself
             yield f"{_SETTINGS}.{name} is {value!r:.200}, which is no file."

@@ -1,7 +1,7 @@
-"""What the last bits of a result depend on besides data, settings and seed.
+"""Software and processor, on which the last bits of a result depend besides data, settings and seed.
 
-The order of additions is always the same (see `tree`), but a product of matrices is rounded as its BLAS does it, which
-has another kernel for each kind of processor, and so are NumPy's loops, the C library's functions and compiled code.
+The order of additions is always the same (see `tree`). Rounding inside a product of matrices depends on the BLAS, which
+has another kernel for each kind of processor; so do NumPy's loops, the C library's functions and compiled code.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-import scipy.linalg  # noqa: F401  # loads its BLAS, which counts whether or not a task of this process has used it yet
+import scipy.linalg  # noqa: F401  # loads its BLAS, which belongs to the environment even before its first use
 from threadpoolctl import threadpool_info
 
 from ..version import __version__
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn")
 
-#: What only tells people where it was: the same bits may come from different ones.
+#: Entries for people alone: environments that differ in them may give the same bits.
 INFORMATIVE = frozenset({"cpu"})
 
 
 def environment() -> dict[str, str]:
-    """Software and kind of processor that this process computes with, by name; the same bits come from equal ones.
+    """Software and kind of processor of this process, by name; equal environments give the same bits.
 
     ========================  ==========================================================================
     ``daskgmm``, ``python``   versions, as those of ``numpy``, ``scipy`` and ``scikit-learn``
     ``platform``              operating system, machine, C library
-    ``cpu``                   model of the processor: informative, the following two say what it does
-    ``cpu_features``          instruction sets for which NumPy has loops and which it uses here
+    ``cpu``                   model of the processor: informative; the following two decide about bits
+    ``cpu_features``          instruction sets that NumPy uses here
     ``blas``                  libraries of NumPy and SciPy: name, version, kernels for this processor
     ========================  ==========================================================================
 
     Returns
     -------
     dict of str to str
-        A new one: what a process is made of is looked up once.
+        A new dict; the environment is looked up once in a process.
     """
     return dict(_environment())
 
 
 def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """What is not the same in two environments and may change bits, as (ours, theirs) by name."""
+    """Entries that differ between two environments and may change bits, as (ours, theirs) by name."""
     names = [name for name in {**ours, **theirs} if name not in INFORMATIVE]
     pairs = {name: (ours.get(name, ""), theirs.get(name, "")) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
@@ -89,7 +89,9 @@ def _blas() -> list[str]:
     found = {" ".join(str(pool.get(key) or "") for key in _NAMES).strip() for pool in pools}
     if found:
         return sorted(found)
-    built: Any = _configuration().get("Build Dependencies", {}).get("blas", {})  # such as macOS's, which tells nothing
+    built: Any = (
+        _configuration().get("Build Dependencies", {}).get("blas", {})
+    )  # such as that of macOS, which threadpoolctl does not know
     return [f"{built.get('name', 'unknown')} {built.get('version', '')}".strip()]
 
 
@@ -97,7 +99,7 @@ _NAMES = ("internal_api", "version", "architecture")
 
 
 def _serves_numpy(path: str) -> bool:
-    """Whether NumPy or SciPy may use a library: other packages bring their own, which some processes import."""
+    """Test for a library that NumPy or SciPy may use; other packages bring libraries of their own."""
     parts = set(PurePath(path).parts)
     if parts & {"numpy", "numpy.libs", "scipy", "scipy.libs"}:
         return True

@@ -16,22 +16,23 @@ from ..errors import ReproducibilityWarning
 from .blas import this_process
 from .environment import differences, environment
 
-#: Topic of the reports. One for all fits, because a scheduler keeps every topic for ever.
+#: Topic of the reports. All fits share one topic, because a scheduler keeps every topic for ever.
 TOPIC = "daskgmm-workers"
 
 Differences = Mapping[str, Mapping[str, str]]
-"""Address of a worker -> the entries of its environment that are not its driver's."""
+"""Address of a worker -> entries of its environment that differ from the driver's."""
 
 
 @dataclass(frozen=True)
 class EnvironmentReport:
-    """Report that every worker process sends with its first task: in what its environment differs from its driver's.
+    """Report of a worker process: the entries in which its environment differs from the driver's.
 
-    Tasks send it, rather than workers being asked: workers that join later report, too, and nobody has to wait.
+    The first task of every process sends the report. So workers that join later report, too, and the driver never has
+    to wait for answers.
     """
 
     receiver: str
-    """Name of the engine that the reports are for."""
+    """Name of the engine that receives the reports."""
     driver: str = field(default_factory=this_process)
     expected: Mapping[str, str] = field(default_factory=environment)
     """The driver's environment."""
@@ -44,7 +45,7 @@ class EnvironmentReport:
 
 @lru_cache(maxsize=64)
 def _send_once(receiver: str, expected: tuple[tuple[str, str], ...]) -> None:
-    with suppress(ValueError):  # a process of another scheduler: it is on the driver's machine
+    with suppress(ValueError):  # no worker: a process of a scheduler on the driver's machine
         worker = distributed.get_worker()
         differs = {name: theirs for name, (_, theirs) in differences(dict(expected), environment()).items()}
         worker.log_event(TOPIC, {"receiver": receiver, "worker": worker.address, "differs": differs})
@@ -56,13 +57,13 @@ def by_worker(events: Iterable[Mapping[str, Any]]) -> Differences:
 
 
 def summary(kinds: Differences) -> str:
-    """Describe in a line in what workers differ from their driver; empty where they do not."""
+    """Describe in a line how workers differ from their driver; empty where no worker differs."""
     counts = Counter(_text(differs) for differs in kinds.values() if differs)
     return "; ".join(f"{n} of {len(kinds)} with {text}" for text, n in sorted(counts.items()))
 
 
 def warn_of_different(kinds: Differences, stacklevel: int = 1) -> None:
-    """Warn if workers differ from each other: who did what then decides about the last bits."""
+    """Warn if workers differ from each other: the last bits then depend on which worker does which task."""
     if len({_text(differs) for differs in kinds.values()}) > 1:
         warnings.warn(
             f"Workers compute with different software or kinds of processors ({summary(kinds)}; the others as this "

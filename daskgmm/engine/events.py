@@ -1,4 +1,4 @@
-"""What a pass tells while it runs."""
+"""Events of a running pass."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Waiting:
-    """Something begins that takes seconds before a pass can go on."""
+    """A preparation begins that takes seconds, before a pass can go on."""
 
     what: str
-    """Such as ``"starting 2 worker processes"`` or ``"loading compiled loops"``."""
+    """Name of the preparation, such as ``"starting 2 worker processes"`` or ``"loading compiled loops"``."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class PassStarted:
     """A pass over the data begins."""
 
     label: str
-    """``"weights"`` (which reads nothing else), ``"survey"``, ``"estep"``, ``"score"`` or ``"predict"``."""
+    """``"weights"`` (a pass over the weights alone), ``"survey"``, ``"estep"``, ``"score"`` or ``"predict"``."""
 
     n_rows: int
-    """Rows that it will read."""
+    """Rows that the pass will read."""
 
     n_batches: int
-    """Tasks that it is divided into."""
+    """Tasks of the pass."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class BatchFinished:
     label: str
 
     n_rows: int
-    """Rows of that task."""
+    """Rows of the task."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PassFinished:
 
 @dataclass(frozen=True)
 class EngineClosed:
-    """Nothing more will come: the fit or score is over, or it failed."""
+    """The last event: the fit or score is over, or has failed."""
 
     failed: bool
 

@@ -1,4 +1,4 @@
-"""Folds: what a pass computes of the rows, and what that takes."""
+"""Folds: the value that a pass computes, and its costs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from ..data.row_block import RowBlock
 
 
 class Evaluator(Protocol):
-    """Evaluates the leaves of one task; it may keep scratch memory between calls."""
+    """Evaluator of the leaves of one task; scratch memory may be kept between calls."""
 
     def __call__(self, start: int, block: RowBlock) -> Any:
         """Return the value of the leaf that begins at row ``start``. Values add with ``+``, which returns a new one."""
 
 
 class Fold(Protocol):
-    """What a pass computes: a value for every leaf, and their sum."""
+    """Computation of a pass: a value for every leaf, and the sum of the values."""
 
     @property
     def leaf_rows(self) -> int:
-        """L, the rows of a leaf."""
+        """Rows of a leaf."""
 
     def start(self) -> Evaluator:
-        """Evaluator for one task."""
+        """Start the evaluator of one task."""
 
 
 class Costs(Protocol):
-    """What is known of a fold before the pass."""
+    """Costs of a fold, known before the pass."""
 
     @property
     def leaf_rows(self) -> int:
@@ -38,16 +38,16 @@ class Costs(Protocol):
 
     @property
     def work_bytes(self) -> int:
-        """Scratch arrays of a task, and what evaluating one leaf allocates."""
+        """Scratch arrays of a task, and arrays that are allocated to evaluate one leaf."""
 
     @property
     def value_bytes(self) -> int:
-        """The value of a leaf, or of a sum of them."""
+        """Size of the value of a leaf, or of a sum of leaves."""
 
     @property
     def process_bytes(self) -> int:
-        """Code that it loads, once in a process."""
+        """Size of the code that the fold loads, once in a process."""
 
 
 class CostedFold(Fold, Costs, Protocol):
-    """A fold that can tell what it takes."""
+    """A fold with known costs."""

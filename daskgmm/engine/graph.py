@@ -2,15 +2,15 @@
 
     context                                     the fold, open handles: one node, sent once and then from peer to peer
     (gmm-<label>-<uuid>, b)                     batch b: read slab by slab, evaluate leaves, sum them up
-    (gmm-reduce-<uuid>-<level>, j)              join up to eight neighbours
+    (gmm-reduce-<uuid>-<level>, j)              join up to `Tuning.arity` neighbours
     gmm-total-<uuid>                            the value
 
 A graph is a plain dict that any Dask scheduler takes. Its keys are new in every pass: a scheduler that still holds a
-key answers with the old value. Their prefixes stay the same, because dashboards and duration estimates go by them.
+key answers with the old value. The prefixes of keys stay the same, because dashboards and duration estimates use them.
 
-A pass of very many tasks goes in waves: consecutive batches in a graph of their own, whose root hands over its parts
-instead of the value, for the driver to join. Waves are made one at a time, so that the graph of a wave is all that has
-to be held.
+A pass of very many tasks runs in waves: consecutive batches in a graph of their own. The root of a wave hands over
+parts of the tree instead of the value, and the driver joins them. The driver makes one wave at a time and holds the
+graph of that wave alone.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ Graph = dict[Any, Any]
 
 @dataclass(frozen=True)
 class Context:
-    """What every task of a pass needs."""
+    """Fold, reader and settings that all tasks of a pass share."""
 
     fold: Fold
     reader: Reader
     n_rows: int
     on_rows: RowCounter | None
-    """Called with the first row of each batch, and their number; None where nobody listens."""
+    """Called with the first row of each finished batch and its number of rows; None where nobody listens."""
     driver: str = field(default_factory=this_process)
     report: EnvironmentReport | None = None
     """Sent by every process that works on the pass."""
@@ -57,7 +57,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Seen:
-    """What tasks hand on: what they made of some consecutive rows."""
+    """Result of a task: the parts of the tree from some consecutive rows."""
 
     parts: list[Node | Fragment]
     checksum: Checksum
@@ -68,9 +68,9 @@ class Wave:
     """Batches that are submitted in one graph."""
 
     borders: Array
-    """Row numbers where the batches begin, and where the last one ends."""
+    """Row numbers where the batches begin, and where the last batch ends."""
     shared: frozenset[Any]
-    """Keys of the shared tasks that they depend on, directly or not."""
+    """Keys of the shared tasks that the batches depend on, directly or not."""
 
     @property
     def n_batches(self) -> int:
@@ -84,16 +84,16 @@ class Wave:
 
 
 def plan_batches(dataset: Dataset, costs: Costs, size: int) -> Array:
-    """Row numbers where tasks of about ``size`` rows begin, and where the last one ends.
+    """Row numbers where tasks of about ``size`` rows begin, and where the last task ends.
 
-    Where the layout allows it a batch is a power of two of leaves, which leaves one node and no fragments.
+    Where the layout allows it, the number of leaves of a batch is a power of two: one node comes of it, no fragments.
     """
     leaves = 1 << (max(1, size // costs.leaf_rows).bit_length() - 1)
     return borders(0, dataset.n_rows, leaves * costs.leaf_rows, dataset.rows.batch_rows, dataset.cuts)
 
 
 def plan_waves(dataset: Dataset, edges: Array, wave_tasks: int) -> list[Wave]:
-    """Divide a pass into graphs of at most ``wave_tasks`` tasks; a task that two of them depend on is computed in each.
+    """Divide a pass into graphs of at most ``wave_tasks`` tasks; a task that two graphs need is computed in each.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def plan_waves(dataset: Dataset, edges: Array, wave_tasks: int) -> list[Wave]:
     if not shared:
         return [Wave(edges[i : i + wave_tasks + 1], frozenset()) for i in range(0, len(edges) - 1, wave_tasks)]
     waves = list(_waves_with_shared_tasks(dataset, edges, shared, wave_tasks))
-    # Where every batch depends on most of the data, as after a shuffle, each wave would read them again.
+    # Where every batch depends on most of the data, as after a shuffle, each wave would read most of the data again.
     return waves if sum(wave.n_tasks for wave in waves) <= 2 * whole.n_tasks else [whole]
 
 
@@ -132,7 +132,7 @@ def _waves_with_shared_tasks(
 def build_graph(
     context: Context, dataset: Dataset, wave: Wave, label: str, *, whole: bool, arity: int
 ) -> tuple[Graph, Any]:
-    """Graph of a wave and the key of its value.
+    """Return the graph of a wave and the key of its value.
 
     Parameters
     ----------
@@ -141,8 +141,8 @@ def build_graph(
     wave : Wave
     label : str
     whole : bool
-        The wave is the pass, and the value that of the pass. Otherwise it is the parts that other waves' are to be
-        joined with.
+        The wave is the whole pass, and the value is that of the pass. Otherwise the value is a list of parts, for the
+        driver to join with those of other waves.
     arity : int
         Parts that one merge joins.
     """
@@ -167,7 +167,7 @@ def build_graph(
 
 
 def rows_of(key: Any, wave: Wave, label: str, arity: int) -> tuple[int, int] | None:
-    """First row that a batch, or a merge of batches, of `build_graph` is made of, and the one after the last.
+    """Return the first row of a batch or a merge of batches of `build_graph`, and the row after the last.
 
     None for any other task.
     """
@@ -182,11 +182,11 @@ def rows_of(key: Any, wave: Wave, label: str, arity: int) -> tuple[int, int] | N
     return int(wave.borders[first]), int(wave.borders[last])
 
 
-# ---- what the tasks do
+# ---- functions of the tasks
 
 
 def run_batch(context: Context, batch: Batch, *values: Any) -> Seen:
-    """Read a batch and evaluate it: nodes for complete leaves, fragments at its ends."""
+    """Read and evaluate a batch: nodes for complete leaves, fragments at the ends of the batch."""
     _enter(context)
     inputs = dict(zip(batch.dependencies, values, strict=True))
     with reusing_memory():
@@ -203,18 +203,18 @@ def merge(context: Context, *neighbours: Seen) -> Seen:
 
 
 def finish(context: Context, *neighbours: Seen) -> tuple[Any, Checksum]:
-    """Join the last parts; return the sum of all leaves, and what was seen."""
+    """Join the last parts; return the sum of all leaves, and the checksum of the rows."""
     return join(context, neighbours)
 
 
 def join(context: Context, neighbours: Iterable[Seen]) -> tuple[Any, Checksum]:
-    """The same, of neighbours that come one at a time."""
+    """Join neighbours that come one at a time; see `finish`."""
     accumulator, checksum = _join(context, neighbours)
     return accumulator.total(), checksum
 
 
 def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Checksum]:
-    """What neighbours hold, one after the other."""
+    """Accumulate the parts of neighbours, one after the other."""
     _enter(context)
     accumulator, checksum = Accumulator(context.fold, context.n_rows), Checksum()
     for seen in neighbours:
@@ -225,7 +225,7 @@ def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Ch
 
 
 def _enter(context: Context) -> None:
-    """What a process has to do before it computes."""
+    """Prepare a process for the tasks of a pass; cheap after the first time."""
     tell_briefly()
     limit_worker(context.driver)
     if context.report is not None:

@@ -21,7 +21,7 @@ _quiet = threading.Lock()
 
 
 class Holdings:
-    """Tasks, and the futures by which a scheduler is asked to keep their values.
+    """Tasks, and the futures that make a scheduler keep the values of the tasks.
 
     Parameters
     ----------
@@ -41,29 +41,29 @@ class Holdings:
         return list(self._tasks)
 
     def add(self, tasks: Mapping[Any, Any]) -> None:
-        """Take more tasks, which depend on nothing, to be submitted with the next work."""
+        """Add tasks without dependencies; the next work submits them."""
         self._tasks.update(tasks)
 
     def submit(self, client: distributed.Client) -> None:
-        """Submit what a client does not hold: all with a new one, and what was given up or went with a scheduler."""
+        """Submit the tasks that a client does not hold: all for a new client, else those that failed or were lost."""
         if client is not self._client:
             self.release()
             self._client = client
         missing = [key for key in self._tasks if key not in self._futures or not _is_alive(self._futures[key])]
         for key in missing:
             if key in self._futures:
-                self._futures.pop(key).release()  # with its error, if it has one
+                self._futures.pop(key).release()  # with the error of the task, if there is one
         for portion in _portions({key: self._tasks[key] for key in missing}, self._message_bytes):
             graph = HighLevelGraph.from_collections(f"gmm-data-{uuid.uuid4().hex}", portion)
-            # Dask's warning advises what is done here.
+            # Dask's warning would advise to do just this.
             with _quiet, dask.config.set({_LARGE_GRAPH: 1 << 60}):
                 promised = client.get(graph, list(portion), sync=False)
             self._futures.update({future.key: future for future in distributed.client.futures_of(promised)})
 
     def release(self) -> None:
-        """Let the scheduler forget them."""
+        """Let the scheduler forget all tasks."""
         while self._futures:
-            with suppress(Exception):  # of a client that is gone, with which they went
+            with suppress(Exception):  # the client is gone, and its futures with it
                 self._futures.popitem()[1].release()
 
 

@@ -18,11 +18,11 @@ from .events import EngineClosed, Listener, PassFinished, PassStarted
 from .fold import CostedFold, Costs
 
 RowCounter = Callable[[int, int], None]
-"""Called with the first of the rows that a task has done, and their number."""
+"""Called with the first row of a finished task, and its number of rows."""
 
 
 class Engine(AbstractContextManager["Engine"], ABC):
-    """Runs passes over data sets.
+    """Runner of passes over data sets.
 
     Two engines give the same values to the last bit: `plain.PlainEngine` is the specification, `run.DaskEngine` runs
     the same pass as a graph of tasks.
@@ -61,21 +61,21 @@ class Engine(AbstractContextManager["Engine"], ABC):
             self._close(failed=kind is not None)
 
     def _acquire(self, stack: ExitStack) -> None:
-        """Enter what passes need, and leaving the engine has to release."""
+        """Enter the resources of passes; leaving the engine releases them."""
         stack.enter_context(one_blas_thread())
 
     def _close(self, *, failed: bool) -> None:
         self.emit(EngineClosed(failed))
 
     def emit(self, event: Any) -> None:
-        """Tell the listeners; tasks finish in threads, and listeners are called one at a time."""
+        """Send an event to the listeners, one at a time: tasks finish in several threads."""
         with self._telling:
             for listener in self._listeners:
                 listener(event)
 
     @contextmanager
     def announced(self, label: str, n_rows: int, n_batches: int) -> Iterator[RowCounter | None]:
-        """Tell the listeners of a pass that the ``with`` block makes, and count the pass.
+        """Announce the pass of the ``with`` block to the listeners, and count the pass.
 
         Yields
         ------
@@ -90,7 +90,7 @@ class Engine(AbstractContextManager["Engine"], ABC):
 
     @abstractmethod
     def _row_counter(self, label: str) -> RowCounter:
-        """What tasks of the pass that begins now are to call."""
+        """Return the function that every task of the pass that begins now calls."""
 
     @abstractmethod
     def run(self, dataset: Dataset, fold: CostedFold, label: str) -> Any:
@@ -118,7 +118,7 @@ class Engine(AbstractContextManager["Engine"], ABC):
     def run_together(self, dataset: Dataset, folds: Sequence[CostedFold], label: str) -> list[Any]:
         """Return values of several folds, each to the last bit what `run` gives, from one reading of the rows.
 
-        Where memory does not hold all of them at a time, there are more passes than one: see `groups`.
+        Where memory does not suffice for all folds at a time, there is more than one pass: see `groups`.
 
         Raises
         ------

@@ -1,8 +1,8 @@
 """Main scripts that worker processes cannot import.
 
 A process that is spawned imports the main script again. Where the script starts its worker processes without
-``if __name__ == "__main__":``, each worker would do so, too: Python refuses that in every worker, with hundreds of
-lines, and the script waits for workers that never come. The source tells this before anything is started.
+``if __name__ == "__main__":``, each worker would start worker processes, too: Python refuses that in every worker, with
+hundreds of lines, and the script waits for workers that never come. A look at the source finds this before the start.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def check_main_guard() -> None:
     Raises
     ------
     SchedulerError
-        With the line of the script.
+        If so; the message has the line of the script.
     """
     path = _script()
     line = None if path is None else _line_of_script()
@@ -38,7 +38,7 @@ def check_main_guard() -> None:
 
 
 def _script() -> str | None:
-    """Path of the main script, if processes that are spawned import it."""
+    """Path of the main script; None where spawned processes do not import the script."""
     if dask.config.get("distributed.worker.multiprocessing-method", "spawn") == "fork":
         return None
     told = multiprocessing.spawn.get_preparation_data("worker")
@@ -48,7 +48,7 @@ def _script() -> str | None:
 
 
 def _line_of_script() -> int | None:
-    """Line at which the main script itself is at work, outside its functions; None where it is no longer running."""
+    """Line of the main script that is being executed, outside functions; None where the script is not running."""
     main = vars(sys.modules["__main__"])
     lines = [frame.f_lineno for frame in _frames() if frame.f_globals is main and frame.f_code.co_name == "<module>"]
     return lines[-1] if lines else None
@@ -62,7 +62,7 @@ def _frames() -> Iterator[FrameType]:
 
 
 def _is_guarded(path: str, line: int) -> bool:
-    """Test for a guard on the way to that line, which asks for the name or the parent process; True for no source."""
+    """Test for a guard before a line: an ``if`` on the name or the parent process; True where there is no source."""
     try:
         with open(path, encoding="utf-8") as file:
             tree = ast.parse(file.read())

@@ -1,4 +1,4 @@
-"""Memory that slabs use again.
+"""Reuse of the memory of slabs.
 
 Rows come and go in arrays of megabytes. glibc's malloc learns to keep such memory for the next one: where it has freed
 a block that had been mapped it raises the size from which it maps blocks, up to 32 MiB, and keeps twice as much at the
@@ -39,14 +39,14 @@ _running = 0
 
 @begin_anew_in_children
 def _begin_anew() -> None:
-    """None of the parent's tasks runs in a forked child."""
+    """Reset the count in a forked child, where none of the parent's tasks runs."""
     global _lock, _running
     _lock, _running = threading.Lock(), 0
 
 
 @contextmanager
 def reusing_memory() -> Iterator[None]:
-    """Have malloc keep, meanwhile, what it would have learnt to keep if nobody had set anything."""
+    """Let malloc keep as much memory during the ``with`` block as it would have learnt to keep without settings."""
     library = _glibc()
     if library is None:
         yield
@@ -61,7 +61,7 @@ def reusing_memory() -> Iterator[None]:
 
 
 def _count(library: Any, change: int) -> None:
-    """One task of ours more, or less; the first of them and the last one set malloc."""
+    """Count one task of ours more, or less; the first and the last task set malloc."""
     global _running
     with _lock:
         before, _running = _running > 0, _running + change
@@ -72,7 +72,7 @@ def _count(library: Any, change: int) -> None:
 
 
 def _dasks() -> tuple[int, int]:
-    """What was in force before: glibc's own size of blocks to be mapped, and Dask's setting."""
+    """Earlier settings: glibc's own size of blocks to be mapped, and Dask's size of memory to be kept."""
     return 128 << 10, int(_environment()[_SET_BY_DASK])
 
 
@@ -89,7 +89,7 @@ def _glibc() -> Any:
 
 @cache
 def _environment() -> dict[str, str]:
-    """What this process was started with, which is what malloc has read; nannies also change their own."""
+    """Environment at the start of this process, which malloc has read; nannies also change their own later."""
     try:
         with open("/proc/self/environ", encoding="utf-8", errors="replace") as file:
             return dict(entry.split("=", 1) for entry in file.read().split("\0") if "=" in entry)
@@ -106,7 +106,7 @@ def _limit() -> int:
 
 
 def _full() -> float:
-    """Share of its limit at which Dask begins to free a worker's memory."""
+    """Share of the memory limit at which Dask begins to free a worker's memory."""
     return float(dask.config.get("distributed.worker.memory.target", 0.6) or 0.6)
 
 

@@ -1,4 +1,4 @@
-"""How much memory a pass takes: computed before it runs, and held against what the workers may use."""
+"""Memory of a pass, computed before the pass runs and compared with the limits of the workers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .fold import Costs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: What Python, Dask, Zarr and this library take in a worker before any data.
+#: Memory of a worker process with Python, Dask, Zarr and this library, before any data.
 PROCESS_BYTES = 240 << 20
 
 _LARGEST_SLIP = 64
-"""Gigabytes that somebody may have meant who left the unit out, or wrote a smaller one."""
+"""Largest number of gigabytes that is suggested for a limit with a missing or a too small unit."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class TaskMemory:
     """The most that one task holds at a time, in bytes."""
 
     slabs: int
-    """Rows: those that are computed on, and those that are being read, with what reading allocates."""
+    """Rows in computation and rows that are being read, with everything that reading allocates."""
 
     leaves: int
-    """Rows of leaves that lie in several tasks."""
+    """Copied rows of leaves that lie in several tasks."""
 
     work: int
     """Scratch arrays."""
@@ -43,7 +43,7 @@ class TaskMemory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all parts."""
         return self.slabs + self.leaves + self.work + self.values
 
 
@@ -55,7 +55,7 @@ def task_memory(dataset: Dataset, fold: Costs, edges: Array, tuning: Tuning) -> 
     dataset : Dataset
     fold : Costs
     edges : numpy.ndarray
-        Row numbers where batches begin, and where the last one ends.
+        Row numbers where batches begin, and where the last batch ends.
     tuning : Tuning
     """
     arity = tuning.arity
@@ -64,7 +64,7 @@ def task_memory(dataset: Dataset, fold: Costs, edges: Array, tuning: Tuning) -> 
     # A leaf that lies in two tasks is copied where they end, and put together where they meet.
     shared = bool(np.any(edges[1:-1] % fold.leaf_rows))
     leaves_of_task = max(1.0, float(np.diff(edges).max()) / fold.leaf_rows)
-    nodes = 3 + math.ceil(math.log2(leaves_of_task))  # one of each level, and two that become a third
+    nodes = 3 + math.ceil(math.log2(leaves_of_task))  # one of each level, and two that are joined to a third
     batch = TaskMemory(slabs, 3 * leaf * shared, fold.work_bytes, nodes * fold.value_bytes)
     # A batch that ends inside leaves may hand over two nodes of each level.
     handed_over = 2 * nodes if shared else 1
@@ -83,23 +83,23 @@ def _slab_bytes(dataset: Dataset, batch_rows: int, slab_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class PassPlan:
-    """How a pass is divided, and what a task of it takes."""
+    """Division of a pass into tasks, and memory of a task."""
 
     n_batches: int
     batch_rows: int
-    """Of the longest batch."""
+    """Rows of the longest batch."""
     slab_rows: int
     """Rows that are read at once, at most."""
     leaf_rows: int
-    """Rows that are summed up at once."""
+    """Rows of a leaf."""
     task: TaskMemory
     process_bytes: int
-    """What a process takes before any data."""
+    """Memory of a process before any data."""
 
 
 def machine_bytes() -> int:
-    """Memory that this process may come to have: that of the machine, or of what confines the process there."""
-    from distributed.system import MEMORY_LIMIT  # takes long to import, and is rarely asked for
+    """Memory that this process may use: that of the machine, or of the container that confines the process."""
+    from distributed.system import MEMORY_LIMIT  # takes long to import, and is rarely needed
 
     return int(MEMORY_LIMIT)
 
@@ -119,7 +119,7 @@ def plan_pass(dataset: Dataset, costs: Costs, edges: Array, tuning: Tuning) -> P
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker process, as its scheduler sees it, or as it is planned."""
+    """A worker process, running or planned."""
 
     address: str
     n_threads: int
@@ -133,7 +133,7 @@ def check_limit(asked: Any, limit: int, n_workers: int) -> None:
     Parameters
     ----------
     asked : str or int
-        Limit as the user gave it, or ``"auto"`` for a share of this machine's memory.
+        The user's limit, or ``"auto"`` for a share of this machine's memory.
     limit : int
         Limit in bytes; 0 for none.
     n_workers : int
@@ -141,7 +141,7 @@ def check_limit(asked: Any, limit: int, n_workers: int) -> None:
     Raises
     ------
     WorkerMemoryError
-        If the limit is less than Python and packages take.
+        If the limit is less than the memory of Python and packages.
     """
     least = math.ceil(PROCESS_BYTES / _usable_share())
     if not limit or limit >= least:
@@ -162,7 +162,7 @@ def check_limit(asked: Any, limit: int, n_workers: int) -> None:
 
 
 def _larger_unit(size: int) -> str:
-    """The size in gigabytes that a size in bytes, kilobytes or megabytes may have been meant for; empty for none."""
+    """Size in gigabytes that the user may have meant by a size in a smaller unit; empty where none is likely."""
     for base, unit in ((1000, "GB"), (1024, "GiB")):
         number = size
         while number % base == 0:
@@ -173,7 +173,7 @@ def _larger_unit(size: int) -> str:
 
 
 def _usable_share() -> float:
-    """Share of its limit above which Dask kills a worker."""
+    """Share of the memory limit above which Dask kills a worker."""
     return float(dask.config.get("distributed.worker.memory.terminate", 0.95) or 1.0)
 
 
@@ -185,7 +185,7 @@ def check_memory(workers: Sequence[Worker], plan: PassPlan, held_bytes: int = 0)
     workers : sequence of Worker
     plan : PassPlan
     held_bytes : int
-        Rows that all of them together hold for the length of a fit; they stay in memory, however Dask spills.
+        Rows that all workers together hold for the length of a fit; they stay in memory, however Dask spills.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def check_memory(workers: Sequence[Worker], plan: PassPlan, held_bytes: int = 0)
     """
     fraction = _usable_share()
     for worker in workers:
-        # Not what it takes now: results and persisted data can go to its disk, and freed memory may still be with it.
+        # Not the memory in use now: results and persisted data can go to disk, and freed memory may still be counted.
         held = held_bytes // len(workers)
         needed = plan.process_bytes + held + worker.n_threads * plan.task.total
         if worker.limit and needed > fraction * worker.limit:

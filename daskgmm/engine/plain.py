@@ -41,12 +41,12 @@ def _inputs(dataset: Dataset, batch: Batch) -> dict[Any, Any]:
 
 
 def is_short(dataset: Dataset, costs: Costs) -> bool:
-    """Test for rows in memory that take less time to fold than threads, and the tasks for them, take to set up."""
+    """Test for rows in memory that take less time to fold than threads and their tasks take to set up."""
     return dataset.n_rows * costs.row_seconds < current().shortest_pass and all(s.in_process for s in dataset.sources)
 
 
 def run_here(dataset: Dataset, fold: Fold) -> Any:
-    """Return the value of a fold over all rows, from a pass that nobody listens to."""
+    """Return the value of a fold over all rows, from a pass without listeners."""
     with one_blas_thread():
         return fold_rows(dataset, fold, current(), None)[0]
 

@@ -21,7 +21,7 @@ _ROWS = 64
 def probe(engine: Engine, dataset: Dataset) -> tuple[Checksum, ...]:
     """Return checksums of a few rows in a few places, the first and the last rows among them.
 
-    A chunk is read for each place. Which rows these are follows from their number alone.
+    A chunk is read for each place. The places follow from the number of rows alone.
     """
     last = max(0, dataset.n_rows - _ROWS)
     starts = np.unique(np.linspace(0, last, _PLACES).astype(np.int64)).tolist()
@@ -30,14 +30,14 @@ def probe(engine: Engine, dataset: Dataset) -> tuple[Checksum, ...]:
 
 @dataclass(frozen=True)
 class Probe:
-    """The graph of checksums of some ranges of rows, for a scheduler."""
+    """Checksums of some ranges of rows, as work for a scheduler."""
 
     dataset: Dataset
     ranges: tuple[tuple[int, int], ...]
     slab_bytes: int
 
     def build(self) -> tuple[Graph, Any]:
-        """The graph, with new keys, and the key of its value."""
+        """Build the graph, with new keys; return the graph and the key of its value."""
         dataset, run = self.dataset, uuid.uuid4().hex
         shared, reader = dataset.shared_tasks(), TaskRef(f"gmm-reader-{run}")
         graph: Graph = {reader.key: DataNode(reader.key, dataset.reader(self.slab_bytes))}
@@ -51,7 +51,7 @@ class Probe:
         return graph, root
 
     def place(self, key: Any) -> str:
-        """What an error is to call the data of a task."""
+        """Name the data of a task for an error."""
         if not (isinstance(key, tuple) and key[0].startswith("gmm-probe-")):
             return f"task {key!r}"
         return self.dataset.rows.place(*self.ranges[key[1]])

@@ -1,12 +1,13 @@
-"""A distributed scheduler: everything is waited for with a bound, and what is lost with a process is done again.
+"""A distributed scheduler: every wait has a time limit, and work that is lost with a process is done again.
 
-Dask itself repeats what was lost with a worker, and waits for ever where there is none. With its scheduler everything
-is gone: every client's tasks, and the workers, which end themselves. A pass depends on nothing but the data and the
-parameters, so it is begun anew, through a new client, when a scheduler answers at the same address.
+Dask itself repeats the work that was lost with a worker, and waits for ever where there is no worker. With the
+scheduler everything is lost: the tasks of every client, and the workers, which end themselves. A pass depends on
+nothing but the data and the parameters, so the pass begins anew, through a new client, when a scheduler answers at the
+same address.
 
-A task that ends the process that it runs in looks, to the scheduler, like the others that were on that worker. Whatever
-Dask gives up for that reason is tried once more alone: what ends a process even then is to blame, and anything else was
-there by chance.
+A scheduler cannot tell the task that ended its process from other tasks on that worker. Each task that Dask gives up
+for that reason is tried once more alone: a task that ends a process even then is to blame, and the others were there by
+chance.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from .report import Report, hearing, listening
 from .scheduler import ClusterScheduler, Work
 from .seceding import check_event_loop, thread_given_back
 
-# How many tasks are suspected, and named.
+# Most tasks that are tried alone, and that a message names.
 _MOST_SUSPECTS, _MOST_NAMED = 32, 3
 
 Answer = TypeVar("Answer")
@@ -47,14 +48,14 @@ _log = logging.getLogger("daskgmm")
 
 
 class _Idle(Exception):
-    """No worker has been at work for as long as one may wait for the first."""
+    """No worker has been at work for the time that the first worker may take."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
 
 
 class _LostInputs(Exception):
-    """A value that a graph depends on, and does not hold itself, is gone."""
+    """A value outside of the graph, on which the graph depends, is gone."""
 
 
 class Remote(ClusterScheduler):
@@ -63,9 +64,10 @@ class Remote(ClusterScheduler):
     Parameters
     ----------
     address : str, optional
-        Where a client of our own is to connect, which is closed at the end.
+        Address of the scheduler for a client of our own, which is closed at the end.
     client : distributed.Client, optional
-        The user's, which stays open. When its scheduler goes away, one of our own with the same security replaces it.
+        The user's client, which stays open. When its scheduler goes away, a client of our own with the same security
+        replaces it.
     tuning : Tuning, optional
     """
 
@@ -116,7 +118,7 @@ class Remote(ClusterScheduler):
         return self._answer(self._connection.workers)
 
     def _answer(self, question: Callable[[], Answer]) -> Answer:
-        """Ask the scheduler, and the one that takes its place if it went away."""
+        """Ask the scheduler, and its successor if the scheduler went away."""
         try:
             return question()
         except Lost as lost:
@@ -124,7 +126,7 @@ class Remote(ClusterScheduler):
             return question()
 
     def events(self, topic: str, receiver: str) -> list[Any]:
-        with suppress(Lost):  # what it knew is gone with it, and no result depends on it
+        with suppress(Lost):  # the events went with the scheduler, and no result depends on them
             told = self._connection.events(topic, timeout_seconds(ANSWER))
             return [event for event in told if event["receiver"] == receiver]
         return []
@@ -155,10 +157,10 @@ class Remote(ClusterScheduler):
             except Lost as lost:
                 self._reconnect(lost)
 
-    def _attempt(self, graph: Any, key: Any, options: Any = {}) -> Any:  # noqa: B006  # nobody changes it
+    def _attempt(self, graph: Any, key: Any, options: Any = {}) -> Any:  # noqa: B006  # never changed
         if isinstance(graph, dict):
-            # The client names a plain dict after its content: it would hash every task, rows and parameters included,
-            # in each pass, and refuse what cannot be hashed.
+            # The client would name a plain dict after its content: hash every task, rows and parameters included, in
+            # each pass, and refuse tasks that cannot be hashed.
             graph = HighLevelGraph.from_collections(f"gmm-{uuid.uuid4().hex}", graph)
         client = self._connection.client
         with classified(client):
@@ -175,12 +177,12 @@ class Remote(ClusterScheduler):
         except _LostInputs as lost:
             raise self._lost_inputs(lost) from lost.__cause__
         finally:
-            # That ends the coroutine, too: cancelled, it would leave errors that nobody asks for.
+            # This ends the coroutine, too. Cancelling the coroutine would leave errors that nobody reads.
             for future in futures:
-                future.release()  # an error that somebody keeps would hold them, and their tasks
+                future.release()  # a kept error would hold the futures and their tasks
 
     def _lost_inputs(self, lost: _LostInputs) -> Exception:
-        """Error for a pass whose inputs are not there: ours are submitted again, those of the user are his."""
+        """Error for a pass with missing inputs: we submit our own again; the user has to persist his again."""
         if not self._connection.knows(*self._holdings.keys):
             return Lost("it has lost the rows that it was given")
         return SchedulerError(
@@ -189,7 +191,7 @@ class Remote(ClusterScheduler):
         )
 
     def _await(self, result: concurrent.futures.Future[Any], key: Any) -> None:
-        """Wait for it. Meanwhile reports are handed over, and the workers and the task of that key are looked at."""
+        """Wait for the result; meanwhile hand over reports, and check the workers and the task with that key."""
         result.add_done_callback(lambda _: self._inbox.put(_nothing))
         watch, looked = _Watch(self._connection, key), time.monotonic()
         while not result.done():
@@ -204,7 +206,7 @@ class Remote(ClusterScheduler):
         died = f" The last to die had been given {', and '.join(places)}." if places else ""
         return SchedulerError(
             f"No worker of {self} has been at work for {idle.limit:g} s{self._connection.expected()}: they are gone, "
-            "or paused because Python and its packages alone fill most of their memory limit (about 240 MB, 400 MB "
+            "or paused because Python and its packages alone fill most of their memory limit (about 240 MiB, 400 MiB "
             f"with numba).{died} Start workers, raise their memory limit, or wait longer: "
             "dask.config.set({'daskgmm.timeout': '10min'})."
         )
@@ -227,7 +229,7 @@ class Remote(ClusterScheduler):
                 raise self._guilty(work.place(key), error) from error
 
     def _suspects(self, tasks: Mapping[Any, Any]) -> list[Any]:
-        """Keys of those that workers died with, the one with the most deaths first."""
+        """Keys of the tasks that workers died with, the task with the most deaths first."""
         events = [event for event in self._connection.events("all") if isinstance(event, dict)]
         deaths = [event for event in events if event.get("action") == "remove-worker" and not event.get("expected")]
         given = (key for event in deaths[-_MOST_SUSPECTS:] for key in event.get("processing-tasks", ()))
@@ -271,14 +273,14 @@ class Remote(ClusterScheduler):
             self._hearing.close()
 
     def _hear(self) -> None:
-        """Hear reports by way of the present client, and no longer by way of an earlier one."""
+        """Hear reports by way of the present client, and no longer by way of an earlier client."""
         self._hearing.close()
         if self._is_listening:
-            with suppress(Exception):  # a client that was closed just now, which the next pass finds out
+            with suppress(Exception):  # the client was just closed; the next pass notices
                 self._hearing.enter_context(hearing(self._connection.client))
 
     def _hand_over(self, seconds: float) -> None:
-        """Call what lies in the inbox; wait that long for the first of it."""
+        """Call everything in the inbox; wait that many seconds for the first call."""
         with suppress(queue.Empty):
             if seconds:
                 self._inbox.get(timeout=seconds)()
@@ -287,7 +289,7 @@ class Remote(ClusterScheduler):
 
 
 class _Watch:
-    """What should not go on for ever, of a task that is waited for."""
+    """Check on a task that is waited for: workers are at work, and the scheduler knows the task."""
 
     def __init__(self, connection: Connection, key: Any) -> None:
         self._connection, self._key = connection, key
@@ -295,7 +297,7 @@ class _Watch:
         self._idle_since: float | None = None
 
     def look(self) -> None:
-        """Raise if nobody has been at work for too long, or the scheduler has forgotten the task."""
+        """Raise if no worker has been at work for too long, or the scheduler has forgotten the task."""
         now = time.monotonic()
         self._idle_since = None if self._connection.at_work() else self._idle_since or now
         limit = timeout_seconds(FIRST_WORKER)
@@ -304,7 +306,7 @@ class _Watch:
         if self._connection.knows(self._key):
             self._was_known = True
         elif self._was_known or self._connection.is_forgotten() or now - self._begin > timeout_seconds(SILENCE):
-            raise Lost("it does not know any more what it was asked for")  # the graph is not on its way to it
+            raise Lost("it does not know any more what it was asked for")  # the graph has had time to arrive
 
 
 def _tasks(graph: Any) -> Mapping[Any, Any]:
@@ -320,9 +322,9 @@ async def _gathered(client: distributed.Client, promised: Any) -> Any:
             raise  # nobody waits any more
         if getattr(error, "reason", "") == "lost dependencies":
             raise _LostInputs from error
-        # Of the futures: some of its kinds would seem to be that of this coroutine.
+        # An error of the futures; some of its classes would look like a cancellation of this coroutine.
         raise Lost(str(error).replace("\n", " ") or "its tasks were cancelled") from None
 
 
 def _nothing(*values: Any) -> None:
-    """Whatever it is called with."""
+    """Ignore any values."""

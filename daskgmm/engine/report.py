@@ -1,4 +1,4 @@
-"""How a task tells its driver that it has finished: directly in the same process, else through the scheduler.
+"""Reports of finished tasks to their driver: directly in the same process, else through the scheduler.
 
 All fits share one topic of Dask's, and each report names its fit: schedulers and clients keep a topic for ever.
 """
@@ -16,10 +16,10 @@ import distributed
 from ..data.forks import begin_anew_in_children
 
 Report = tuple[int, int, int]
-"""Number of the pass, first row of a task, and how many rows it has done."""
+"""Number of the pass, first row of the task, and number of its rows."""
 
 TOPIC = "daskgmm"
-"""Of Dask, where tasks in other processes report."""
+"""Topic of Dask's, under which tasks in other processes report."""
 
 _listeners: dict[str, Callable[[Report], None]] = {}
 _lock = threading.Lock()
@@ -28,7 +28,7 @@ _uses: weakref.WeakKeyDictionary[distributed.Client, int] = weakref.WeakKeyDicti
 
 @begin_anew_in_children
 def _begin_anew() -> None:
-    """Nobody listens in a forked child: its copies of the listeners are those of its parent."""
+    """Drop the copies of the parent's listeners in a forked child."""
     global _lock
     _lock = threading.Lock()
     _listeners.clear()
@@ -37,26 +37,26 @@ def _begin_anew() -> None:
 
 @dataclass(frozen=True)
 class Reporter:
-    """What the tasks of one pass call with the first of the rows that they have done, and their number; picklable."""
+    """Report of the tasks of one pass; called with the first row of a task and its number of rows; picklable."""
 
     listener: str
-    """Name of the driver's."""
+    """Name of the driver's listener."""
     number: int
-    """Of the pass: tasks of an earlier one may still run on a worker that was given up."""
+    """Number of the pass: tasks of an earlier pass may still run on a worker that was given up."""
 
     def __call__(self, start: int, n_rows: int) -> None:
         listener = _listeners.get(self.listener)
         if listener is not None:
             listener((self.number, start, n_rows))
             return
-        # A process of another scheduler has no way to tell; only progress displays miss it.
+        # A process without a worker cannot report; only progress displays miss the report.
         with suppress(ValueError):
             distributed.get_worker().log_event(TOPIC, (self.listener, self.number, start, n_rows))
 
 
 @contextmanager
 def listening(name: str, listener: Callable[[Report], None]) -> Iterator[None]:
-    """Call ``listener`` with what tasks report to it, in their threads or in those of clients that are `hearing`."""
+    """Call ``listener`` with reports to that name, in the threads of tasks or of clients that are `hearing`."""
     _listeners[name] = listener
     try:
         yield
@@ -66,7 +66,7 @@ def listening(name: str, listener: Callable[[Report], None]) -> Iterator[None]:
 
 @contextmanager
 def hearing(client: distributed.Client) -> Iterator[None]:
-    """Hear what tasks in other processes report by way of a client's scheduler; fits may share a client."""
+    """Hear reports of tasks in other processes by way of a client's scheduler; fits may share a client."""
     with _lock:
         _uses[client] = _uses.get(client, 0) + 1
         if _uses[client] == 1:
@@ -78,13 +78,13 @@ def hearing(client: distributed.Client) -> Iterator[None]:
             _uses[client] -= 1
             if not _uses[client]:
                 del _uses[client]
-                with suppress(Exception):  # a scheduler that is gone
+                with suppress(Exception):  # the scheduler is gone
                     if client.status == "running":
                         client.unsubscribe_topic(TOPIC)
 
 
 def _hear(event: tuple[float, tuple[str, int, int, int]]) -> None:
     name, *report = event[1]
-    listener = _listeners.get(name)  # none for a fit of another process, or for one that is over
+    listener = _listeners.get(name)  # none for a fit of another process, or for a fit that is over
     if listener is not None:
         listener(tuple(report))  # type: ignore[arg-type]  # the other three

@@ -47,11 +47,11 @@ class _PartOfPass:
     arity: int
 
     def build(self) -> tuple[Graph, Any]:
-        """Its graph, with new keys, and the key of its value."""
+        """Build the graph, with new keys; return the graph and the key of its value."""
         return build_graph(self.context, self.dataset, self.wave, self.label, whole=self.whole, arity=self.arity)
 
     def place(self, key: Any) -> str:
-        """What an error is to call the data of a task."""
+        """Name the data of a task for an error."""
         rows = rows_of(key, self.wave, self.label, self.arity)
         return f"task {key!r}" if rows is None else self.dataset.rows.place(*rows)
 
@@ -61,10 +61,10 @@ def _block(number: int) -> str:
 
 
 class DaskEngine(Engine):
-    """Runs each pass as a graph of tasks on one scheduler.
+    """Engine that runs each pass as a graph of tasks on one scheduler.
 
-    A pass that would be one task in this process is evaluated by the plain engine's `fold_rows`: a scheduler would only
-    add its own cost. Samples in memory are mostly such passes; those of several tasks are worth threads (on 2 cores
+    The plain engine's `fold_rows` evaluates a pass that would be one task in this process: a scheduler would only add
+    its own cost. Most passes over samples in memory are such; passes of several tasks are worth threads (on 2 cores
     100 000 rows of 16 features and 16 components took two thirds of the time).
 
     Parameters
@@ -143,7 +143,7 @@ class DaskEngine(Engine):
         return found
 
     def groups(self, dataset: Dataset, costs: Sequence[Costs]) -> list[int]:
-        """How many of them, one after the other, share each pass."""
+        """Return how many of the folds, one after the other, share each pass."""
         dataset = self.sent(dataset)
         lengths: list[int] = []
         while (done := sum(lengths)) < len(costs):
@@ -154,7 +154,7 @@ class DaskEngine(Engine):
         return lengths
 
     def _fits(self, dataset: Dataset, costs: Costs) -> bool:
-        """Whether a pass fits into the workers, or, on threads of this process, into a moderate part of it."""
+        """Test for a pass that fits into the workers, or, on threads here, into a moderate part of memory."""
         plan = plan_pass(dataset, costs, self._edges(dataset, costs), self.tuning)
         workers = self.scheduler.workers()
         try:
@@ -164,9 +164,9 @@ class DaskEngine(Engine):
         return bool(workers) or plan.task.work + plan.task.values <= self.tuning.most_shared_bytes
 
     def sent(self, dataset: Dataset) -> Dataset:
-        """The data set in the form that passes on this engine's scheduler read.
+        """Return the data set in the form that passes on this engine's scheduler read.
 
-        What rows in memory would bring into the graph of every pass is sent to a cluster once, with the next work.
+        Rows in memory are sent to a cluster once, with the next work, instead of with the graph of every pass.
         """
         cluster = self._cluster
         if cluster is None:
@@ -185,17 +185,17 @@ class DaskEngine(Engine):
         return self._sent.get(source, source)
 
     def _has_room(self, n_bytes: int) -> bool:
-        """Test for room for so much more on the workers; without room, rows are sent in every pass, a few at a time."""
+        """Test for room on the workers; without room, rows are sent in every pass, a few at a time."""
         limits = [worker.limit for worker in self.scheduler.workers()]
         return 0 in limits or self._held_bytes + n_bytes <= self.tuning.held_share * sum(limits)
 
     def plan(self, dataset: Dataset, costs: Costs) -> PassPlan:
-        """How a pass would be divided, and what it would take.
+        """Plan a pass: its division into tasks, and the memory of a task.
 
         Raises
         ------
         WorkerMemoryError
-            If it would not fit into the workers.
+            If the pass would not fit into the workers.
         """
         dataset = self.sent(dataset)
         return self._check(plan_pass(dataset, costs, self._edges(dataset, costs), self.tuning))
@@ -218,17 +218,17 @@ class DaskEngine(Engine):
         return engine
 
     def compute(self, collection: Any, place: Callable[[int], str] = _block) -> Any:
-        """Value of a dask collection, on this engine's scheduler.
+        """Compute a dask collection on this engine's scheduler.
 
         Parameters
         ----------
         collection : dask.array.Array
         place : callable, optional
-            What an error is to call the block with that number.
+            Names the block with that number in errors.
         """
 
         def named(key: Any) -> str:
-            # Where Dask fused tasks, the name of the last one comes after those of the others.
+            # Where Dask fused tasks, the name of the last task comes after the names of the others.
             is_block = isinstance(key, tuple) and key[0].endswith(collection.name)
             return place(key[1]) if is_block else f"task {key!r}"
 
@@ -236,7 +236,7 @@ class DaskEngine(Engine):
         return value
 
     def environment(self) -> dict[str, str]:
-        """Describe what this process computes with, and under ``"workers"`` how others that did the work differ."""
+        """Describe the environment of this process, and under ``"workers"`` how workers differ."""
         told = summary(self._differences())
         return environment() | ({"workers": told} if told else {})
 
@@ -255,11 +255,13 @@ class DaskEngine(Engine):
         seconds = costs.row_seconds + dataset.rows.row_bytes / tuning.read_bytes_per_second
         fair = -(-dataset.n_rows // (tuning.tasks_per_thread * self.scheduler.n_threads))
         rows = max(tuning.shortest_task / seconds, min(tuning.longest_task / seconds, fair))
-        held = dataset.held_bytes(dataset.n_rows)  # all that a task reads of it is in memory while it runs
+        held = dataset.held_bytes(
+            dataset.n_rows
+        )  # whatever a task reads of held rows stays in memory while the task runs
         return int(min(rows, dataset.n_rows * tuning.most_held_bytes / held) if held else rows)
 
     def _batch_finished(self, report: Report) -> None:
-        """Tell of a task, once: those of a worker that is lost run again, on another."""
+        """Emit an event for a finished task, once: tasks of a lost worker run again on another worker."""
         number, start, n_rows = report
         with self._telling:
             if number == self._number and start not in self._told:

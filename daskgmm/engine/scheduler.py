@@ -1,4 +1,4 @@
-"""Where a pass runs: what every scheduler can do, and those in this process."""
+"""The interface of schedulers, and the schedulers in this process."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .report import Report, listening
 
 
 class Work(Protocol):
-    """Something to compute that can be begun anew."""
+    """A computation that can begin anew."""
 
     def build(self) -> tuple[Any, Any]:
-        """A task graph, and the key of the value that is wanted."""
+        """Return a task graph, and the key of the wanted value."""
 
     def place(self, key: Any) -> str:
-        """What an error is to call the data that this task of the graph works on."""
+        """Name the data of a task of the graph for an error."""
 
 
 @dataclass(frozen=True)
 class GivenGraph:
-    """Work whose graph is given, so that its keys are the same when it is begun anew."""
+    """Work with a given graph: the keys stay the same when the work begins anew."""
 
     graph: Any
     key: Any
@@ -41,7 +41,7 @@ class GivenGraph:
 
 
 class Scheduler(AbstractContextManager["Scheduler"], ABC):
-    """Something that computes the value of a key of a task graph; entered for the length of a fit or a score.
+    """A scheduler computes the value of a key of a task graph; entered for the length of a fit or a score.
 
     An object of a derived class may be passed as ``scheduler=`` of an estimator. A task is called with a mapping of
     the values of its ``dependencies``.
@@ -60,25 +60,25 @@ class Scheduler(AbstractContextManager["Scheduler"], ABC):
         return []
 
     def listening(self, name: str, listener: Callable[[Report], None]) -> AbstractContextManager[None]:
-        """Call ``listener`` with everything that tasks report to that name, in threads of this scheduler's choice."""
+        """Call ``listener`` with every report of tasks to that name, in threads of this scheduler's choice."""
         return listening(name, listener)
 
     def events(self, topic: str, receiver: str) -> list[Any]:
-        """What workers have logged under ``topic`` for this receiver; of a topic Dask keeps the last 1000 events."""
+        """Events that workers have logged under a topic for this receiver; Dask keeps the last 1000 of a topic."""
         return []
 
     @abstractmethod
     def run(self, work: Work, **options: Any) -> Any:
-        """Value of what is to be computed.
+        """Compute the value of some work.
 
         Raises
         ------
         SchedulerError
-            If the cluster behind it is gone for good, or its workers died of the work.
+            If the cluster is gone for good, or its workers died of the work.
         """
 
     def compute(self, graph: Any, key: Any, *, place: Callable[[Any], str] = repr, **options: Any) -> Any:
-        """The same as Dask calls its schedulers."""
+        """Compute the value of a key of a graph, with the signature of Dask's schedulers."""
         return self.run(GivenGraph(graph, key, place), **options)
 
 
@@ -94,7 +94,7 @@ class ClusterScheduler(Scheduler):
 
 
 class Planned(ClusterScheduler):
-    """A cluster that is described and not started: enough to plan a pass.
+    """A cluster that is described but not started: enough to plan a pass.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class Planned(ClusterScheduler):
         return list(self._workers)
 
     def hold(self, tasks: Mapping[Any, Any]) -> None:
-        """Nothing is sent."""
+        """Send nothing."""
 
     def run(self, work: Work, **options: Any) -> Any:
         raise SchedulerError(
@@ -122,12 +122,12 @@ class Planned(ClusterScheduler):
 
 
 class Local(Scheduler):
-    """One of Dask's own schedulers, in this process or in processes below it.
+    """A scheduler of Dask's own, in this process or in child processes.
 
     Parameters
     ----------
     get : callable
-        ``get(graph, key)``, as every Dask scheduler has it.
+        ``get(graph, key)``, the signature of every Dask scheduler.
     n_threads : int
     """
 

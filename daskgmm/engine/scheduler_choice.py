@@ -1,4 +1,4 @@
-"""Which scheduler a user means."""
+"""Choice of a scheduler, by the user or from the surroundings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _THREADED = {"threads", "threading", "threaded"}
 def find_scheduler(
     choice: Any = None, *, in_process: bool = False, tuning: Tuning | None = None
 ) -> AbstractContextManager[Scheduler]:
-    """Scheduler that a user's choice, or the surroundings, mean.
+    """Find the scheduler that a user's choice, or the surroundings, mean.
 
     Parameters
     ----------
@@ -34,15 +34,14 @@ def find_scheduler(
         None: the client or scheduler in scope, and where there is none the threaded scheduler in this process.
         ``"synchronous"``, ``"threads"``, the address of a scheduler, a client, or a `Scheduler` of any class.
     in_process : bool
-        The data are in this process's memory: without an explicit choice they are worked on here, not sent to a
-        cluster.
+        The data are in this process's memory: without an explicit choice they stay here and are not sent to a cluster.
     tuning : Tuning, optional
         None: the record in force in this process.
 
     Returns
     -------
     context manager of Scheduler
-        Closes a client that it opened. Entering it raises `SchedulerError` as `Remote` says.
+        Entering may raise `SchedulerError`, see `Remote`; leaving closes a client of our own.
 
     Raises
     ------
@@ -79,7 +78,7 @@ def find_scheduler(
         return _threads() if in_process else Remote(client=client, tuning=tuning)
     if get is None or get is get_threaded:
         return _threads()
-    return Local(get, os.cpu_count() or 1)  # another one of Dask's, or somebody's own
+    return Local(get, os.cpu_count() or 1)  # another scheduler of Dask's, or of the user's
 
 
 def _of_name(name: str, tuning: Tuning | None) -> AbstractContextManager[Scheduler]:
@@ -96,9 +95,9 @@ def _of_name(name: str, tuning: Tuning | None) -> AbstractContextManager[Schedul
 
 @contextmanager
 def _threads() -> Iterator[Scheduler]:
-    """Threads of this process, for one call: those that Dask keeps are gone in a child that was forked.
+    """Threads of this process, for one call: the threads that Dask keeps are gone in a forked child.
 
-    ``dask.config.set(pool=…)`` is followed, and so is ``num_workers``.
+    ``pool`` and ``num_workers`` of Dask's configuration are followed.
     """
     if (given := dask.config.get("pool", None)) is not None:
         yield Local(get_threaded, getattr(given, "_max_workers", None) or os.cpu_count() or 1)

@@ -1,7 +1,7 @@
-"""A driver that is itself a task: its worker's thread is for the tasks that it waits for.
+"""A driver that is itself a task gives its worker's thread back for the tasks of its passes.
 
-A fit inside ``client.submit`` waits for passes that run on the same workers. If it kept its thread, those of a worker
-with one thread, or of as many fits as there are threads, would never begin. Dask calls giving it back to secede.
+A fit inside ``client.submit`` waits for passes that run on the same workers. If the fit kept its thread, no task would
+begin on a worker with one thread, or where there are as many fits as threads. Dask calls this *to secede*.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .connection import Connection
 
 @contextmanager
 def thread_given_back(connection: Connection) -> Iterator[None]:
-    """Leave the thread pool of the worker that this thread belongs to, if its cluster is the one that is waited for.
+    """Leave the worker's thread pool, if this thread belongs to a worker of the connected cluster.
 
     Nothing happens outside of a task, in a task of another cluster, or where the task has seceded already, for instance
     in a ``worker_client`` block.
@@ -28,31 +28,32 @@ def thread_given_back(connection: Connection) -> Iterator[None]:
     Raises
     ------
     SchedulerError
-        If this thread belongs to a task and not to that pool, so that it might wait for ever.
+        If this thread belongs to a task but not to the pool, so that the task might wait for ever.
     """
     worker = _worker()
     if worker is None or getattr(thread_state, "actor", False) or not connection.has_worker(worker.address):
-        yield  # nobody else waits for an actor's thread
+        yield  # an actor has a thread of its own
         return
     try:
         distributed.secede()
-    except KeyError:  # it has seceded already, and whoever did that comes back
+    except KeyError:  # seceded already; whoever did that also rejoins
         yield
         return
-    except AttributeError as error:  # a thread that the task has started, or one of another executor
+    except AttributeError as error:  # a thread that the task has started, or a thread of another executor
         raise SchedulerError(
-            "This call would wait for tasks of the cluster that it is in a task of, and the task cannot give its place "
-            f"to them: this is not a thread of the worker's own pool. Call it in the task's own thread, {_ELSE}."
+            "This call is inside a task, and waits for other tasks of the same cluster. It cannot give its place "
+            "to them, because this is not a thread of the worker's own pool. Call it in the task's own thread, "
+            f"{_ELSE}."
         ) from error
     try:
         yield
     finally:
-        with suppress(RuntimeError):  # a worker that is being closed takes nobody back
+        with suppress(RuntimeError):  # a closing worker takes no thread back
             distributed.rejoin()
 
 
 def check_event_loop() -> None:
-    """Raise `SchedulerError` in a coroutine of a worker: while it waits, its worker answers nobody."""
+    """Raise `SchedulerError` in a coroutine of a worker: while the coroutine waits, the worker answers nobody."""
     worker = _worker()
     if worker is not None and _running_loop() is worker.loop.asyncio_loop:
         raise SchedulerError(

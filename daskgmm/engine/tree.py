@@ -1,10 +1,10 @@
 """The canonical tree: sums that do not depend on how the rows were divided.
 
 Rows are numbered through the whole data set. Leaf i is rows i·L to (i + 1)·L; node (l, j) of the tree is the sum of
-nodes (l − 1, 2j) and (l − 1, 2j + 1). Any task that has seen some consecutive rows holds a list of parts: nodes for
-what it has complete, and at both ends fragments of leaves that it shares with its neighbours. Lists of neighbouring
-tasks are joined by putting one part after the other, which completes leaves and merges siblings. Nothing in that
-depends on where the tasks' borders were, and a task never holds more than two nodes of a level.
+nodes (l − 1, 2j) and (l − 1, 2j + 1). A task that has seen some consecutive rows holds a list of parts: nodes for
+complete leaves, and at both ends fragments of leaves that the task shares with its neighbours. Lists of neighbouring
+tasks are joined by putting one part after the other, which completes leaves and merges siblings. The sum does not
+depend on the borders between tasks, and a task never holds more than two nodes of a level.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .fold import Evaluator, Fold
 
 @dataclass
 class Node:
-    """The sum of 2^level leaves, the last of which may not exist."""
+    """Sum of 2^level leaves; the last of them may lie beyond the data."""
 
     level: int
     index: int
@@ -39,7 +39,7 @@ class Fragment:
 
 
 class Accumulator:
-    """Joins rows and parts, in the order of their row numbers.
+    """Sum of rows and parts, which are added in the order of their row numbers.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Accumulator:
     n_rows : int
         Rows of the whole data set.
     evaluator : Evaluator, optional
-        None: one is started with the first leaf, because joining nodes needs no scratch memory.
+        None: the first leaf starts one, because joining nodes needs no scratch memory.
     """
 
     def __init__(self, fold: Fold, n_rows: int, evaluator: Evaluator | None = None) -> None:
@@ -66,19 +66,19 @@ class Accumulator:
             if self._is_leaf(begin, end):
                 self._add_leaf(begin, piece)
             else:
-                # Copied, so that a few rows do not keep alive everything that was read with them.
+                # A copy, because a view of a few rows would keep the whole slab alive.
                 self._add_fragment(Fragment(begin, end, [piece.copy()]))
             begin = end
 
     def add(self, part: Node | Fragment) -> None:
-        """Add what another accumulator holds."""
+        """Add a part of another accumulator."""
         if isinstance(part, Node):
             self._add_node(part)
         else:  # the list is extended here, and belongs to another accumulator
             self._add_fragment(Fragment(part.start, part.stop, list(part.blocks)))
 
     def total(self) -> Any:
-        """Sum of all leaves.
+        """Return the sum of all leaves.
 
         Raises
         ------
@@ -97,7 +97,7 @@ class Accumulator:
         return self.sum()
 
     def sum(self) -> Any:
-        """Sum of the leaves that are complete."""
+        """Return the sum of the complete leaves."""
         nodes = [part.value for part in self.parts if isinstance(part, Node)]
         value = nodes.pop()
         while nodes:  # a node without a right sibling moves up unchanged
@@ -144,7 +144,7 @@ def leaf_rows(n_features: int, value_bytes: int = 0) -> int:
     ----------
     n_features : int
     value_bytes : int
-        Size of a leaf's value: where it is larger than the rows, longer leaves make fewer of them.
+        Size of a leaf's value: where a value is larger than the rows, longer leaves make fewer values.
     """
     tuning = current()
     rows = max(tuning.leaf_bytes, value_bytes) // (8 * n_features)
