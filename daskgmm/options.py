@@ -177,7 +177,7 @@ compute = _together(
     click.option("--threads", type=_positive, help="Threads of each worker, or of this process."),
     click.option("--memory-limit", type=Size(), metavar="SIZE", help="Memory of each worker process, such as 2GB."),
 )
-keeping = _together(
+checkpoint = _together(
     click.option("--checkpoint", metavar="PATH", help="Save the state of the fit there after every pass."),
     click.option("--resume", is_flag=True, help="Continue from --checkpoint, or begin if there is none yet."),
 )
@@ -240,4 +240,4 @@ priors = _together(
     _parameter("mean_precision_prior", _above_zero, "Bayesian: rows that the prior mean is worth.  [1]"),
     _parameter("degrees_of_freedom_prior", _above_zero, "Rows that the prior covariance is worth.  [features]"),
 )
-fitting = _together(priors, weights, keeping, compute, overwrite, as_json, quiet)
+fitting = _together(priors, weights, checkpoint, compute, overwrite, as_json, quiet)

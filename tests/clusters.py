@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 import time
-from unittest import mock
 
 import dask
 import dask.array as da
@@ -18,7 +17,6 @@ import psutil
 import zarr
 
 from daskgmm import GaussianMixture
-from daskgmm.data import row_arrays
 from daskgmm.events import BatchFinished, PassFinished, PassStarted
 from daskgmm.tuning import tuned
 
@@ -38,8 +36,14 @@ def small_tasks():
     """Several tasks a pass, levels of merges, and rows that are sent once; nothing to compile in new processes."""
     with (
         dask.config.set({"daskgmm.compiled": False}),
-        tuned(shortest_task=0.0, longest_task=1e-9, most_carried_bytes=0, arity=2, longest_leaf=4096),
-        mock.patch.object(row_arrays, "_FEWEST_ROWS", 1),
+        tuned(
+            shortest_task=0.0,
+            longest_task=1e-9,
+            most_carried_bytes=0,
+            arity=2,
+            longest_leaf=4096,
+            fewest_result_rows=1,
+        ),
     ):
         yield
 

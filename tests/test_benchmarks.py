@@ -1,10 +1,8 @@
 """The benchmarks run, and measure what they say. Their numbers are not judged here."""
 
-import ast
 import json
 import subprocess
 import sys
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -19,20 +17,6 @@ def run(script: str, *options: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Imports inside functions count, too."""
-    paths = {".".join(path.relative_to(BENCHMARKS).with_suffix("").parts): path for path in BENCHMARKS.rglob("*.py")}
-    graph: dict[str, set[str]] = {}
-    for name, path in paths.items():
-        nodes = list(ast.walk(ast.parse(path.read_text())))
-        found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-        for node in nodes:
-            if isinstance(node, ast.ImportFrom) and node.module:
-                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        graph[name] = found & paths.keys()
-    TopologicalSorter(graph).prepare()
 
 
 KERNELS = ("kernels.py", "--cases", "2x3", "--rows", "600", "--rounds", "1")

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 import daskgmm
 from daskgmm import GaussianMixture, open_zarr
-from daskgmm.data import output
 from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.tuning import tuned
 
@@ -532,9 +531,8 @@ def test_results_of_a_store_have_its_chunks(method, layout, unit, whole, tmp_pat
     np.testing.assert_allclose(lazy.compute(), expected, rtol=1e-12)
 
 
-def test_chunks_that_are_small_and_many_are_joined(whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(output, "_MANY_CHUNKS", 20)
-    monkeypatch.setattr(output, "_BLOCK_BYTES", 35 * 8 * (whole["full"].n_components + 2))
+def test_chunks_that_are_small_and_many_are_joined(whole, tmp_path, tune):
+    tune(many_chunks=20, joined_bytes=35 * 8 * (whole["full"].n_components + 2))
     zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(10, D))
     results = [getattr(whole["full"], method)(tmp_path / "x.zarr") for method in METHODS]
     for result in results:
@@ -544,10 +542,8 @@ def test_chunks_that_are_small_and_many_are_joined(whole, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(("chunk_rows", "block_rows"), [(1, 4), (5, 5)])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_blocks_are_as_small_as_large_results_demand(chunk_rows, block_rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(output, "_MANY_CHUNKS", 2)
-    monkeypatch.setattr(output, "SLAB_BYTES", 800)
-    monkeypatch.setattr(output, "_BLOCK_BYTES", 800)
+def test_blocks_are_as_small_as_large_results_demand(chunk_rows, block_rows, tmp_path, tune):
+    tune(many_chunks=2, joined_bytes=800, slab_bytes=800)
     model = GaussianMixture(20, max_iter=1, tol=0, random_state=0).fit(X)
     zarr.create_array(tmp_path / "x.zarr", data=X, chunks=(chunk_rows, D))
     assert model.predict(tmp_path / "x.zarr").chunks[0][0] == block_rows

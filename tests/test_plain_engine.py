@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import dask.array as da
@@ -17,6 +18,7 @@ from daskgmm.core.kernel_choice import choose_kernel
 from daskgmm.core.statistics import Frame
 from daskgmm.data.held_out import HeldOut
 from daskgmm.data.inputs import as_dataset, resolve
+from daskgmm.data.row_arrays import RowWriter
 from daskgmm.data.row_sample import NumberedRows, PriorityRows
 from daskgmm.engine.plain import PlainEngine
 from daskgmm.engine.probe import probe
@@ -25,8 +27,10 @@ from daskgmm.errors import DataChangedError
 from daskgmm.fitting.fit import fit_mixtures
 from daskgmm.fitting.folds import ExpectationFold, ScoreFold, SplitScoreFold
 from daskgmm.fitting.low_density_rows import DensityThreshold, LowDensityRowsFold
+from daskgmm.fitting.predictions import KernelOutputs, PredictionFold
 from daskgmm.fitting.survey import survey_fold
 from daskgmm.fitting.weight_survey import WeightSurveyFold
+from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.tuning import tuned
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -38,10 +42,7 @@ quick = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCh
 _rng = np.random.default_rng(0)
 X = _rng.normal(size=(N, D)) + np.array([[0, 0, 0], [4, 1, 0]])[_rng.integers(2, size=N)]
 WEIGHTS = _rng.random(N) * (_rng.random(N) > 0.2)
-MODELS = {
-    kind: GaussianMixture(2, covariance_type=kind, random_state=0, tol=1e9).fit(X)
-    for kind in ("full", "tied", "diag", "spherical")
-}
+MODELS = {kind: GaussianMixture(2, covariance_type=kind, random_state=0, tol=1e9).fit(X) for kind in COVARIANCE_TYPES}
 
 
 def bits(value):
@@ -132,6 +133,30 @@ def test_every_division_of_the_work_gives_the_bits_of_the_plain_engine(problem, 
             assert probe(engine, dataset) == probe(plain, dataset)
     assert bits(found) == bits(expected)
     assert engine.n_passes == 1
+
+
+@given(lazy(X), st.sampled_from([1, 50_000]), st.integers(2, 9), st.sampled_from([1, 40]), st.integers(1, N))
+@quick
+def test_chunks_of_results_are_those_of_the_plain_engine(rows, wave, arity, tasks, chunk_rows):
+    """Their leaves are no powers of two, and write what they compute."""
+    division = {"wave_tasks": wave, "arity": arity, "tasks_per_thread": tasks, "slab_bytes": 40 * D * 8}
+    dataset, _ = as_dataset(resolve(rows))
+    mixture = MODELS["full"]._parameters()
+    kernel = choose_kernel(mixture, Frame.of(X.mean(axis=0), X.std(axis=0)), dataset.dtype, PLAIN)
+    outputs = KernelOutputs.named(kernel, ("labels", "responsibilities"), np.float64)
+    fold = replace(PredictionFold.over(dataset, outputs), chunk_rows=chunk_rows)
+    written = []
+    for tasks in (None, division):
+        targets = [
+            zarr.create_array({}, shape=(N, *columns), dtype=dtype, chunks=(chunk_rows, *columns), fill_value=-1)
+            for columns, dtype in (((), "i8"), ((2,), "f8"))
+        ]
+        writing = replace(fold, writer=RowWriter(tuple(targets)))
+        with tuned(shortest_task=0.0, **(tasks or {})), DaskEngine("threads") if tasks else PlainEngine() as engine:
+            assert engine.run(dataset, writing, "predict") == N
+        written.append([target[:] for target in targets])
+    assert bits(written[0]) == bits(written[1])
+    np.testing.assert_array_equal(written[0][0], MODELS["full"].predict(X))
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -11,9 +11,10 @@ import distributed
 import numpy as np
 import pytest
 import zarr
+from dask.task_spec import DataNode
 
 from daskgmm import GaussianMixture, open_zarr, write_predictions
-from daskgmm.data import output, row_arrays
+from daskgmm.data import row_arrays
 from daskgmm.data.inputs import as_dataset
 from daskgmm.data.row_arrays import RowWriter, result_rows
 from daskgmm.data.stored_rows import StoredRows, StoreSource
@@ -168,11 +169,10 @@ def client():
         ("threads", "many small chunks"),
     ],
 )
-def test_several_lazy_results_read_a_store_once(model, rows, tmp_path, reads, request, monkeypatch, how, scheduler):
+def test_several_lazy_results_read_a_store_once(model, rows, tmp_path, reads, request, tune, how, scheduler):
     path = tmp_path / "x.zarr"
     if how == "many small chunks":
-        monkeypatch.setattr(output, "_MANY_CHUNKS", 5)
-        monkeypatch.setattr(output, "_BLOCK_BYTES", 1 << 20)
+        tune(many_chunks=5, joined_bytes=1 << 20)
     zarr.create_array(path, data=rows, chunks=(10_000, 2))
     array = zarr.open_array(path, mode="r")
     data = path if how == "path" else array
@@ -204,6 +204,44 @@ def test_results_of_a_store_that_was_rewritten_are_new(model, rows, tmp_path, cl
     np.testing.assert_allclose(client.compute(kept[2], sync=True), model.score_samples(rows), rtol=1e-12)
     assert {result.name for result in before}.isdisjoint(result.name for result in after)
     assert "run_spec" not in caplog.text
+
+
+def test_results_of_an_archive_that_was_replaced_are_new(model, rows, tmp_path):
+    """An archive stays open, also behind fsspec."""
+    for name, data in (("x", rows), ("y", rows + 1)):
+        with zarr.storage.ZipStore(tmp_path / f"{name}.zip", mode="w") as store:
+            zarr.create_array(store, data=data, chunks=(10_000, 2))
+    address = f"zip://::file://{tmp_path}/x.zip"
+    before = model.score_samples(address)
+    np.testing.assert_allclose(before, model.score_samples(rows), rtol=1e-12)
+    os.replace(tmp_path / "y.zip", tmp_path / "x.zip")
+    np.testing.assert_allclose(model.score_samples(address), model.score_samples(rows + 1), rtol=1e-12)
+
+
+class CacheOfEverything(dask.callbacks.Callback):
+    """Intermediate values by their keys, as `dask.cache` keeps them."""
+
+    def __init__(self):
+        self.values = {}
+
+    def _start(self, graph):
+        graph.update({key: DataNode(key, self.values[key]) for key in self.values.keys() & graph.keys()})
+
+    def _posttask(self, key, value, *_):
+        self.values[key] = value
+
+
+CacheOfEverything.__module__ = "dask.cache"
+
+
+def test_a_cache_of_dask_does_not_answer_with_old_rows(model, rows, tmp_path):
+    store = zarr.create_array(tmp_path / "x.zarr", data=rows, chunks=(10_000, 2))
+    with CacheOfEverything():
+        before = lazy_results(model, tmp_path / "x.zarr")
+        dask.compute(*before)
+        store[...] = rows + 1
+        density = dask.compute(*lazy_results(model, tmp_path / "x.zarr"))[2]
+    np.testing.assert_allclose(density, model.score_samples(rows + 1), rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["memory", "archive"])

@@ -42,5 +42,9 @@ def _missing_files() -> Iterator[str]:
         value = dask.config.get(f"{_SETTINGS}.{name}", None)
         if value is None and name == "client.key":
             continue  # the file of the certificate may hold the key
-        if not isinstance(value, str) or not ("\n" in value or os.path.isfile(value)):  # or the certificate itself
+        if isinstance(value, str) and "\n" in value:
+            continue  # the certificate itself
+        if not isinstance(value, str) or not os.path.isfile(value):
             yield f"{_SETTINGS}.{name} is {value!r:.200}, which is no file."
+        elif not os.access(value, os.R_OK):
+            yield f"{_SETTINGS}.{name} is {value!r:.200}, which this process may not read."

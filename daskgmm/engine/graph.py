@@ -167,7 +167,7 @@ def build_graph(
 
 
 def rows_of(key: Any, wave: Wave, label: str, arity: int) -> tuple[int, int] | None:
-    """Return the first row of a batch or a merge of batches of `build_graph`, and the row after the last.
+    """Return the first row of a batch, a merge of batches or the root of `build_graph`, and the row after the last.
 
     None for any other task.
     """
@@ -176,6 +176,8 @@ def rows_of(key: Any, wave: Wave, label: str, arity: int) -> tuple[int, int] | N
             span = 1
         case (str(name), int(number)) if name.startswith("gmm-reduce-"):
             span = arity ** (int(name.rpartition("-")[2]) + 1)
+        case str(name) if name.startswith("gmm-total-"):
+            number, span = 0, wave.n_batches
         case _:
             return None
     first, last = number * span, min((number + 1) * span, wave.n_batches)

@@ -25,6 +25,7 @@ from .events import BatchFinished, Listener
 from .fold import CostedFold, Costs
 from .graph import Context, Graph, Wave, build_graph, join, plan_batches, plan_waves, rows_of
 from .interface import Engine, RowCounter
+from .malloc import reusing_memory
 from .memory import PassPlan, check_memory, plan_pass
 from .plain import fold_rows
 from .probe import Probe
@@ -122,7 +123,8 @@ class DaskEngine(Engine):
             self._check(plan_pass(dataset, fold, edges, self.tuning))
         with self.announced(label, dataset.n_rows, len(edges) - 1) as on_rows:
             if self._is_one_task(dataset, edges):
-                value, checksum = fold_rows(dataset, fold, self.tuning, on_rows)
+                with reusing_memory():  # the pass may itself run inside a task
+                    value, checksum = fold_rows(dataset, fold, self.tuning, on_rows)
             else:
                 value, checksum = self._run_tasks(dataset, fold, edges, label, on_rows)
         dataset.check_unchanged(checksum)

@@ -158,3 +158,22 @@ def test_bad_shapes(file, path):
             fit(other["nothing"])
         with pytest.raises(UnsupportedDataError, match="X has dtype"):
             fit(other["text"])
+
+
+def test_a_lazy_result_reads_its_own_dataset(path):
+    """Also while a result of another dataset, or of an earlier state of the same one, is kept."""
+    model = fit(X)
+    long_name = "x" * 300
+    with h5py.File(path, "r+") as file:
+        file.create_dataset(long_name + "1", data=X)
+        file.create_dataset(long_name + "2", data=X[:100] + 3)
+        growing = file.create_dataset("growing", data=X[:300], maxshape=(None, D), chunks=(ROWS, D))
+        kept = [model.score_samples(file[long_name + "1"]), model.score_samples(growing)]
+        np.testing.assert_allclose(model.score_samples(file[long_name + "2"]), model.score_samples(X[:100] + 3))
+        growing.resize(N, axis=0)
+        growing[300:] = X[300:]
+        np.testing.assert_allclose(model.score_samples(file["growing"]), model.score_samples(X))
+        del file["growing"]
+        file["growing"] = X + 1
+        np.testing.assert_allclose(model.score_samples(file["growing"]), model.score_samples(X + 1))
+        np.testing.assert_allclose(kept[0], model.score_samples(X))
