@@ -23,9 +23,10 @@ from machine import describe_machine, print_machine
 from sklearn.mixture import GaussianMixture as Reference
 
 from daskgmm import GaussianMixture
+from daskgmm.names import COVARIANCE_TYPES
 
 Array = np.ndarray[Any, np.dtype[Any]]
-STRUCTURES = ("full", "tied", "diag", "spherical")
+STRUCTURES = COVARIANCE_TYPES[:4]  # those that scikit-learn has, too
 METHODS = ("predict", "predict_proba", "score_samples", "score")
 ATTRIBUTES = ("weights_", "means_", "covariances_", "precisions_cholesky_")
 

@@ -7,6 +7,7 @@ import pytest
 
 from daskgmm.core.acceleration import Accelerator, AcceleratorState
 from daskgmm.core.estimation import Estimation
+from daskgmm.criteria import CRITERIA, Criterion
 from daskgmm.errors import IllDefinedCovarianceError
 from daskgmm.fitting.em import (
     RESEEDINGS,
@@ -21,7 +22,10 @@ from daskgmm.fitting.em import (
     run_em,
 )
 from daskgmm.fitting.estep_pass import EStepResult
+from daskgmm.fitting.fit_state import FitState, Snapshot
+from daskgmm.fitting.folds import Score
 from daskgmm.fitting.history import PassRecord
+from daskgmm.fitting.pruning import information_criteria
 
 
 @dataclass(frozen=True)
@@ -316,3 +320,23 @@ def test_records_that_cannot_be():
     for n_iter, components in ((-1, (0,)), (1, ()), (1, (-1,))):
         with pytest.raises(ValueError, match="reseeding of the components"):
             Reseeding(n_iter, components, collapsed=False)
+
+
+def test_a_fit_that_cannot_go_on_says_which_components_collapsed():
+    lost = replace(EMSettings(1e-3, 10).begin(4.0), collapsed=(0,))
+    Snapshot(1, {}, (FitState(1, {0: lost}, collapsed=(0,)),))
+    with pytest.raises(ValueError, match="neither a start that can go on nor a collapse"):
+        Snapshot(1, {}, (FitState(1, {0: lost}),))
+
+
+@pytest.mark.parametrize("rounding", [-1.0, np.inf, np.nan])
+def test_a_rounding_error_is_a_finite_number(rounding):
+    with pytest.raises(ValueError, match="rounding is"):
+        replace(EMSettings(1e-3, 10).begin(4.0), rounding=rounding)
+
+
+def test_criteria_that_need_the_entropy_are_left_out_without_it(monkeypatch):
+    clipped = Criterion("clipped", lambda log_likelihood, n_free, n_rows, entropy: max(0.0, entropy), uses_entropy=True)
+    monkeypatch.setitem(CRITERIA, "clipped", clipped)
+    assert set(information_criteria(Score(-5.0, 10.0, 10), 3)) == {"bic", "aic"}
+    assert information_criteria(Score(-5.0, 10.0, 10, 2.0), 3)["clipped"] == 2.0

@@ -34,6 +34,7 @@ from daskgmm.errors import (
     OutputExistsError,
     StoreNotFoundError,
 )
+from daskgmm.estimators import loading, model_kinds
 from daskgmm.estimators.model_record import model_record
 from daskgmm.fitting.origin import ArrayOrigin
 from daskgmm.inspection import store_record
@@ -781,3 +782,18 @@ def test_credentials_stay_out_of_messages():
     with pytest.raises((ModelFormatError, StoreNotFoundError, ValueError)) as caught:
         daskgmm.load("memory://user:secret@nowhere/model.zarr?token=secret")
     assert "secret" not in str(caught.value)
+
+
+def test_a_class_that_is_declared_as_storable_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_kinds, "STORABLE", dict(model_kinds.STORABLE))
+    monkeypatch.setattr(loading, "STORABLE", model_kinds.STORABLE)
+
+    @model_kinds.storable("weights_init", "means_init", "precisions_init")
+    class Mine(GaussianMixture):
+        pass
+
+    rows = np.random.default_rng(0).normal(size=(100, 2))
+    Mine(2, random_state=0).fit(rows).save(tmp_path / "m.zarr")
+    again = daskgmm.load(tmp_path / "m.zarr")
+    assert type(again) is Mine
+    assert len(again.predict(rows)) == 100

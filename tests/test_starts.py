@@ -1,6 +1,8 @@
 """Starts: they share every reading of the data, and may run on samples in memory before."""
 
+import gc
 import itertools
+import weakref
 
 import dask.array as da
 import numpy as np
@@ -11,12 +13,13 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, select
+from daskgmm.core.maximum_likelihood import MaximumLikelihood
 from daskgmm.core.statistics import Frame
 from daskgmm.data.inputs import as_dataset
 from daskgmm.engine import tree
 from daskgmm.engine.combined_fold import CombinedFold, SharedCosts
 from daskgmm.engine.run import DaskEngine
-from daskgmm.errors import DataChangedError, InitializationWarning, InvalidWeightsError
+from daskgmm.errors import DataChangedError, IllDefinedCovarianceError, InitializationWarning, InvalidWeightsError
 from daskgmm.events import PassStarted, SampleFitted, SampleStepped, StartBegun, StartFinished
 from daskgmm.fitting import sampling
 from daskgmm.fitting.estep_pass import EStepPass, EStepRequest
@@ -416,3 +419,37 @@ def test_leaves_of_folds_are_powers_of_two_of_each_other():
     for n_features in (1, 3, 64, 1000):
         for value_bytes in (0, 1 << 20, 1 << 24, 1 << 30):
             assert tree.leaf_rows(n_features, value_bytes).bit_count() == 1
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+def test_a_start_that_collapsed_keeps_no_data(lost, monkeypatch):
+    """The error of a start has a traceback, and its frames have the data."""
+    begin, calls = MaximumLikelihood.begin, itertools.count()
+
+    def collapse(self, draw):
+        if next(calls) < lost:
+            raise IllDefinedCovarianceError((0,))
+        return begin(self, draw)
+
+    class Same:
+        def __call__(self, block):
+            return block
+
+    monkeypatch.setattr(MaximumLikelihood, "begin", collapse)
+    same = Same()
+    alive = weakref.ref(same)
+    rows = da.from_array(X, chunks=(1000, D)).map_blocks(same, dtype=X.dtype, meta=X[:0])
+    fitted = GaussianMixture(2, random_state=0, init_size=1000, n_init=3, scheduler="synchronous")
+    gc.collect()
+    gc.disable()
+    try:
+        if lost == 3:
+            with pytest.raises(IllDefinedCovarianceError), pytest.warns(InitializationWarning, match="was dropped"):
+                fitted.fit(rows)
+        else:
+            with pytest.warns(InitializationWarning, match="was dropped"):
+                fitted.fit(rows)
+        del rows, same
+        assert alive() is None
+    finally:
+        gc.enable()

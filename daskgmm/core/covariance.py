@@ -18,7 +18,7 @@ is imported on the first look-up of that name. Estimators, model files and the t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from ..names import DIAG, FULL, SPHERICAL, TIED, TIED_DIAG, TIED_SPHERICAL
 from .matrices import Diagonal, General, Scalar
@@ -51,7 +51,7 @@ class Structures(Mapping[str, CovarianceStructure]):
     def __getitem__(self, name: str) -> CovarianceStructure:
         if name not in self._by_name:
             for point in entry_points(group=ENTRY_POINTS, name=name):
-                self.register(point.load())
+                self.register(_loaded(point))
         return self._by_name[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -59,6 +59,20 @@ class Structures(Mapping[str, CovarianceStructure]):
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+
+def _loaded(point: EntryPoint) -> CovarianceStructure:
+    """Import the structure of an entry point; ValueError for an import that fails, or another object."""
+    place = f"the entry point {point.name} = {point.value} in the group {ENTRY_POINTS}"
+    try:
+        loaded = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{place} cannot be imported ({error}): mend or remove the package that declares it"
+        ) from error
+    if not isinstance(loaded, CovarianceStructure) or loaded.name != point.name:
+        raise ValueError(f"{place} is {loaded!r:.80}; expected a CovarianceStructure with the name {point.name!r}")
+    return loaded
 
 
 STRUCTURES = Structures(

@@ -64,7 +64,7 @@ class Kernel(ABC):
 
     plan: BlockPlan
 
-    has_common_second: bool = False
+    has_common_moments: bool = False
     """The second moments do not depend on the parameters: one pass computes them for all E-steps in this arithmetic."""
 
     def __init__(self, parameters: MixtureParameters, frame: Frame, backend: ElementwiseBackend = PLAIN) -> None:

@@ -163,7 +163,10 @@ def choose_kernel(
         Fields of a `KernelRequest`.
     """
     request = KernelRequest(parameters, frame, dtype, backend, common_known, coarsest, rows)
-    return next(candidate for candidate in CANDIDATES if candidate.serves(request)).make(request)
+    if (chosen := next((candidate for candidate in CANDIDATES if candidate.serves(request)), None)) is None:
+        kinds = sorted({candidate.rows for candidate in CANDIDATES})
+        raise ValueError(f"rows={rows!r}: no kernel serves these rows; expected one of {kinds}")
+    return chosen.make(request)
 
 
 def finer(arithmetic: str) -> str:

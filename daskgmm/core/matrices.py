@@ -123,6 +123,8 @@ class General(CovarianceStructure):
         return unpack(moments, n_features)
 
     def precision_times(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        if len(precisions_cholesky) == 1:  # products of matrices, which einsum does not make
+            return np.asarray(vectors @ precisions_cholesky[0] @ precisions_cholesky[0].T)
         whitened = np.einsum("...ij,...i->...j", precisions_cholesky, vectors)
         return np.einsum("...ij,...j->...i", precisions_cholesky, whitened)
 
@@ -136,6 +138,8 @@ class General(CovarianceStructure):
         return residuals @ precisions_cholesky
 
     def whiten(self, precisions_cholesky: Array, vectors: Array) -> Array:
+        if len(precisions_cholesky) == 1:
+            return np.asarray(vectors @ precisions_cholesky[0])
         return np.asarray(np.einsum("...ij,...i->...j", precisions_cholesky, vectors))
 
     def unwhiten(self, precisions_cholesky: Array, vectors: Array) -> Array:

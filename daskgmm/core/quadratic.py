@@ -41,7 +41,7 @@ class QuadraticKernel(Kernel):
         super().__init__(parameters, frame, backend)
         self.common_known = common_known
         """The second moments of all rows have been computed, and `complete` adds them."""
-        self.has_common_second = parameters.structure.shared
+        self.has_common_moments = parameters.structure.shared
         self.arithmetic = np.dtype(dtype).name
         self.dtype = np.dtype(dtype)
         self.reference = self.frame.center
@@ -125,7 +125,7 @@ class QuadraticKernel(Kernel):
         log_likelihood = weighted_sum(log_density, weights)
         # Σ r log r = Σ r (θ · T − log p) = <Θ, sums> − log-likelihood: no pass over the responsibilities.
         entropy = log_likelihood - float(np.vdot(self.natural, sums))
-        second_moments = self._common_second(rows, weights, work) if structure.shared else sums[:, : self.n_quadratic]
+        second_moments = self._common_moments(rows, weights, work) if structure.shared else sums[:, : self.n_quadratic]
         common_quadratic = 0.0 if self.common_known else structure.common_quadratic(self.cholesky, second_moments)
         return SufficientStatistics(
             self.reference,
@@ -139,7 +139,7 @@ class QuadraticKernel(Kernel):
             weight_sum=total_weight(weights, len(rows)),
         )
 
-    def _common_second(self, rows: Array, weights: Array | None, work: Scratch) -> Array:
+    def _common_moments(self, rows: Array, weights: Array | None, work: Scratch) -> Array:
         """Second moments of all rows, which no feature carries; zero if they are known."""
         total = self.zero().second_moments
         if self.common_known:

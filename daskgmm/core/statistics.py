@@ -63,7 +63,7 @@ class SufficientStatistics:
     """Weighted sums s_k about the reference, shape (K, D)."""
 
     second_moments: Array
-    """Weighted outer products S_k about the reference, in the shape of the structure's `second_shape`."""
+    """Weighted outer products S_k about the reference, in the shape of the structure's `moments_shape`."""
 
     log_likelihood: float
     """Σ w log p(x)."""
@@ -88,7 +88,7 @@ class SufficientStatistics:
             scale,
             np.zeros(n_components),
             np.zeros((n_components, n_features)),
-            np.zeros(structure.second_shape(n_components, n_features)),
+            np.zeros(structure.moments_shape(n_components, n_features)),
             0.0,
             0.0,
             0,

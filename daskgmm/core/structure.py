@@ -57,7 +57,7 @@ class CovarianceStructure(ABC):
         return self.n_matrices(n_components), *self.matrix_shape(n_features)
 
     @final
-    def second_shape(self, n_components: int, n_features: int) -> tuple[int, int]:
+    def moments_shape(self, n_components: int, n_features: int) -> tuple[int, int]:
         """Shape of the second moments in the sufficient statistics, (L, P)."""
         return self.n_matrices(n_components), self.n_moments(n_features)
 
@@ -206,7 +206,7 @@ class CovarianceStructure(ABC):
         Parameters
         ----------
         second_moments : array
-            Second moments about the reference, `second_shape`.
+            Second moments about the reference, `moments_shape`.
         soft_counts : array of shape (K,)
         offsets : array of shape (K, D)
             New means minus the reference.
@@ -227,7 +227,7 @@ class CovarianceStructure(ABC):
         return self.from_moments(moments, vectors.shape[1])
 
     @final
-    def divide_second(self, second_moments: Array, n_components: int) -> Array:
+    def divide_moments(self, second_moments: Array, n_components: int) -> Array:
         """Divide the second moments of one component among ``n_components`` equal components."""
         return second_moments if self.shared else np.repeat(second_moments / n_components, n_components, axis=0)
 

@@ -75,7 +75,7 @@ class GivenPriors:
         mean : array of shape (D,)
         second_moments : array or None
             Second moments about the mean of one component that holds all rows, in the shape of the structure's
-            `second_shape`; not needed if the covariance is given.
+            `moments_shape`; not needed if the covariance is given.
         weight_sum : float
             Number of rows, where a weight of 2 counts as two rows: the covariance's denominator is the sum less one.
 

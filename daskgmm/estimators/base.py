@@ -406,12 +406,12 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
     def _kernel(self, data: Any) -> Kernel:
         """Make the kernel for one pass over data in the range of the mixture."""
         prepared = self._prepared()
-        return prepared.new_kernel(np.dtype(data.dtype), _loops(prepared, data))
+        return prepared.new_kernel(np.dtype(data.dtype), _backend(prepared, data))
 
     @staticmethod
     def _kept_kernel(prepared: Prepared[State], data: Any) -> Kernel:
         """Return the kernel for data in the range of the mixture, cached for the next call."""
-        return prepared.kernel(np.dtype(data.dtype), _loops(prepared, data))
+        return prepared.kernel(np.dtype(data.dtype), _backend(prepared, data))
 
     def _accept_new(self, X: Any) -> tuple[Input, Prepared[State]]:
         """Accept new data for a fitted model; return the data and the prepared model."""
@@ -477,6 +477,6 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         return accepted.wrap(result, function.outputs[0])
 
 
-def _loops(prepared: Prepared[Any], data: Any) -> ElementwiseBackend:
+def _backend(prepared: Prepared[Any], data: Any) -> ElementwiseBackend:
     n_rows = data.shape[0] if data.shape[0] == data.shape[0] else np.inf  # unknown lengths of dask arrays are NaN
     return choose_backend(n_rows * prepared.parameters.n_components, compiled=compiled())

@@ -13,13 +13,9 @@ from ..persistence.layout import StoredModel
 from ..persistence.reading import read_model
 from ..persistence.stored_group import damage_errors
 from .base import BaseMixture
-from .bayesian_mixture import BayesianGaussianMixture
-from .gaussian_mixture import GaussianMixture
+from .bayesian_mixture import BayesianGaussianMixture as _  # noqa: F401  # is declared as storable there
+from .gaussian_mixture import GaussianMixture as __  # noqa: F401
 from .model_kinds import STORABLE, new_model
-
-_CLASSES: dict[str, type[BaseMixture[Any]]] = {
-    kind.__name__: kind for kind in (GaussianMixture, BayesianGaussianMixture)
-}
 
 
 @short_errors
@@ -45,12 +41,13 @@ def load(path: str | os.PathLike[str]) -> BaseMixture[Any]:
         If the file is no model, is damaged, or was written in a newer format. The message names file and field.
     """
     with damage_errors(os.fspath(path), ModelFormatError):
-        return _model(read_model(path, [STORABLE[name].kind for name in _CLASSES]))
+        return _model(read_model(path, [known.kind for known in STORABLE.values()]))
 
 
 def _model(stored: StoredModel) -> BaseMixture[Any]:
     """Make the estimator, and set its fitted attributes."""
-    model = new_model(_CLASSES[stored.estimator], {**stored.parameters, **stored.given})
+    estimator: type[BaseMixture[Any]] = STORABLE[stored.estimator].estimator
+    model = new_model(estimator, {**stored.parameters, **stored.given})
     model._store_state(stored.state, stored.dtype)
     facts = {f"{name}_": value for name, value in stored.facts.items()}
     vars(model).update(facts, environment_=dict(stored.environment), n_features_in_=stored.state.means.shape[1])

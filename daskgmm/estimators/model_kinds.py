@@ -73,8 +73,8 @@ def kind_of(model: MixtureModel[Any]) -> ModelKind:
     name = type(model).__name__
     known = STORABLE.get(name)
     if known is None or known.estimator is not type(model):
+        expected = ", ".join(sorted(STORABLE, reverse=True))
         raise TypeError(
-            f"model is a {name}; expected one of GaussianMixture, BayesianGaussianMixture: a file could not bring back "
-            "a class of your own"
+            f"model is a {name}; expected one of {expected}: a file could not bring back a class of your own"
         )
     return known.kind

@@ -106,8 +106,8 @@ class EMStart(Generic[State]):
     def __post_init__(self) -> None:
         if not sum(self.lower_bounds) < np.inf:
             raise ValueError("lower_bounds contains NaN or infinity")
-        if self.rounding < 0:
-            raise ValueError(f"rounding is {self.rounding}; expected no negative number")
+        if not 0 <= self.rounding < np.inf:
+            raise ValueError(f"rounding is {self.rounding}; expected a finite number, not negative")
         if self.n_iter < 0:
             raise ValueError(f"n_iter is {self.n_iter}; expected no negative number")
         if self.collapsed and min(self.collapsed) < 0:

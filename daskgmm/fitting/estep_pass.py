@@ -146,7 +146,7 @@ class EStepPass:
 
     def _complete(self, kernel: Kernel, statistics: SufficientStatistics) -> SufficientStatistics:
         """Add the second moments that do not depend on the parameters; only the first pass computes them."""
-        if not (isinstance(kernel, QuadraticKernel) and kernel.has_common_second):
+        if not (isinstance(kernel, QuadraticKernel) and kernel.has_common_moments):
             return statistics
         key = kernel.parameters.structure.name, kernel.arithmetic
         if kernel.common_known:

@@ -159,8 +159,9 @@ class Snapshot:
     def __post_init__(self) -> None:
         if self.n_passes < 0:
             raise ValueError(f"n_passes is {self.n_passes}; expected no negative number")
-        if not all(fit.starts or fit.collapsed is not None for fit in self.fits):
-            raise ValueError("a fit with neither a start nor a collapse")
+        for fit in self.fits:
+            if fit.collapsed is None and all(start.collapsed is not None for start in fit.starts.values()):
+                raise ValueError("a fit with neither a start that can go on nor a collapse")
 
 
 class EarlyStop(Protocol):

@@ -45,7 +45,7 @@ class Cost:
         backend: ElementwiseBackend,
     ) -> Cost:
         """Cost of a kernel with the given blocks and backend."""
-        second_moments = math.prod(structure.second_shape(n_components, n_features))
+        second_moments = math.prod(structure.moments_shape(n_components, n_features))
         value_bytes = 8 * (n_components * (1 + n_features) + second_moments)
         rows = leaf_rows(n_features, value_bytes)
         # Two products with K × P coefficients, and K exponentials.

@@ -164,7 +164,7 @@ def _around_seeds(how: Initialization, sample: Sample, seeds: Array) -> Sufficie
         reference=means,
         soft_counts=np.repeat(within.soft_counts / how.n_components, how.n_components),
         first=np.zeros_like(means),
-        second_moments=how.structure.divide_second(within.second_moments, how.n_components),
+        second_moments=how.structure.divide_moments(within.second_moments, how.n_components),
     )
 
 

@@ -12,8 +12,8 @@ from .folds import Score
 
 def information_criteria(score: Score, n_free: int) -> dict[str, float]:
     """Compute all information criteria that the score determines; some of them need its entropy."""
-    values = {name: _value(criterion, score, n_free) for name, criterion in CRITERIA.items()}
-    return {name: value for name, value in values.items() if not math.isnan(value)}
+    known = not math.isnan(score.entropy)
+    return {name: _value(each, score, n_free) for name, each in CRITERIA.items() if known or not each.uses_entropy}
 
 
 def _value(criterion: Criterion, score: Score, n_free: int) -> float:

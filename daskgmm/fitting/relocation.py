@@ -68,7 +68,7 @@ class _Strata:
     """Sample of the data in two strata: first all rows with the lowest log-densities, then a sample of the others."""
 
     sample: Sample
-    n_worst: int
+    n_low_density: int
     """Number of rows in the first stratum."""
 
     @property
@@ -83,7 +83,7 @@ class _Strata:
 
     def standard_error(self, values: Array) -> float:
         """Standard error of `mean`; the first stratum is complete and adds no error."""
-        weights, values = self.weights[self.n_worst :], values[self.n_worst :]
+        weights, values = self.weights[self.n_low_density :], values[self.n_low_density :]
         deviations = weights * (values - weights @ values / weights.sum())
         return float(math.sqrt(deviations @ deviations) / self.weights.sum())
 
@@ -184,8 +184,8 @@ class Relocation(Generic[State]):
             self._kernel(self.estimation.parameters(s), strata.sample).log_density(rows) for s in (state, before)
         )
         gain = after - earlier
-        of_worst = strata.mean(np.where(np.arange(len(rows)) < strata.n_worst, gain, 0.0))
-        return min(strata.mean(gain), of_worst) > max(self.tol, _STANDARD_ERRORS * strata.standard_error(gain))
+        low_density_gain = strata.mean(np.where(np.arange(len(rows)) < strata.n_low_density, gain, 0.0))
+        return min(strata.mean(gain), low_density_gain) > max(self.tol, _STANDARD_ERRORS * strata.standard_error(gain))
 
     def _kernel(self, parameters: MixtureParameters, sample: Sample) -> Kernel:
         return choose_kernel(parameters, sample.frame, sample.rows.dtype, self.backend(parameters.n_components))
@@ -194,12 +194,12 @@ class Relocation(Generic[State]):
         """Responsibilities of the best additional component for all rows, (n,); None if it gains less than ``tol``."""
         density = kernel.log_density(strata.sample.rows)
         candidates: list[tuple[float, Array]] = []
-        taken = np.zeros(strata.n_worst, bool)
+        taken = np.zeros(strata.n_low_density, bool)
         seeds = _seeds(strata, density)
         while len(candidates) < _CANDIDATES and (members := seeds(taken)) is not None:
             taken[members] = True
             gain, responsibilities = self._one_more(strata, kernel.parameters, density, members)
-            taken |= responsibilities[: strata.n_worst] > 0.5
+            taken |= responsibilities[: strata.n_low_density] > 0.5
             candidates.append((gain, responsibilities))
         gain, responsibilities = max(candidates, key=lambda cluster: cluster[0], default=(0.0, np.empty(0)))
         return responsibilities if gain > self.tol else None
@@ -309,7 +309,7 @@ def _n_effective(weights: Array) -> float:
 
 def _seeds(strata: _Strata, density: Array) -> Callable[[Array], Array | None]:
     """Make a search, among the rows not yet taken, for the neighbours with the largest excess over the density."""
-    rows, frame = strata.sample.rows[: strata.n_worst], strata.sample.frame
+    rows, frame = strata.sample.rows[: strata.n_low_density], strata.sample.frame
     n_neighbours = 2 * _fewest(rows.shape[1])
     if len(rows) <= n_neighbours:
         return lambda _: None
@@ -317,7 +317,7 @@ def _seeds(strata: _Strata, density: Array) -> Callable[[Array], Array | None]:
     distances, neighbours = NearestNeighbors(n_neighbors=n_neighbours).fit(scaled).kneighbors(scaled)
     # Equal rows have distance zero. The volume of a ball grows with the D-th power of its radius.
     radius = np.maximum(distances[:, -1], np.finfo(np.float32).eps)
-    excess = -rows.shape[1] * np.log(radius) - density[: strata.n_worst]
+    excess = -rows.shape[1] * np.log(radius) - density[: strata.n_low_density]
 
     def densest(taken: Array) -> Array | None:
         if taken.all():

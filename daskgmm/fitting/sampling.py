@@ -92,7 +92,8 @@ def fit_on_samples(
     failures: list[IllDefinedCovarianceError] = []
 
     def drop(number: int, error: IllDefinedCovarianceError) -> None:
-        failures.append(error)
+        # Without the traceback: its frames would keep the data alive until Python's garbage collector runs.
+        failures.append(IllDefinedCovarianceError(error.components))
         dropped(number, error)
 
     runner = _Runner(engine, settings, estimation, n_starts, drop, label)
@@ -168,7 +169,7 @@ _Starts = dict[int, _SampleStart[State]]
 def _best(starts: _Starts[State], failures: Sequence[IllDefinedCovarianceError]) -> _Starts[State]:
     """Keep the start with the largest bound; raise the last failure if no start is left."""
     if not starts:
-        raise failures[-1]
+        raise IllDefinedCovarianceError(failures[-1].components)
     best = max(starts, key=lambda number: starts[number].lower_bound)
     return {best: starts[best]}
 

@@ -99,7 +99,7 @@ class Survey:
         arrays = {each: getattr(self, each) for each in _ARRAYS}
         if self.scatter is not None:
             arrays["scatter/second_moments"] = self.scatter.second_moments
-            if self.scatter.second_moments.shape != (shape := self.scatter.structure.second_shape(1, n_features)):
+            if self.scatter.second_moments.shape != (shape := self.scatter.structure.moments_shape(1, n_features)):
                 raise ValueError(
                     f"{name}/scatter/second_moments has shape {self.scatter.second_moments.shape}; expected {shape}"
                 )
@@ -145,12 +145,12 @@ class Scatter:
 
     structure: CovarianceStructure
     second_moments: Array
-    """Array of shape ``structure.second_shape(1, D)``."""
+    """Array of shape ``structure.moments_shape(1, D)``."""
 
     @classmethod
     def of(cls, structure: CovarianceStructure, offsets: Array, weights: Array) -> Scatter:
         """Compute the second moments of offsets from the mean, (n, D), with weights, (n,)."""
-        second_moments = np.zeros(structure.second_shape(1, offsets.shape[1]))
+        second_moments = np.zeros(structure.moments_shape(1, offsets.shape[1]))
         residual = np.ascontiguousarray(offsets.T)
         structure.add_scatter(second_moments, 0, residual, weights, np.empty_like(residual))
         return cls(structure, second_moments)
@@ -158,7 +158,7 @@ class Scatter:
 
 def scatter_bytes(structure: CovarianceStructure, n_features: int) -> int:
     """Size of a `Scatter`."""
-    return 8 * math.prod(structure.second_shape(1, n_features))
+    return 8 * math.prod(structure.moments_shape(1, n_features))
 
 
 def _join(one: Scatter | None, other: Scatter | None, difference: Array, weight: float) -> Scatter | None:

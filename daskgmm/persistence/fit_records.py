@@ -167,7 +167,10 @@ def restore_snapshot(
     """
     snapshot: Snapshot = restore(made, dict(written), arrays)
     for number, ((structure, _), moments) in enumerate(snapshot.common.items()):
-        expected = STRUCTURES[structure].second_shape(1, kinds[0].n_features)  # moments that depend on K are not stored
+        if structure not in STRUCTURES:
+            raise ValueError(f"common/{number} is of {structure!r:.40}; expected a covariance structure")
+        # Moments that depend on K are not stored.
+        expected = STRUCTURES[structure].moments_shape(1, kinds[0].n_features)
         if moments.shape != expected:
             raise ValueError(f"common/{number} has shape {moments.shape}; expected {expected}")
         if moments.dtype.kind != "f" or not np.isfinite(moments).all():

@@ -62,9 +62,9 @@ def test_shapes(mixture):
         "tied-diag": ((1, d), (d,), (1, d)),
         "tied-spherical": ((1,), (1,), (1, 1)),
     }
-    assert (shape, s.attribute_shape(K, d), s.second_shape(K, d)) == expected[s.name]
+    assert (shape, s.attribute_shape(K, d), s.moments_shape(K, d)) == expected[s.name]
     # A structure has as many free parameters as second moments.
-    assert s.n_covariance_parameters(K, d) == np.prod(s.second_shape(K, d))
+    assert s.n_covariance_parameters(K, d) == np.prod(s.moments_shape(K, d))
 
 
 def test_attributes_and_matrices_are_each_others_inverse(mixture):
@@ -139,11 +139,11 @@ def test_ridge_adds_to_variances_in_place(mixture, matrices):
 
 def test_divided_moments_are_those_of_equal_components(structure):
     rows = np.random.default_rng(0).normal(size=(3, 20))  # features × rows
-    second = np.zeros(structure.second_shape(1, 3))
+    second = np.zeros(structure.moments_shape(1, 3))
     structure.add_scatter(second, 0, rows, np.ones(20), np.empty_like(rows))
     one = structure.central_covariances(second, np.array([20.0]), np.zeros((1, 3)))
-    divided = structure.divide_second(second, 4)
-    assert divided.shape == structure.second_shape(4, 3)
+    divided = structure.divide_moments(second, 4)
+    assert divided.shape == structure.moments_shape(4, 3)
     several = structure.central_covariances(divided, np.full(4, 5.0), np.zeros((4, 3)))
     np.testing.assert_allclose(several, np.broadcast_to(one, structure.covariance_shape(4, 3)), rtol=1e-14)
 
@@ -222,7 +222,7 @@ def test_common_quadratic_is_the_sum_over_rows(mixture, weighted):
     rows, second = s.common_row_quadratic(factors, z), s.block_moments(z, weights)
     assert s.shared == (rows is not None) == (s.n_quadratic(mixture.n_features) == 0)
     if rows is None:
-        assert s.common_quadratic(factors, np.zeros(s.second_shape(K, mixture.n_features))) == 0
+        assert s.common_quadratic(factors, np.zeros(s.moments_shape(K, mixture.n_features))) == 0
     else:
         total = np.sum(rows if weights is None else rows * weights)
         np.testing.assert_allclose(s.common_quadratic(factors, second), total, rtol=1e-12)
@@ -249,7 +249,7 @@ def test_scatters_give_weighted_covariances(structure, library):
     random = np.random.default_rng(7)
     reference = random.normal(size=(K, d, 1))
     rows, weights = random.normal(size=(d, n)), random.random((K, n))
-    second = np.zeros(structure.second_shape(K, d))
+    second = np.zeros(structure.moments_shape(K, d))
     for k in range(K):
         residual = rows - reference[k]
         for part in (slice(0, 11), slice(11, n)):

@@ -26,7 +26,7 @@ def random_statistics(name, seed, size):
         zero,
         soft_counts=size * random.random(K),
         first=size * random.normal(size=(K, D)),
-        second_moments=size * random.random(structure.second_shape(K, D)),
+        second_moments=size * random.random(structure.moments_shape(K, D)),
         log_likelihood=size * random.normal(),
         entropy=size * random.random(),
         n_rows=int(random.integers(1000)),
@@ -60,7 +60,7 @@ def test_addition_is_associative_and_commutative(a, b, c):
 def test_zero_is_neutral(name):
     structure = STRUCTURES[name]
     zero, a = SufficientStatistics.zero(structure, np.zeros(D), np.ones(D), K), random_statistics(name, 1, 1.0)
-    assert zero.second_moments.shape == structure.second_shape(K, D)
+    assert zero.second_moments.shape == structure.moments_shape(K, D)
     assert_equal(zero + a, a)
     assert_equal(a + zero, a)
     assert_equal(zero + zero, zero)

@@ -376,7 +376,7 @@ def _unit(structure):
 
 def _second(structure, rows):
     residual = np.ascontiguousarray((rows - rows.mean(axis=0)).T)
-    second = np.zeros(structure.second_shape(1, rows.shape[1]))
+    second = np.zeros(structure.moments_shape(1, rows.shape[1]))
     structure.add_scatter(second, 0, residual, np.ones(len(rows)), np.empty_like(residual))
     return second
 

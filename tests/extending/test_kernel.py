@@ -140,3 +140,9 @@ def test_two_components_are_found_through_the_holes(rows):
     np.testing.assert_allclose(found.means, [[0, 0, 0], [5, -5, 5]], atol=0.4)
     np.testing.assert_allclose(np.sqrt(found.covariances), [[1, 2, 3]] * 2, atol=0.3)
     assert (np.diff(bounds) > -1e-12).all()
+
+
+def test_rows_that_no_kernel_serves_are_named():
+    mixture = MixtureParameters.from_covariances(STRUCTURES["diag"], np.ones(1), np.zeros((1, 2)), np.ones((1, 2)))
+    with pytest.raises(ValueError, match=r"rows='noisy'.* expected one of \['complete'"):
+        choose_kernel(mixture, Frame.of(np.zeros(2), np.ones(2)), np.dtype(float), rows="noisy")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import zarr
 
 import daskgmm
 from daskgmm.cli import main
+from daskgmm.core import covariance
 from daskgmm.core.covariance import STRUCTURES
 
 MODULE = '''
@@ -116,3 +118,19 @@ def test_two_structures_of_one_name_are_refused():
     with pytest.raises(ValueError, match="another covariance structure with the name 'full'"):
         STRUCTURES.register(type(STRUCTURES["halves"])("full"))
     STRUCTURES.register(STRUCTURES["halves"])  # the same one is nothing new
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("toy_halves:NOTHING", "cannot be imported"),
+        ("no_such_module:X", "cannot be imported"),
+        ("toy_halves:Halves", "expected a CovarianceStructure with the name 'other'"),
+        ("toy_halves:HALVES", "expected a CovarianceStructure with the name 'other'"),
+    ],
+)
+def test_entry_points_that_are_no_structure_are_named(value, message, monkeypatch):
+    point = EntryPoint("other", value, covariance.ENTRY_POINTS)
+    monkeypatch.setattr(covariance, "entry_points", lambda group, name: [point] if name == "other" else [])
+    with pytest.raises(ValueError, match=f"entry point other = {value} .*{message}"):
+        STRUCTURES["other"]
