@@ -822,7 +822,7 @@ def test_bayesian_in_a_terminal(here, run):
         (["--plot", "nowhere/picture.png"], 1, "There is no directory"),
         (["--plot", "there.png"], 1, "there.png is there already"),
         (["--model", "data.zarr"], 1, "data.zarr"),
-        (["--weight-concentration-prior", "1"], 2, "without --bayesian"),
+        (["--weight-concentration-prior", "1"], 2, "allowed only with --bayesian"),
     ],
 )
 def test_command_lines_that_make_no_sense(here, run, arguments, status, message):
