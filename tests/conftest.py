@@ -10,7 +10,7 @@ from daskgmm.tuning import tuned
 
 # The same few examples in every run, so that a test that fails tells of the change before it, and the same hundred in
 # slow runs. Others are drawn with `pytest --hypothesis-profile=random`.
-settings.register_profile("same", derandomize=True, max_examples=15)
+settings.register_profile("same", derandomize=True, max_examples=10)
 settings.register_profile("slow", derandomize=True, max_examples=100)
 settings.register_profile("random", max_examples=100)
 settings.load_profile("same")

@@ -28,7 +28,7 @@ from daskgmm.events import IterationFinished
 from daskgmm.fitting import em
 from daskgmm.fitting.em import RESEEDINGS
 
-pytestmark = pytest.mark.covering(2)
+pytestmark = pytest.mark.covering
 
 
 def with_an_outlier():

@@ -35,6 +35,7 @@ def test_data_sets_cover_what_a_default_has_to_serve() -> None:
         assert 20 * data.n_components <= data.init_size <= data.n_rows / 2.5
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_the_same_every_time(name: str) -> None:
     data = DATA_SETS[name]
@@ -103,6 +104,7 @@ def test_plain_is_the_fit_that_scikit_learn_makes() -> None:
     assert ours["log_likelihood"] == pytest.approx(theirs["log_likelihood"], rel=1e-10)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_records_say_what_fits_took(strategy: str) -> None:
     data = DATA_SETS["full:2x8:30%"].with_rows(1500)
@@ -160,6 +162,7 @@ def run(*options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_measures_what_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "here.jsonl"
     small = ("--rows", "400", "--max-iter", "60", "--data", "full:2x2:*", "digits:full:10", "--seeds", "2")

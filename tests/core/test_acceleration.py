@@ -22,7 +22,7 @@ from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.errors import IllDefinedCovarianceError
 
-pytestmark = pytest.mark.covering(2)
+pytestmark = pytest.mark.covering
 
 RIDGE = 1e-6
 

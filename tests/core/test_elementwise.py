@@ -20,7 +20,7 @@ numba = pytest.importorskip("numba")
 
 from daskgmm.core.compiled import CompiledBackend  # noqa: E402
 
-pytestmark = pytest.mark.covering(2)
+pytestmark = pytest.mark.covering
 
 BACKENDS = [PLAIN, CompiledBackend()]
 TOLERANCE = {np.float64: 2e-15, np.float32: 1e-6}

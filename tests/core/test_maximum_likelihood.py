@@ -18,7 +18,7 @@ from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame, SufficientStatistics, statistics_of_responsibilities
 from daskgmm.errors import IllDefinedCovarianceError
 
-pytestmark = pytest.mark.covering(2)
+pytestmark = pytest.mark.covering
 
 BOTH = pytest.mark.parametrize("kind", [QuadraticKernel, ResidualKernel])
 

@@ -18,7 +18,7 @@ from daskgmm.core.reseeding import empty_components, reseed
 from daskgmm.core.statistics import statistics_of_responsibilities
 from daskgmm.errors import IllDefinedCovarianceError
 
-pytestmark = pytest.mark.covering(2)
+pytestmark = pytest.mark.covering
 
 
 def statistics_of(library, structure, kind, rows, mixture, weights=None):

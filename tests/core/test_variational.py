@@ -16,7 +16,7 @@ from daskgmm.core.statistics import Frame, statistics_of_responsibilities
 from daskgmm.core.variational import GivenPriors, Priors, Variational
 from daskgmm.errors import InvalidWeightsError
 
-pytestmark = pytest.mark.covering(2)
+pytestmark = pytest.mark.covering
 
 BOTH = pytest.mark.parametrize("kind", [QuadraticKernel, ResidualKernel])
 FAMILIES = pytest.mark.parametrize("family", list(WEIGHT_DISTRIBUTIONS))
