@@ -23,7 +23,7 @@ from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame
 
-pytestmark = pytest.mark.covering(2)
+pytestmark = pytest.mark.covering
 
 EPS = float(np.finfo(np.float64).eps)
 
