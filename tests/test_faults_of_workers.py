@@ -154,6 +154,8 @@ def test_workers_that_nannies_replace(gate, expected):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # by Dask, of workers that were killed
+@pytest.mark.filterwarnings("ignore:(?s).*unclosed .*socket:pytest.PytestUnraisableExceptionWarning")
 @settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 @given(strikes=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 3), st.integers(0, 3)), min_size=1, max_size=8))
 def test_workers_killed_at_any_moments(strikes, three, expected):

@@ -422,6 +422,8 @@ def test_leaves_of_folds_are_powers_of_two_of_each_other():
 
 
 @pytest.mark.parametrize("lost", [1, 3])
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # collected here, of other tests' clusters
+@pytest.mark.filterwarnings("ignore:(?s).*unclosed .*socket:pytest.PytestUnraisableExceptionWarning")
 def test_a_start_that_collapsed_keeps_no_data(lost, monkeypatch):
     """The error of a start has a traceback, and its frames have the data."""
     begin, calls = MaximumLikelihood.begin, itertools.count()

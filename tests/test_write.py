@@ -267,6 +267,8 @@ def test_results_that_are_read_otherwise_share_nothing(model, rows, tmp_path, re
     assert len(filled.compute()) == 60_000
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # collected here, of other tests' clusters
+@pytest.mark.filterwarnings("ignore:(?s).*unclosed .*socket:pytest.PytestUnraisableExceptionWarning")
 def test_names_end_with_the_last_result(model, rows, tmp_path):
     zarr.create_array(tmp_path / "x.zarr", data=rows, chunks=(10_000, 2))
 
