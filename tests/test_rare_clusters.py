@@ -235,7 +235,7 @@ def test_where_no_sample_was_searched_nothing_is_watched(case, monkeypatch):
 def test_where_a_sample_was_searched_rows_are_watched(monkeypatch):
     x, _, model = small()
 
-    def watched(*_):
+    def watched(*_, **__):
         raise AssertionError("rows were watched")
 
     monkeypatch.setattr(estep_pass, "LowDensityRowsFold", watched)

@@ -67,6 +67,9 @@ class Kernel(ABC):
     has_common_moments: bool = False
     """The second moments do not depend on the parameters: one pass computes them for all E-steps in this arithmetic."""
 
+    common_known: bool = False
+    """The common second moments are known: `statistics` leaves them out, and `complete` adds them."""
+
     def __init__(self, parameters: MixtureParameters, frame: Frame, backend: ElementwiseBackend = PLAIN) -> None:
         self.parameters = parameters
         self.frame = Frame(frame.center, parameters.structure.frame_scale(frame.scale))
@@ -119,6 +122,10 @@ class Kernel(ABC):
             Sample weights.
         work : workspace
         """
+
+    def complete(self, statistics: SufficientStatistics, common: Array) -> SufficientStatistics:
+        """Add the ``common`` second moments, which `common_known` left out, to statistics of all rows of a data set."""
+        return statistics
 
     def zero(self) -> SufficientStatistics:
         """Statistics of no rows."""

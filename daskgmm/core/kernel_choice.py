@@ -28,11 +28,12 @@ from typing import Any
 import numpy as np
 
 from .elementwise import PLAIN, ElementwiseBackend
-from .kernel import Kernel
+from .kernel import BlockPlan, Kernel
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel, rounding_bounds
 from .residual import ResidualKernel
 from .statistics import Frame
+from .structure import CovarianceStructure
 
 __all__ = [
     "ARITHMETICS",
@@ -41,11 +42,13 @@ __all__ = [
     "Kernel",
     "KernelCandidate",
     "KernelRequest",
+    "MixtureShape",
     "QuadraticKernel",
     "ResidualKernel",
     "choose_backend",
     "choose_kernel",
     "finer",
+    "plan_blocks",
     "rounding_bounds",
 ]
 
@@ -86,6 +89,15 @@ class KernelRequest:
         return rounding_bounds(self.parameters, self.frame)
 
 
+@dataclass(frozen=True)
+class MixtureShape:
+    """Shape of a mixture, known before its parameters."""
+
+    structure: CovarianceStructure
+    n_components: int
+    n_features: int
+
+
 class KernelCandidate(ABC):
     """Kernel that may be chosen: its kind of rows, its rounding bound, and its constructor."""
 
@@ -104,6 +116,10 @@ class KernelCandidate(ABC):
     def make(self, request: KernelRequest) -> Kernel:
         """Make the kernel."""
 
+    @abstractmethod
+    def plan_block(self, shape: MixtureShape, dtype: np.dtype[Any], backend: ElementwiseBackend) -> BlockPlan | None:
+        """Plan the kernel's blocks for mixtures of that shape and rows of that dtype; None if it never serves them."""
+
     def serves(self, request: KernelRequest) -> bool:
         """Test whether kind of rows, arithmetic and rounding bound satisfy the request."""
         fine = ARITHMETICS.index(self.arithmetic) >= ARITHMETICS.index(request.coarsest)
@@ -118,16 +134,25 @@ class _Products(KernelCandidate):
         self.arithmetic = self.dtype.name
 
     def rounding(self, request: KernelRequest) -> float:
-        p, data = request.parameters, request.dtype
+        p = request.parameters
+        return (
+            request.bounds[self.arithmetic] if self._may_serve(p.structure, p.n_features, request.dtype) else math.inf
+        )
+
+    def _may_serve(self, structure: CovarianceStructure, n_features: int, data: np.dtype[Any]) -> bool:
         # Single-precision products serve data that are single precision themselves.
         exact = self.dtype == np.float64 or (data.kind == "f" and data.itemsize == self.dtype.itemsize)
-        narrow = p.structure.n_quadratic(p.n_features) * self.dtype.itemsize <= _MOST_FEATURE_BYTES
-        return request.bounds[self.arithmetic] if exact and narrow else math.inf
+        return exact and structure.n_quadratic(n_features) * self.dtype.itemsize <= _MOST_FEATURE_BYTES
 
     def make(self, request: KernelRequest) -> QuadraticKernel:
         p = request.parameters
         known = p.structure.shared and self.arithmetic in request.common_known
         return QuadraticKernel(p, request.frame, self.dtype.type, request.backend, common_known=known)
+
+    def plan_block(self, shape: MixtureShape, dtype: np.dtype[Any], backend: ElementwiseBackend) -> BlockPlan | None:
+        if not self._may_serve(shape.structure, shape.n_features, dtype):
+            return None
+        return QuadraticKernel.plan_block(shape.structure, shape.n_components, shape.n_features, self.dtype, backend)
 
 
 class _Residuals(KernelCandidate):
@@ -140,6 +165,9 @@ class _Residuals(KernelCandidate):
 
     def make(self, request: KernelRequest) -> ResidualKernel:
         return ResidualKernel(request.parameters, request.frame, request.backend)
+
+    def plan_block(self, shape: MixtureShape, dtype: np.dtype[Any], backend: ElementwiseBackend) -> BlockPlan:
+        return ResidualKernel.plan_block(shape.structure, shape.n_components, shape.n_features, backend)
 
 
 CANDIDATES: list[KernelCandidate] = [_Products(np.float32, 1e-3), _Products(np.float64, 1e-9), _Residuals()]
@@ -164,9 +192,30 @@ def choose_kernel(
     """
     request = KernelRequest(parameters, frame, dtype, backend, common_known, coarsest, rows)
     if (chosen := next((candidate for candidate in CANDIDATES if candidate.serves(request)), None)) is None:
-        kinds = sorted({candidate.rows for candidate in CANDIDATES})
-        raise ValueError(f"rows={rows!r}: no kernel serves these rows; expected one of {kinds}")
+        raise _unknown(rows)
     return chosen.make(request)
+
+
+def plan_blocks(
+    shape: MixtureShape, dtype: np.dtype[Any], backend: ElementwiseBackend = PLAIN, rows: str = COMPLETE
+) -> list[BlockPlan]:
+    """Plan the blocks of every kernel that may be chosen for some parameters.
+
+    Parameters
+    ----------
+    shape : MixtureShape
+    dtype, backend, rows
+        Fields of a `KernelRequest`.
+    """
+    plans = [candidate.plan_block(shape, dtype, backend) for candidate in CANDIDATES if candidate.rows == rows]
+    if not plans:
+        raise _unknown(rows)
+    return [plan for plan in plans if plan is not None]
+
+
+def _unknown(rows: str) -> ValueError:
+    kinds = sorted({candidate.rows for candidate in CANDIDATES})
+    return ValueError(f"rows={rows!r}: no kernel serves these rows; expected one of {kinds}")
 
 
 def finer(arithmetic: str) -> str:

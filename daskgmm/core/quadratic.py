@@ -150,7 +150,6 @@ class QuadraticKernel(Kernel):
         return total
 
     def complete(self, statistics: SufficientStatistics, common: Array) -> SufficientStatistics:
-        """Add the ``common`` second moments, which `common_known` left out, to statistics of all rows of a data set."""
         quadratic = self.parameters.structure.common_quadratic(self.cholesky, common)
         return replace(statistics, second_moments=common, log_likelihood=statistics.log_likelihood + quadratic)
 

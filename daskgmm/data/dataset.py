@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import DataChangedError
 from .checksum import Checksum, ChecksumGuard
 from .row_block import SAMPLE_WEIGHT, AlignedInput, RowBlock
+from .row_checks import COMPLETE_ROWS, RowKind
 from .source import DerivedSource, Part, Source, borders, ranges
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -178,6 +179,8 @@ class Dataset:
     """Source of every aligned input, with as many entries as there are rows."""
     guard: ChecksumGuard = field(default_factory=ChecksumGuard, compare=False)
     """Checksum of the passes so far."""
+    row_kind: RowKind = COMPLETE_ROWS
+    """Kind of the rows, by which kernels and checks of values are chosen."""
 
     @property
     def n_rows(self) -> int:
@@ -211,7 +214,7 @@ class Dataset:
 
     def with_input(self, kind: AlignedInput, source: Source) -> Dataset:
         """Return a data set with one aligned input more, or another source for it; no pass has seen the data set."""
-        return Dataset(self.rows, {**self.beside, kind: source})
+        return Dataset(self.rows, {**self.beside, kind: source}, row_kind=self.row_kind)
 
     @property
     def in_process(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,20 @@ def check_finite(rows: Array, start: int) -> None:
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if bad.size:
         raise NonFiniteDataError(start + int(bad[0]), is_nan=bool(np.isnan(rows[bad[0]]).any()))
+
+
+@dataclass(frozen=True)
+class RowKind:
+    """Kind of rows: the kernels that compute with the rows, and the values that are valid."""
+
+    name: str
+    """Name by which kernels are chosen (`daskgmm.core.kernel_choice.KernelCandidate.rows`)."""
+    check: Callable[[Array, int], None]
+    """Check of some rows, (n, D), and the number of their first row; a module's function, because it is pickled."""
+
+
+COMPLETE_ROWS = RowKind("complete", check_finite)
+"""Rows of one finite number for each feature."""
 
 
 def check_weights(weights: Array, start: int) -> None:

@@ -457,7 +457,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         return run_here(dataset, fold) if is_short(dataset, fold) else None
 
     def _score_fold(self, dataset: Dataset, prepared: Prepared[State], *, entropy: bool) -> ScoreFold:
-        return ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy)
+        return ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy, row_kind=dataset.row_kind)
 
     def _outputs(self, data: Any, prepared: Prepared[State], *names: str) -> KernelOutputs:
         """Outputs of the model for each row; ``names`` are fields of `RowResults`."""

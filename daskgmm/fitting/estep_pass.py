@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.elementwise import PLAIN, ElementwiseBackend
-from ..core.kernel_choice import ARITHMETICS, COMPLETE, Kernel, QuadraticKernel, choose_kernel
+from ..core.kernel_choice import ARITHMETICS, Kernel, choose_kernel
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, SufficientStatistics
 from ..data.dataset import Dataset
@@ -75,8 +75,6 @@ class EStepPass:
         Number of components -> `ElementwiseBackend` of the kernels.
     weight_sum : float, optional
         Sum of the weights of all rows, as the survey found it.
-    rows : str
-        Kind of the rows, by which kernels are chosen.
     """
 
     def __init__(
@@ -86,9 +84,7 @@ class EStepPass:
         frame: Frame,
         backend: Callable[[int], ElementwiseBackend] = lambda _: PLAIN,
         weight_sum: float | None = None,
-        rows: str = COMPLETE,
     ) -> None:
-        self._rows = rows
         self.engine, self.dataset, self.frame, self.backend = engine, dataset, frame, backend
         self._weight_sum = weight_sum
         mean_weight = 1.0 if weight_sum is None else weight_sum / dataset.n_rows
@@ -111,9 +107,12 @@ class EStepPass:
         thresholds = {
             number: request.threshold for number, request in enumerate(requests) if request.threshold is not None
         }
-        folds: list[CostedFold] = [ExpectationFold(kernel) for kernel in kernels]
-        dtype = sample_dtype(self.dataset)
-        folds += [LowDensityRowsFold(kernels[number], threshold, dtype) for number, threshold in thresholds.items()]
+        kind, dtype = self.dataset.row_kind, sample_dtype(self.dataset)
+        folds: list[CostedFold] = [ExpectationFold(kernel, row_kind=kind) for kernel in kernels]
+        folds += [
+            LowDensityRowsFold(kernels[number], threshold, dtype, row_kind=kind)
+            for number, threshold in thresholds.items()
+        ]
         values = self.engine.run_together(self.dataset, folds, "estep")
         all_statistics = values[: len(kernels)]
         low_density_rows = dict(zip(thresholds, values[len(kernels) :], strict=True))
@@ -129,7 +128,8 @@ class EStepPass:
         backend = self.backend(request.parameters.n_components)
         structure = request.parameters.structure.name
         known = {arithmetic for name, arithmetic in self.common if name == structure}
-        return choose_kernel(request.parameters, self.frame, self._dtype, backend, known, request.coarsest, self._rows)
+        rows = self.dataset.row_kind.name
+        return choose_kernel(request.parameters, self.frame, self._dtype, backend, known, request.coarsest, rows)
 
     def _check(self, statistics: SufficientStatistics) -> None:
         if statistics.n_rows != self.dataset.n_rows:
@@ -146,7 +146,7 @@ class EStepPass:
 
     def _complete(self, kernel: Kernel, statistics: SufficientStatistics) -> SufficientStatistics:
         """Add the second moments that do not depend on the parameters; only the first pass computes them."""
-        if not (isinstance(kernel, QuadraticKernel) and kernel.has_common_moments):
+        if not kernel.has_common_moments:
             return statistics
         key = kernel.parameters.structure.name, kernel.arithmetic
         if kernel.common_known:

@@ -15,7 +15,7 @@ from ..core.statistics import SufficientStatistics
 from ..core.structure import CovarianceStructure
 from ..data.held_out import HeldOut
 from ..data.row_block import RowBlock
-from ..data.row_checks import check_finite, check_weights
+from ..data.row_checks import COMPLETE_ROWS, RowKind, check_weights
 from ..engine.fold import Evaluator
 from ..engine.tree import leaf_rows
 
@@ -62,6 +62,8 @@ class KernelFold:
     kernel: Kernel
     cost: Cost = field(init=False)
     """Cost, computed in the driver, so that leaves are the same wherever a task runs."""
+    row_kind: RowKind = field(default=COMPLETE_ROWS, kw_only=True)
+    """Kind of the rows."""
 
     def __post_init__(self) -> None:
         p, kernel = self.kernel.parameters, self.kernel
@@ -100,19 +102,19 @@ class ExpectationFold(KernelFold):
 
     def start(self) -> _Expectation:
         """Return the evaluator for the leaves of one task."""
-        return _Expectation(self.kernel)
+        return _Expectation(self.kernel, self.row_kind)
 
 
 class _Expectation:
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel, self._work = kernel, kernel.workspace()
+    def __init__(self, kernel: Kernel, row_kind: RowKind) -> None:
+        self._kernel, self._row_kind, self._work = kernel, row_kind, kernel.workspace()
 
     def __call__(self, start: int, block: RowBlock) -> SufficientStatistics:
         with np.errstate(invalid="ignore", over="ignore"):
             statistics = self._kernel.statistics(block.rows, block.weights, self._work)
         if not statistics.log_likelihood > _SUSPICIOUS:  # true for NaN
             # Checking every row in every pass would cost more than looking for the bad row afterwards.
-            check_finite(block.rows, start)
+            self._row_kind.check(block.rows, start)
         return statistics
 
 
@@ -158,12 +160,13 @@ class ScoreFold(KernelFold):
 
     def start(self) -> Evaluator:
         """Return the evaluator for the leaves of one task."""
-        return _Scorer(self.kernel, self.entropy)
+        return _Scorer(self)
 
 
 class _Scorer:
-    def __init__(self, kernel: Kernel, entropy: bool) -> None:
-        self._kernel, self._work, self._entropy = kernel, kernel.workspace(), entropy
+    def __init__(self, fold: ScoreFold) -> None:
+        self._kernel, self._row_kind, self._entropy = fold.kernel, fold.row_kind, fold.entropy
+        self._work = fold.kernel.workspace()
 
     def __call__(self, start: int, block: RowBlock) -> Score:
         density, entropy = self.evaluate(start, block)
@@ -171,7 +174,7 @@ class _Scorer:
 
     def evaluate(self, start: int, block: RowBlock) -> tuple[Array, Array | None]:
         """Compute the log-density of every row, and the entropy if requested."""
-        check_finite(block.rows, start)
+        self._row_kind.check(block.rows, start)
         if block.weights is not None:
             check_weights(block.weights, start)
         density, entropy = np.empty(len(block)), np.empty(len(block)) if self._entropy else None
@@ -209,7 +212,7 @@ class SplitScoreFold(ScoreFold):
 
     def start(self) -> Evaluator:
         """Return the evaluator for the leaves of one task."""
-        return _SplitScorer(_Scorer(self.kernel, self.entropy), self.held_out)
+        return _SplitScorer(_Scorer(self), self.held_out)
 
 
 class _SplitScorer:

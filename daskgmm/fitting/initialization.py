@@ -24,6 +24,7 @@ from sklearn.metrics import pairwise_distances_argmin
 
 from ..core.statistics import Frame, SufficientStatistics, statistics_of_responsibilities
 from ..core.structure import CovarianceStructure
+from ..data.row_checks import COMPLETE_ROWS, RowKind
 from ..errors import InvalidWeightsError
 from ..names import INIT_METHODS
 
@@ -43,6 +44,7 @@ class Sample:
     frame: Frame
     weight_sum: float | None = None
     """Sum of the weights of all data; None if the sample is complete."""
+    row_kind: RowKind = COMPLETE_ROWS
 
     @property
     def is_complete(self) -> bool:

@@ -64,7 +64,8 @@ class MixtureFit(Generic[State]):
         self._estimation = spec.prepare(survey)
         weights = survey.sample_weight if dataset.weights is not None else None
         self._weight_sum, self._n_weighted = survey.weight_sum, survey.n_weighted
-        self._sample = Sample(survey.sample, weights, frame, None if survey.is_complete else survey.weight_sum)
+        weight_sum = None if survey.is_complete else survey.weight_sum
+        self._sample = Sample(survey.sample, weights, frame, weight_sum, dataset.row_kind)
         self._samples = spec.continuation is None and spec.settings.samples(dataset.n_rows)
         self._em = EMSettings(spec.settings.tol, spec.settings.max_iter, spec.settings.accelerator, self._relocator())
         n_starts = 1 if spec.continuation else spec.settings.n_starts(dataset.n_rows)

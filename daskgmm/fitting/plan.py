@@ -10,8 +10,7 @@ import numpy as np
 from dask.utils import format_bytes
 
 from ..core.elementwise import ElementwiseBackend
-from ..core.quadratic import QuadraticKernel
-from ..core.residual import ResidualKernel
+from ..core.kernel_choice import MixtureShape, plan_blocks
 from ..core.structure import CovarianceStructure
 from ..data.dataset import Dataset
 from ..data.row_sample import NumberedRows
@@ -189,7 +188,7 @@ def _groups(engine: DaskEngine, dataset: Dataset, settings: Settings, kept: int,
 
 def _costs(dataset: Dataset, settings: Settings, backend: ElementwiseBackend) -> list[Cost]:
     """Cost of an E-step in each arithmetic that the kernels may use."""
-    shape = settings.initialization.structure, settings.initialization.n_components, dataset.n_features
-    products = {np.dtype(np.float64), sample_dtype(dataset)}
-    blocks = [QuadraticKernel.plan_block(*shape, dtype, backend) for dtype in products]
-    return [Cost.of(*shape, block, backend) for block in (*blocks, ResidualKernel.plan_block(*shape, backend))]
+    how = settings.initialization
+    shape = MixtureShape(how.structure, how.n_components, dataset.n_features)
+    blocks = plan_blocks(shape, dataset.dtype, backend, dataset.row_kind.name)
+    return [Cost.of(shape.structure, shape.n_components, shape.n_features, block, backend) for block in blocks]

@@ -14,7 +14,7 @@ from ..data.dataset import Dataset
 from ..data.output import RowOutput
 from ..data.row_arrays import RowWriter, result_rows
 from ..data.row_block import RowBlock
-from ..data.row_checks import check_finite
+from ..data.row_checks import COMPLETE_ROWS, RowKind
 from .folds import KernelFold
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -28,6 +28,7 @@ class KernelOutputs:
 
     kernel: Kernel
     outputs: tuple[RowOutput, ...]
+    row_kind: RowKind = COMPLETE_ROWS
 
     @classmethod
     def named(cls, kernel: Kernel, names: Sequence[str], dtype: Any) -> KernelOutputs:
@@ -55,7 +56,7 @@ class KernelOutputs:
 
     def __call__(self, rows: Array, start: int, results: Sequence[Array], work: Any = None) -> None:
         """Fill the results of some rows, see `RowFunction`; ``work`` is the kernel's workspace."""
-        check_finite(rows, start)
+        self.row_kind.check(rows, start)
         arrays = {output.name: array for output, array in zip(self.outputs, results, strict=True)}
         self.kernel.fill(RowResults(**arrays), rows, work)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 import numpy as np
@@ -188,7 +188,8 @@ class Relocation(Generic[State]):
         return min(strata.mean(gain), low_density_gain) > max(self.tol, _STANDARD_ERRORS * strata.standard_error(gain))
 
     def _kernel(self, parameters: MixtureParameters, sample: Sample) -> Kernel:
-        return choose_kernel(parameters, sample.frame, sample.rows.dtype, self.backend(parameters.n_components))
+        backend = self.backend(parameters.n_components)
+        return choose_kernel(parameters, sample.frame, sample.rows.dtype, backend, rows=sample.row_kind.name)
 
     def _cluster(self, strata: _Strata, kernel: Kernel) -> Array | None:
         """Responsibilities of the best additional component for all rows, (n,); None if it gains less than ``tol``."""
@@ -273,7 +274,7 @@ def _stratify(sample: Sample, kernel: Kernel, low_density_rows: LowDensityRows) 
         return None
     rows = np.concatenate([low_density_rows.rows, sample.rows[better]])
     all_weights = np.concatenate([low_density_rows.weights, weights * (rest / weights.sum())])
-    return _Strata(Sample(rows, all_weights, sample.frame, sample.weight_sum), len(low_density_rows.rows))
+    return _Strata(replace(sample, rows=rows, weights=all_weights), len(low_density_rows.rows))
 
 
 def _thinned(rows: Array, weights: Array, size: int) -> tuple[Array, Array]:

@@ -242,5 +242,5 @@ def sample_pass(local: Engine, sample: Sample, backend: Callable[[int], Elementw
     weights = np.ones(len(sample.rows)) if sample.weights is None else sample.weights.astype(np.float64)
     if sample.weight_sum is not None:
         weights *= sample.weight_sum / weights.sum()
-    dataset, _ = as_dataset(sample.rows, weights)
+    dataset = replace(as_dataset(sample.rows, weights)[0], row_kind=sample.row_kind)
     return EStepPass(local, dataset, sample.frame, backend, float(weights.sum()))

@@ -16,7 +16,7 @@ from ..core.elementwise import PLAIN, ElementwiseBackend
 from ..core.structure import CovarianceStructure
 from ..data.dataset import Dataset
 from ..data.row_block import RowBlock
-from ..data.row_checks import check_finite, check_weights
+from ..data.row_checks import COMPLETE_ROWS, RowKind, check_weights
 from ..data.row_sample import RowSample
 from ..engine.tree import leaf_rows
 from ..errors import DataRangeError
@@ -182,6 +182,7 @@ class SurveyFold:
     """Backend of the E-steps after the survey, loaded while the survey reads."""
     structure: CovarianceStructure | None = None
     """Covariance structure whose second moments are computed; None for variances alone."""
+    row_kind: RowKind = COMPLETE_ROWS
 
     @property
     def row_seconds(self) -> float:
@@ -225,7 +226,7 @@ class _Surveyor:
     @np.errstate(over="ignore", invalid="ignore")  # `check_weight_sum` reports weights whose sum overflows
     def __call__(self, start: int, block: RowBlock) -> Survey:
         rows, weights = block.rows, block.weights
-        check_finite(rows, start)
+        self.fold.row_kind.check(rows, start)
         if weights is not None:
             check_weights(weights, start)
         # Always in C order: the rounding of a product depends on the memory order.
@@ -281,7 +282,7 @@ def survey_fold(
     """
     d = dataset.n_features
     rows = leaf_rows(d, 0 if structure is None else scatter_bytes(structure, d))
-    return SurveyFold(rows, d, sampled, sample_dtype(dataset), backend, structure)
+    return SurveyFold(rows, d, sampled, sample_dtype(dataset), backend, structure, dataset.row_kind)
 
 
 def sample_dtype(dataset: Dataset) -> np.dtype[Any]:
