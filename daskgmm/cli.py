@@ -23,6 +23,7 @@ import click
 from . import options
 from .errors import DaskGMMError
 from .messages import Messages, option_names
+from .names import NONE
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -219,7 +220,8 @@ def _split(values: dict[str, Any], *names: str) -> tuple[dict[str, Any], dict[st
         "compute": _compute(values),
         **{name: values.pop(name) for name in names},
     }
-    return {name: value for name, value in values.items() if value is not None}, others
+    given = {name: value for name, value in values.items() if value is not None}
+    return {name: None if value == NONE else value for name, value in given.items()}, others
 
 
 def _compute(values: dict[str, Any]) -> Compute:

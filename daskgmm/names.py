@@ -11,6 +11,12 @@ INIT_METHODS = ("kmeans", "k-means++", "random", "random_from_data")
 
 ACCELERATIONS = ("lbfgs",)
 
+AUTO = "auto"
+"""Value of ``init_size``, ``n_init`` and ``acceleration``: the number of rows decides."""
+
+NONE = "none"
+"""The value None of a parameter, in the terminal."""
+
 WEIGHT_PRIORS = ("dirichlet_process", "dirichlet_distribution")
 """Values of ``weight_concentration_prior_type``."""
 DIRICHLET_PROCESS, DIRICHLET_DISTRIBUTION = WEIGHT_PRIORS
@@ -26,7 +32,9 @@ class Defaults:
     tol = 1e-3
     reg_covar = 1e-6
     max_iter = 100
-    n_init = 1
+    n_init = AUTO
+    init_size = AUTO
+    acceleration = AUTO
     warm_start = False
     init_params = INIT_METHODS[0]
     weight_concentration_prior_type = DIRICHLET_PROCESS

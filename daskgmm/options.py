@@ -13,10 +13,12 @@ import click
 from .criteria import CRITERIA, selection_criteria
 from .names import (
     ACCELERATIONS,
+    AUTO,
     COVARIANCE_TYPES,
     FULL,
     INIT_METHODS,
     MISSING_CHUNKS,
+    NONE,
     WEIGHT_PRIORS,
     Defaults,
 )
@@ -57,13 +59,15 @@ class Size(ParamType[int | str]):
         return value if value.strip()[-1].isalpha() else size
 
 
-class Starts(ParamType[int | str]):
-    """Number of starts, or ``auto``."""
+class NumberOrWord(ParamType[int | str]):
+    """A whole number, or one of some words."""
 
-    name = "integer|auto"
+    def __init__(self, least: int, *words: str) -> None:
+        self._number, self._words = click.IntRange(min=least), words
+        self.name = "|".join(("integer", *words))
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
-        return "auto" if value == "auto" else click.IntRange(min=1).convert(value, param, ctx)
+        return value if value in self._words else self._number.convert(value, param, ctx)
 
 
 class Numbers(ParamType[list[int]]):
@@ -185,10 +189,18 @@ em = _together(
     _parameter("tol", _not_negative, "Stop when the mean log-likelihood changes by less, in nats per row."),
     _parameter("reg_covar", _not_negative, "Added to every variance, in squared units of the data."),
     _parameter("max_iter", click.IntRange(min=0), "Largest number of iterations."),
-    _parameter("n_init", Starts(), "Number of starts; the best one is kept."),
+    _parameter("n_init", NumberOrWord(1, AUTO), "Number of starts; the best one is kept."),
     _parameter("init_params", click.Choice(INIT_METHODS), "Method of making starts."),
-    _parameter("init_size", click.IntRange(min=2), "Run starts on a sample of this many rows before all data."),
-    _parameter("acceleration", click.Choice(ACCELERATIONS), "Take larger steps than EM's where they gain more."),
+    _parameter(
+        "init_size",
+        NumberOrWord(2, AUTO, NONE),
+        "Run starts on a sample of this many rows before all data; auto: search for a start if there are many rows.",
+    ),
+    _parameter(
+        "acceleration",
+        click.Choice((*ACCELERATIONS, AUTO, NONE)),
+        "Take larger steps than EM's where they gain more; auto: if there are many rows.",
+    ),
     _parameter("verbose", click.IntRange(min=0), "1 prints iterations, 2 details, on standard error."),
     _parameter("verbose_interval", _positive, "Iterations between two printed lines."),
     random_state,

@@ -76,6 +76,10 @@ class General(CovarianceStructure):
     def is_factor(self, roots: Array) -> bool:
         return is_upper_factor(roots)
 
+    def log_det(self, covariances: Array, n_features: int) -> Array:
+        sign, log_det = np.linalg.slogdet(covariances)
+        return np.asarray(np.where((sign > 0) & np.isfinite(log_det), log_det, np.inf))
+
     def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
         return np.asarray(np.log(np.einsum("kii->ki", precisions_cholesky)).sum(axis=1))
 

@@ -63,6 +63,11 @@ class GivenParameters:
     means: Array | None = None
     precisions_cholesky: Array | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Test whether the user has given nothing."""
+        return self.weights is None and self.means is None and self.precisions_cholesky is None
+
 
 @dataclass(frozen=True)
 class MaximumLikelihood(Estimation[MixtureParameters]):

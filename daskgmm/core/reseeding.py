@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import IllDefinedCovarianceError
 from .mixture import MixtureParameters
+from .splitting import HALF, between
 from .statistics import SufficientStatistics
 from .structure import CovarianceStructure
 
@@ -35,8 +36,6 @@ _ROWS_PER_FEATURE = 2
 # of the features. A round component has no longest axis, and halves that mirror each other in symmetric data would stay
 # alike for ever.
 _LEAN = 0.1
-
-_HALF = math.sqrt(2 / math.pi)
 
 
 def empty_components(statistics: SufficientStatistics) -> tuple[int, ...]:
@@ -87,18 +86,13 @@ def reseed(
         shifts[component] = _half_width(structure, covariances, donor, scale)
         shifts[donor] = -shifts[component]
         offsets = offsets + shifts
-        covariances = covariances - _between(structure, shifts, soft_counts)
+        covariances = covariances - between(structure, shifts, soft_counts)
     try:
         return MixtureParameters.from_covariances(
             structure, soft_counts / soft_counts.sum(), reference + offsets, covariances
         )
     except IllDefinedCovarianceError:
         return None
-
-
-def _between(structure: CovarianceStructure, shifts: Array, soft_counts: Array) -> Array:
-    """Between-half covariances caused by the ``shifts`` (K, D)."""
-    return structure.multiply(structure.outer_products(shifts, soft_counts), 1 / structure.matrix_counts(soft_counts))
 
 
 def _fewest(statistics: SufficientStatistics) -> float:
@@ -141,4 +135,4 @@ def _half_width(structure: CovarianceStructure, covariances: Array, component: i
     askew *= math.sqrt(_LEAN * np.trace(covariance) / len(scale)) / np.linalg.norm(askew)
     direction = np.linalg.eigh(covariance + np.outer(askew, askew))[1][:, -1]
     along = covariance @ direction
-    return np.asarray(_HALF * scale * along / math.sqrt(direction @ along))
+    return np.asarray(HALF * scale * along / math.sqrt(direction @ along))

@@ -277,6 +277,14 @@ class CovarianceStructure(ABC):
         """Test whether square roots R of precisions R Rᵀ have the form of factors of `precisions_cholesky`."""
         return bool((roots > 0).all())
 
+    def log_det(self, covariances: Array, n_features: int) -> Array:
+        """Log-determinant of every covariance, shape (L,); infinity where one is not positive definite."""
+        factors, good = self.invert(covariances)
+        log_det = np.full(len(covariances), np.inf)
+        if good.any():
+            log_det[good] = -2 * self.log_det_cholesky(factors[good], n_features)
+        return log_det
+
     @abstractmethod
     def log_det_cholesky(self, precisions_cholesky: Array, n_features: int) -> Array:
         """Logarithm of det U of every matrix, shape (L,)."""

@@ -205,7 +205,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         warm_start: bool = Defaults.warm_start,
         verbose: int = Defaults.verbose,
         verbose_interval: int = Defaults.verbose_interval,
-        init_size: int | None = None,
+        init_size: int | str | None = Defaults.init_size,
         scheduler: Any = None,
         callbacks: Any = (),
     ) -> None:

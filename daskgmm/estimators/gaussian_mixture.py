@@ -17,7 +17,7 @@ from ..core.validity import weights_problem
 from ..data.failures import short_errors
 from ..fitting.folds import Score
 from ..fitting.pruning import information_criteria
-from ..names import Defaults
+from ..names import AUTO, Defaults
 from .attributes import check_covariances, check_means, check_problem, checked
 from .base import Array, BaseMixture
 from .model import Preparation
@@ -160,7 +160,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],
-        "acceleration": [StrOptions(set(ACCELERATIONS)), None],
+        "acceleration": [StrOptions({*ACCELERATIONS, AUTO}), None],
     }
 
     _has_criteria = True
@@ -183,8 +183,8 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         warm_start: bool = Defaults.warm_start,
         verbose: int = Defaults.verbose,
         verbose_interval: int = Defaults.verbose_interval,
-        init_size: int | None = None,
-        acceleration: str | None = None,
+        init_size: int | str | None = Defaults.init_size,
+        acceleration: str | None = Defaults.acceleration,
         scheduler: Any = None,
         callbacks: Any = (),
     ) -> None:
@@ -273,8 +273,9 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
             self._structure, self.n_components, n_features, self.weights_init, self.means_init, self.precisions_init
         )
         estimation = MaximumLikelihood(self._structure, float(self.reg_covar), initial)
-        kind = ACCELERATIONS.get(self.acceleration or "")
-        return Preparation(lambda survey: estimation, accelerator=None if kind is None else kind(float(self.reg_covar)))
+        name = next(iter(ACCELERATIONS)) if self.acceleration == AUTO else self.acceleration
+        accelerator = None if name is None else ACCELERATIONS[name](float(self.reg_covar))
+        return Preparation(lambda survey: estimation, accelerator=accelerator, is_free=initial.is_empty)
 
     @property
     def _state_arrays(self) -> MixtureArrays:

@@ -42,6 +42,8 @@ class Preparation(Generic[State]):
     """Require all second moments of the data from the survey."""
     accelerator: Accelerator[Any] | None = None
     """Proposer of longer steps; None for plain EM."""
+    is_free: bool = True
+    """The user has given no first parameters."""
 
 
 class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
@@ -63,7 +65,7 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
-        "init_size": [Interval(Integral, 2, None, closed="left"), None],
+        "init_size": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"}), None],
         "scheduler": "no_validation",
         "callbacks": "no_validation",
     }
@@ -83,7 +85,7 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
     warm_start: bool
     verbose: int
     verbose_interval: int
-    init_size: int | None
+    init_size: int | str | None
     scheduler: Any
     callbacks: Any
 

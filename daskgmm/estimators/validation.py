@@ -104,9 +104,9 @@ def check_callbacks(callbacks: Any) -> tuple[Listener, ...]:
     return tuple(listeners)
 
 
-def check_init_size(init_size: int | None, n_components: int) -> None:
+def check_init_size(init_size: int | str | None, n_components: int) -> None:
     """Raise `ValueError` if the sample has fewer rows than the mixture has components."""
-    if init_size is not None and init_size < n_components:
+    if not (init_size is None or isinstance(init_size, str)) and init_size < n_components:
         raise ValueError(
             f"init_size={init_size} is less than n_components={n_components}: starts are made from a sample of "
             f"init_size rows, and need at least one row for each component. Increase init_size, to 50 rows or more for "

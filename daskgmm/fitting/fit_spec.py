@@ -36,11 +36,13 @@ class Settings:
     """Change of the bound below which a start has converged, in nats per unit of weight."""
     max_iter: int
     n_init: int | None
-    """Number of starts; None for 1 on all data, and `SAMPLE_STARTS` on a sample."""
+    """Number of starts; None for 1 on all data or by a search, and `SAMPLE_STARTS` on a sample of ``init_size``."""
     init_size: int | None
     """Rows of the sample on which starts run before all data; None to run starts on all data from the beginning."""
     accelerator: Accelerator[Any] | None = None
     """Proposer of longer steps; None for plain EM."""
+    searches: bool = False
+    """Search for the start on small samples (`StartSearch`)."""
     scatter: bool = False
     """Compute all second moments of the data in the survey."""
 
@@ -55,8 +57,9 @@ class Settings:
         return self.init_size or START_ROWS
 
     def samples(self, n_rows: int) -> bool:
-        """Test whether the starts of a fit to ``n_rows`` rows run on a sample first."""
-        return self.init_size is not None and n_rows > self.init_size and self.max_iter > 0
+        """Test whether the starts of a fit to ``n_rows`` rows run on samples first; one start goes on to all data."""
+        larger = self.searches or (self.init_size is not None and n_rows > self.init_size)
+        return larger and self.max_iter > 0
 
     def fewest_rows(self, n_features: int) -> int:
         """Smallest sample that suffices for a start: `_NUMBERS_PER_PARAMETER` numbers for each free parameter."""
@@ -66,7 +69,7 @@ class Settings:
 
     def n_starts(self, n_rows: int) -> int:
         """Number of starts of a fit to ``n_rows`` rows."""
-        return self.n_init or (SAMPLE_STARTS if self.samples(n_rows) else 1)
+        return self.n_init or (SAMPLE_STARTS if self.samples(n_rows) and not self.searches else 1)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from .history import PassRecord
 from .initialization import Sample
 from .low_density_rows import n_kept
 from .relocation import Relocation
-from .sampling import fit_on_samples
+from .sampling import fit_by_search, fit_on_samples
 from .survey import Survey
 
 
@@ -130,7 +130,8 @@ class MixtureFit(Generic[State]):
 
     def _begin_on_sample(self) -> None:
         try:
-            state, records, reseedings = fit_on_samples(
+            fit = partial(fit_by_search, self._dataset.n_rows) if self._settings.searches else fit_on_samples
+            state, records, reseedings = fit(
                 self._engine,
                 self._settings,
                 self._estimation,

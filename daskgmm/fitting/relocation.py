@@ -25,6 +25,7 @@ from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import Estimation, State
 from ..core.kernel_choice import Kernel, choose_kernel
 from ..core.maximum_likelihood import maximize
+from ..core.merging import cheapest_merges
 from ..core.mixture import MixtureParameters
 from ..core.statistics import statistics_of_responsibilities
 from ..data.row_sample import draw_by_weight
@@ -35,7 +36,7 @@ from .estep_pass import EStepResult
 from .history import PassRecord
 from .initialization import Sample
 from .low_density_rows import DensityThreshold, LowDensityRows
-from .sampling import sample_pass
+from .samples import sample_pass
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -238,7 +239,7 @@ class Relocation(Generic[State]):
         """Make states in which two components are merged, and the freed component has the cluster."""
         rows = strata.sample.rows
         present = kernel.responsibilities(rows) * (1 - cluster)[:, None]
-        for kept, freed in _cheapest_merges(kernel.parameters)[:_MERGES]:
+        for kept, freed in cheapest_merges(kernel.parameters)[:_MERGES]:
             responsibilities = present.copy()
             responsibilities[:, kept] += responsibilities[:, freed]
             responsibilities[:, freed] = cluster
@@ -326,31 +327,3 @@ def _seeds(strata: _Strata, density: Array) -> Callable[[Array], Array | None]:
         return np.asarray(neighbours[np.where(taken, -np.inf, excess).argmax()])
 
     return densest
-
-
-def _cheapest_merges(parameters: MixtureParameters) -> list[tuple[int, int]]:
-    """Pairs of components in ascending order of an upper bound on the cost of merging them, no component twice.
-
-    The bound, in nats, is ½ [(w_i + w_j) log det Σ_ij − w_i log det Σ_i − w_j log det Σ_j], where Σ_ij is the
-    covariance of both components together (Runnalls, IEEE Trans. Aerosp. Electron. Syst. 43, 2007).
-    """
-    k, weights, structure = parameters.n_components, parameters.weights, parameters.structure
-    units = np.sqrt(structure.marginal_variances(parameters.covariances, k, parameters.n_features).max(axis=0))
-    roots = np.stack([structure.correlate(parameters.covariances, i, np.eye(len(units))) / units for i in range(k)])
-    covariances, means = roots.transpose(0, 2, 1) @ roots, parameters.means / units
-    log_det = np.linalg.slogdet(covariances)[1]
-    costs = np.full((k, k), np.inf)
-    for i in range(k - 1):
-        j = np.arange(i + 1, k)
-        both = weights[i] + weights[j]
-        share = np.divide(weights[j], both, out=np.zeros_like(both), where=both > 0)[:, None, None]
-        apart = means[j] - means[i]
-        joint = covariances[i] * (1 - share) + covariances[j] * share
-        joint += share * (1 - share) * apart[:, :, None] * apart[:, None, :]
-        costs[i, j] = 0.5 * (both * np.linalg.slogdet(joint)[1] - weights[i] * log_det[i] - weights[j] * log_det[j])
-    pairs: list[tuple[int, int]] = []
-    for flat in np.argsort(costs, axis=None, kind="stable")[: k * (k - 1) // 2].tolist():
-        one, other = divmod(flat, k)
-        if not any(one in pair or other in pair for pair in pairs):
-            pairs.append((one, other))
-    return pairs

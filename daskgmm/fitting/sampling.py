@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic
 
 import numpy as np
 
 from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import Estimation, State
-from ..data.inputs import as_dataset
 from ..data.row_sample import draw_by_weight, draw_seed
 from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
 from .em import EMRun, EMSettings, EMStart, Reseeding, Step, run_em
-from .estep_pass import EStepPass
+from .estep_pass import EStepPass, EStepRequest
 from .events import SampleFitted, SampleStepped
 from .fit_spec import Settings
 from .history import PassRecord
 from .initialization import Sample
+from .samples import SampleParts, part, sample_pass
+from .start_search import Found, StartSearch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,6 +37,10 @@ _ROWS_PER_PARAMETER = 50
 # Iterations on a sample are cheap compared with iterations on all data, so starts run closer to convergence there.
 _TOL_FACTOR = 0.1
 _MOST_ITERATIONS = 1000
+
+# After a search, a start runs on a sample of this share of the rows, or on so many times the rows of the search.
+_REFINING_ITERATIONS = 8
+_LARGER = 4
 
 
 def sample_sizes(n_rows: int, n_parameters: int) -> list[int]:
@@ -110,7 +115,8 @@ def fit_on_samples(
             if part is not samples[0]:
                 # The starts have not seen most of these rows, so the choice does not reward overfitting.
                 starts = _best(runner.run(estep_pass, starts, max_iter=1)[0], failures)
-            starts, new_records = runner.run_to_end(estep_pass, starts)
+            most = max(_MOST_ITERATIONS, settings.max_iter)
+            starts, new_records = runner.run_to_end(estep_pass, starts, most)
             records += new_records
     (best,) = _best(starts, failures).values()
     return best.state, records, list(best.reseedings)
@@ -123,10 +129,10 @@ def nested_samples(settings: Settings, sample: Sample, random_state: np.random.R
     sizes = sample_sizes(n_rows, n_parameters)
     if len(sizes) == 1:
         return [sample]
-    return [*_parts(sample, sizes[:-1], random_state), sample]
+    return [*_nested(sample, sizes[:-1], random_state), sample]
 
 
-def _parts(sample: Sample, sizes: Sequence[int], random_state: np.random.RandomState) -> Iterator[Sample]:
+def _nested(sample: Sample, sizes: Sequence[int], random_state: np.random.RandomState) -> Iterator[Sample]:
     """Draw smaller samples from a sample, each part of the next.
 
     The samples are drawn by weight, as the sample itself is: uniform sampling would lose the few rows that carry nearly
@@ -136,19 +142,87 @@ def _parts(sample: Sample, sizes: Sequence[int], random_state: np.random.RandomS
     if weights is None or np.ptp(weights) == 0:
         order = random_state.permutation(len(sample.rows))
         for size in sizes:
-            chosen = np.sort(order[:size])
-            yield _part(sample, chosen, None if weights is None else weights[chosen])
+            yield part(sample, np.sort(order[:size]))
     else:
         seed = draw_seed(random_state)
         for size in sizes:
-            yield _part(sample, *draw_by_weight(weights, size, seed))
+            yield part(sample, *draw_by_weight(weights, size, seed))
 
 
-def _part(sample: Sample, chosen: Array, weights: Array | None) -> Sample:
-    weight_sum = sample.weight_sum
-    if weight_sum is None:
-        weight_sum = float(len(sample.rows) if sample.weights is None else sample.weights.sum())
-    return replace(sample, rows=sample.rows[chosen], weights=weights, weight_sum=weight_sum)
+def fit_by_search(
+    n_rows: int,
+    engine: Engine,
+    settings: Settings,
+    estimation: Estimation[State],
+    sample: Sample,
+    random_state: np.random.RandomState,
+    n_starts: int,
+    backend: Callable[[int], ElementwiseBackend],
+    dropped: Callable[[int, IllDefinedCovarianceError], Any],
+    label: str = "",
+) -> tuple[State, list[PassRecord], list[tuple[int, Reseeding]]]:
+    """Search for a start on small samples, and run the start on a larger one; see `StartSearch` and `fit_on_samples`.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows of all data.
+    engine, settings, estimation, sample, random_state, n_starts, backend, dropped, label
+        As for `fit_on_samples`; a start is a whole search.
+    """
+    how, begin = settings.initialization, time.perf_counter()
+    with engine.in_memory() as local:
+        found: list[Found] = []
+        for number in range(n_starts):
+            search = StartSearch(local, how, estimation.reg_covar, sample, n_rows, random_state, backend, settings.tol)
+            found.append(search.run(_Announcer(engine, number, n_starts, label)))
+        best = max(found, key=lambda each: each.log_likelihood)
+        number, seconds = found.index(best), time.perf_counter() - begin
+        records = [
+            PassRecord("sample", place, each.n_iter, each.log_likelihood, each.n_rows, 0, seconds, "float64")
+            for place, each in enumerate(found)
+        ]
+        part = SampleParts(sample, 0, random_state).next(_refining_rows(n_rows, len(sample.rows), best.n_rows))
+        estep_pass = sample_pass(local, part, backend)
+        (result,) = estep_pass([EStepRequest(best.parameters)])
+        starts = {number: _SampleStart(estimation.begin(lambda: result.statistics))}
+        failures: list[IllDefinedCovarianceError] = []
+
+        def drop(number: int, error: IllDefinedCovarianceError) -> None:
+            failures.append(IllDefinedCovarianceError(error.components))
+            dropped(number, error)
+
+        runner = _Runner(engine, settings, estimation, n_starts, drop, label)
+        starts, more = runner.run_to_end(estep_pass, starts, max(1, n_rows // len(part.rows) - 1))
+    (end,) = _best(starts, failures).values()
+    return end.state, [*records, *more], list(end.reseedings)
+
+
+def _refining_rows(n_rows: int, n_sample: int, searched: int) -> int:
+    """Rows on which a start runs after a search: one pass's arithmetic is enough for some iterations."""
+    return min(n_sample, max(n_rows // _REFINING_ITERATIONS, _LARGER * searched))
+
+
+@dataclass
+class _Announcer:
+    """Announcer of the rounds of a search as steps on a sample."""
+
+    engine: Engine
+    number: int
+    n_starts: int
+    label: str
+    _rounds: int = 0
+    _last: float = -np.inf
+
+    def __call__(self, found: Found) -> None:
+        self._rounds += 1
+        bound = found.log_likelihood
+        self.engine.emit(
+            SampleStepped(
+                self.number, self.n_starts, found.n_rows, self._rounds, bound, bound - self._last, label=self.label
+            )
+        )
+        self._last = bound
 
 
 @dataclass(frozen=True)
@@ -185,10 +259,12 @@ class _Runner(Generic[State]):
     drop: Callable[[int, IllDefinedCovarianceError], Any]
     label: str
 
-    def run_to_end(self, estep_pass: EStepPass, starts: _Starts[State]) -> tuple[_Starts[State], list[PassRecord]]:
+    def run_to_end(
+        self, estep_pass: EStepPass, starts: _Starts[State], max_iter: int
+    ) -> tuple[_Starts[State], list[PassRecord]]:
         """Run starts to their ends, and emit an event for each."""
         begin, n_rows = time.perf_counter(), estep_pass.dataset.n_rows
-        alive, ends = self.run(estep_pass, starts, max(_MOST_ITERATIONS, self.settings.max_iter))
+        alive, ends = self.run(estep_pass, starts, max_iter)
         seconds, measure = time.perf_counter() - begin, self.estimation.measure
         records = []
         for number, (end, arithmetic) in ends.items():
@@ -235,12 +311,3 @@ class _Runner(Generic[State]):
             else:
                 self.drop(number, end.failure)
         return alive, {number: (end, arithmetic[number]) for number, end in ends.items()}
-
-
-def sample_pass(local: Engine, sample: Sample, backend: Callable[[int], ElementwiseBackend]) -> EStepPass:
-    """Make the E-steps over a sample, scaled to the weight of all data, because counts matter beside a prior."""
-    weights = np.ones(len(sample.rows)) if sample.weights is None else sample.weights.astype(np.float64)
-    if sample.weight_sum is not None:
-        weights *= sample.weight_sum / weights.sum()
-    dataset = replace(as_dataset(sample.rows, weights)[0], row_kind=sample.row_kind)
-    return EStepPass(local, dataset, sample.frame, backend, float(weights.sum()))

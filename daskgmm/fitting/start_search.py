@@ -1,0 +1,231 @@
+"""Search for a start on small samples in memory: over-fit and merge, then split and merge.
+
+One k-means start in each cluster is unlikely with K seeds, and an optimum of EM with two components in one cluster, or
+one over two, is final. With several K seeds each cluster has one, and the surplus lies inside clusters, where merging
+components costs least. So a start begins with too many components, and merges pairs between a few EM steps until K are
+left. After that every component is split into two, and the 2 K components are merged in the same way; a mixture that
+describes rows which no step has seen better than the best mixture so far takes its place (after the split-and-merge EM
+of Ueda, Nakano, Ghahramani & Hinton 2000, and of Zhang, Zhang & Yi 2004). Each round has other rows, so that no round
+rewards overfitting.
+
+While there are more components than K, covariances are shrunk towards the common covariance of the first clusters: a
+component of few rows would otherwise become a needle around them, which no merge removes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+
+from ..core.elementwise import ElementwiseBackend
+from ..core.kernel_choice import choose_kernel
+from ..core.maximum_likelihood import maximize
+from ..core.merging import merge
+from ..core.mixture import MixtureParameters, free_parameters
+from ..core.splitting import split
+from ..core.statistics import SufficientStatistics
+from ..engine.interface import Engine
+from ..errors import IllDefinedCovarianceError
+from .estep_pass import EStepRequest
+from .initialization import Initialization, Sample
+from .samples import SampleParts, sample_pass
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+Schedule = tuple[tuple[float, int], ...]
+"""Numbers of components, in units of K, each with its number of EM steps; descending."""
+
+# Over-fits by falling cost. The more components there are at first, the better the optimum of data that are no mixture
+# of Gaussians.
+_OVER_FITS: tuple[Schedule, ...] = (
+    ((10, 3), (6, 2), (4, 2), (3, 2), (2, 2), (1.5, 2), (1, 6)),
+    ((6, 3), (4, 2), (3, 2), (2, 2), (1.5, 2), (1, 6)),
+    ((3, 3), (1.5, 2), (1, 8)),
+)
+
+# Rounds take turns: every component in two, or in four.
+_ROUNDS: tuple[Schedule, ...] = (
+    ((2, 4), (1.5, 3), (1.2, 2), (1, 4)),
+    ((4, 3), (3, 2), (2, 2), (1.5, 2), (1, 4)),
+)
+
+# Rows of each round: enough for the parameters, unless that takes too large a share of all rows.
+_FEWEST_ROWS = 5000
+_ROWS_PER_PARAMETER = 2
+_LARGEST_SHARE = 0.1
+
+# Rows that no round has seen, on which mixtures are compared.
+_HELD_OUT = 10_000
+
+# Each component of an over-fit begins with at least as many rows, on average.
+_ROWS_PER_COMPONENT = 15
+
+# Arithmetic of the whole search, in passes over all data with K components; and the part of the first over-fit.
+_PASSES = 2.0
+_FIRST_SHARE = 0.8
+
+# The search ends after this many rounds, or after some rounds in a row that gained less than the tolerance.
+_MOST_ROUNDS = 40
+_PATIENCE = 6
+
+_SEEDS = "k-means++"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Outcome of a search."""
+
+    parameters: MixtureParameters
+    log_likelihood: float
+    """Mean log-likelihood of rows that the search has not used otherwise, in nats."""
+    n_iter: int
+    """Number of EM steps."""
+    n_rows: int
+    """Rows of each round."""
+
+
+class StartSearch:
+    """Search for the start of a fit.
+
+    Parameters
+    ----------
+    local : Engine
+        Engine for rows in memory.
+    how : Initialization
+        Covariance structure and number of components, K.
+    reg_covar : float
+        Number added to the variances, in squared units of the data.
+    sample : Sample
+        Sample of the data.
+    n_rows : int
+        Rows of all data, by which the search limits its arithmetic.
+    random_state : numpy.random.RandomState
+    backend : callable
+        Number of components -> `ElementwiseBackend` of the kernels.
+    tol : float
+        Least gain that counts, in nats.
+    """
+
+    def __init__(
+        self,
+        local: Engine,
+        how: Initialization,
+        reg_covar: float,
+        sample: Sample,
+        n_rows: int,
+        random_state: np.random.RandomState,
+        backend: Callable[[int], ElementwiseBackend],
+        tol: float,
+    ) -> None:
+        self._local, self._how, self._reg_covar, self._backend, self._tol = local, how, reg_covar, backend, tol
+        self._random_state, self._structure, self._k = random_state, how.structure, how.n_components
+        n_sample, n_features = sample.rows.shape
+        n_parameters = free_parameters(how.structure, how.n_components, n_features)
+        size = min(
+            max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * n_parameters), max(_FEWEST_ROWS, int(_LARGEST_SHARE * n_rows))
+        )
+        held_out = min(_HELD_OUT, n_sample // 4)
+        self._n_rows = min(size, n_sample - held_out)
+        self._parts = SampleParts(sample, held_out, random_state)
+        self._budget = _PASSES * n_rows * how.n_components
+        self._spent = 0.0
+        self._n_iter = 0
+
+    def run(self, on_round: Callable[[Found], Any]) -> Found:
+        """Run the search; ``on_round`` is called with the best mixture after each round.
+
+        Raises
+        ------
+        IllDefinedCovarianceError
+            If no mixture of the first rows has positive definite covariances.
+        """
+        best = self._over_fit()
+        on_round(best)
+        patience = _PATIENCE
+        for schedule in islice(cycle(_ROUNDS), _MOST_ROUNDS):
+            if not patience or self._spent + self._cost(schedule) > self._budget:
+                break
+            patience -= 1
+            try:
+                other = self._split_and_merge(best.parameters, schedule)
+            except IllDefinedCovarianceError:
+                continue
+            if other.log_likelihood > best.log_likelihood + self._tol:
+                patience = _PATIENCE
+            best = max(best, other, key=lambda found: found.log_likelihood)
+            on_round(replace(best, n_iter=self._n_iter))
+        return replace(best, n_iter=self._n_iter)
+
+    # ---- the two kinds of rounds
+
+    def _over_fit(self) -> Found:
+        affordable = _FIRST_SHARE * self._budget
+        schedule = next((each for each in _OVER_FITS[:-1] if self._cost(each) <= affordable), _OVER_FITS[-1])
+        part = self._parts.next(self._n_rows)
+        most = max(self._k, len(part.rows) // _ROWS_PER_COMPONENT)
+        first = self._number(schedule[0][0], most)
+        statistics = replace(self._how, n_components=first, method=_SEEDS)(part, self._random_state)
+        self._common = self._one_covariance(statistics)
+        return self._reduced(maximize(self._structure, statistics, self._reg_covar), part, schedule, most)
+
+    def _split_and_merge(self, parameters: MixtureParameters, schedule: Schedule) -> Found:
+        while parameters.n_components < schedule[0][0] * self._k:
+            parameters = split(parameters, self._random_state)
+        return self._reduced(parameters, self._parts.next(self._n_rows), schedule, parameters.n_components)
+
+    def _reduced(self, parameters: MixtureParameters, part: Sample, schedule: Schedule, most: int) -> Found:
+        """Run EM on some rows at each number of components, and merge down to the next."""
+        estep_pass = sample_pass(self._local, part, self._backend)
+        for factor, n_iter in schedule:
+            parameters = merge(parameters, min(parameters.n_components, self._number(factor, most)))
+            for _ in range(n_iter):
+                (result,) = estep_pass([EStepRequest(parameters)])
+                parameters = self._m_step(result.statistics)
+            self._count(n_iter, len(part.rows), parameters.n_components)
+        return Found(parameters, self._score(parameters), self._n_iter, len(part.rows))
+
+    def _number(self, factor: float, most: int) -> int:
+        return max(self._k, min(int(factor * self._k), most))
+
+    # ---- the M-step
+
+    def _m_step(self, statistics: SufficientStatistics) -> MixtureParameters:
+        """Run the M-step with covariances that are shrunk towards the common one, as if D + 1 rows had it."""
+        structure = self._structure
+        soft_counts, offsets, covariances = statistics.central_moments(structure, self._reg_covar)
+        reference = np.broadcast_to(statistics.reference, offsets.shape)
+        rows = structure.matrix_weights(soft_counts) * (statistics.n_rows / statistics.weight_sum)
+        added = statistics.scale.shape[0] + 1
+        covariances = structure.multiply(covariances, rows / (rows + added))
+        common = np.repeat(self._common, len(rows), axis=0)
+        covariances = covariances + structure.multiply(common, added / (rows + added))
+        return MixtureParameters.from_covariances(
+            structure, soft_counts / soft_counts.sum(), reference + offsets, covariances
+        )
+
+    def _one_covariance(self, statistics: SufficientStatistics) -> Array:
+        """Covariance that all components have at first, as one matrix."""
+        return statistics.central_moments(self._structure, self._reg_covar)[2][:1]
+
+    # ---- costs and comparisons
+
+    def _cost(self, schedule: Schedule) -> float:
+        """Log-joints of a schedule, rows times components."""
+        return self._n_rows * self._k * sum(factor * n_iter for factor, n_iter in schedule)
+
+    def _count(self, n_iter: int, n_rows: int, n_components: int) -> None:
+        self._n_iter += n_iter
+        self._spent += float(n_iter * n_rows * n_components)
+
+    def _score(self, parameters: MixtureParameters) -> float:
+        """Mean log-likelihood of the rows that no round uses."""
+        rows, weights = self._parts.held_out.rows, self._parts.held_out.weights
+        backend, frame = self._backend(parameters.n_components), self._parts.held_out.frame
+        kind = self._parts.held_out.row_kind.name
+        log_density = choose_kernel(parameters, frame, rows.dtype, backend, rows=kind).log_density(rows)
+        self._spent += len(rows) * parameters.n_components / 2  # no sums
+        return float(np.average(log_density, weights=weights))
