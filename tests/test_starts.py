@@ -318,13 +318,13 @@ def test_samples_follow_the_weights():
     assert survey.sample_weight[of_heavy].sum() == pytest.approx(weights[heavy].sum(), rel=0.2)
 
 
-@pytest.mark.parametrize("init_size", [None, 1000])
+@pytest.mark.parametrize("init_size", [None, 1000, "auto"])
 def test_equal_weights_start_as_no_weights_do(init_size):
     x = np.concatenate([X] * 30)
-    model = GaussianMixture(3, init_size=init_size, n_init=2, max_iter=3, random_state=0)
+    model = GaussianMixture(4, init_size=init_size, n_init=1, max_iter=3, random_state=0)
     expected, found = clone(model).fit(x), clone(model).fit(x, sample_weight=np.full(len(x), 0.5))
-    np.testing.assert_allclose(found.lower_bounds_, expected.lower_bounds_, rtol=1e-12)
-    np.testing.assert_allclose(found.means_, expected.means_, rtol=1e-10)
+    np.testing.assert_allclose(found.lower_bounds_, expected.lower_bounds_, rtol=1e-10)
+    np.testing.assert_allclose(found.means_, expected.means_, rtol=1e-7)
 
 
 @pytest.mark.parametrize("lazy", [False, True])

@@ -34,7 +34,7 @@ from ..engine.plain import is_short, run_here
 from ..engine.run import DaskEngine
 from ..errors import InterruptedWarning, OutputError, SchedulerError, StoreError
 from ..fitting.fit import MixtureFits
-from ..fitting.fit_spec import START_ROWS, FailedFit, FitResult, FitSpec, Settings
+from ..fitting.fit_spec import FailedFit, FitResult, FitSpec, Settings
 from ..fitting.folds import Score, ScoreFold
 from ..fitting.initialization import Initialization
 from ..fitting.origin import Origin
@@ -150,7 +150,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
                 )
             check_parameters(dataset, self._structure, int(self.n_components))
             checkpointer = None if stored_fit is None else checkpointer_for(stored_fit, dataset, [self])
-            fits = MixtureFits(engine, dataset, [self._spec(dataset)], checkpointer)
+            fits = MixtureFits(engine, dataset, [self._spec(dataset.n_features)], checkpointer)
             try:
                 fits.run()
             except (KeyboardInterrupt, SchedulerError, StoreError, OutputError) as error:
@@ -227,7 +227,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         with DaskEngine(self.scheduler, in_process=not is_lazy(data)) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)
             check_parameters(dataset, self._structure, int(self.n_components))
-            return plan_fit(engine, dataset, self._settings(self._prepare(dataset.n_features), dataset.n_rows))
+            return plan_fit(engine, dataset, self._settings(self._prepare(dataset.n_features)))
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit the mixture, then predict the labels of the same data: ``fit(X).predict(X)``.
@@ -376,25 +376,25 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
                 f"{list(known)!s:.200}. Choose those, in that order: X[{list(known)!s:.200}]."
             )
 
-    def _settings(self, how: Preparation[State], n_rows: int) -> Settings:
-        large, auto = n_rows > START_ROWS, self.init_size == AUTO
+    def _settings(self, how: Preparation[State]) -> Settings:
+        auto = self.init_size == AUTO
         usual = self.init_params == Defaults.init_params and self.n_components > 1
-        accelerated = large or getattr(self, "acceleration", None) != AUTO
         return Settings(
             Initialization(self._structure, int(self.n_components), self.init_params),
             tol=self.tol,
             max_iter=self.max_iter,
             n_init=None if self.n_init == AUTO else int(self.n_init),
             init_size=None if auto or self.init_size is None else int(self.init_size),
-            searches=large and auto and usual and how.is_free,
-            accelerator=how.accelerator if accelerated else None,
+            searches=auto and usual and how.is_free,
+            accelerator=how.accelerator,
+            accelerates_few=how.accelerates_few,
             scatter=how.scatter,
         )
 
-    def _spec(self, dataset: Dataset, label: str = "") -> FitSpec[State]:
-        how = self._prepare(dataset.n_features)
+    def _spec(self, n_features: int, label: str = "") -> FitSpec[State]:
+        how = self._prepare(n_features)
         random_state = check_random_state(self.random_state)
-        return FitSpec(self._settings(how, dataset.n_rows), how.estimation, random_state, self._continuation(), label)
+        return FitSpec(self._settings(how), how.estimation, random_state, self._continuation(), label)
 
     def _store(self, run: FitResult[State], dataset: Dataset, n_passes: int) -> None:
         self._store_state(run.state, sample_dtype(dataset))

@@ -275,7 +275,12 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         estimation = MaximumLikelihood(self._structure, float(self.reg_covar), initial)
         name = next(iter(ACCELERATIONS)) if self.acceleration == AUTO else self.acceleration
         accelerator = None if name is None else ACCELERATIONS[name](float(self.reg_covar))
-        return Preparation(lambda survey: estimation, accelerator=accelerator, is_free=initial.is_empty)
+        return Preparation(
+            lambda survey: estimation,
+            accelerator=accelerator,
+            accelerates_few=self.acceleration != AUTO,
+            is_free=initial.is_empty,
+        )
 
     @property
     def _state_arrays(self) -> MixtureArrays:

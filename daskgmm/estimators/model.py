@@ -42,6 +42,8 @@ class Preparation(Generic[State]):
     """Require all second moments of the data from the survey."""
     accelerator: Accelerator[Any] | None = None
     """Proposer of longer steps; None for plain EM."""
+    accelerates_few: bool = True
+    """Accelerate fits of few rows, too."""
     is_free: bool = True
     """The user has given no first parameters."""
 

@@ -323,14 +323,14 @@ def _fit(
     early_stop: PruningRule | None,
     checkpointer: Checkpointer | None,
 ) -> dict[Key, FitResult[Any] | FailedFit]:
-    specs = [model._spec(dataset, _label(key)) for key, model in models.items()]
+    specs = [model._spec(dataset.n_features, _label(key)) for key, model in models.items()]
     return dict(zip(models, fit_mixtures(engine, dataset, specs, checkpointer, early_stop), strict=True))
 
 
 def _store(model: BaseMixture[Any], run: FitResult[Any], dataset: Dataset, training: Dataset, counting: int) -> None:
     # Number of passes of a fit of this candidate alone, whose starts share passes, too.
     steps = Counter(record.start for record in run.history if record.kind not in ("survey", "sample"))
-    size = model._settings(model._prepare(dataset.n_features), dataset.n_rows).sample_size
+    size = model._settings(model._prepare(dataset.n_features)).sample_size
     n_passes = counting + n_weight_passes(training, size) + 1 + max(steps.values(), default=0)
     model._store(run, dataset, n_passes)
 

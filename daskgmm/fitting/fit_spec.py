@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 import numpy as np
@@ -41,10 +41,18 @@ class Settings:
     """Rows of the sample on which starts run before all data; None to run starts on all data from the beginning."""
     accelerator: Accelerator[Any] | None = None
     """Proposer of longer steps; None for plain EM."""
+    accelerates_few: bool = True
+    """Accelerate fits of at most `START_ROWS` rows, too."""
     searches: bool = False
-    """Search for the start on small samples (`StartSearch`)."""
+    """Search for the start of a fit of more than `START_ROWS` rows on small samples (`StartSearch`)."""
     scatter: bool = False
     """Compute all second moments of the data in the survey."""
+
+    def resolved(self, n_rows: int) -> Settings:
+        """Return the settings for ``n_rows`` rows with positive weight."""
+        if n_rows > START_ROWS:
+            return self
+        return replace(self, searches=False, accelerator=self.accelerator if self.accelerates_few else None)
 
     @property
     def scattered(self) -> CovarianceStructure | None:

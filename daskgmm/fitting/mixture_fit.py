@@ -60,15 +60,16 @@ class MixtureFit(Generic[State]):
     ) -> None:
         self._engine, self._dataset, self._spec = engine, dataset, spec
         self._is_hopeless = is_hopeless
-        self._settings, self._of = spec.settings, notes.of_label(spec.label)
+        settings = self._settings = spec.settings.resolved(survey.n_weighted)
+        self._of = notes.of_label(spec.label)
         self._estimation = spec.prepare(survey)
         weights = survey.sample_weight if dataset.weights is not None else None
         self._weight_sum, self._n_weighted = survey.weight_sum, survey.n_weighted
         weight_sum = None if survey.is_complete else survey.weight_sum
         self._sample = Sample(survey.sample, weights, frame, weight_sum, dataset.row_kind)
-        self._samples = spec.continuation is None and spec.settings.samples(dataset.n_rows)
-        self._em = EMSettings(spec.settings.tol, spec.settings.max_iter, spec.settings.accelerator, self._relocator())
-        n_starts = 1 if spec.continuation else spec.settings.n_starts(dataset.n_rows)
+        self._samples = spec.continuation is None and settings.samples(dataset.n_rows)
+        self._em = EMSettings(settings.tol, settings.max_iter, settings.accelerator, self._relocator())
+        n_starts = 1 if spec.continuation else settings.n_starts(dataset.n_rows)
         self.state: FitState[State] = FitState(n_starts, {})
 
     @property

@@ -155,8 +155,16 @@ def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings) -> FitPla
     backend = backend_for(dataset, how.n_components)
     n_sample = min(dataset.n_rows, settings.sample_size)
     survey = survey_fold(dataset, NumberedRows(range(n_sample)), backend, settings.scattered)
-    kept = n_kept(dataset.n_rows, dataset.n_features, n_sample) if settings.samples(dataset.n_rows) else 0
-    groups = [_groups(engine, dataset, settings, kept, cost) for cost in _costs(dataset, settings, backend)]
+    # Only the survey tells how many rows have a positive weight; the settings depend on that number.
+    counts = (dataset.n_rows,) if dataset.weights is None else (dataset.n_rows, 0)
+    possible = [settings.resolved(count) for count in counts]
+    from_sample = any(each.samples(dataset.n_rows) for each in possible)
+    kept = n_kept(dataset.n_rows, dataset.n_features, n_sample) if from_sample else 0
+    groups = [
+        _groups(engine, dataset, each, kept if each.samples(dataset.n_rows) else 0, cost)
+        for each in possible
+        for cost in _costs(dataset, settings, backend)
+    ]
     esteps = [engine.plan(dataset, group[0]) for group in groups]
     row_bytes = dataset.n_features * sample_dtype(dataset).itemsize
     return FitPlan(

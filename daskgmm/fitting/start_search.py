@@ -8,8 +8,8 @@ describes rows which no step has seen better than the best mixture so far takes 
 of Ueda, Nakano, Ghahramani & Hinton 2000, and of Zhang, Zhang & Yi 2004). Each round has other rows, so that no round
 rewards overfitting.
 
-While there are more components than K, covariances are shrunk towards the common covariance of the first clusters: a
-component of few rows would otherwise become a needle around them, which no merge removes.
+Covariances of components of few rows are shrunk towards the common covariance of the first clusters: such a component
+would otherwise become a needle around its rows, which no merge removes.
 """
 
 from __future__ import annotations
@@ -64,8 +64,11 @@ _HELD_OUT = 10_000
 # Each component of an over-fit begins with at least as many rows, on average.
 _ROWS_PER_COMPONENT = 15
 
+# Covariances of components of fewer rows per feature are shrunk, the more the fewer rows there are.
+_SHRUNK_ROWS_PER_FEATURE = 4
+
 # Arithmetic of the whole search, in passes over all data with K components; and the part of the first over-fit.
-_PASSES = 2.0
+_PASSES = 2.5
 _FIRST_SHARE = 0.8
 
 # The search ends after this many rounds, or after some rounds in a row that gained less than the tolerance.
@@ -194,15 +197,14 @@ class StartSearch:
     # ---- the M-step
 
     def _m_step(self, statistics: SufficientStatistics) -> MixtureParameters:
-        """Run the M-step with covariances that are shrunk towards the common one, as if D + 1 rows had it."""
+        """Run the M-step; covariances of components of few rows are shrunk towards the common covariance."""
         structure = self._structure
         soft_counts, offsets, covariances = statistics.central_moments(structure, self._reg_covar)
         reference = np.broadcast_to(statistics.reference, offsets.shape)
         rows = structure.matrix_weights(soft_counts) * (statistics.n_rows / statistics.weight_sum)
-        added = statistics.scale.shape[0] + 1
-        covariances = structure.multiply(covariances, rows / (rows + added))
+        share = np.maximum(0.0, 1 - rows / (_SHRUNK_ROWS_PER_FEATURE * (statistics.scale.shape[0] + 1)))
         common = np.repeat(self._common, len(rows), axis=0)
-        covariances = covariances + structure.multiply(common, added / (rows + added))
+        covariances = structure.multiply(covariances, 1 - share) + structure.multiply(common, share)
         return MixtureParameters.from_covariances(
             structure, soft_counts / soft_counts.sum(), reference + offsets, covariances
         )
