@@ -115,6 +115,8 @@ class _Merger:
     def _update(self, component: int) -> None:
         """Compute the costs of merging a component with its neighbours."""
         others = self._neighbours(component)
+        if not len(others):
+            return
         costs = self._merge_costs(component, others)
         self.costs[component, others] = self.costs[others, component] = costs
 

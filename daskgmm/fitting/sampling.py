@@ -176,8 +176,8 @@ def fit_by_search(
         for number in range(n_starts):
             search = StartSearch(local, how, estimation.reg_covar, sample, n_rows, random_state, backend, settings.tol)
             found.append(search.run(_Announcer(engine, number, n_starts, label)))
-        best = max(found, key=lambda each: each.log_likelihood)
-        number, seconds = found.index(best), time.perf_counter() - begin
+        number = int(np.argmax([each.log_likelihood for each in found]))
+        best, seconds = found[number], time.perf_counter() - begin
         records = [
             PassRecord("sample", place, each.n_iter, each.log_likelihood, each.n_rows, 0, seconds, "float64")
             for place, each in enumerate(found)

@@ -55,17 +55,15 @@ _ROUNDS: tuple[Schedule, ...] = (
 
 # Rows of each round: enough for the parameters, unless that takes too large a share of all rows.
 _FEWEST_ROWS = 5000
-_ROWS_PER_PARAMETER = 2
+_ROWS_PER_PARAMETER = 4
 _LARGEST_SHARE = 0.1
 
 # Rows that no round has seen, on which mixtures are compared.
 _HELD_OUT = 10_000
 
-# Each component of an over-fit begins with at least as many rows, on average.
-_ROWS_PER_COMPONENT = 15
-
-# Covariances of components of fewer rows per feature are shrunk, the more the fewer rows there are.
-_SHRUNK_ROWS_PER_FEATURE = 4
+# Covariances of components of fewer rows per feature are shrunk, the more the fewer rows there are. The components of
+# an over-fit have at least as many rows on average: merges of shrunk components depend little on the data.
+_ROWS_PER_FEATURE = 3
 
 # Arithmetic of the whole search, in passes over all data with K components; and the part of the first over-fit.
 _PASSES = 2.5
@@ -133,6 +131,7 @@ class StartSearch:
         )
         held_out = min(_HELD_OUT, n_sample // 4)
         self._n_rows = min(size, n_sample - held_out)
+        self._shrunk_rows = _ROWS_PER_FEATURE * (n_features + 1)
         self._parts = SampleParts(sample, held_out, random_state)
         self._budget = _PASSES * n_rows * how.n_components
         self._spent = 0.0
@@ -150,7 +149,7 @@ class StartSearch:
         on_round(best)
         patience = _PATIENCE
         for schedule in islice(cycle(_ROUNDS), _MOST_ROUNDS):
-            if not patience or self._spent + self._cost(schedule) > self._budget:
+            if not patience or self._spent + self._cost(schedule, self._n_rows) > self._budget:
                 break
             patience -= 1
             try:
@@ -166,10 +165,9 @@ class StartSearch:
     # ---- the two kinds of rounds
 
     def _over_fit(self) -> Found:
-        affordable = _FIRST_SHARE * self._budget
-        schedule = next((each for each in _OVER_FITS[:-1] if self._cost(each) <= affordable), _OVER_FITS[-1])
-        part = self._parts.next(self._n_rows)
-        most = max(self._k, len(part.rows) // _ROWS_PER_COMPONENT)
+        affordable, part = _FIRST_SHARE * self._budget, self._parts.next(self._n_rows)
+        most = max(self._k, len(part.rows) // self._shrunk_rows)
+        schedule = next((each for each in _OVER_FITS[:-1] if self._cost(each, most) <= affordable), _OVER_FITS[-1])
         first = self._number(schedule[0][0], most)
         statistics = replace(self._how, n_components=first, method=_SEEDS)(part, self._random_state)
         self._common = self._one_covariance(statistics)
@@ -202,7 +200,7 @@ class StartSearch:
         soft_counts, offsets, covariances = statistics.central_moments(structure, self._reg_covar)
         reference = np.broadcast_to(statistics.reference, offsets.shape)
         rows = structure.matrix_weights(soft_counts) * (statistics.n_rows / statistics.weight_sum)
-        share = np.maximum(0.0, 1 - rows / (_SHRUNK_ROWS_PER_FEATURE * (statistics.scale.shape[0] + 1)))
+        share = np.maximum(0.0, 1 - rows / self._shrunk_rows)
         common = np.repeat(self._common, len(rows), axis=0)
         covariances = structure.multiply(covariances, 1 - share) + structure.multiply(common, share)
         return MixtureParameters.from_covariances(
@@ -215,9 +213,9 @@ class StartSearch:
 
     # ---- costs and comparisons
 
-    def _cost(self, schedule: Schedule) -> float:
-        """Log-joints of a schedule, rows times components."""
-        return self._n_rows * self._k * sum(factor * n_iter for factor, n_iter in schedule)
+    def _cost(self, schedule: Schedule, most: int) -> float:
+        """Log-joints of a schedule, rows times components; ``most`` is the largest number of components."""
+        return float(self._n_rows * sum(n_iter * self._number(factor, most) for factor, n_iter in schedule))
 
     def _count(self, n_iter: int, n_rows: int, n_components: int) -> None:
         self._n_iter += n_iter
