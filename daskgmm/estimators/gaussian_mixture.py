@@ -60,10 +60,11 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         Added to every variance at each M-step, in squared units of the data.
     max_iter : int, default=100
         Largest number of EM iterations over all data.
-    n_init : int or 'auto', default=1
+    n_init : int or 'auto', default='auto'
         Number of starts; the fit keeps the start with the largest final likelihood. Starts share every reading of the
-        data. 'auto' means 1, or 4 if starts run on a sample (``init_size``). A start that ends in a collapsed component
-        is dropped with a warning, and the fit fails only if all starts do (scikit-learn fails at the first).
+        data. With a search (``init_size``), the number of searches, of which the best makes the only start. 'auto'
+        means 1, or 4 if starts run on a sample of ``init_size`` rows. A start that ends in a collapsed component is
+        dropped with a warning, and the fit fails only if all starts do (scikit-learn fails at the first).
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
         Initialization method of a start. 'k-means++' and 'random_from_data' take rows as means, with equal weights and
         one common covariance (scikit-learn's initial covariances are ``reg_covar`` alone).
@@ -81,14 +82,17 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         Level of printed output: 1 for iterations, 2 for their changes and times as well.
     verbose_interval : int, default=10
         Number of iterations between two printed lines.
-    init_size : int, default=None
-        Number of rows in the sample on which starts run. If the data have more rows, starts run EM to convergence on
-        nested samples in memory, each ten times larger than the last, and the best start goes on to all data, which
-        saves passes. None: EM sees all data from the first iteration, as in scikit-learn, and starts are made from at
-        most 100 000 rows. Samples depend on ``sample_weight`` and ``random_state``, not on chunks or workers.
-    acceleration : {'lbfgs'}, default=None
+    init_size : int, 'auto' or None, default='auto'
+        Where starts are made. 'auto': of at most 100 000 rows with positive weight, on all data, as in scikit-learn; of
+        more rows, by a search on small samples in memory (`daskgmm.fitting.start_search`), from which one start goes on
+        to all data. Given first parameters, or another ``init_params`` than 'kmeans', are followed without a search. A
+        number: starts run EM to convergence on nested samples, each ten times larger than the last, up to this many
+        rows, and the best start goes on to all data. None: EM sees all data from the first iteration, as in
+        scikit-learn, and starts are made from at most 100 000 rows. Samples depend on ``sample_weight`` and
+        ``random_state``, not on chunks or workers.
+    acceleration : {'auto', 'lbfgs'} or None, default='auto'
         Method that extrapolates the last EM steps to a longer step, kept only if the likelihood does not fall; see
-        `daskgmm.core.acceleration`. None: plain EM.
+        `daskgmm.core.acceleration`. 'auto': 'lbfgs' for more than 100 000 rows with positive weight. None: plain EM.
     scheduler : None, str or distributed.Client, default=None
         Scheduler of the passes: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None:
         the client in scope, or threads of this process.
