@@ -2,7 +2,9 @@
 
 Both models have the same parameters and are in one process; the two take turns, call by call, so that a slow moment of
 the machine hits both. A figure is the median of the calls; the first call of each, where daskgmm prepares what depends
-on the parameters alone, is told by itself.
+on the parameters alone, is told by itself. On a machine that others use, ``--clock processor`` counts the time that
+calls compute, not the time that they wait for a processor; set ``OPENBLAS_NUM_THREADS=1``, because idle threads of BLAS
+compute, too.
 
     python benchmarks/few_rows.py
     python benchmarks/few_rows.py --cases 2x2 39x64 --structures full --rows 1 --calls 201 --json
@@ -28,6 +30,8 @@ from daskgmm.names import COVARIANCE_TYPES
 Array = np.ndarray[Any, np.dtype[Any]]
 STRUCTURES = COVARIANCE_TYPES[:4]  # those that scikit-learn has, too
 METHODS = ("predict", "predict_proba", "score_samples", "score")
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"elapsed": time.perf_counter, "processor": time.process_time}
 ATTRIBUTES = ("weights_", "means_", "covariances_", "precisions_cholesky_")
 
 
@@ -83,27 +87,27 @@ def measure(options: argparse.Namespace) -> Iterator[Measurement]:
                         model = GaussianMixture(k, covariance_type=structure)
                         vars(model).update({name: value.copy() for name, value in attributes.items()})
                         calls = getattr(model, method), getattr(theirs, method)
-                        times, difference = take_turns(*calls, x, options.calls)
+                        times, difference = take_turns(*calls, x, options.calls, CLOCKS[options.clock])
                         yield Measurement(d, k, structure, dtype, n_rows, method, *times, difference)
 
 
 def take_turns(
-    ours: Callable[[Array], Any], theirs: Callable[[Array], Any], x: Array, n_calls: int
+    ours: Callable[[Array], Any], theirs: Callable[[Array], Any], x: Array, n_calls: int, clock: Clock
 ) -> tuple[tuple[float, float, float], float]:
     """Milliseconds of our first call, and medians of the calls after it; and how far the results differ."""
-    first = timed(ours, x)
+    first = timed(ours, x, clock)
     theirs(x)
-    pairs = [(timed(ours, x), timed(theirs, x)) for _ in range(n_calls)]
+    pairs = [(timed(ours, x, clock), timed(theirs, x, clock)) for _ in range(n_calls)]
     mine, expected = np.asarray(ours(x), np.float64), np.asarray(theirs(x), np.float64)
     difference = float(np.max(np.abs(mine - expected) / np.maximum(1, np.abs(expected))))
     return (first, median(a for a, _ in pairs), median(b for _, b in pairs)), difference
 
 
-def timed(call: Callable[[Array], Any], x: Array) -> float:
+def timed(call: Callable[[Array], Any], x: Array, clock: Clock) -> float:
     """Milliseconds of a call."""
-    begin = time.perf_counter()
+    begin = clock()
     call(x)
-    return 1e3 * (time.perf_counter() - begin)
+    return 1e3 * (clock() - begin)
 
 
 def parse() -> argparse.Namespace:
@@ -114,6 +118,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", default=["float64", "float32"], choices=["float64", "float32"])
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 10, 1000])
     parser.add_argument("--calls", type=int, default=41, help="of each library, for a figure")
+    parser.add_argument("--clock", choices=CLOCKS, default="elapsed", help="time to measure (default elapsed)")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

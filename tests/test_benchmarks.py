@@ -124,6 +124,17 @@ def test_fits_of_both_libraries() -> None:
 
 
 @pytest.mark.slow
+def test_stages_of_a_first_fit() -> None:
+    command = ("first_fit.py", "--cases", "300x2x3", "--rounds", "1")
+    (result,) = json.loads(run(*command, "--json"))["results"]
+    assert (result["n_rows"], result["n_features"], result["n_components"], result["loops"]) == (300, 2, 3, "numpy")
+    for clock in ("processor", "elapsed"):
+        times = [result[clock][stage] for stage in ("survey", "start", "first E-step")]
+        assert 0 < times[0] < times[1] < times[2]
+    assert "300, 2, 3   numpy" in run(*command)
+
+
+@pytest.mark.slow
 def test_fits_table() -> None:
     assert "ratio" in run("fits.py", "--cases", "full:2x3", "--rows", "5000", "--rounds", "1")
 

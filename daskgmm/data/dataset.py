@@ -263,6 +263,10 @@ class Dataset:
         """Return the batch of rows ``start`` to ``stop``, which a task needs beside the reader."""
         return Batch(start, stop, tuple(source.part(start, stop) for source in self.sources))
 
+    def block(self) -> RowBlock:
+        """Return all rows of a data set in memory."""
+        return self.reader(0).read(self.batch(0, self.n_rows), 0, self.n_rows, {})
+
     @property
     def weights_alone(self) -> Dataset:
         """The weights as rows of one feature."""

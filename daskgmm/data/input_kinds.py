@@ -71,6 +71,10 @@ class Input:
     steps: tuple[tuple[InputKind, Any], ...] = ()
     """Kinds that converted the input to the rows, in order, each with the input that it recognised."""
 
+    def with_rows(self, rows: Any) -> Input:
+        """Return the same input with the rows in another form."""
+        return self if rows is self.rows else Input(rows, self.feature_names, self.steps)
+
     def wrap(self, result: Any, output: RowOutput) -> Any:
         """Convert results for the rows to the form of the input; see `InputKind.wrap`."""
         for kind, data in reversed(self.steps):
@@ -109,9 +113,16 @@ def unwrap(data: Any, name: str) -> Input:
     """
     steps: list[tuple[InputKind, Any]] = []
     kinds, names = list(_kinds), None
-    while (kind := next((kind for kind in kinds if kind.recognises(data, name)), None)) is not None:
+    while (kind := _recognising(kinds, data, name)) is not None:
         kinds.remove(kind)  # so that the loop ends
         steps.append((kind, data))
         names = names or kind.feature_names(data)
         data = kind.rows(data, name)
     return Input(data, names, tuple(steps))
+
+
+def _recognising(kinds: list[InputKind], data: Any, name: str) -> InputKind | None:
+    for kind in kinds:
+        if kind.recognises(data, name):
+            return kind
+    return None

@@ -11,7 +11,6 @@ import operator
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import dask
@@ -37,6 +36,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _KINDS = "a NumPy array, a memmap, a dask array, a Zarr array or its path or URL, an h5py.Dataset"
 _MOST_NAMES = 5  # variables that a message lists
 
+_LAZY = (np.memmap, da.Array, Source, zarr.Array)
+
 
 def accept(data: Any, name: str = "X") -> Input:
     """Open addresses and unwrap data frames, labelled arrays and other wrappers; nothing is loaded.
@@ -61,7 +62,7 @@ def accept(data: Any, name: str = "X") -> Input:
         check_unmasked(unwrapped.rows)
         rows = as_columns(unwrapped.rows, name)
         names = rows.feature_names if isinstance(rows, Source) else field_names(unwrapped.rows)
-        return replace(unwrapped, rows=rows, feature_names=unwrapped.feature_names or names)
+        return Input(rows, unwrapped.feature_names or names, unwrapped.steps)
 
 
 def resolve(data: Any, name: str = "X") -> Any:
@@ -73,7 +74,7 @@ class _Address(InputKind):
     """A path or URL."""
 
     def recognises(self, data: Any, name: str) -> bool:
-        return isinstance(data, str | os.PathLike)
+        return isinstance(data, (str, os.PathLike))  # a union would be made anew in each call
 
     def rows(self, data: Any, name: str) -> Any:
         return open_zarr(data)
@@ -180,7 +181,7 @@ def in_memory(name: str, data: Any, most: int) -> Array:
 
 def is_lazy(data: Any) -> bool:
     """Tell data that are read piece by piece from data for scikit-learn's own validation."""
-    return isinstance(data, da.Array | Source | zarr.Array | np.memmap)
+    return isinstance(data, _LAZY)
 
 
 def as_dataset(

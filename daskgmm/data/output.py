@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -180,7 +181,7 @@ def _apply(block: Any, function: RowFunction, block_info: Any = None) -> Array:
     return result
 
 
-def apply_rows(rows: Array, function: RowFunction, start: int = 0, n_threads: int = 1) -> list[Array]:
+def apply_rows(rows: Array, function: RowFunction, start: int = 0, n_threads: int | None = 1) -> list[Array]:
     """Compute the results for rows in memory: an array for each output.
 
     Parameters
@@ -189,7 +190,8 @@ def apply_rows(rows: Array, function: RowFunction, start: int = 0, n_threads: in
     function : RowFunction
     start : int
         Number of the first row.
-    n_threads : int
+    n_threads : int or None
+        None: one for each processor.
     """
     results = [output.empty(len(rows)) for output in function.outputs]
 
@@ -202,6 +204,6 @@ def apply_rows(rows: Array, function: RowFunction, start: int = 0, n_threads: in
         for span in spans:
             fill(span)
         return results
-    with ThreadPoolExecutor(n_threads, thread_name_prefix="gmm-rows") as pool:
+    with ThreadPoolExecutor(n_threads or os.cpu_count(), thread_name_prefix="gmm-rows") as pool:
         list(pool.map(fill, spans))
     return results

@@ -220,17 +220,23 @@ def borders(start: int, stop: int, size: int, multiple: int, cuts: Array | None)
     numpy.ndarray
         Ascending, from ``start`` to ``stop``: one array, however many ranges there are.
     """
-    if cuts is None:
-        step = max(multiple, size // multiple * multiple)
-        inner = np.arange(start // step * step + step, stop, step)
-        # One border where there are no rows.
-        return np.concatenate([[start], inner, [stop]] if start < stop else [[start]])
-    return np.fromiter(_at_cuts(start, stop, size, np.unique(cuts).tolist()), np.int64)
+    return np.fromiter(_borders(start, stop, size, multiple, cuts), np.int64)
 
 
 def ranges(start: int, stop: int, size: int, multiple: int, cuts: Array | None) -> list[tuple[int, int]]:
     """Split rows into ranges; see `borders`."""
-    return list(pairwise(borders(start, stop, size, multiple, cuts).tolist()))
+    return list(pairwise(_borders(start, stop, size, multiple, cuts)))
+
+
+def _borders(start: int, stop: int, size: int, multiple: int, cuts: Array | None) -> Iterator[int]:
+    if cuts is not None:
+        yield from _at_cuts(start, stop, size, np.unique(cuts).tolist())
+        return
+    step = max(multiple, size // multiple * multiple)
+    yield start
+    if start < stop:  # one border where there are no rows
+        yield from range(start // step * step + step, stop, step)
+        yield stop
 
 
 def _at_cuts(start: int, stop: int, size: int, cuts: list[int]) -> Iterator[int]:

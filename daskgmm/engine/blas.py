@@ -90,7 +90,7 @@ def _release() -> None:
 
 def _limit(user_api: str) -> Limits:
     """Set all libraries of that kind to one thread; return their earlier numbers of threads."""
-    found = [library for library in _libraries(len(sys.modules)) if library.user_api == user_api]
+    found = _libraries(len(sys.modules)).get(user_api, [])
     before = [(library, n_threads) for library in found if (n_threads := library.get_num_threads()) is not None]
     for library in found:
         library.set_num_threads(1)
@@ -103,9 +103,12 @@ def _restore(limits: Limits) -> None:
 
 
 @lru_cache(maxsize=1)
-def _libraries(n_modules: int) -> list[LibController]:
-    """Libraries with a thread pool in this process; the number of imported modules is the key of the cache."""
-    return list(ThreadpoolController().lib_controllers)
+def _libraries(n_modules: int) -> dict[str, list[LibController]]:
+    """Libraries with a thread pool in this process, by kind; the number of imported modules is the cache's key."""
+    found: dict[str, list[LibController]] = {}
+    for library in ThreadpoolController().lib_controllers:
+        found.setdefault(library.user_api, []).append(library)
+    return found
 
 
 def _take_control() -> None:

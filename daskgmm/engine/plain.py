@@ -46,9 +46,11 @@ def is_short(dataset: Dataset, costs: Costs) -> bool:
 
 
 def run_here(dataset: Dataset, fold: Fold) -> Any:
-    """Return the value of a fold over all rows, from a pass without listeners."""
+    """Return the value of a fold over rows in memory, from a single pass: no other pass compares its checksum."""
+    accumulator = Accumulator(fold, dataset.n_rows)
     with one_blas_thread():
-        return fold_rows(dataset, fold, current(), None)[0]
+        accumulator.add_rows(0, dataset.block())
+        return accumulator.total()
 
 
 class PlainEngine(Engine):

@@ -12,8 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..data.row_block import RowBlock
 from ..errors import DataChangedError
 from ..tuning import current
@@ -148,4 +146,4 @@ def leaf_rows(n_features: int, value_bytes: int = 0) -> int:
     """
     tuning = current()
     rows = max(tuning.leaf_bytes, value_bytes) // (8 * n_features)
-    return int(np.clip(1 << (max(1, rows).bit_length() - 1), tuning.shortest_leaf, tuning.longest_leaf))
+    return min(max(1 << (max(1, rows).bit_length() - 1), tuning.shortest_leaf), tuning.longest_leaf)

@@ -7,7 +7,6 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -349,7 +348,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
             data = data if is_lazy(data) else np.asarray(data)
             check_layout(data)
             self._accept_names(accepted.feature_names, reset)
-            return replace(accepted, rows=data)
+            return accepted.with_rows(data)
         if is_lazy(data):
             check_layout(data)
             named = getattr(X, "_meta", data) if hasattr(X, "to_dask_array") else data
@@ -364,7 +363,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         validated = validate_data(
             self, data, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=2 if reset else 1
         )
-        return replace(accepted, rows=validated)
+        return accepted.with_rows(validated)
 
     def _accept_names(self, names: tuple[str, ...], reset: bool) -> None:
         """Record the feature names of structured rows, or compare them with the names of the fit."""
@@ -475,7 +474,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         function = self._outputs(data, prepared, name)
         if isinstance(data, np.ndarray):
             with one_blas_thread():
-                (result,) = apply_rows(data, function, n_threads=os.cpu_count() or 1)
+                (result,) = apply_rows(data, function, n_threads=None)
         else:
             every = self._outputs(data, prepared, "labels", "responsibilities", "log_density")
             result = map_rows(as_blocks(data, function.row_bytes, every.row_bytes), function)

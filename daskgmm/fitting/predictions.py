@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,16 @@ from .folds import KernelFold
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _WRITING_SPEED = 2e8  # bytes of results a second, compressed
+
+
+@cache
+def _outputs(n_components: int, dtype: np.dtype[Any]) -> tuple[RowOutput, ...]:
+    """Every output of a kernel."""
+    return (
+        RowOutput("labels", np.dtype(np.int64)),
+        RowOutput("responsibilities", dtype, n_components),
+        RowOutput("log_density", dtype),
+    )
 
 
 @dataclass(frozen=True)
@@ -41,12 +52,7 @@ class KernelOutputs:
         dtype : dtype
             Dtype of responsibilities and densities.
         """
-        floating, integer = np.dtype(dtype), np.dtype(np.int64)
-        known = (
-            RowOutput("labels", integer),
-            RowOutput("responsibilities", floating, kernel.parameters.n_components),
-            RowOutput("log_density", floating),
-        )
+        known = _outputs(kernel.parameters.n_components, np.dtype(dtype))
         return cls(kernel, tuple(output for output in known if output.name in names))
 
     @property
