@@ -45,6 +45,11 @@ class Settings:
     """Compute all second moments of the data in the survey."""
 
     @property
+    def single(self) -> bool:
+        """Permission to take the first E-steps in single precision: plain EM keeps the trajectory of exact EM."""
+        return self.accelerator is not None
+
+    @property
     def scattered(self) -> CovarianceStructure | None:
         """Structure whose second moments the survey computes; None for variances alone."""
         return self.initialization.structure if self.scatter else None

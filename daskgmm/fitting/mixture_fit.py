@@ -67,7 +67,13 @@ class MixtureFit(Generic[State]):
         weight_sum = None if survey.is_complete else survey.weight_sum
         self._sample = Sample(survey.sample, weights, frame, weight_sum, dataset.row_kind)
         self._samples = spec.continuation is None and spec.settings.samples(dataset.n_rows)
-        self._em = EMSettings(spec.settings.tol, spec.settings.max_iter, spec.settings.accelerator, self._relocator())
+        self._em = EMSettings(
+            spec.settings.tol,
+            spec.settings.max_iter,
+            spec.settings.accelerator,
+            self._relocator(),
+            spec.settings.single,
+        )
         n_starts = 1 if spec.continuation else spec.settings.n_starts(dataset.n_rows)
         self.state: FitState[State] = FitState(n_starts, {})
 
