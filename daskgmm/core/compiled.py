@@ -17,7 +17,7 @@ from numba.core.registry import cpu_target
 from numba.extending import overload
 
 from .covariance import STRUCTURES
-from .elementwise import ElementwiseBackend, FeatureMap, Scratch
+from .elementwise import SINGLE_LOWEST, ElementwiseBackend, FeatureMap, Scratch
 from .row_blocks import block_step
 
 if numba.config.DISABLE_JIT:
@@ -281,7 +281,7 @@ def _exponentiate_single(joint: Array, peaks: Array, totals: Array) -> None:
     scratch = np.empty(_TILE, np.float32)
     bits = scratch.view(np.int32)
     high, low = _SINGLE_LOG2
-    one, shift, lowest = np.float32(1.0), np.float32(12582912.0), np.float32(-85.0)
+    one, shift, lowest = np.float32(1.0), np.float32(12582912.0), np.float32(SINGLE_LOWEST)
     for start in range(0, joint.shape[1], _TILE):
         stop = min(joint.shape[1], start + _TILE)
         peak, total, n = peaks[start:stop], totals[start:stop], stop - start

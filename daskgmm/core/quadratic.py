@@ -20,10 +20,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # chosen.
 _RESOLUTION = {"float32": 1e-2, "float64": 1e-6}
 
-# Rows whose sums are in single precision before they are added in double precision: longer sums of nearly equal terms, as
-# in binary features, lose more digits than the terms themselves.
-_MOST_SINGLE_ROWS = 504
-
 # Factor of `QuadraticKernel.rounding`, in units of the terms' rounding. In 327 mixtures (D = 1 to 32, K = 2 to 24, all
 # structures, light and heavy tails) single precision moved the mean log-likelihood by at most 0.41 such units from one
 # iteration to the next, and the bound of variational inference by at most 1.4.
@@ -77,8 +73,6 @@ class QuadraticKernel(Kernel):
         """Plan the kernel's blocks for mixtures of that shape, with products in that dtype."""
         p = structure.n_quadratic(n_features) + n_features + 1
         rows = block_rows(backend.block_bytes, dtype.itemsize * (n_components + p))
-        if dtype == np.float32:
-            rows = min(rows, _MOST_SINGLE_ROWS)
         return BlockPlan(rows, dtype.itemsize * (2 * n_components * p + (n_components + p) * rows))
 
     def workspace(self) -> Scratch:

@@ -410,7 +410,9 @@ def _accept(
         accelerator_state, proposed = settings.accelerator.propose(accelerator_state, at, updated, bound)  # type: ignore[arg-type]
         proposal = None if proposed is None else Proposal(proposed, "accelerated")
     settled = _settled(settings, accelerator_state, m_step.change, settings.tol)
-    nearly = _settled(settings, accelerator_state, m_step.change, _NEARLY * settings.tol)
+    # Before two bounds can be compared, an accelerator predicts the next gain.
+    change = 0.0 if m_step.change == np.inf and settings.accelerator is not None else m_step.change
+    nearly = _settled(settings, accelerator_state, change, _NEARLY * settings.tol)
     # With tol = 0 no start converges, and no arithmetic is fine enough.
     refines = 0 < settings.tol < m_step.rounding and abs(m_step.change) <= m_step.doubt
     accepted = replace(
