@@ -24,8 +24,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # as of binary features, lose more digits than the terms themselves.
 _SINGLE_ROWS = 504
 
-SINGLE_LOWEST = -69.0
-"""Logarithm of the smallest responsibility in single precision: its products with features are not subnormal either."""
+# Logarithm of the smallest responsibility in single precision: its products with features are not subnormal either.
+_SINGLE_LOWEST = -69.0
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,15 @@ class ElementwiseBackend(ABC):
         return True
 
     @abstractmethod
-    def warm_up(self, dtype: np.dtype[Any]) -> None:
-        """Begin to load, in the background, the machine code for the first E-step of rows of that dtype."""
+    def warm_up(self, dtype: np.dtype[Any], *, rounds: bool = False) -> None:
+        """Begin to load, in the background, the machine code for the first E-step of rows of that dtype.
+
+        Parameters
+        ----------
+        dtype : numpy.dtype
+        rounds : bool
+            The first E-step may round the rows to single precision.
+        """
 
     @abstractmethod
     def fill(self, features: FeatureMap, rows: Array, out: Array) -> None:
@@ -151,7 +158,7 @@ class NumpyBackend(ElementwiseBackend):
     def made_by(self) -> str:
         return "numpy"
 
-    def warm_up(self, dtype: np.dtype[Any]) -> None:
+    def warm_up(self, dtype: np.dtype[Any], *, rounds: bool = False) -> None:
         """Do nothing: NumPy needs no machine code loaded."""
 
     def fill(self, features: FeatureMap, rows: Array, out: Array) -> None:
@@ -179,7 +186,7 @@ def _exponentiate(joint: Array) -> None:
 
     Subnormal numbers take many times longer to compute and, on some machines, to multiply.
     """
-    lowest = 0.98 * math.log(np.finfo(joint.dtype).tiny) if joint.dtype == np.float64 else SINGLE_LOWEST
+    lowest = 0.98 * math.log(np.finfo(joint.dtype).tiny) if joint.dtype == np.float64 else _SINGLE_LOWEST
     if joint.min() < lowest:
         normal = joint >= lowest
         np.maximum(joint, lowest, out=joint)

@@ -50,8 +50,8 @@ _ROUNDING = 1e-12
 # Largest share of the last gain that may be rounding for the next E-step to be in single precision.
 _ROUNDED_SHARE = 0.01
 
-# Multiple of ``tol`` from which on E-steps are in the precision of the rows, so that the last change of the bound, which
-# decides the convergence, is between two such E-steps.
+# Multiple of ``tol`` below which E-steps are in the precision of the rows: the last change of the bound, which decides
+# whether a start has converged, should be between two such E-steps.
 _NEARLY = 10.0
 
 # Last E-steps of a start that reaches its limit in the precision of the rows. One would not do: it may be rejected.
