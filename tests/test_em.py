@@ -397,6 +397,12 @@ def test_a_fit_that_cannot_go_on_says_which_components_collapsed():
         Snapshot(1, {}, (FitState(1, {0: lost}),))
 
 
+def test_a_snapshot_holds_bounds_that_are_numbers():
+    start = replace(EMSettings(1e-3, 10).begin(4.0), lower_bounds=(-3.0, np.nan, -2.0))
+    with pytest.raises(ValueError, match="lower_bounds contains NaN"):
+        Snapshot(1, {}, (FitState(1, {0: start}),))
+
+
 @pytest.mark.parametrize("rounding", [-1.0, np.inf, np.nan])
 def test_a_rounding_error_is_a_finite_number(rounding):
     with pytest.raises(ValueError, match="rounding is"):

@@ -120,8 +120,9 @@ class EMStart(Generic[State]):
     """State of the accelerator; None for plain EM."""
 
     def __post_init__(self) -> None:
-        if not sum(self.lower_bounds) < np.inf:
-            raise ValueError("lower_bounds contains NaN or infinity")
+        # Only the last one: a start is made anew several times in each step, and `Snapshot` checks all of them.
+        if not self.lower_bound < np.inf:
+            raise ValueError("lower_bounds ends with NaN or infinity")
         if not 0 <= self.rounding < np.inf:
             raise ValueError(f"rounding is {self.rounding}; expected a finite number, not negative")
         if self.n_iter < 0:
