@@ -45,6 +45,16 @@ def test_kernels_table() -> None:
     assert [line.split()[2] for line in lines[header + 1 : -1]] == ["diag"] * 3
 
 
+def test_single_precision_is_compared_with_double() -> None:
+    sizes = ("--rows", "3000", "--pass-rows", "500", "--seeds", "1", "--tols", "1e-4", "--rounds", "1")
+    report = json.loads(run("single_precision.py", "--passes", "full:2x3", "--fits", "diag:2x3:5", *sizes, "--json"))
+    assert [result["case"] for result in report["passes"]] == ["full:2x3"]
+    assert {result["start"] for result in report["fits"]} == {"all rows", "samples"}
+    for result in report["fits"]:
+        assert 0 < result["n_single"] < result["passes"][1]
+        assert abs(result["gained"]) < 1e-4
+
+
 FEW_ROWS = ("few_rows.py", "--cases", "3x2", "--rows", "1", "20", "--calls", "3")
 
 

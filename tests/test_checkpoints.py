@@ -103,6 +103,8 @@ MIXTURES = {
     "tied-diag": (GaussianMixture, {"covariance_type": "tied-diag"}),
     "starts": (GaussianMixture, {"n_init": 3}),
     "accelerated": (GaussianMixture, {"acceleration": "lbfgs", "tol": 1e-6}),
+    # Its first passes are in single precision, with second moments of their own.
+    "accelerated tied": (GaussianMixture, {"acceleration": "lbfgs", "covariance_type": "tied", "tol": 1e-6}),
     "accelerated starts": (GaussianMixture, {"acceleration": "lbfgs", "tol": 1e-5, "n_init": 2}),
     "sample": (GaussianMixture, {"init_size": 1500, "n_init": "auto", "acceleration": "lbfgs", "tol": 1e-6}),
     "re-seeded": (GaussianMixture, {"means_init": [[0.0] * 3, [2.0] * 3, [4.0] * 3, [900.0] * 3]}),

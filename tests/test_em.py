@@ -170,6 +170,74 @@ def test_an_arithmetic_that_cannot_see_the_result_is_refined():
     assert (after.n_iter, after.precise, step.kind) == (1, False, "em")
 
 
+SINGLE = replace(PLAIN, single=True)
+FLOAT32 = Kernel("float32", noise=1e-4)
+
+
+def rounded(start, settings=SINGLE, x=None, kernel=FLOAT32, **found):
+    """The step of an E-step that rounded the rows to single precision."""
+    result = replace(result_at(start.next_state if x is None else x, kernel, **found), rounded=True)
+    return advance(Halving(), settings, start, result)
+
+
+def test_rows_are_rounded_at_first_where_the_settings_permit_it():
+    for settings, permitted in ((PLAIN, False), (SINGLE, True)):
+        assert request(Halving(), settings, settings.begin(4.0)).rounds == permitted
+    # An earlier fit may have been at its end.
+    assert not request(Halving(), SINGLE, SINGLE.begin(4.0, lower_bound=-3.0)).rounds
+
+
+def test_rows_are_rounded_while_the_rounding_is_a_hundredth_of_the_gain():
+    start = replace(SINGLE.begin(4.0), compared_bound=-16.1)  # gains 0.1
+    for noise, still in ((0.9e-3, True), (1.1e-3, False)):
+        after, _ = rounded(start, kernel=Kernel("float32", noise))
+        assert (after.single, after.coarsest, after.precise) == (still, "float32", False)
+        assert request(Halving(), SINGLE, after).rounds == still
+    # The first bound is compared with none.
+    assert rounded(SINGLE.begin(4.0), kernel=Kernel("float32", 1.0))[0].single
+    # What has become exact stays so.
+    after, _ = moved(replace(start, single=False), SINGLE)
+    assert not after.single
+
+
+def test_rounded_rows_never_converge_and_are_left_before_the_end():
+    near = replace(SINGLE.begin(0.1), compared_bound=-0.019)  # gains nine times tol
+    after, step = rounded(near, kernel=Kernel("float32"))
+    assert (step.change, after.single) == (pytest.approx(0.009), False)
+    end = replace(SINGLE.begin(0.01), compared_bound=-2e-4)
+    after, _ = rounded(end, kernel=Kernel("float32"))
+    assert not after.converged
+    after, _ = moved(replace(end, single=False), SINGLE)
+    assert after.converged
+
+
+def test_an_accelerator_predicts_the_first_gain():
+    for done in (False, True):
+        settings = replace(SINGLE, accelerator=Quarter(done))
+        assert rounded(settings.begin(4.0), settings)[0].single == (not done)
+
+
+def test_the_last_two_e_steps_are_exact():
+    """The last one may be rejected; then the one before is what is reported."""
+    settings = replace(SINGLE, max_iter=5)
+    for n_iter, permitted in ((0, True), (2, True), (3, False), (4, False)):
+        assert request(Halving(), settings, replace(settings.begin(4.0), n_iter=n_iter)).rounds == permitted
+
+
+@pytest.mark.parametrize("found", [{"kernel": Kernel("float32", sees=False)}, {"collapsed": (1,)}], ids=str)
+def test_rounded_rows_that_cannot_see_the_result_are_taken_as_they_are(found):
+    start = SINGLE.begin(4.0)
+    after, step = rounded(start, **found)
+    assert after == replace(start, single=False)  # and not the finest arithmetic, which takes longer
+    assert step.kind == "refined"
+    assert request(Halving(), SINGLE, after).coarsest == "float32"
+
+
+def test_a_start_that_was_reseeded_begins_anew_in_single_precision():
+    after, step = moved(replace(SINGLE.begin(4.0), single=False), SINGLE, empty=(2,))
+    assert (step.kind, after.single) == ("reseeded", True)
+
+
 def test_a_collapse_in_coarse_arithmetic_is_refined_first():
     after, step = moved(EMStart(4.0), kernel=Kernel("float64"), collapsed=(1,))
     assert (after.precise, after.collapsed, step.kind) == (True, None, "refined")
@@ -327,6 +395,12 @@ def test_a_fit_that_cannot_go_on_says_which_components_collapsed():
     Snapshot(1, {}, (FitState(1, {0: lost}, collapsed=(0,)),))
     with pytest.raises(ValueError, match="neither a start that can go on nor a collapse"):
         Snapshot(1, {}, (FitState(1, {0: lost}),))
+
+
+def test_a_snapshot_holds_bounds_that_are_numbers():
+    start = replace(EMSettings(1e-3, 10).begin(4.0), lower_bounds=(-3.0, np.nan, -2.0))
+    with pytest.raises(ValueError, match="lower_bounds contains NaN"):
+        Snapshot(1, {}, (FitState(1, {0: start}),))
 
 
 @pytest.mark.parametrize("rounding", [-1.0, np.inf, np.nan])

@@ -275,6 +275,7 @@ PASS = {
     (*START, "stopped"): ["yes", 1, None, []],
     (*START, "precise"): ["yes", 1, None, []],
     (*START, "coarsest"): ["float16", "", 1, None, []],
+    (*START, "single"): ["yes", 1, None, []],
     (*START, "rounding"): ["x", None, [], -1e-9],
     (*START, "relocates"): ["yes", 1, None, []],
     (*START, "state"): ["yes", 1, None, False],

@@ -65,8 +65,8 @@ class CompiledBackend(ElementwiseBackend):
     def is_loaded(self) -> bool:
         return bool(_expectation.signatures)
 
-    def warm_up(self, dtype: np.dtype[Any]) -> None:
-        _warm_up_once(np.dtype(dtype).name)
+    def warm_up(self, dtype: np.dtype[Any], *, rounds: bool = False) -> None:
+        _warm_up_once(np.dtype(dtype).name, rounds)
 
     def fill(self, features: FeatureMap, rows: Array, out: Array) -> None:
         terms = features.structure.quadratic_terms(rows.shape[1])
@@ -115,15 +115,17 @@ def _plain(rows: Array, products: np.dtype[Any]) -> Array:
 
 
 @cache
-def _warm_up_once(dtype: str) -> None:
-    threading.Thread(target=_call, args=[dtype], name="gmm-warm-up", daemon=True).start()
+def _warm_up_once(dtype: str, rounds: bool) -> None:
+    threading.Thread(target=_call, args=[dtype, rounds], name="gmm-warm-up", daemon=True).start()
 
 
-def _call(dtype: str) -> None:
+def _call(dtype: str, rounds: bool) -> None:
     features = FeatureMap(next(iter(STRUCTURES.values())), np.zeros(1), np.ones(1), 1.0)
-    for products in dict.fromkeys((dtype, "float64")):  # single precision may turn out not to suffice
+    forms = [(dtype, "float32")] if rounds else []
+    forms += [(dtype, dtype), ("float64", "float64")]  # single precision may turn out not to suffice
+    for rows, products in dict.fromkeys(forms):
         scratch = Scratch(*(np.zeros(shape, products) for shape in ((1, 3), (3, 8), (1, 8), (1, 3))))
-        CompiledBackend().expectation(features, np.zeros((8, 1), products), None, scratch, np.zeros((1, 3)))
+        CompiledBackend().expectation(features, np.zeros((8, 1), rows), None, scratch, np.zeros((1, 3)))
 
 
 @_jit
@@ -281,7 +283,8 @@ def _exponentiate_single(joint: Array, peaks: Array, totals: Array) -> None:
     scratch = np.empty(_TILE, np.float32)
     bits = scratch.view(np.int32)
     high, low = _SINGLE_LOG2
-    one, shift, lowest = np.float32(1.0), np.float32(12582912.0), np.float32(-85.0)
+    # The lowest exponent is that of `elementwise`, written out: numba's cache does not see other modules change.
+    one, shift, lowest = np.float32(1.0), np.float32(12582912.0), np.float32(-69.0)
     for start in range(0, joint.shape[1], _TILE):
         stop = min(joint.shape[1], start + _TILE)
         peak, total, n = peaks[start:stop], totals[start:stop], stop - start

@@ -20,6 +20,13 @@ from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# Rows whose sums are in single precision before they are added in double precision. Longer sums of nearly equal terms,
+# as of binary features, lose more digits than the terms themselves.
+_SINGLE_ROWS = 504
+
+# Logarithm of the smallest responsibility in single precision: its products with features are not subnormal either.
+_SINGLE_LOWEST = -69.0
+
 
 @dataclass(frozen=True)
 class FeatureMap:
@@ -70,8 +77,15 @@ class ElementwiseBackend(ABC):
         return True
 
     @abstractmethod
-    def warm_up(self, dtype: np.dtype[Any]) -> None:
-        """Begin to load, in the background, the machine code for the first E-step of rows of that dtype."""
+    def warm_up(self, dtype: np.dtype[Any], *, rounds: bool = False) -> None:
+        """Begin to load, in the background, the machine code for the first E-step of rows of that dtype.
+
+        Parameters
+        ----------
+        dtype : numpy.dtype
+        rounds : bool
+            The first E-step may round the rows to single precision.
+        """
 
     @abstractmethod
     def fill(self, features: FeatureMap, rows: Array, out: Array) -> None:
@@ -128,7 +142,8 @@ class ElementwiseBackend(ABC):
             self.fill(features, piece, phi)
             np.matmul(scratch.natural, phi, out=joint)
             log_density[block] = self.normalise(joint, None if weights is None else weights[block])
-            sums += np.matmul(joint, phi.T, out=scratch.products)
+            for part in blocks(len(piece), len(piece) if joint.dtype == np.float64 else _SINGLE_ROWS):
+                sums += np.matmul(joint[:, part], phi[:, part].T, out=scratch.products)
         return log_density
 
 
@@ -143,7 +158,7 @@ class NumpyBackend(ElementwiseBackend):
     def made_by(self) -> str:
         return "numpy"
 
-    def warm_up(self, dtype: np.dtype[Any]) -> None:
+    def warm_up(self, dtype: np.dtype[Any], *, rounds: bool = False) -> None:
         """Do nothing: NumPy needs no machine code loaded."""
 
     def fill(self, features: FeatureMap, rows: Array, out: Array) -> None:
@@ -171,7 +186,7 @@ def _exponentiate(joint: Array) -> None:
 
     Subnormal numbers take many times longer to compute and, on some machines, to multiply.
     """
-    lowest = 0.98 * math.log(np.finfo(joint.dtype).tiny)
+    lowest = 0.98 * math.log(np.finfo(joint.dtype).tiny) if joint.dtype == np.float64 else _SINGLE_LOWEST
     if joint.min() < lowest:
         normal = joint >= lowest
         np.maximum(joint, lowest, out=joint)

@@ -48,6 +48,7 @@ __all__ = [
     "choose_backend",
     "choose_kernel",
     "finer",
+    "is_exact",
     "plan_blocks",
     "rounding_bounds",
 ]
@@ -82,6 +83,8 @@ class KernelRequest:
     """Coarsest of the `ARITHMETICS` that may be chosen."""
     rows: str = COMPLETE
     """Kind of the rows."""
+    rounds: bool = False
+    """Rows of any dtype may be rounded to the arithmetic's precision, after they have been centered and scaled."""
 
     @cached_property
     def bounds(self) -> dict[str, float]:
@@ -135,14 +138,11 @@ class _Products(KernelCandidate):
 
     def rounding(self, request: KernelRequest) -> float:
         p = request.parameters
-        return (
-            request.bounds[self.arithmetic] if self._may_serve(p.structure, p.n_features, request.dtype) else math.inf
-        )
+        exact = request.rounds or is_exact(self.arithmetic, request.dtype)
+        return request.bounds[self.arithmetic] if exact and self._may_serve(p.structure, p.n_features) else math.inf
 
-    def _may_serve(self, structure: CovarianceStructure, n_features: int, data: np.dtype[Any]) -> bool:
-        # Single-precision products serve data that are single precision themselves.
-        exact = self.dtype == np.float64 or (data.kind == "f" and data.itemsize == self.dtype.itemsize)
-        return exact and structure.n_quadratic(n_features) * self.dtype.itemsize <= _MOST_FEATURE_BYTES
+    def _may_serve(self, structure: CovarianceStructure, n_features: int) -> bool:
+        return structure.n_quadratic(n_features) * self.dtype.itemsize <= _MOST_FEATURE_BYTES
 
     def make(self, request: KernelRequest) -> QuadraticKernel:
         p = request.parameters
@@ -150,7 +150,7 @@ class _Products(KernelCandidate):
         return QuadraticKernel(p, request.frame, self.dtype.type, request.backend, common_known=known)
 
     def plan_block(self, shape: MixtureShape, dtype: np.dtype[Any], backend: ElementwiseBackend) -> BlockPlan | None:
-        if not self._may_serve(shape.structure, shape.n_features, dtype):
+        if not self._may_serve(shape.structure, shape.n_features):
             return None
         return QuadraticKernel.plan_block(shape.structure, shape.n_components, shape.n_features, self.dtype, backend)
 
@@ -182,15 +182,16 @@ def choose_kernel(
     common_known: Container[str] = (),
     coarsest: str = ARITHMETICS[0],
     rows: str = COMPLETE,
+    rounds: bool = False,
 ) -> Kernel:
     """Make the kernel with the cheapest arithmetic whose rounding is small enough for these parameters.
 
     Parameters
     ----------
-    parameters, frame, dtype, backend, common_known, coarsest, rows
+    parameters, frame, dtype, backend, common_known, coarsest, rows, rounds
         Fields of a `KernelRequest`.
     """
-    request = KernelRequest(parameters, frame, dtype, backend, common_known, coarsest, rows)
+    request = KernelRequest(parameters, frame, dtype, backend, common_known, coarsest, rows, rounds)
     if (chosen := next((candidate for candidate in CANDIDATES if candidate.serves(request)), None)) is None:
         raise _unknown(rows)
     return chosen.make(request)
@@ -216,6 +217,11 @@ def plan_blocks(
 def _unknown(rows: str) -> ValueError:
     kinds = sorted({candidate.rows for candidate in CANDIDATES})
     return ValueError(f"rows={rows!r}: no kernel serves these rows; expected one of {kinds}")
+
+
+def is_exact(arithmetic: str, dtype: np.dtype[Any]) -> bool:
+    """Test whether an arithmetic is as precise as rows of that dtype; single precision is for single precision only."""
+    return arithmetic != "float32" or (dtype.kind == "f" and dtype.itemsize == 4)
 
 
 def finer(arithmetic: str) -> str:

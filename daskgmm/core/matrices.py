@@ -114,7 +114,8 @@ class General(CovarianceStructure):
         return self.precisions(precisions_cholesky)[:, i, j] * np.where(i == j, -0.5, -1.0)
 
     def block_moments(self, z: Array, weights: Array | None) -> Array:
-        return pack(z @ z.T if weights is None else (z * weights.astype(z.dtype)) @ z.T)
+        z = z.astype(np.float64, copy=False)  # sums of equal rows would lose digits in single precision
+        return pack(z @ z.T if weights is None else (z * weights) @ z.T)
 
     def scatter(self, residual: Array, weights: Array, work: Array) -> Array:
         np.multiply(residual, np.sqrt(weights), out=work)

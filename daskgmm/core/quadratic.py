@@ -122,7 +122,9 @@ class QuadraticKernel(Kernel):
         structure, d = self.parameters.structure, self.parameters.n_features
         sums = np.zeros(self.natural.shape)
         log_density = self.backend.expectation(self.features, rows, weights, work, sums)
-        log_likelihood = weighted_sum(log_density, weights)
+        # The products take Θ in their own precision. To first order, the rounding of Θ changes the log-likelihood by
+        # its product with the sums; the rounding of each row remains, and averages out over the rows.
+        log_likelihood = weighted_sum(log_density, weights) + float(np.vdot(self.natural - work.natural, sums))
         # Σ r log r = Σ r (θ · T − log p) = <Θ, sums> − log-likelihood: no pass over the responsibilities.
         entropy = log_likelihood - float(np.vdot(self.natural, sums))
         second_moments = self._common_moments(rows, weights, work) if structure.shared else sums[:, : self.n_quadratic]

@@ -13,6 +13,10 @@ a start. After that, or where no reseeding is possible, a collapse ends the star
 A change of the bound decides nothing if rounding may have caused the change. While the rounding error of the bound
 (`Kernel.rounding`) is larger than ``tol``, the start has not converged; and once the bound changes by no more than its
 rounding error, the next E-steps use the next finer arithmetic.
+
+With ``EMSettings.single``, the first E-steps may round rows of any dtype to single precision, while the rounding error
+of the bound is small beside the last gain (`_accept`). All decisions between small gains, the convergence and the
+end of a start belong to E-steps in the precision of the rows.
 """
 
 from __future__ import annotations
@@ -42,6 +46,16 @@ PROPOSALS = ("accelerated", "moved")
 
 # Relative rounding error of the bound: a step that changes nothing may lower the bound by this much.
 _ROUNDING = 1e-12
+
+# Largest share of the last gain that may be rounding for the next E-step to be in single precision.
+_ROUNDED_SHARE = 0.01
+
+# Multiple of ``tol`` below which E-steps are in the precision of the rows: the last change of the bound, which decides
+# whether a start has converged, should be between two such E-steps.
+_NEARLY = 10.0
+
+# Last E-steps of a start that reaches its limit in the precision of the rows. One would not do: it may be rejected.
+_LAST = 2
 
 
 @dataclass(frozen=True)
@@ -98,14 +112,17 @@ class EMStart(Generic[State]):
     """Repeat the last E-step in the finest arithmetic."""
     coarsest: str = ARITHMETICS[0]
     """Coarsest arithmetic that the next E-steps may use."""
+    single: bool = False
+    """The next E-steps may round rows of any dtype to single precision."""
     relocates: bool = False
     """Call the relocator after the next plain step."""
     accelerator: AcceleratorState | None = None
     """State of the accelerator; None for plain EM."""
 
     def __post_init__(self) -> None:
-        if not sum(self.lower_bounds) < np.inf:
-            raise ValueError("lower_bounds contains NaN or infinity")
+        # Only the last one: a start is made anew several times in each step, and `Snapshot` checks all of them.
+        if not self.lower_bound < np.inf:
+            raise ValueError("lower_bounds ends with NaN or infinity")
         if not 0 <= self.rounding < np.inf:
             raise ValueError(f"rounding is {self.rounding}; expected a finite number, not negative")
         if self.n_iter < 0:
@@ -167,12 +184,15 @@ class EMSettings(Generic[State]):
     """Proposer of longer steps; None for plain EM."""
     relocator: Relocator[State] | None = None
     """Called after the first plain step. The start keeps the proposed state only if the bound is higher there."""
+    single: bool = False
+    """The first E-steps may round rows of any dtype to single precision; they then leave the trajectory of exact EM."""
 
     def begin(self, state: State, lower_bound: float = -np.inf) -> EMStart[State]:
         """Make a start at a state; ``lower_bound`` is the last bound of an earlier fit that the start continues."""
         return EMStart(
             state,
             compared_bound=lower_bound,
+            single=self.single and lower_bound == -np.inf,  # a fit that is continued may be at its end
             relocates=self.relocator is not None,
             accelerator=self.initial_acceleration(),
         )
@@ -251,7 +271,8 @@ def request(estimation: Estimation[State], settings: EMSettings[State], start: E
     parameters = estimation.parameters(start.next_state)
     relocator = settings.relocator if start.relocates else None
     threshold = None if relocator is None else relocator.threshold(parameters)
-    return EStepRequest(parameters, ARITHMETICS[-1] if start.precise else start.coarsest, threshold)
+    coarsest = ARITHMETICS[-1] if start.precise else start.coarsest
+    return EStepRequest(parameters, coarsest, threshold, start.single and start.n_iter < settings.max_iter - _LAST)
 
 
 def advance(
@@ -315,11 +336,12 @@ def _counted(start: EMStart[State]) -> EMStart[State]:
 
 
 def _refine(start: EMStart[State], result: EStepResult) -> tuple[EMStart[State], Step]:
-    """Request the E-step again in the finest arithmetic.
+    """Request the E-step again, in the precision of the rows if it rounded them, otherwise in the finest arithmetic.
 
     The components of the M-step are too narrow to be resolved in the arithmetic of this E-step.
     """
-    return replace(start, precise=True), Step.of("refined", result)
+    finer_start = replace(start, single=False) if result.rounded else replace(start, precise=True)
+    return finer_start, Step.of("refined", result)
 
 
 def _collapse(
@@ -371,6 +393,7 @@ def _reseed(
         lower_bounds=(*start.lower_bounds, bound),
         compared_bound=-np.inf,
         rounding=0.0,
+        single=settings.single,
         reseedings=(*start.reseedings, Reseeding(start.n_iter, lost, collapsed)),
         accelerator=settings.initial_acceleration(),
     )
@@ -381,13 +404,16 @@ def _accept(
     settings: EMSettings[State], start: EMStart[State], result: EStepResult, m_step: _MStep[State]
 ) -> tuple[EMStart[State], Step, EStepResult]:
     """Accept the M-step; the next E-step is computed at its state, or at the accelerator's proposal."""
-    settled, accelerator_state, proposal = abs(m_step.change) < settings.tol, start.accelerator, None
+    accelerator_state, proposal = start.accelerator, None
     if settings.accelerator is not None:
         at, updated, bound = start.next_state, m_step.updated, m_step.bound
         proposed: Any  # accelerators know mixture parameters only, and then the state is one
         accelerator_state, proposed = settings.accelerator.propose(accelerator_state, at, updated, bound)  # type: ignore[arg-type]
-        settled = settings.accelerator.settled(accelerator_state, m_step.change, settings.tol)
         proposal = None if proposed is None else Proposal(proposed, "accelerated")
+    settled = _settled(settings, accelerator_state, m_step.change, settings.tol)
+    # Before two bounds can be compared, an accelerator predicts the next gain.
+    change = 0.0 if m_step.change == np.inf and settings.accelerator is not None else m_step.change
+    nearly = _settled(settings, accelerator_state, change, _NEARLY * settings.tol)
     # With tol = 0 no start converges, and no arithmetic is fine enough.
     refines = 0 < settings.tol < m_step.rounding and abs(m_step.change) <= m_step.doubt
     accepted = replace(
@@ -397,12 +423,22 @@ def _accept(
         lower_bounds=(*start.lower_bounds, m_step.bound),
         compared_bound=m_step.bound,
         rounding=m_step.rounding,
-        converged=m_step.doubt <= settings.tol and settled,
-        coarsest=finer(result.kernel.arithmetic) if refines else start.coarsest,
+        converged=m_step.doubt <= settings.tol and settled and not result.rounded,
+        coarsest=finer(result.kernel.arithmetic) if refines and not result.rounded else start.coarsest,
+        single=start.single and not nearly and m_step.rounding <= _ROUNDED_SHARE * m_step.change,
         accelerator=accelerator_state,
     )
     kind = start.proposal.kind if start.proposal else "em"
     return accepted, Step.of(kind, result, m_step.bound, m_step.change), result
+
+
+def _settled(
+    settings: EMSettings[State], accelerator_state: AcceleratorState | None, change: float, tol: float
+) -> bool:
+    """Test whether a start has converged to ``tol``, as far as the change of the bound is not rounding."""
+    if settings.accelerator is None:
+        return abs(change) < tol
+    return settings.accelerator.settled(accelerator_state, change, tol)
 
 
 def _relocate(

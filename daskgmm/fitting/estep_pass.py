@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.elementwise import PLAIN, ElementwiseBackend
-from ..core.kernel_choice import ARITHMETICS, Kernel, choose_kernel
+from ..core.kernel_choice import ARITHMETICS, Kernel, choose_kernel, is_exact
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, SufficientStatistics
 from ..data.dataset import Dataset
@@ -39,6 +39,8 @@ class EStepRequest:
     """Coarsest arithmetic that the kernel may use, one of `ARITHMETICS`; the parameters may require a finer one."""
     threshold: DensityThreshold | None = None
     """Threshold for keeping the rows with the lowest log-densities; None to keep no rows."""
+    rounds: bool = False
+    """Rows of any dtype may be rounded to the arithmetic's precision."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class EStepResult:
     """Wall time of the pass, which several E-steps may share."""
     low_density_rows: LowDensityRows | None = None
     """Rows with the lowest log-densities, if they were requested."""
+    rounded: bool = False
+    """The arithmetic is coarser than the rows."""
 
     @property
     def finest(self) -> bool:
@@ -90,7 +94,7 @@ class EStepPass:
         mean_weight = 1.0 if weight_sum is None else weight_sum / dataset.n_rows
         # Single precision holds products of rows and weights only if the weights are of ordinary size.
         ordinary = 1 / _LARGEST_SINGLE_WEIGHT < mean_weight < _LARGEST_SINGLE_WEIGHT
-        self._dtype = dataset.dtype if ordinary else np.dtype(np.float64)
+        self._dtype, self._may_round = dataset.dtype if ordinary else np.dtype(np.float64), ordinary
         self.common: dict[tuple[str, str], Array] = {}
         """Second moments that do not depend on the parameters, by structure and arithmetic."""
 
@@ -120,7 +124,13 @@ class EStepPass:
             self._check(statistics)
         seconds = time.perf_counter() - begin
         return [
-            EStepResult(self._complete(kernel, statistics), kernel, seconds, low_density_rows.get(number))
+            EStepResult(
+                self._complete(kernel, statistics),
+                kernel,
+                seconds,
+                low_density_rows.get(number),
+                rounded=not is_exact(kernel.arithmetic, self._dtype),
+            )
             for number, (kernel, statistics) in enumerate(zip(kernels, all_statistics, strict=True))
         ]
 
@@ -128,8 +138,16 @@ class EStepPass:
         backend = self.backend(request.parameters.n_components)
         structure = request.parameters.structure.name
         known = {arithmetic for name, arithmetic in self.common if name == structure}
-        rows = self.dataset.row_kind.name
-        return choose_kernel(request.parameters, self.frame, self._dtype, backend, known, request.coarsest, rows)
+        return choose_kernel(
+            request.parameters,
+            self.frame,
+            self._dtype,
+            backend,
+            known,
+            request.coarsest,
+            self.dataset.row_kind.name,
+            rounds=request.rounds and self._may_round,
+        )
 
     def _check(self, statistics: SufficientStatistics) -> None:
         if statistics.n_rows != self.dataset.n_rows:

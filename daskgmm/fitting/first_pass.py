@@ -36,7 +36,11 @@ def take_surveys(engine: Engine, dataset: Dataset, specs: Sequence[FitSpec[Any]]
     drawn = _draw(engine, dataset, specs)
     backend = backend_for(dataset, max(spec.settings.initialization.n_components for spec in specs))
     keys = [(drawing, spec.settings.scattered) for (drawing, _), spec in zip(drawn, specs, strict=True)]
-    folds = {key: survey_fold(dataset, sample, backend, key[1]) for key, (_, sample) in zip(keys, drawn, strict=True)}
+    rounds = any(spec.settings.resolved(dataset.n_rows).single for spec in specs)
+    folds = {
+        key: survey_fold(dataset, sample, backend, key[1], rounds=rounds)
+        for key, (_, sample) in zip(keys, drawn, strict=True)
+    }
     by_key = dict(zip(folds, engine.run_together(dataset, list(folds.values()), "survey"), strict=True))
     surveys: list[Survey] = [by_key[key] for key in keys]
     check_weight_sum(surveys[0].weight_sum)

@@ -55,6 +55,11 @@ class Settings:
         return replace(self, searches=False, accelerator=self.accelerator if self.accelerates_few else None)
 
     @property
+    def single(self) -> bool:
+        """Permission to take the first E-steps in single precision: plain EM keeps the trajectory of exact EM."""
+        return self.accelerator is not None
+
+    @property
     def scattered(self) -> CovarianceStructure | None:
         """Structure whose second moments the survey computes; None for variances alone."""
         return self.initialization.structure if self.scatter else None

@@ -162,6 +162,8 @@ class Snapshot:
         for fit in self.fits:
             if fit.collapsed is None and all(start.collapsed is not None for start in fit.starts.values()):
                 raise ValueError("a fit with neither a start that can go on nor a collapse")
+            if not all(sum(start.lower_bounds) < np.inf for start in fit.starts.values()):
+                raise ValueError("lower_bounds contains NaN or infinity")
 
 
 class EarlyStop(Protocol):

@@ -281,7 +281,9 @@ class _Runner(Generic[State]):
         self, estep_pass: EStepPass, starts: _Starts[State], max_iter: int
     ) -> tuple[_Starts[State], dict[int, tuple[EMStart[State], str]]]:
         """Run EM; return the starts without a collapse, and all ends with the arithmetic of their last steps."""
-        em: EMSettings[State] = EMSettings(_TOL_FACTOR * self.settings.tol, max_iter, self.settings.accelerator)
+        em: EMSettings[State] = EMSettings(
+            _TOL_FACTOR * self.settings.tol, max_iter, self.settings.accelerator, single=self.settings.single
+        )
         numbers, arithmetic, n_rows = list(starts), dict.fromkeys(starts, ""), estep_pass.dataset.n_rows
 
         def on_step(place: int, start: EMStart[State], step: Step) -> EMStart[State]:

@@ -184,7 +184,7 @@ class StartSearch:
         for factor, n_iter in schedule:
             parameters = merge(parameters, min(parameters.n_components, self._number(factor, most)))
             for _ in range(n_iter):
-                (result,) = estep_pass([EStepRequest(parameters)])
+                (result,) = estep_pass([EStepRequest(parameters, rounds=True)])
                 parameters = self._m_step(result.statistics)
             self._count(n_iter, len(part.rows), parameters.n_components)
         return Found(parameters, self._score(parameters), self._n_iter, len(part.rows))

@@ -183,6 +183,8 @@ class SurveyFold:
     structure: CovarianceStructure | None = None
     """Covariance structure whose second moments are computed; None for variances alone."""
     row_kind: RowKind = COMPLETE_ROWS
+    rounds: bool = False
+    """The E-steps after the survey may round the rows to single precision."""
 
     @property
     def row_seconds(self) -> float:
@@ -215,7 +217,7 @@ class SurveyFold:
 
     def start(self) -> _Surveyor:
         """Return the evaluator for the leaves of one task."""
-        self.backend.warm_up(self.dtype)
+        self.backend.warm_up(self.dtype, rounds=self.rounds)
         return _Surveyor(self)
 
 
@@ -268,7 +270,12 @@ def check_range(survey: Survey) -> None:
 
 
 def survey_fold(
-    dataset: Dataset, sampled: RowSample, backend: ElementwiseBackend, structure: CovarianceStructure | None = None
+    dataset: Dataset,
+    sampled: RowSample,
+    backend: ElementwiseBackend,
+    structure: CovarianceStructure | None = None,
+    *,
+    rounds: bool = False,
 ) -> SurveyFold:
     """Make the fold of the survey pass.
 
@@ -279,10 +286,12 @@ def survey_fold(
     backend : ElementwiseBackend
     structure : CovarianceStructure, optional
         Structure whose second moments of the data are computed, too.
+    rounds : bool
+        The E-steps after the survey may round the rows to single precision.
     """
     d = dataset.n_features
     rows = leaf_rows(d, 0 if structure is None else scatter_bytes(structure, d))
-    return SurveyFold(rows, d, sampled, sample_dtype(dataset), backend, structure, dataset.row_kind)
+    return SurveyFold(rows, d, sampled, sample_dtype(dataset), backend, structure, dataset.row_kind, rounds)
 
 
 def sample_dtype(dataset: Dataset) -> np.dtype[Any]:

@@ -9,11 +9,13 @@ import pytest
 
 from daskgmm.core import residual
 from daskgmm.core.covariance import STRUCTURES
+from daskgmm.core.elementwise import PLAIN
 from daskgmm.core.kernel import BlockPlan, RowResults
 from daskgmm.core.kernel_choice import (
     ARITHMETICS,
     QuadraticKernel,
     ResidualKernel,
+    choose_backend,
     choose_kernel,
     finer,
     rounding_bounds,
@@ -21,6 +23,7 @@ from daskgmm.core.kernel_choice import (
 from daskgmm.core.matrices import Diagonal, General, Scalar
 from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
+from daskgmm.core.row_blocks import columns
 from daskgmm.core.statistics import Frame
 
 pytestmark = pytest.mark.covering
@@ -125,6 +128,60 @@ def test_no_arithmetic_is_coarser_than_asked_for(library):
     chosen = [choose_kernel(mixture, frame, np.dtype(np.float32), coarsest=c).arithmetic for c in ARITHMETICS]
     assert chosen == list(ARITHMETICS) == ["float32", "float64", "precise"]
     assert [finer(arithmetic) for arithmetic in ARITHMETICS] == ["float64", "precise", "precise"]
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4", "f2", "i4", "u1", ">f8"])
+def test_single_precision_serves_rows_of_any_dtype_that_may_be_rounded(structure, library, dtype):
+    mixture = library.make_mixture(structure)
+    frame = library.frame_of(library.draw(mixture, 100))
+    chosen = [choose_kernel(mixture, frame, np.dtype(dtype), rounds=rounds).arithmetic for rounds in (False, True)]
+    assert chosen == ["float32" if dtype == "f4" else "float64", "float32"]
+    narrow = library.make_mixture(structure, deviation=1e-2)
+    frame = library.frame_of(library.draw(narrow, 100))
+    assert choose_kernel(narrow, frame, np.dtype(dtype), rounds=True).arithmetic == "float64"
+
+
+@pytest.mark.parametrize("backend", [PLAIN, choose_backend(1e9)], ids=lambda backend: backend.name)
+def test_single_precision_does_not_round_the_log_likelihood_with_the_parameters(structure, library, backend):
+    """The errors of the rows cancel each other; the rounding of Θ, the same for all rows, does not."""
+    mixture = library.make_mixture(structure, 4, 6)
+    rows = library.draw(mixture, 20_000)
+    frame = library.frame_of(rows)
+    single, double = (QuadraticKernel(mixture, frame, dtype, backend) for dtype in (np.float32, np.float64))
+    one, other = (kernel.statistics(rows, None, kernel.workspace()) for kernel in (single, double))
+    allowed = 0.01 * single.rounding(maximize(structure, other, 1e-6))
+    assert abs(one.mean_log_likelihood - other.mean_log_likelihood) < allowed
+
+
+@pytest.mark.parametrize("backend", [PLAIN, choose_backend(1e9)], ids=lambda backend: backend.name)
+def test_sums_of_equal_rows_keep_their_digits_in_single_precision(structure, backend):
+    """A long sum in single precision rounds each of its equal terms in the same direction."""
+    rows = np.random.default_rng(0).integers(2, size=(40_000, 2)) * [0.7, 1.3]
+    frame = Frame.of(rows.mean(axis=0), rows.std(axis=0))
+    weights, means = np.array([0.3, 0.7]), np.array([[0.2, 0.3], [0.5, 0.9]])
+    shape = structure.covariance_shape(2, 2)
+    covariances = np.broadcast_to(0.1 * np.eye(2), shape) if len(shape) == 3 else np.full(shape, 0.1)
+    mixture = MixtureParameters.from_covariances(structure, weights, means, covariances)
+    single, double = (QuadraticKernel(mixture, frame, dtype, backend) for dtype in (np.float32, np.float64))
+    one, other = (kernel.statistics(rows, None, kernel.workspace()) for kernel in (single, double))
+    allowed = single.rounding(maximize(structure, other, 0.01)) * len(rows)
+    assert abs(one.log_likelihood - other.log_likelihood) < allowed
+    assert abs(one.entropy - other.entropy) < allowed
+    largest = np.abs(other.second_moments).max()
+    np.testing.assert_allclose(one.second_moments, other.second_moments, rtol=0, atol=1e-6 * largest)
+
+
+@pytest.mark.parametrize("backend", [PLAIN, choose_backend(1e9)], ids=lambda backend: backend.name)
+def test_no_subnormal_number_slows_single_precision(structure, library, backend):
+    """Responsibilities of far components are zero, or large enough for their products with features to be normal."""
+    mixture = library.make_mixture(structure, 8, 4, spread=8)
+    rows = library.draw(mixture, 200)
+    kernel = QuadraticKernel(mixture, library.frame_of(rows), np.float32, backend)
+    work = kernel.workspace()
+    kernel.statistics(rows, None, work)
+    responsibilities = columns(work.joint, len(rows))
+    assert responsibilities.min() < 1e-29
+    assert responsibilities[responsibilities > 0].min() > 1e-31
 
 
 def test_arithmetic_follows_from_tightness(structure, library):
