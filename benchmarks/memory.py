@@ -1,4 +1,4 @@
-"""Resident memory of processes while something runs."""
+"""Resident memory and processor time of processes while something runs."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ class Process:
         for member in self.members():
             with suppress(psutil.NoSuchProcess):  # it ended since the search
                 total += member.memory_info().rss
+        return total
+
+    def processor_seconds(self) -> float:
+        """Sum over the members, and over those of their children that have ended."""
+        total = 0.0
+        for member in self.members():
+            with suppress(psutil.NoSuchProcess):
+                total += sum(member.cpu_times()[:4])  # user, system, and both of the children that were waited for
         return total
 
     def kill(self) -> None:

@@ -28,7 +28,8 @@ from data_sets import APART, REAL, DataSet
 from drawn import SeparatedDrawing
 from machine import describe_machine
 from scipy.linalg import solve_triangular
-from trials import STRATEGIES, Trial, available, choosing, complete, print_missing, print_table, warm_rows
+from settings import STRATEGIES
+from trials import Trial, available, choosing, complete, print_missing, print_table, warm_rows
 
 Record = dict[str, Any]
 

@@ -11,26 +11,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from contest.contestants import CONTESTANTS
-from contest.problem import Mixture, Problem, Task
+from contest.parent import run_child
+from contest.problem import Mixture, Problem, Task, draw
 from machine import describe_machine, print_machine
-from memory import Process
 
 Record = dict[str, Any]
 
 LEAD = 1  # iterations of the shorter fit: what is special about the first is in both
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 REFERENCE = "daskgmm"
 
 
@@ -40,7 +36,7 @@ def measure(options: argparse.Namespace, problem: Problem) -> Iterator[Record]:
     iterations = [options.max_iter] if options.tol else [LEAD, LEAD + problem.iterations]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         task = Task(problem, Path(directory).resolve())
-        task.write()
+        task.write(draw(problem))
         for turn in range(options.rounds):
             for name in options.only:
                 config = {"contestant": name, "problem": asdict(problem), "directory": str(task.directory)}
@@ -50,38 +46,12 @@ def measure(options: argparse.Namespace, problem: Problem) -> Iterator[Record]:
                 yield {"contestant": name, "round": turn} | judged(result, task)
 
 
-def run_child(config: Record, time_limit: float) -> Record:
-    """What a contestant's process prints, or the ``error`` that ended it."""
-    threads = CONTESTANTS[config["contestant"]].blas_threads or config["problem"]["threads"]
-    environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"TMPDIR": config["directory"]}
-    command = [sys.executable, "-m", "contest.child", json.dumps(config)]
-    # Files, not pipes: what it has started may write there after its end.
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as messages:
-        child = subprocess.Popen(command, cwd=Path(__file__).parent, env=environment, stdout=output, stderr=messages)
-        process = Process(child.pid, children=True)
-        try:
-            child.wait(time_limit)
-            return json.loads(last_line(output))
-        except subprocess.TimeoutExpired:
-            return {"error": f"time limit of {time_limit:g} s"}
-        except ValueError:  # it could not even say what went wrong
-            return {"error": f"ended with status {child.returncode}: {last_line(messages)}"}
-        finally:
-            process.kill()
-            child.wait()
-
-
-def last_line(file: IO[bytes]) -> str:
-    file.seek(0)
-    return (file.read().decode(errors="replace").strip().splitlines() or [""])[-1]
-
-
 def judged(result: Record, task: Task) -> Record:
     """With the log-likelihood of what was fitted, and the seconds of a whole fit or of an iteration."""
     if "error" in result:
         return result
     with np.load(task.directory / "fitted.npz") as arrays:
-        level = Mixture(**arrays).mean_log_likelihood(np.load(task.rows, mmap_mode="r"))
+        level = Mixture(**arrays).mean_log_likelihood(task.judged_rows)
     *short, long = result["fits"]
     seconds = long["seconds"]
     if short:

@@ -21,7 +21,8 @@ from typing import Any
 
 from data_sets import DATA_SETS
 from machine import describe_machine
-from trials import SCIKIT_LEARN, STRATEGIES, Trial, available, choosing, complete, print_missing, print_table
+from settings import SCIKIT_LEARN, STRATEGIES
+from trials import Trial, available, choosing, complete, print_missing, print_table
 
 Record = dict[str, Any]
 

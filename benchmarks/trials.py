@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import sklearn.mixture
 from data_sets import DataSet
+from settings import SCIKIT_LEARN, settings
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
@@ -24,24 +25,6 @@ from daskgmm import GaussianMixture
 from daskgmm.errors import CoincidingComponentsWarning, InitializationWarning, ReseedingWarning
 
 Record = dict[str, Any]
-
-SAMPLE = "a tenth of the rows"  # stands for `DataSet.init_size`
-SCIKIT_LEARN = "scikit-learn"
-PLAIN: Record = {"init_size": None, "n_init": 1, "acceleration": None}
-
-STRATEGIES: dict[str, Record] = {
-    "default": {},
-    "plain": PLAIN,
-    "accelerated": PLAIN | {"acceleration": "lbfgs"},
-    "sample": PLAIN | {"init_size": SAMPLE},
-    "sample-several": PLAIN | {"init_size": SAMPLE, "n_init": 5},
-    "both": PLAIN | {"init_size": SAMPLE, "acceleration": "lbfgs"},
-    "both-several": {"init_size": SAMPLE, "acceleration": "lbfgs", "n_init": 5},
-    "both-auto": {"init_size": SAMPLE, "acceleration": "lbfgs", "n_init": "auto"},
-    "both-100000": {"init_size": 100_000, "acceleration": "lbfgs", "n_init": "auto"},
-    SCIKIT_LEARN: {},
-}
-"""What each gives the constructor."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +45,7 @@ class Trial:
         return [self.data.name, self.data.n_rows, self.max_iter, self.strategy, self.seed, self.tol]
 
     def estimator(self) -> Any:
-        data, chosen = self.data, STRATEGIES[self.strategy]
-        options = {name: data.init_size if value == SAMPLE else value for name, value in chosen.items()}
+        data, options = self.data, settings(self.strategy, self.data.init_size)
         options |= {"covariance_type": data.covariance_type, "reg_covar": data.reg_covar, "random_state": self.seed}
         given = {"tol": self.tol, "max_iter": self.max_iter}
         options |= {name: value for name, value in given.items() if value is not None}

@@ -20,8 +20,9 @@ from data_sets import APART, DATA_SETS, REAL  # noqa: E402
 from drawn import Drawing, SeparatedDrawing, bayes_error, bhattacharyya, draw  # noqa: E402
 from optima import afresh, fit_and_loss, with_losses  # noqa: E402
 from optima import verdicts as verdicts_on_losses  # noqa: E402
+from settings import SCIKIT_LEARN, STRATEGIES  # noqa: E402
 from strategies import verdicts  # noqa: E402
-from trials import SCIKIT_LEARN, STRATEGIES, Trial  # noqa: E402
+from trials import Trial  # noqa: E402
 
 NAMES = ["full:2x8:30%", "tied:3x5:30%", "diag:2x5:20%", "spherical:2x16:1%"]
 NAMES += [name for name, data in DATA_SETS.items() if data.rows.modules or name.startswith("digits")]
