@@ -29,7 +29,7 @@ from drawn import SeparatedDrawing
 from machine import describe_machine
 from scipy.linalg import solve_triangular
 from settings import STRATEGIES
-from trials import Trial, available, choosing, complete, print_missing, print_table, warm_rows
+from trials import Trial, available, choosing, complete, number, print_missing, print_table, warm_rows
 
 Record = dict[str, Any]
 
@@ -121,9 +121,8 @@ def verdicts(records: Iterable[Record], within: float, by_data: bool) -> dict[st
 
 
 def figures(title: str, verdict: Record) -> list[str]:
-    numbers = [verdict[of] for of in ("median_loss", "largest_loss", "processor_seconds", "passes", "n_iter")]
-    shown = ("-" if number is None else f"{number:.3g}" for number in numbers)
-    return [title, str(verdict["fits"]), f"{verdict['good']:.1%}", *shown]
+    measures = ("median_loss", "largest_loss", "processor_seconds", "passes", "n_iter")
+    return [title, str(verdict["fits"]), f"{verdict['good']:.1%}", *(number(verdict[of]) for of in measures)]
 
 
 def parse() -> argparse.Namespace:

@@ -195,7 +195,9 @@ def plot(records: list[Record], path: Path) -> None:
     data_sets = list(dict.fromkeys(record["data"] for record in records))
     n_columns = min(len(data_sets), 3)
     n_lines = -(-len(data_sets) // n_columns)
-    figure, axes = plt.subplots(n_lines, n_columns, figsize=(4.5 * n_columns, 3.5 * n_lines), squeeze=False)
+    figure, axes = plt.subplots(
+        n_lines, n_columns, figsize=(4 * n_columns, 3.2 * n_lines + 0.6), squeeze=False, layout="constrained"
+    )
     for panel, data in zip(axes.flat, data_sets, strict=False):
         fits = [record for record in records if record["data"] == data and record["trajectory"]]
         best = max(map(final_level, fits), default=0.0)
@@ -211,7 +213,7 @@ def plot(records: list[Record], path: Path) -> None:
     figure.supxlabel("processor seconds")
     figure.supylabel("nats a row below the best fit")
     lines = [plt.Line2D([], [], color=f"C{i}", marker="o", markersize=4) for i in range(len(names))]
-    figure.legend(lines, names, loc="outside upper center", ncols=len(names), frameon=False)
+    figure.legend(lines, names, loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

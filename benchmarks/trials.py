@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from daskgmm import GaussianMixture
 from daskgmm.errors import CoincidingComponentsWarning, InitializationWarning, ReseedingWarning
+from daskgmm.events import IterationFinished
 
 Record = dict[str, Any]
 
@@ -57,19 +58,43 @@ class Trial:
         """What the fit took and reached, on one thread; or why there is none."""
         rows, model = warm_rows(self.data), self.estimator()
         with quiet(), threadpool_limits(1):
-            begin = time.process_time()
+            clock = LeadClock()
+            if self.strategy != SCIKIT_LEARN:
+                model.set_params(callbacks=[clock])
             try:
                 model.fit(rows)
             except ValueError as error:  # a component collapsed: daskgmm's own class derives from it
                 return {"error": f"{type(error).__name__}: {error}"}
-            seconds = time.process_time() - begin
+            seconds = time.process_time() - clock.begin
             return {
                 "processor_seconds": seconds,
                 "passes": getattr(model, "n_passes_", model.n_iter_),
+                "lead": clock.lead(),
                 "n_iter": model.n_iter_,
                 "converged": bool(model.converged_),
                 "log_likelihood": float(model.score(rows)),
             }
+
+
+class LeadClock:
+    """Callback that notes the processor time at the end of each iteration over all rows, of the start that is first."""
+
+    def __init__(self) -> None:
+        self.begin = time.process_time()
+        self.start: int | None = None
+        self.ends: list[float] = []
+
+    def __call__(self, event: Any) -> None:
+        if isinstance(event, IterationFinished):
+            self.start = event.start if self.start is None else self.start
+            if event.start == self.start:
+                self.ends.append(time.process_time())
+
+    def lead(self) -> float | None:
+        """Processor time of survey, starts and samples, in iterations over all rows; None if there was only one."""
+        if len(self.ends) < 2:
+            return None
+        return (self.ends[0] - self.begin) / float(np.median(np.diff(self.ends))) - 1
 
 
 @contextmanager
@@ -141,6 +166,11 @@ def available(chosen: Iterable[list[DataSet]], n_rows: int | None) -> tuple[list
 def print_missing(missing: list[str]) -> None:
     if missing:
         print(f"left out, pip install 'daskgmm[bench]': {', '.join(missing)}\n")
+
+
+def number(value: float | None) -> str:
+    """Text of a figure in a table."""
+    return "-" if value is None else f"{value:.3g}"
 
 
 def print_table(header: list[str], lines: Iterable[list[str]]) -> None:

@@ -149,6 +149,7 @@ def test_records_say_what_fits_took(strategy: str) -> None:
     assert record["log_likelihood"] == model.score(data.load())
     assert record["converged"]
     assert record["processor_seconds"] > 0
+    assert (record["lead"] is None) == (strategy == SCIKIT_LEARN or record["n_iter"] == 1)
 
 
 # ---- judgement
@@ -165,8 +166,12 @@ def test_judgement_of_known_runs() -> None:
     both = [(10, -2.0), (20, -2.05), (40, -2.2), (80, -1.0)]
     records += [record("both", seed, *found) for seed, found in enumerate(both)]
     records += [record("both", 4, 1, -9.0)]  # there is no plain one of this seed
+    records += [record("plain", 5, 100, -1.5)]  # not one of the first four
     verdict = verdicts(records, "plain")["both"]
     assert verdict["runs"] == 4
+    assert verdict["as_good_as_best"] == 0.75
+    records[1]["log_likelihood"] = -1.8  # of plain EM
+    assert verdicts(records, "plain")["both"]["as_good_as_best"] == 0.25
     assert (verdict["as_good"], verdict["better"]) == (0.75, 0.25)
     assert verdict["passes"] == verdict["processor_time"] == pytest.approx(0.3)
     assert verdict["mean_passes"] == pytest.approx((0.1 * 0.2 * 0.4 * 0.8) ** 0.25)
@@ -232,7 +237,8 @@ def test_the_command_measures_what_is_missing(tmp_path: Path) -> None:
     again = path.read_text().splitlines()
     assert again[:-1] == measured[:-1]
     lost, found = json.loads(measured[-1]), json.loads(again[-1])
-    assert lost | {"processor_seconds": 0} == found | {"processor_seconds": 0}
+    timed = {"processor_seconds": 0, "lead": 0}
+    assert lost | timed == found | timed
 
 
 @pytest.mark.slow
