@@ -22,13 +22,20 @@ from contest.contestants import CONTESTANTS, Attempt, Fit, Peer
 from contest.problem import Mixture, Problem, Task
 
 
+def clocks(process: Process) -> np.ndarray[Any, Any]:
+    """Wall seconds, and processor seconds of this process and its children."""
+    return np.array([time.perf_counter(), process.processor_seconds()])
+
+
 def timed(fit: Fit, start: Mixture, max_iter: int, tol: float | None) -> tuple[Mixture, dict[str, Any]]:
-    begin = time.perf_counter()
+    process = Process(os.getpid(), children=True)
+    begin = clocks(process)
     mixture, n_iter = fit(start, max_iter, tol)
-    seconds = time.perf_counter() - begin
+    seconds, processor_seconds = clocks(process) - begin
     if tol is None and n_iter != max_iter:
         raise RuntimeError(f"stopped by itself after {n_iter} of {max_iter} iterations")
-    return mixture, {"max_iter": max_iter, "n_iter": n_iter, "seconds": seconds}
+    times = {"seconds": seconds, "processor_seconds": processor_seconds}
+    return mixture, {"max_iter": max_iter, "n_iter": n_iter} | times
 
 
 def measure(name: str, task: Task, iterations: list[int], tol: float | None) -> tuple[Mixture, dict[str, Any]]:
@@ -50,24 +57,21 @@ def measure(name: str, task: Task, iterations: list[int], tol: float | None) -> 
 class Progress:
     """The trajectory of a fit: iterations, wall seconds, processor seconds, mean log-likelihood, in a file of lines.
 
-    The clock stands still while a mixture is judged. Processor seconds are those of this process and its children.
+    The clock stands still while a mixture is judged.
     """
 
     def __init__(self, task: Task, path: Path) -> None:
         self.rows = np.load(task.rows, mmap_mode="r")
         self.process = Process(os.getpid(), children=True)
         self.file = path.open("w")
-        self.begin = self._now()
-
-    def _now(self) -> np.ndarray[Any, Any]:
-        return np.array([time.perf_counter(), self.process.processor_seconds()])
+        self.begin = clocks(self.process)
 
     def tell(self, n_iter: int, level: Mixture | float) -> float:
-        now = self._now()
+        now = clocks(self.process)
         if isinstance(level, Mixture):
             level = level.mean_log_likelihood(self.rows)
         print(json.dumps([n_iter, *(now - self.begin).round(6), level]), file=self.file, flush=True)
-        self.begin += self._now() - now
+        self.begin += clocks(self.process) - now
         return level
 
 
