@@ -120,6 +120,9 @@ def test_aims_compare_fits_of_the_same_seed() -> None:
     assert (found["pairs"], found["reached"]) == (2, 1)
     assert (found["wall_speed"], found["processor_speed"]) == (pytest.approx(8), pytest.approx(4))
     assert found["passes"] == pytest.approx(1 / 4)
+    records.append(solution("scikit-learn", 2, (1, 3.0, 3.0, -4.0), error="time limit of 3 s"))
+    records.append(solution("daskgmm", 2, (1, 3.0, 3.0, -3.0)))
+    assert (summary(records)["pairs"], summary(records)["reached"]) == (3, 2)
     few = [record | {"key": ["a", 100_000, 9, "x", 0, 0.1]} for record in records]
     assert summary(few)["pairs"] == 0
 
