@@ -174,8 +174,9 @@ def summary(records: list[Record]) -> Record:
         reached = [speed for speed in speeds if speed > 0]
         result[f"{clock}_speed"] = geometric_mean(reached) if reached else None
         result["pairs"], result["reached"] = len(speeds), len(reached)
-    ended = (pair for pair in paired(large, "daskgmm-zarr", PLAIN) if all("passes" in record for record in pair))
-    passes = [ours["passes"] / plain["passes"] for ours, plain in ended]
+    plain = PLAIN if any(record["strategy"] == PLAIN for record in large) else REFERENCE  # the same trajectory
+    ended = (pair for pair in paired(large, "daskgmm-zarr", plain) if all("passes" in record for record in pair))
+    passes = [ours["passes"] / theirs["passes"] for ours, theirs in ended]
     result["passes"] = geometric_mean(passes) if passes else None
     return result
 
