@@ -11,27 +11,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from contest.contestants import CONTESTANTS
-from contest.problem import Mixture, Problem, Task
+from contest.parent import run_child
+from contest.problem import Mixture, Problem, Task, draw
 from machine import describe_machine, print_machine
-from memory import Process
 
 Record = dict[str, Any]
 
 LEAD = 1  # iterations of the shorter fit: what is special about the first is in both
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 REFERENCE = "daskgmm"
+CLOCKS = ("seconds", "processor_seconds")
 
 
 def measure(options: argparse.Namespace, problem: Problem) -> Iterator[Record]:
@@ -40,7 +37,7 @@ def measure(options: argparse.Namespace, problem: Problem) -> Iterator[Record]:
     iterations = [options.max_iter] if options.tol else [LEAD, LEAD + problem.iterations]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         task = Task(problem, Path(directory).resolve())
-        task.write()
+        task.write(draw(problem))
         for turn in range(options.rounds):
             for name in options.only:
                 config = {"contestant": name, "problem": asdict(problem), "directory": str(task.directory)}
@@ -50,58 +47,35 @@ def measure(options: argparse.Namespace, problem: Problem) -> Iterator[Record]:
                 yield {"contestant": name, "round": turn} | judged(result, task)
 
 
-def run_child(config: Record, time_limit: float) -> Record:
-    """What a contestant's process prints, or the ``error`` that ended it."""
-    threads = CONTESTANTS[config["contestant"]].blas_threads or config["problem"]["threads"]
-    environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"TMPDIR": config["directory"]}
-    command = [sys.executable, "-m", "contest.child", json.dumps(config)]
-    # Files, not pipes: what it has started may write there after its end.
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as messages:
-        child = subprocess.Popen(command, cwd=Path(__file__).parent, env=environment, stdout=output, stderr=messages)
-        process = Process(child.pid, children=True)
-        try:
-            child.wait(time_limit)
-            return json.loads(last_line(output))
-        except subprocess.TimeoutExpired:
-            return {"error": f"time limit of {time_limit:g} s"}
-        except ValueError:  # it could not even say what went wrong
-            return {"error": f"ended with status {child.returncode}: {last_line(messages)}"}
-        finally:
-            process.kill()
-            child.wait()
-
-
-def last_line(file: IO[bytes]) -> str:
-    file.seek(0)
-    return (file.read().decode(errors="replace").strip().splitlines() or [""])[-1]
-
-
 def judged(result: Record, task: Task) -> Record:
     """With the log-likelihood of what was fitted, and the seconds of a whole fit or of an iteration."""
     if "error" in result:
         return result
     with np.load(task.directory / "fitted.npz") as arrays:
-        level = Mixture(**arrays).mean_log_likelihood(np.load(task.rows, mmap_mode="r"))
+        level = Mixture(**arrays).mean_log_likelihood(task.judged_rows)
     *short, long = result["fits"]
-    seconds = long["seconds"]
+    times = {clock: long[clock] for clock in CLOCKS}
     if short:
-        seconds = (seconds - short[0]["seconds"]) / (long["max_iter"] - short[0]["max_iter"])
-    return result | {"seconds": seconds, "log_likelihood": float(level)}
+        n_iter = long["max_iter"] - short[0]["max_iter"]
+        times = {clock: (seconds - short[0][clock]) / n_iter for clock, seconds in times.items()}
+    return result | times | {"log_likelihood": float(level)}
 
 
 def table(records: list[Record], names: list[str]) -> Iterator[str]:
-    """Markdown: medians over the rounds; the ratio is to daskgmm's time in the same round."""
-    yield "| | s | of daskgmm's | iterations | peak, MB | before the rows, MB | log-likelihood |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
-    reference = {record["round"]: record.get("seconds") for record in records if record["contestant"] == REFERENCE}
+    """Markdown: medians over the rounds; ratios are to daskgmm's time in the same round."""
+    yield "| | s | of daskgmm's | processor s | of its | iterations | peak, MB | before the rows, MB | log-likelihood |"
+    yield f"|---|{'---:|' * 8}"
+    reference = {record["round"]: record for record in records if record["contestant"] == REFERENCE}
     for name in names:
         found = [record for record in records if record["contestant"] == name]
         failed = next((record["error"] for record in found if "error" in record), None)
         if failed is not None:
-            yield f"| {name} | {failed.replace('|', '/')} | | | | | |"
+            yield f"| {name} | {failed.replace('|', '/')} |{' |' * 7}"
             continue
-        ratios = [r["seconds"] / reference[r["round"]] for r in found if reference.get(r["round"])]
-        numbers = [f"{median(r['seconds'] for r in found):.3g}", f"{median(ratios):.3g}" if ratios else "-"]
+        numbers = []
+        for clock in CLOCKS:
+            ratios = [r[clock] / ours[clock] for r in found if clock in (ours := reference.get(r["round"], {}))]
+            numbers += [f"{median(r[clock] for r in found):.3g}", f"{median(ratios):.3g}" if ratios else "-"]
         numbers += [str(found[0]["fits"][-1]["n_iter"] or "-")]
         numbers += [f"{median(r[of] for r in found) / 1e6:,.0f}" for of in ("peak_bytes", "idle_bytes")]
         yield f"| {name} | {' | '.join(numbers)} | {found[0]['log_likelihood']:.8f} |"

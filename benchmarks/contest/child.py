@@ -1,7 +1,8 @@
 """One measurement in a process of its own: ``python -m contest.child`` with a JSON object as its argument.
 
-Prints another one: the measurement, or ``error``. The fitted mixture goes into a file, so that the parent judges it,
-and the memory which that takes is not the contestant's.
+Prints another one: the measurement, or ``error``. With a ``seed`` it is a whole fit from a start of the peer's own,
+otherwise fits of given numbers of iterations from the common start. The fitted mixture goes into a file, so that the
+parent judges it, and the memory which that takes is not the contestant's.
 """
 
 from __future__ import annotations
@@ -17,17 +18,24 @@ from typing import Any
 import numpy as np
 from memory import Process, peak_memory
 
-from contest.contestants import CONTESTANTS, Fit
+from contest.contestants import CONTESTANTS, Attempt, Fit, Peer
 from contest.problem import Mixture, Problem, Task
 
 
-def timed(fit: Fit, max_iter: int, tol: float | None) -> tuple[Mixture, dict[str, Any]]:
-    begin = time.perf_counter()
-    mixture, n_iter = fit(max_iter, tol)
-    seconds = time.perf_counter() - begin
+def clocks(process: Process) -> np.ndarray[Any, Any]:
+    """Wall seconds, and processor seconds of this process and its children."""
+    return np.array([time.perf_counter(), process.processor_seconds()])
+
+
+def timed(fit: Fit, start: Mixture, max_iter: int, tol: float | None) -> tuple[Mixture, dict[str, Any]]:
+    process = Process(os.getpid(), children=True)
+    begin = clocks(process)
+    mixture, n_iter = fit(start, max_iter, tol)
+    seconds, processor_seconds = clocks(process) - begin
     if tol is None and n_iter != max_iter:
         raise RuntimeError(f"stopped by itself after {n_iter} of {max_iter} iterations")
-    return mixture, {"max_iter": max_iter, "n_iter": n_iter, "seconds": seconds}
+    times = {"seconds": seconds, "processor_seconds": processor_seconds}
+    return mixture, {"max_iter": max_iter, "n_iter": n_iter} | times
 
 
 def measure(name: str, task: Task, iterations: list[int], tol: float | None) -> tuple[Mixture, dict[str, Any]]:
@@ -37,13 +45,53 @@ def measure(name: str, task: Task, iterations: list[int], tol: float | None) -> 
     steps = contestant.steps(task)
     next(steps)
     idle = process.resident()
-    fit = next(steps)
+    fit = _peer(next(steps)).fit
     with peak_memory({name: process}) as peaks:
         if tol is None:
             for max_iter in iterations if contestant.compiles else iterations[:1]:
-                fit(max_iter, None)
-        fits = [timed(fit, max_iter, tol) for max_iter in iterations]
+                fit(task.start, max_iter, None)
+        fits = [timed(fit, task.start, max_iter, tol) for max_iter in iterations]
     return fits[-1][0], {"idle_bytes": idle, "peak_bytes": peaks[name], "fits": [numbers for _, numbers in fits]}
+
+
+class Progress:
+    """The trajectory of a fit: iterations, wall seconds, processor seconds, mean log-likelihood, in a file of lines.
+
+    The clock stands still while a mixture is judged.
+    """
+
+    def __init__(self, task: Task, path: Path) -> None:
+        self.rows = np.load(task.rows, mmap_mode="r")
+        self.process = Process(os.getpid(), children=True)
+        self.file = path.open("w")
+        self.begin = clocks(self.process)
+
+    def tell(self, n_iter: int, level: Mixture | float) -> float:
+        now = clocks(self.process)
+        if isinstance(level, Mixture):
+            level = level.mean_log_likelihood(self.rows)
+        print(json.dumps([n_iter, *(now - self.begin).round(6), level]), file=self.file, flush=True)
+        self.begin += clocks(self.process) - now
+        return level
+
+
+def solve(name: str, task: Task, config: dict[str, Any]) -> tuple[Mixture, dict[str, Any]]:
+    """A whole fit as somebody would use the contestant; nothing has been compiled or loaded."""
+    steps = CONTESTANTS[name].steps(task)
+    next(steps)
+    solution = _peer(next(steps)).solve
+    if solution is None:
+        raise RuntimeError("has no start of its own")
+    progress = Progress(task, Path(config["trajectory"]))
+    chosen = (config["seed"], config["tol"], config["max_iter"], config["settings"])
+    mixture, n_iter, n_passes = solution(Attempt(*chosen, progress.tell))
+    progress.tell(n_iter, mixture)
+    return mixture, {"n_iter": n_iter, "passes": n_passes}
+
+
+def _peer(step: Peer | None) -> Peer:
+    assert step is not None
+    return step
 
 
 def first_line(error: BaseException) -> str:
@@ -59,7 +107,10 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.problem.threads])
     warnings.simplefilter("ignore")  # that fits did not converge: they are stopped on purpose
     try:
-        mixture, result = measure(config["contestant"], task, config["iterations"], config["tol"])
+        if "seed" in config:
+            mixture, result = solve(config["contestant"], task, config)
+        else:
+            mixture, result = measure(config["contestant"], task, config["iterations"], config["tol"])
         np.savez(config["mixture"], **vars(mixture))
     except Exception as error:  # whatever a peer raises is its result
         result = {"error": first_line(error)}

@@ -1,9 +1,7 @@
 """The contestants: how each peer fits full covariances to a problem, as its own documentation says.
 
 Each is a generator. What it imports and starts comes before its first ``yield``; then it reads the rows, and the
-second one hands out the function that fits them: from the common start, for ``max_iter`` iterations, or fewer where
-``tol``, in nats a row, stops it. None means that nothing does. It returns the mixture and how many iterations
-there were, if that is told.
+second one hands out a `Peer`.
 """
 
 from __future__ import annotations
@@ -11,16 +9,65 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from settings import PLAIN
 
 from contest.problem import REG_COVAR, Mixture, Task
 
-Fit = Callable[[int, float | None], tuple[Mixture, int | None]]
-Steps = Iterator[Fit | None]
+Fit = Callable[[Mixture, int, float | None], tuple[Mixture, int | None]]
+"""From a start, for ``max_iter`` iterations, or fewer where ``tol``, in nats a row, stops it; None means that nothing
+does. Returns the mixture and how many iterations there were, if that is told."""
+
+STAGE = 5  # iterations between two looks at a peer that tells nothing while it fits
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A whole fit from a start of the peer's own."""
+
+    seed: int
+    tol: float
+    max_iter: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What else daskgmm's constructor gets."""
+    tell: Callable[[int, Mixture | float], float] = lambda _, level: math.nan
+    """Called with the iterations so far and the mean log-likelihood, or the mixture that has it; returns the former."""
+
+
+Solution = tuple[Mixture, int, int]  # with the iterations and the passes over the rows
+Solve = Callable[[Attempt], Solution]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What a contestant can do with the rows."""
+
+    fit: Fit
+    solve: Solve | None = None
+    """None: the common start alone."""
+
+
+Steps = Iterator[Peer | None]
+
+
+def by_stages(begin: Callable[[int], Mixture], fit: Fit) -> Solve:
+    """A whole fit of a peer that tells nothing before its end, with scikit-learn's rule to stop at each stage."""
+
+    def solve(attempt: Attempt) -> Solution:
+        mixture, n_iter, change = begin(attempt.seed), 0, math.inf
+        level = attempt.tell(0, mixture)
+        while n_iter < attempt.max_iter and change >= STAGE * attempt.tol:
+            mixture, _ = fit(mixture, STAGE, None)
+            n_iter += STAGE
+            previous, level = level, attempt.tell(n_iter, mixture)
+            change = abs(level - previous)
+        return mixture, n_iter, n_iter
+
+    return solve
 
 
 @dataclass(frozen=True)
@@ -49,18 +96,18 @@ class Contestant:
         return {} if self.missing() else {name: version(name) for name in self.distributions}
 
 
-def fit_as_scikit_learn(estimator: type, rows: Any, task: Task, **options: Any) -> Fit:
+def fit_as_scikit_learn(estimator: type, rows: Any, **options: Any) -> Fit:
     """Scikit-learn's interface, which is daskgmm's, too."""
 
-    def fit(max_iter: int, tol: float | None) -> tuple[Mixture, int | None]:
+    def fit(start: Mixture, max_iter: int, tol: float | None) -> tuple[Mixture, int | None]:
         model = estimator(
-            task.problem.n_components,
+            len(start.weights),
             tol=tol or 0.0,
             reg_covar=REG_COVAR,
             max_iter=max_iter,
-            weights_init=task.start.weights,
-            means_init=task.start.means,
-            precisions_init=np.linalg.inv(task.start.covariances),
+            weights_init=start.weights,
+            means_init=start.means,
+            precisions_init=np.linalg.inv(start.covariances),
             **options,
         ).fit(rows)
         return Mixture(model.weights_, model.means_, model.covariances_), model.n_iter_
@@ -72,27 +119,63 @@ def scikit_learn(task: Task) -> Steps:
     from sklearn.mixture import GaussianMixture
 
     yield None
-    yield fit_as_scikit_learn(GaussianMixture, np.load(task.rows), task)
+    rows = np.load(task.rows)
+
+    def solve(attempt: Attempt) -> Solution:
+        class Told(GaussianMixture):
+            """Tells the result of every E-step."""
+
+            steps = 0
+
+            def _e_step(self, *args: Any, **options: Any) -> Any:
+                result = super()._e_step(*args, **options)
+                self.steps += 1
+                attempt.tell(self.steps, float(result[0]))
+                return result
+
+        options = {"tol": attempt.tol, "max_iter": attempt.max_iter, "random_state": attempt.seed}
+        model = Told(task.problem.n_components, reg_covar=REG_COVAR, **options).fit(rows)
+        return Mixture(model.weights_, model.means_, model.covariances_), model.n_iter_, model.steps
+
+    yield Peer(fit_as_scikit_learn(GaussianMixture, rows), solve)
+
+
+def daskgmm_peer(rows: Any, task: Task, scheduler: Any) -> Peer:
+    """Fits of `daskgmm.GaussianMixture`: plain EM from a given start, defaults and ``settings`` otherwise."""
+    from daskgmm import GaussianMixture
+    from daskgmm.events import IterationFinished
+
+    def solve(attempt: Attempt) -> Solution:
+        def listen(event: Any) -> None:
+            if isinstance(event, IterationFinished):
+                attempt.tell(event.iteration, event.lower_bound)
+
+        options = {"tol": attempt.tol, "max_iter": attempt.max_iter, "random_state": attempt.seed}
+        options |= {"reg_covar": REG_COVAR, "scheduler": scheduler, "callbacks": [listen]} | attempt.settings
+        model = GaussianMixture(task.problem.n_components, **options).fit(rows)
+        return Mixture(model.weights_, model.means_, model.covariances_), model.n_iter_, model.n_passes_
+
+    return Peer(fit_as_scikit_learn(GaussianMixture, rows, scheduler=scheduler, **PLAIN), solve)
 
 
 def daskgmm(task: Task) -> Steps:
-    from daskgmm import GaussianMixture
+    import daskgmm  # noqa: F401  # before the rows
 
     yield None
-    yield fit_as_scikit_learn(GaussianMixture, np.load(task.rows), task, scheduler="threads")
+    yield daskgmm_peer(np.load(task.rows), task, "synchronous" if task.problem.threads == 1 else "threads")
 
 
 def daskgmm_zarr(task: Task) -> Steps:
     from distributed import Client, LocalCluster
 
-    from daskgmm import GaussianMixture
+    import daskgmm  # noqa: F401  # before the rows
 
     with (
         LocalCluster(n_workers=task.problem.threads, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         yield None
-        yield fit_as_scikit_learn(GaussianMixture, str(task.store), task, scheduler=client)
+        yield daskgmm_peer(str(task.store), task, client)
 
 
 def plain_dask(task: Task) -> Steps:
@@ -103,11 +186,11 @@ def plain_dask(task: Task) -> Steps:
     yield None
     rows = da.from_zarr(str(task.store)).persist()
 
-    def fit(max_iter: int, tol: float | None) -> tuple[Mixture, int | None]:
-        *fitted, n_iter = fit_mixture(rows, *vars(task.start).values(), REG_COVAR, max_iter, tol or 0.0)
+    def fit(start: Mixture, max_iter: int, tol: float | None) -> tuple[Mixture, int | None]:
+        *fitted, n_iter = fit_mixture(rows, *vars(start).values(), REG_COVAR, max_iter, tol or 0.0)
         return Mixture(*fitted), n_iter
 
-    yield fit
+    yield Peer(fit)
 
 
 def spark(task: Task) -> Steps:
@@ -128,13 +211,17 @@ def spark(task: Task) -> Steps:
     rows = table.repartition(2 * task.problem.threads).cache()
     rows.count()
 
-    def fit(max_iter: int, tol: float | None) -> tuple[Mixture, int | None]:
+    def fit_from(seed: int, max_iter: int, tol: float | None) -> tuple[Mixture, int]:
         total = (tol or 0.0) * task.problem.n_rows
-        model = GaussianMixture(k=task.problem.n_components, maxIter=max_iter, tol=total, seed=0).fit(rows)
+        model = GaussianMixture(k=task.problem.n_components, maxIter=max_iter, tol=total, seed=seed).fit(rows)
         means, covariances = zip(*((part.mean.toArray(), part.cov.toArray()) for part in model.gaussians), strict=True)
         return Mixture(np.array(model.weights), np.array(means), np.array(covariances)), model.summary.numIter
 
-    yield fit
+    def solve(attempt: Attempt) -> Solution:
+        mixture, n_iter = fit_from(attempt.seed, attempt.max_iter, attempt.tol)
+        return mixture, n_iter, n_iter
+
+    yield Peer(lambda _, max_iter, tol: fit_from(0, max_iter, tol), solve)
 
 
 def tgmm(task: Task) -> Steps:
@@ -143,24 +230,29 @@ def tgmm(task: Task) -> Steps:
 
     torch.set_num_threads(task.problem.threads)
     yield None
-    rows, level = torch.from_numpy(np.load(task.rows)), abs(task.level)
+    rows = torch.from_numpy(np.load(task.rows))
 
-    def fit(max_iter: int, tol: float | None) -> tuple[Mixture, int | None]:
+    def fit_model(max_iter: int, tol: float | None, **options: Any) -> tuple[Mixture, int | None]:
         model = GaussianMixture(
             n_components=task.problem.n_components,
             n_features=task.problem.n_features,
-            tol=tol / level if tol else 1e-300,  # it has to be positive
+            tol=tol / abs(task.level) if tol else 1e-300,  # it has to be positive
             reg_covar=REG_COVAR,
             max_iter=max_iter,
-            init_weights=torch.tensor(task.start.weights),
-            init_means=torch.tensor(task.start.means),
-            init_covariances=torch.tensor(task.start.covariances),
             device="cpu",
+            **options,
         ).fit(rows)
         mixture = Mixture(model.weights_.numpy(), model.means_.numpy(), model.covariances_.numpy())
         return mixture, model.n_iter_ + 1  # it tells the index of the last one
 
-    yield fit
+    def fit(start: Mixture, max_iter: int, tol: float | None) -> tuple[Mixture, int | None]:
+        options = {f"init_{name}": torch.tensor(values) for name, values in vars(start).items()}
+        return fit_model(max_iter, tol, **options)
+
+    def begin(seed: int) -> Mixture:
+        return fit_model(1, None, random_state=seed)[0]
+
+    yield Peer(fit, by_stages(begin, fit))
 
 
 def pomegranate(task: Task) -> Steps:
@@ -170,9 +262,9 @@ def pomegranate(task: Task) -> Steps:
 
     torch.set_num_threads(task.problem.threads)
     yield None
-    rows, start = torch.from_numpy(np.load(task.rows)), task.start
+    rows = torch.from_numpy(np.load(task.rows))
 
-    def fit(max_iter: int, tol: float | None) -> tuple[Mixture, int | None]:
+    def fit(start: Mixture, max_iter: int, tol: float | None) -> tuple[Mixture, int | None]:
         parts = [Normal(torch.tensor(m), torch.tensor(c)) for m, c in zip(start.means, start.covariances, strict=True)]
         model = GeneralMixtureModel(
             parts,
@@ -184,7 +276,7 @@ def pomegranate(task: Task) -> Steps:
         means, covariances = zip(*((part.means.numpy(), part.covs.numpy()) for part in parts), strict=True)
         return Mixture(model.priors.numpy(), np.array(means), np.array(covariances)), None if tol else max_iter
 
-    yield fit
+    yield Peer(fit)
 
 
 def gmmx(task: Task) -> Steps:
@@ -196,16 +288,44 @@ def gmmx(task: Task) -> Steps:
 
     yield None
     rows = single(np.load(task.rows))
-    start = (single(task.start.means), single(task.start.covariances), single(task.start.weights))
 
-    def fit(max_iter: int, tol: float | None) -> tuple[Mixture, int | None]:
+    def fit(start: Mixture, max_iter: int, tol: float | None) -> tuple[Mixture, int | None]:
+        parameters = (single(start.means), single(start.covariances), single(start.weights))
         fitter = EMFitter(max_iter=max_iter, tol=tol or 0.0, reg_covar=REG_COVAR)
-        result = jax.block_until_ready(fitter.fit(rows, GaussianMixtureModelJax.from_squeezed(*start, "full")))
-        fitted = result.gmm
-        mixture = Mixture(fitted.weights_numpy, fitted.means_numpy, fitted.covariances.values_numpy)
-        return mixture, int(result.n_iter)
+        result = jax.block_until_ready(fitter.fit(rows, GaussianMixtureModelJax.from_squeezed(*parameters, "full")))
+        return mixture_of(result.gmm), int(result.n_iter)
 
-    yield fit
+    def mixture_of(model: Any) -> Mixture:
+        return Mixture(model.weights_numpy, model.means_numpy, model.covariances.values_numpy)
+
+    def begin(seed: int) -> Mixture:
+        options = {"reg_covar": REG_COVAR, "random_state": seed}
+        return mixture_of(GaussianMixtureModelJax.from_k_means(rows, task.problem.n_components, **options))
+
+    yield Peer(fit, by_stages(begin, fit))
+
+
+def onedal(task: Task) -> Steps:
+    import daal4py
+
+    daal4py.daalinit(task.problem.threads)
+    yield None
+    rows, n_components = np.load(task.rows), task.problem.n_components
+
+    def fit(start: Mixture, max_iter: int, tol: float | None) -> tuple[Mixture, int | None]:
+        total = (tol or 0.0) * task.problem.n_rows
+        em = daal4py.em_gmm(nComponents=n_components, maxIterations=max_iter, accuracyThreshold=total)
+        result = em.compute(rows, start.weights[None], start.means, list(start.covariances))
+        return mixture_of(result), int(np.ravel(result.nIterations)[0])
+
+    def mixture_of(result: Any) -> Mixture:
+        return Mixture(result.weights[0], result.means, np.stack(result.covariances))
+
+    def begin(seed: int) -> Mixture:
+        engine = daal4py.engines_mt19937(seed=seed)
+        return mixture_of(daal4py.em_gmm_init(nComponents=n_components, engine=engine).compute(rows))
+
+    yield Peer(fit, by_stages(begin, fit))
 
 
 TOTAL = "the total log-likelihood changes by less than N × tol"
@@ -215,6 +335,13 @@ CONTESTANTS = {
         daskgmm_zarr, ("daskgmm",), ("daskgmm",), "worker processes; reads the store in every iteration"
     ),
     "scikit-learn": Contestant(scikit_learn, ("scikit-learn",), ("sklearn",)),
+    "onedal": Contestant(
+        onedal,
+        ("scikit-learn-intelex", "daal"),
+        ("daal4py",),
+        "reg_covar only where a covariance is not positive definite",
+        TOTAL,
+    ),
     "plain-dask": Contestant(
         plain_dask, ("dask",), ("dask.array",), "rows persisted; one BLAS thread beside Dask's threads", blas_threads=1
     ),

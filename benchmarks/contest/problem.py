@@ -52,7 +52,7 @@ class Mixture:
 
     def mean_log_likelihood(self, rows: Array) -> float:
         """In nats a row, in double precision whatever the parameters were computed in."""
-        rows, roots = rows[:JUDGED_ROWS], np.linalg.cholesky(self.covariances.astype(np.float64))
+        roots = np.linalg.cholesky(self.covariances.astype(np.float64))
         log_scales = np.log(self.weights) - np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)
         total = 0.0
         for begin in range(0, len(rows), 10_000):
@@ -90,11 +90,14 @@ class Task:
     @cached_property
     def level(self) -> float:
         """Mean log-likelihood of the start: what a relative tolerance refers to."""
-        return self.start.mean_log_likelihood(np.load(self.rows, mmap_mode="r"))
+        return self.start.mean_log_likelihood(self.judged_rows)
 
-    def write(self) -> None:
-        """Make the rows, as .npy, Zarr and, where pyarrow is installed, Parquet, and the start."""
-        rows = draw(self.problem)
+    @property
+    def judged_rows(self) -> Array:
+        return np.load(self.rows, mmap_mode="r")[:JUDGED_ROWS]
+
+    def write(self, rows: Array) -> None:
+        """Write the rows, as .npy, Zarr and, where pyarrow is installed, Parquet, and a start."""
         np.save(self.rows, rows)
         chunk = min(CHUNK_BYTES // (8 * self.problem.n_features), -(-self.problem.n_rows // 4))
         store = zarr.create_array(self.store, shape=rows.shape, chunks=(chunk, rows.shape[1]), dtype=rows.dtype)
