@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import Estimation, State
+from ..core.kernel_choice import MixtureShape
 from ..data.inputs import as_dataset
 from ..data.row_sample import draw_by_weight, draw_seed
 from ..engine.interface import Engine
@@ -54,7 +55,7 @@ def fit_on_samples(
     sample: Sample,
     random_state: np.random.RandomState,
     n_starts: int,
-    backend: Callable[[int], ElementwiseBackend],
+    backend: Callable[[MixtureShape], ElementwiseBackend],
     dropped: Callable[[int, IllDefinedCovarianceError], Any],
     label: str = "",
 ) -> tuple[State, list[PassRecord], list[tuple[int, Reseeding]]]:
@@ -237,7 +238,7 @@ class _Runner(Generic[State]):
         return alive, {number: (end, arithmetic[number]) for number, end in ends.items()}
 
 
-def sample_pass(local: Engine, sample: Sample, backend: Callable[[int], ElementwiseBackend]) -> EStepPass:
+def sample_pass(local: Engine, sample: Sample, backend: Callable[[MixtureShape], ElementwiseBackend]) -> EStepPass:
     """Make the E-steps over a sample, scaled to the weight of all data, because counts matter beside a prior."""
     weights = np.ones(len(sample.rows)) if sample.weights is None else sample.weights.astype(np.float64)
     if sample.weight_sum is not None:
