@@ -18,11 +18,15 @@ if numba.config.DISABLE_JIT:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# An index is the variable of a loop from zero wherever time matters: for others, numba checks whether they are negative.
 # Loops are written out below: an array expression may fail with a message about shapes, and compiling the message takes
 # longer than compiling everything else.
 
 # Columns that are processed together: a few rows of them stay in the innermost cache.
 _TILE = 256
+
+# Rows that are read along their length and written across it stay in the innermost cache meanwhile.
+_STRIP_BYTES = 16 << 10
 
 # Without "reassoc", which would cancel the rounding constant: the constant is added and subtracted again.
 _FLAGS = {"contract", "nsz", "arcp"}
@@ -45,14 +49,17 @@ def standardise(rows: Array, center: Array, inverse_scale: Array, lowest: Array,
     """Write (x − c) / s of rows, clipped, to ``out``, (D, B)."""
     n, d = rows.shape
     exact = rows.itemsize <= out.itemsize
-    # Long rows are read along their length, a few at a time; short rows stay in the cache while they are read across.
-    strip = 8 if d * rows.itemsize >= 256 else n
-    for start in range(0, n, max(1, strip)):
-        stop = min(n, start + strip)
+    strip = max(8, _STRIP_BYTES // (d * rows.itemsize))
+    for start in range(0, n, strip):
+        part = rows[start : start + strip]
         for i in range(d):
-            for j in range(start, stop):
-                # If the copy would round, the offset is subtracted first.
-                out[i, j] = rows[j, i] if exact else np.float64(rows[j, i]) - center[i]
+            z = out[i, start : start + strip]
+            if exact:
+                for j in range(len(part)):
+                    z[j] = part[j, i]
+            else:  # the copy would round: the offset is subtracted first
+                for j in range(len(part)):
+                    z[j] = np.float64(part[j, i]) - center[i]
     for i in range(d):
         z, c, factor, low, high = out[i], (center[i] if exact else 0.0), inverse_scale[i], lowest[i], highest[i]
         for j in range(n):

@@ -221,6 +221,7 @@ def _add_scatter(columns: Array, scratch: Array, packed: Array) -> None:
             np.dot(columns[top:bottom], columns[left:right].T, tile)
             for i in range(top, bottom):
                 start = i * d - i * (i + 1) // 2  # where column 0 of row i would be
-                row, first = tile[i - top], max(left, i)
-                for j in range(first, right):
-                    packed[start + j] += row[j - left]
+                first = max(left, i)
+                source, target = tile[i - top, first - left :], packed[start + first : start + right]
+                for j in range(len(source)):
+                    target[j] += source[j]
