@@ -20,7 +20,10 @@ from .whitening import NEGLIGIBLE, Whitening, WhiteningScratch, WhiteningSums
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Rows of a block: its arrays stay in a core's own cache. No block costs a call of the interpreter, so it may be short.
-_BLOCK_ROWS = 248
+_BLOCK_ROWS, _LONGEST_BLOCK = 504, 1016
+
+# Up to this size of a block's features and log-joints, it has more rows: each block costs two calls of BLAS.
+_BLOCK_BYTES = 96 << 10
 
 # Size of a component's residuals in a block.
 _RESIDUAL_BYTES = 64 << 10
@@ -62,7 +65,7 @@ class CompiledBackend(ElementwiseBackend):
         _expectation(
             _plain(rows, scratch.features.dtype),
             _EVEN if weights is None else weights,
-            block_step(len(rows), min(_BLOCK_ROWS, scratch.features.shape[1])),
+            block_step(len(rows), min(_block_rows(scratch), scratch.features.shape[1])),
             features.center,
             features.inverse_scale,
             *features.limits,
@@ -125,6 +128,13 @@ class CompiledBackend(ElementwiseBackend):
         )
         logs = np.log(total, dtype=np.float64)
         return peak + logs, logs - deficits
+
+
+def _block_rows(scratch: Scratch) -> int:
+    """Rows of a block of features."""
+    n_columns = len(scratch.features) + len(scratch.joint)
+    rows = _BLOCK_BYTES // (scratch.features.itemsize * n_columns)
+    return min(max(rows // 8 * 8, _BLOCK_ROWS), _LONGEST_BLOCK)
 
 
 def _whitened_rows(whitening: Whitening) -> int:

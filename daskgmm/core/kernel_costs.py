@@ -2,7 +2,7 @@
 
 The coefficients are nanoseconds on one machine. Their ratios decide, which differ little between machines: the choice
 of a kernel must not depend on the machine, because kernels round differently. They were fitted to measurements of one
-E-step (float64 and float32 rows, D from 1 to 256, K from 1 to 64), and agree with nine of ten to a quarter.
+E-step (float64 and float32 rows, D from 1 to 256, K from 1 to 64), and agree with nine of ten to a seventh.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from .mixture import MixtureParameters
 from .structure import CovarianceStructure
 
-# Features of a block beyond this size are written to, and read from, a cache that cores share.
-_CACHE_BYTES = 1 << 20
-
+# Rows of a usual block.
 _BLOCK_ROWS = 248
+
+# Features of a block beyond this size leave a core's own cache.
+_CACHE_BYTES = 1_200_000
+
+# With more coefficients than this, BLAS packs the features before it multiplies them.
+_PACKED_COEFFICIENTS = 1150
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,9 @@ class _ProductCosts:
     feature: float
     """For each quadratic feature."""
     far_feature: float
-    """More for each quadratic feature if a block's features exceed a core's cache."""
+    """More for each quadratic feature if a block's features leave a core's own cache."""
+    packed_feature: float
+    """More for each of the P features if BLAS packs them."""
     pair: float
     """For each component: the exponential."""
     coefficient: float
@@ -63,14 +69,14 @@ class _ResidualCosts:
 
 
 _PRODUCTS = {
-    ("compiled", 8): _ProductCosts(3.4, 1.7, 0.68, 0.85, 1.5, 0.079),
-    ("compiled", 4): _ProductCosts(4.7, 1.2, 0.45, 0.75, 0.67, 0.044),
-    ("numpy", 8): _ProductCosts(1.8, 3.5, 1.7, 0.43, 3.2, 0.087),
-    ("numpy", 4): _ProductCosts(1.8, 3.5, 1.0, 0.35, 2.2, 0.048),
+    ("compiled", 8): _ProductCosts(2.0, 1.65, 0.51, 0.73, 0.53, 1.84, 0.084),
+    ("compiled", 4): _ProductCosts(3.6, 0.96, 0.36, 0.53, 0.41, 0.74, 0.038),
+    ("numpy", 8): _ProductCosts(1.9, 3.5, 1.48, 0.0, 0.72, 3.27, 0.079),
+    ("numpy", 4): _ProductCosts(1.9, 3.5, 1.0, 0.0, 0.50, 2.2, 0.040),
 }
 _WHITENED = {
-    ("compiled", 8): _ResidualCosts(9.0, 2.4, 4.1, 1.2, 0.047),
-    ("compiled", 4): _ResidualCosts(6.5, 1.7, 1.9, 0.8, 0.024),
+    ("compiled", 8): _ResidualCosts(8.6, 1.3, 4.6, 1.29, 0.050),
+    ("compiled", 4): _ResidualCosts(6.9, 1.1, 2.1, 0.68, 0.026),
     ("numpy", 8): _ResidualCosts(4.6, 4.1, 14.0, 4.5, 0.080),
     ("numpy", 4): _ResidualCosts(4.6, 4.1, 10.0, 3.0, 0.040),
 }
@@ -81,9 +87,10 @@ def products_cost(shape: MixtureShape, itemsize: int, backend: str) -> float:
     """Estimate the time of a row in `QuadraticKernel`, in nanoseconds."""
     c, k, d = _PRODUCTS[backend, itemsize], shape.n_components, shape.n_features
     quadratic = shape.structure.for_components(k).n_quadratic(d)
-    is_far = _BLOCK_ROWS * itemsize * quadratic > _CACHE_BYTES
-    feature = c.feature + c.far_feature * is_far
-    return c.row + c.value * d + feature * quadratic + k * (c.pair + c.coefficient * (quadratic + d + 1))
+    p = quadratic + d + 1
+    far = c.far_feature * quadratic if _BLOCK_ROWS * itemsize * quadratic > _CACHE_BYTES else 0.0
+    packed = c.packed_feature * p if k * p > _PACKED_COEFFICIENTS else 0.0
+    return c.row + c.value * d + c.feature * quadratic + far + packed + k * (c.pair + c.coefficient * p)
 
 
 def whitened_cost(shape: MixtureShape, itemsize: int, backend: str) -> float:
