@@ -1,6 +1,7 @@
-"""The process of `grid.py` that has oneDAL: reads problems as lines of JSON, and prints seconds of an iteration.
+"""The process of `grid.py` that has oneDAL: reads problems as lines of JSON, and prints seconds of fits.
 
-A run of a few iterations less a run of one, from given weights, means and covariances, on one thread.
+Each problem is fitted twice, with one iteration and with a few, from given weights, means and covariances, on one
+thread. The difference is the time of iterations.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def draw(problem: Problem) -> tuple[Any, Any]:
     return rows, 0.3 / np.sqrt(problem.n_features) * rng.normal(size=(problem.n_components, problem.n_features))
 
 
-def seconds(problem: Problem, iterations: int, em: Any) -> float | None:
-    """Seconds of one iteration; None if oneDAL gives up."""
+def seconds(problem: Problem, iterations: int, em: Any) -> dict[int, float]:
+    """Seconds of two fits by their numbers of iterations; none if oneDAL gives up."""
     rows, means = draw(problem)
     k, d = means.shape
     full = problem.structure == "full"
@@ -53,10 +54,9 @@ def seconds(problem: Problem, iterations: int, em: Any) -> float | None:
         try:
             result = algorithm.compute(rows, *start)
         except RuntimeError:
-            return None
+            return {}
         taken[int(result.nIterations[0, 0])] = time.process_time() - begin
-    least, most = min(taken), max(taken)
-    return (taken[most] - taken[least]) / (most - least) if most > least else None
+    return taken
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ class CompiledBackend(ElementwiseBackend):
             total,
             sums,
         )
-        return np.add(peak, np.log(total, out=total), out=total)
+        return peak if len(scratch.joint) == 1 else np.add(peak, np.log(total, out=total), out=total)
 
     def whitened_log_joints(self, whitening: Whitening, rows: Array, scratch: WhiteningScratch) -> Array:
         n = len(rows)
@@ -126,8 +126,8 @@ class CompiledBackend(ElementwiseBackend):
             sums.first,
             sums.second,
         )
-        logs = np.log(total, dtype=np.float64)
-        return peak + logs, logs - deficits
+        logs = np.log(total, out=total)
+        return np.add(peak, logs, out=peak), np.subtract(logs, deficits, out=deficits)
 
 
 def _block_rows(scratch: Scratch) -> int:

@@ -18,7 +18,7 @@ if numba.config.DISABLE_JIT:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# An index is the variable of a loop from zero wherever time matters: for others, numba checks whether they are negative.
+# Where time matters, an index is the variable of a loop from zero: for others, numba checks whether they are negative.
 # Loops are written out below: an array expression may fail with a message about shapes, and compiling the message takes
 # longer than compiling everything else.
 

@@ -11,6 +11,9 @@ from .whitening import NEGLIGIBLE
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# With up to so many features, panels of a scatter matrix have half as many rows.
+_FEW_FEATURES = 16
+
 # Triangles are cut into panels of this many rows, and panels of a scatter matrix into tiles of this many columns: BLAS
 # has faster kernels for such small products than for whole triangular ones.
 _PANEL, _TILE = 16, 64
@@ -213,8 +216,9 @@ def _finish(joint: Array, logs: Array, weights: Array, peak: Array, total: Array
 def _add_scatter(columns: Array, scratch: Array, packed: Array) -> None:
     """Add the upper triangle of X Xᵀ of columns X, (D, B), row by row, to packed sums."""
     d, flat = len(columns), scratch.reshape(-1)
-    for top in range(0, d, _PANEL):
-        bottom = min(d, top + _PANEL)
+    height = _PANEL if d > _FEW_FEATURES else _PANEL // 2
+    for top in range(0, d, height):
+        bottom = min(d, top + height)
         for left in range(top, d, _TILE):
             right = min(d, left + _TILE)
             tile = flat[: (bottom - top) * (right - left)].reshape(bottom - top, right - left)

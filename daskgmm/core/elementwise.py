@@ -190,7 +190,7 @@ class ElementwiseBackend(ABC):
 
         Returns
         -------
-        log_density, entropy : arrays of shape (n,), float64
+        log_density, entropy : arrays of shape (n,), floating
         """
         log_density, entropy = np.empty((2, len(rows)))
         for block in blocks(len(rows), scratch.z.shape[1]):
