@@ -30,6 +30,7 @@ from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.elementwise import PLAIN, ElementwiseBackend
 from daskgmm.core.kernel_choice import (
     Kernel,
+    MixtureShape,
     QuadraticKernel,
     ResidualKernel,
     choose_backend,
@@ -219,7 +220,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
     results: list[Measurement] = []
-    backend = PLAIN if options.plain else choose_backend(math.inf)
+    backend = PLAIN if options.plain else choose_backend(MixtureShape(STRUCTURES["full"], 8, 8), math.inf)
     with threadpool_limits(1):
         machine = describe_machine()
         if not options.json:

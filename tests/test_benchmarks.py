@@ -55,6 +55,49 @@ def test_single_precision_is_compared_with_double() -> None:
         assert abs(result["gained"]) < 1e-4
 
 
+ONEDAL = """
+class em_gmm:
+    def __init__(self, k, **settings):
+        self.settings = settings
+
+    def compute(self, rows, weights, means, covariances):
+        if self.settings["covarianceStorage"] == "diagonal" and len(means) == 2:
+            raise RuntimeError("singular")
+        assert rows.dtype == {"double": "float64", "float": "float32"}[self.settings["fptype"]]
+        assert weights.shape == (1, len(means)) == (1, len(covariances))
+        return self
+
+    @property
+    def nIterations(self):
+        import numpy
+        return numpy.array([[self.settings["maxIterations"]]])
+
+def daalinit(threads):
+    assert threads == 1
+"""
+
+
+def test_grid(tmp_path: Path) -> None:
+    """With a stand-in for oneDAL, which gives up on some problems."""
+    (tmp_path / "daal4py.py").write_text(ONEDAL)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    few = ("--features", "2", "3", "--components", "1", "2", "--seconds", "1e-6", "--rounds", "1")
+    text = run("grid.py", *few, "--structures", "full", "diag", "tied", "--onedal", str(python), "--json")
+    cells = json.loads(text)["cells"]
+    assert len(cells) == 3 * 2 * 2 * 2
+    for cell in cells:
+        structure, k = cell["problem"]["structure"], cell["problem"]["n_components"]
+        assert (cell["onedal"] is not None) == (structure == "full" or (structure == "diag" and k == 1))
+        assert (cell["triangles"] is not None) == (structure == "full")
+        assert min(cell["daskgmm"], cell["products"]) > 0
+    (tmp_path / "grid.json").write_text(text)
+    tables = run("grid.py", "--report", str(tmp_path / "grid.json"))
+    assert "| full, float64 | K = 1 | K = 2 |" in tables
+    assert tables.count("| D = 3 |") == 6
+
+
 FEW_ROWS = ("few_rows.py", "--cases", "3x2", "--rows", "1", "20", "--calls", "3")
 
 

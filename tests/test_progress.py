@@ -12,7 +12,8 @@ from rich.console import Console
 from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture, ProgressBar
-from daskgmm.core.kernel_choice import choose_backend
+from daskgmm.core.covariance import STRUCTURES
+from daskgmm.core.kernel_choice import MixtureShape, choose_backend
 from daskgmm.diagnostics import progress
 from daskgmm.errors import InterruptedWarning, NonFiniteDataError
 from daskgmm.events import (
@@ -249,9 +250,10 @@ def test_a_fit_tells_of_compiled_loops_where_it_may_wait_for_them(rows, monkeypa
     model = GaussianMixture(2, random_state=0, max_iter=2, tol=1e3, callbacks=[seen.append])
     model.fit(rows)
     assert not any(isinstance(event, Waiting) for event in seen)  # small data do without them
-    monkeypatch.setattr("daskgmm.core.kernel_choice._WORTH_LOADING", 0)
+    monkeypatch.setattr("daskgmm.core.kernel_choice._LOADING_SECONDS", 0)
     model.fit(rows)
-    assert choose_backend(1).is_loaded  # so this process need not wait any more, but workers may have to
+    shape = MixtureShape(STRUCTURES["full"], 2, rows.shape[1])
+    assert choose_backend(shape, 1).is_loaded  # so this process need not wait any more, but workers may have to
     seen.clear()
     model.fit(rows)
     assert not any(isinstance(event, Waiting) for event in seen)

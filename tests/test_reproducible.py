@@ -433,7 +433,7 @@ def test_a_model_tells_what_made_its_loops(monkeypatch):
 
     plain = GaussianMixture(2, random_state=0, max_iter=1).fit(X)
     assert plain.environment_ == environment() | {"loops": "numpy"}
-    monkeypatch.setattr(kernel_choice, "_WORTH_LOADING", 2 * N)
+    monkeypatch.setattr(kernel_choice, "_LOADING_SECONDS", 0)
     fast = GaussianMixture(2, random_state=0, max_iter=1).fit(X)
     assert fast.environment_["loops"] == compiled.CompiledBackend().made_by
     with dask.config.set({"daskgmm.compiled": False}):

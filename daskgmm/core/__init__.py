@@ -11,11 +11,16 @@ covariance          the covariance structures by name
 mixture             weights, means and covariances as one frozen value; sampling
 statistics          the sufficient statistics, a commutative monoid
 row_blocks          lengths of blocks of rows, and views of scratch arrays for them
-elementwise         the element-wise loops of an E-step: their interface, and NumPy's form
-compiled            the element-wise loops compiled by numba
+whitening           parameters, scratch arrays and sums of loops over whitened residuals
+elementwise         the loops of an E-step: their interface, and NumPy's form
+compiled_loops      loops over a block that compiled kernels share
+compiled_whitening  the loops over whitened residuals compiled by numba
+compiled            all loops compiled by numba
 kernel              the interface of E-step kernels; results for each row
-quadratic           the fast kernel: two matrix products
-residual            the precise kernel: whitened residuals
+quadratic           the kernel for many components: two matrix products on features
+whitened            the kernel for few components: whitened residuals of all rows
+residual            the precise kernel for any structure: whitened residuals of pairs that matter
+kernel_costs        the time of a row in each kernel, from the shape of the mixture
 kernel_choice       the choice of the cheapest kernel that is accurate enough, and of its loops
 estimation          the interface of M-steps
 maximum_likelihood  the M-step from statistics to parameters

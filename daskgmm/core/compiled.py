@@ -1,52 +1,32 @@
-"""The element-wise loops of an E-step, compiled by numba.
-
-The exponential is the usual one: x = n log 2 + r, a polynomial for exp(r), and n added to the exponent's bits. Separate
-loops over short columns compute it, because compilers vectorise such loops.
-"""
+"""The element-wise loops of an E-step, compiled by numba."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
 from numba.core.registry import cpu_target
-from numba.extending import overload
 
+from . import compiled_whitening
+from .compiled_loops import jit, normalise, standardise
 from .covariance import STRUCTURES
 from .elementwise import ElementwiseBackend, FeatureMap, Scratch
-from .row_blocks import block_step
-
-if numba.config.DISABLE_JIT:
-    raise ImportError("NUMBA_DISABLE_JIT switches numba's compiler off, which this module needs; NumPy's loops serve")
+from .row_blocks import block_step, columns
+from .whitening import NEGLIGIBLE, Whitening, WhiteningScratch, WhiteningSums
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Rows of a block: its arrays stay in a core's own cache. No block costs a call of the interpreter, so it may be short.
-_BLOCK_ROWS = 248
+_BLOCK_ROWS, _LONGEST_BLOCK = 504, 1016
 
-# Loops are written out below: an array expression may fail with a message about shapes, and compiling the message takes
-# longer than compiling everything else.
+# Up to this size of a block's features and log-joints, it has more rows: each block costs two calls of BLAS.
+_BLOCK_BYTES = 96 << 10
 
-# Columns that are processed together: a few rows of them stay in the innermost cache.
-_TILE = 256
-
-# Without "reassoc", which would cancel the rounding constant: the constant is added and subtracted again.
-_FLAGS = {"contract", "nsz", "arcp"}
-
-# log 2 in two parts, the first with trailing zeros, so that n times it is exact.
-_DOUBLE_LOG2 = (6.93145751953125e-1, 1.42860682030941723212e-6)
-_SINGLE_LOG2 = (np.float32(0.693359375), np.float32(-2.12194440e-4))
-
-
-def _jit(function: Callable[..., Any]) -> Any:
-    try:
-        return numba.njit(nogil=True, error_model="numpy", fastmath=_FLAGS, cache=True)(function)
-    except RuntimeError:  # no directory for the compiled code can be written
-        return numba.njit(nogil=True, error_model="numpy", fastmath=_FLAGS)(function)
+# Size of a component's residuals in a block.
+_RESIDUAL_BYTES = 64 << 10
 
 
 class CompiledBackend(ElementwiseBackend):
@@ -63,18 +43,18 @@ class CompiledBackend(ElementwiseBackend):
 
     @property
     def is_loaded(self) -> bool:
-        return bool(_expectation.signatures)
+        return bool(_expectation.signatures and compiled_whitening.expectation.signatures)
 
     def warm_up(self, dtype: np.dtype[Any], *, rounds: bool = False) -> None:
         _warm_up_once(np.dtype(dtype).name, rounds)
 
     def fill(self, features: FeatureMap, rows: Array, out: Array) -> None:
         terms = features.structure.quadratic_terms(rows.shape[1])
-        _fill(_plain(rows, out.dtype), features.center, features.inverse_scale, features.clip_limit, *terms, out)
+        _fill(_plain(rows, out.dtype), features.center, features.inverse_scale, *features.limits, *terms, out)
 
     def normalise(self, joint: Array, weights: Array | None) -> Array:
         peak, total = np.empty((2, joint.shape[1]), joint.dtype)
-        _normalise(joint, _EVEN if weights is None else weights, peak, total)
+        normalise(joint, _EVEN if weights is None else weights, peak, total, 0.0)
         return peak + np.log(total.astype(np.float64, copy=False))
 
     def expectation(
@@ -85,10 +65,10 @@ class CompiledBackend(ElementwiseBackend):
         _expectation(
             _plain(rows, scratch.features.dtype),
             _EVEN if weights is None else weights,
-            block_step(len(rows), min(_BLOCK_ROWS, scratch.features.shape[1])),
+            block_step(len(rows), min(_block_rows(scratch), scratch.features.shape[1])),
             features.center,
             features.inverse_scale,
-            features.clip_limit,
+            *features.limits,
             *terms,
             scratch.natural,
             scratch.features,
@@ -98,7 +78,69 @@ class CompiledBackend(ElementwiseBackend):
             total,
             sums,
         )
-        return np.add(peak, np.log(total, out=total), out=total)
+        return peak if len(scratch.joint) == 1 else np.add(peak, np.log(total, out=total), out=total)
+
+    def whitened_log_joints(self, whitening: Whitening, rows: Array, scratch: WhiteningScratch) -> Array:
+        n = len(rows)
+        joint = columns(scratch.joint, n)
+        compiled_whitening.log_joints(
+            _plain(rows, whitening.dtype),
+            *whitening.bounds,
+            *whitening.means,
+            compiled_whitening.pack_panels(whitening.factors),
+            whitening.constants,
+            columns(scratch.z, n),
+            columns(scratch.residual, n),
+            columns(scratch.whitened, n),
+            joint,
+        )
+        return joint
+
+    def whitened_expectation(
+        self,
+        whitening: Whitening,
+        rows: Array,
+        weights: Array | None,
+        scratch: WhiteningScratch,
+        sums: WhiteningSums,
+    ) -> tuple[Array, Array]:
+        peak, total, deficits = np.empty((3, len(rows)), whitening.dtype)
+        compiled_whitening.expectation(
+            _plain(rows, whitening.dtype),
+            _EVEN if weights is None else weights,
+            block_step(len(rows), min(_whitened_rows(whitening), scratch.z.shape[1])),
+            *whitening.bounds,
+            *whitening.means,
+            whitening.factors,
+            whitening.constants,
+            scratch.z,
+            scratch.residual,
+            scratch.whitened,
+            scratch.joint,
+            scratch.logs,
+            scratch.scatter,
+            peak,
+            total,
+            deficits,
+            sums.counts,
+            sums.first,
+            sums.second,
+        )
+        logs = np.log(total, out=total)
+        return np.add(peak, logs, out=peak), np.subtract(logs, deficits, out=deficits)
+
+
+def _block_rows(scratch: Scratch) -> int:
+    """Rows of a block of features."""
+    n_columns = len(scratch.features) + len(scratch.joint)
+    rows = _BLOCK_BYTES // (scratch.features.itemsize * n_columns)
+    return min(max(rows // 8 * 8, _BLOCK_ROWS), _LONGEST_BLOCK)
+
+
+def _whitened_rows(whitening: Whitening) -> int:
+    """Rows of a block of whitened residuals: few enough for BLAS's kernels for small products."""
+    rows = _RESIDUAL_BYTES // (whitening.dtype.itemsize * whitening.centers.shape[1])
+    return min(max(rows, 192), 1024) // 8 * 8 - 8
 
 
 # Placeholder for weights that are all one.
@@ -126,16 +168,23 @@ def _call(dtype: str, rounds: bool) -> None:
     for rows, products in dict.fromkeys(forms):
         scratch = Scratch(*(np.zeros(shape, products) for shape in ((1, 3), (3, 8), (1, 8), (1, 3))))
         CompiledBackend().expectation(features, np.zeros((8, 1), rows), None, scratch, np.zeros((1, 3)))
+    for products in dict.fromkeys((dtype, "float64")):
+        one, whole, square = np.ones(1), np.zeros((1, 8), products), np.ones((1, 1, 1), products)
+        whitening = Whitening.of(one[None], square, one, one, one, 1.0, products)
+        sums = WhiteningSums(np.zeros(1), np.zeros((1, 1)), np.zeros((1, 1)))
+        work = WhiteningScratch(whole, whole.copy(), whole.copy(), whole.copy(), whole.copy(), square[0])
+        CompiledBackend().whitened_expectation(whitening, np.zeros((8, 1), products), None, work, sums)
 
 
-@_jit
+@jit
 def _expectation(
     rows: Array,
     weights: Array,
     step: int,
     center: Array,
     inverse_scale: Array,
-    clip_limit: float,
+    lowest: Array,
+    highest: Array,
     left: Array,
     right: Array,
     feature: Array,
@@ -148,6 +197,8 @@ def _expectation(
     sums: Array,
 ) -> None:
     n_components, n_features = natural.shape
+    # In single precision, products of features with tiny responsibilities would be subnormal, which takes long.
+    least = NEGLIGIBLE if joint.itemsize == 4 else 0.0
     flat_features, flat_joint = features.reshape(-1), joint.reshape(-1)
     peak, total = np.empty(step, joint.dtype), np.empty(step, joint.dtype)
     for start in range(0, len(rows), step):
@@ -155,9 +206,9 @@ def _expectation(
         n = stop - start
         phi = flat_features[: n_features * n].reshape(n_features, n)
         r = flat_joint[: n_components * n].reshape(n_components, n)
-        _fill(rows[start:stop], center, inverse_scale, clip_limit, left, right, feature, phi)
+        _fill(rows[start:stop], center, inverse_scale, lowest, highest, left, right, feature, phi)
         np.dot(natural, phi, r)
-        _normalise(r, weights[start:stop], peak[:n], total[:n])
+        normalise(r, weights[start:stop], peak[:n], total[:n], least)
         for j in range(n):
             peaks[start + j], totals[start + j] = peak[j], total[j]
         np.dot(r, phi.T, products)
@@ -166,12 +217,13 @@ def _expectation(
                 sums[k, p] += products[k, p]
 
 
-@_jit
+@jit
 def _fill(
     rows: Array,
     center: Array,
     inverse_scale: Array,
-    clip_limit: float,
+    lowest: Array,
+    highest: Array,
     left: Array,
     right: Array,
     feature: Array,
@@ -180,7 +232,7 @@ def _fill(
     n, d = rows.shape
     n_quadratic = len(out) - d - 1
     z = out[n_quadratic:-1]
-    _standardise(rows, center, inverse_scale, clip_limit, z)
+    standardise(rows, center, inverse_scale, lowest, highest, z)
     last = -1
     for t in range(len(left)):
         a, b, product = z[left[t]], z[right[t]], out[feature[t]]
@@ -193,125 +245,3 @@ def _fill(
         last = feature[t]
     for j in range(n):
         out[-1, j] = 1.0
-
-
-@_jit
-def _standardise(rows: Array, center: Array, inverse_scale: Array, clip_limit: float, out: Array) -> None:
-    n, d = rows.shape
-    exact = rows.itemsize <= out.itemsize
-    for start in range(0, n, 8):  # a few rows at a time: they are read along their length, and written across it
-        stop = min(n, start + 8)
-        for i in range(d):
-            for j in range(start, stop):
-                # If the copy would round, the offset is subtracted first.
-                out[i, j] = rows[j, i] if exact else np.float64(rows[j, i]) - center[i]
-    for i in range(d):
-        z, c, factor = out[i], (center[i] if exact else 0.0), inverse_scale[i]
-        for j in range(n):
-            x = (np.float64(z[j]) - c) * factor
-            # These comparisons keep NaN.
-            z[j] = clip_limit if x > clip_limit else (-clip_limit if x < -clip_limit else x)
-
-
-@_jit
-def _normalise(joint: Array, weights: Array, peak: Array, total: Array) -> None:
-    _exponentiate(joint, peak, total)
-    factor = np.empty_like(total)
-    for j in range(len(total)):
-        factor[j] = 1.0 / total[j]
-    for j in range(len(weights)):
-        factor[j] *= weights[j]
-    for i in range(joint.shape[0]):
-        row = joint[i]
-        for j in range(len(factor)):
-            row[j] *= factor[j]
-
-
-def _exponentiate(joint: Array, peaks: Array, totals: Array) -> None:
-    """Subtract the largest entry of every column and take the exponential; implemented below for each dtype."""
-    raise NotImplementedError("only compiled code calls this")
-
-
-@overload(_exponentiate, jit_options={"fastmath": _FLAGS, "error_model": "numpy"})  # type: ignore[untyped-decorator]
-def _exponentiate_by_dtype(joint: Array, peaks: Array, totals: Array) -> Callable[..., None]:
-    # The arguments are numba's types; numba requires equal annotations of all three functions.
-    return _exponentiate_double if joint.dtype == numba.float64 else _exponentiate_single
-
-
-def _exponentiate_double(joint: Array, peaks: Array, totals: Array) -> None:
-    scratch = np.empty(_TILE)
-    bits = scratch.view(np.int64)
-    high, low = _DOUBLE_LOG2
-    for start in range(0, joint.shape[1], _TILE):
-        stop = min(joint.shape[1], start + _TILE)
-        peak, total, n = peaks[start:stop], totals[start:stop], stop - start
-        for j in range(n):
-            peak[j], total[j] = joint[0, start + j], 0.0
-        for i in range(1, joint.shape[0]):
-            row = joint[i, start:stop]
-            for j in range(n):
-                peak[j] = row[j] if row[j] > peak[j] else peak[j]
-        for i in range(joint.shape[0]):
-            row = joint[i, start:stop]
-            for j in range(n):
-                x = max(row[j] - peak[j], -694.0)
-                rounded = x * 1.4426950408889634 + 6755399441055744.0  # 1.5 · 2^52: the integer is in the low bits
-                scratch[j] = rounded
-                whole = rounded - 6755399441055744.0
-                r = (x - whole * high) - whole * low
-                p = 2.08767569878681e-09  # 1 / 12!
-                p = p * r + 2.505210838544172e-08
-                p = p * r + 2.755731922398589e-07
-                p = p * r + 2.7557319223985893e-06
-                p = p * r + 2.48015873015873e-05
-                p = p * r + 1.984126984126984e-04
-                p = p * r + 1.388888888888889e-03
-                p = p * r + 8.333333333333333e-03
-                p = p * r + 4.1666666666666664e-02
-                p = p * r + 1.6666666666666666e-01
-                p = p * r + 0.5
-                p = p * r + 1.0
-                row[j] = p * r + 1.0
-            row_bits = row.view(np.int64)
-            for j in range(n):
-                row_bits[j] += bits[j] << 52
-            for j in range(n):
-                total[j] += row[j]
-
-
-def _exponentiate_single(joint: Array, peaks: Array, totals: Array) -> None:
-    scratch = np.empty(_TILE, np.float32)
-    bits = scratch.view(np.int32)
-    high, low = _SINGLE_LOG2
-    # The lowest exponent is that of `elementwise`, written out: numba's cache does not see other modules change.
-    one, shift, lowest = np.float32(1.0), np.float32(12582912.0), np.float32(-69.0)
-    for start in range(0, joint.shape[1], _TILE):
-        stop = min(joint.shape[1], start + _TILE)
-        peak, total, n = peaks[start:stop], totals[start:stop], stop - start
-        for j in range(n):
-            peak[j], total[j] = joint[0, start + j], 0.0
-        for i in range(1, joint.shape[0]):
-            row = joint[i, start:stop]
-            for j in range(n):
-                peak[j] = row[j] if row[j] > peak[j] else peak[j]
-        for i in range(joint.shape[0]):
-            row = joint[i, start:stop]
-            for j in range(n):
-                x = max(row[j] - peak[j], lowest)
-                rounded = x * np.float32(1.44269504) + shift  # 1.5 · 2^23
-                scratch[j] = rounded
-                whole = rounded - shift
-                r = (x - whole * high) - whole * low
-                p = np.float32(1.9841270e-4)  # 1 / 7!
-                p = p * r + np.float32(1.3888889e-3)
-                p = p * r + np.float32(8.3333333e-3)
-                p = p * r + np.float32(4.1666668e-2)
-                p = p * r + np.float32(1.6666667e-1)
-                p = p * r + np.float32(0.5)
-                p = p * r + one
-                row[j] = p * r + one
-            row_bits = row.view(np.int32)
-            for j in range(n):
-                row_bits[j] += bits[j] << np.int32(23)
-            for j in range(n):
-                total[j] += row[j]

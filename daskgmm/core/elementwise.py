@@ -17,6 +17,8 @@ import numpy as np
 
 from .row_blocks import blocks, columns
 from .structure import CovarianceStructure
+from .triangle import pack, whitened_square
+from .whitening import NEGLIGIBLE, Whitening, WhiteningScratch, WhiteningSums, standardised
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -26,6 +28,10 @@ _SINGLE_ROWS = 504
 
 # Logarithm of the smallest responsibility in single precision: its products with features are not subnormal either.
 _SINGLE_LOWEST = -69.0
+
+
+# Up to this many pairs of a row and a component, the calls to NumPy take most of the time.
+_FEW_PAIRS = 1024
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,12 @@ class FeatureMap:
     inverse_scale: Array
     """1 / s, shape (D,)."""
     clip_limit: float
+
+    @property
+    def limits(self) -> tuple[Array, Array]:
+        """Least and largest z of every feature, (D,) each."""
+        highest = np.full(self.center.shape, self.clip_limit)
+        return -highest, highest
 
 
 @dataclass
@@ -146,6 +158,80 @@ class ElementwiseBackend(ABC):
                 sums += np.matmul(joint[:, part], phi[:, part].T, out=scratch.products)
         return log_density
 
+    def whitened_log_joints(self, whitening: Whitening, rows: Array, scratch: WhiteningScratch) -> Array:
+        """Compute the log-joints of one block from whitened residuals.
+
+        Parameters
+        ----------
+        whitening : Whitening
+        rows : array of shape (B, D)
+        scratch : WhiteningScratch
+            ``z`` holds the rows in their units afterwards.
+
+        Returns
+        -------
+        array of shape (K, B)
+            In ``scratch.joint``.
+        """
+        n = len(rows)
+        z, joint = columns(scratch.z, n), columns(scratch.joint, n)
+        standardised(whitening, rows, z)
+        if joint.size <= _FEW_PAIRS:
+            return _log_joints_of_few(whitening, z, joint)
+        residual, whitened = columns(scratch.residual, n), columns(scratch.whitened, n)
+        for k, constant in enumerate(whitening.constants):
+            whitening.residual(k, z, residual)
+            np.multiply(whitened_square(whitening.factors[k], residual, whitened), -0.5, out=joint[k])
+            joint[k] += constant
+        return joint
+
+    def whitened_expectation(
+        self,
+        whitening: Whitening,
+        rows: Array,
+        weights: Array | None,
+        scratch: WhiteningScratch,
+        sums: WhiteningSums,
+    ) -> tuple[Array, Array]:
+        """Run the E-step of any number of rows on whitened residuals: add their moments to ``sums``, in place.
+
+        Parameters
+        ----------
+        whitening : Whitening
+        rows : array of shape (n, D)
+        weights : array of shape (n,), float64, or None
+        scratch : WhiteningScratch
+        sums : WhiteningSums
+
+        Returns
+        -------
+        log_density, entropy : arrays of shape (n,), floating
+        """
+        log_density, entropy = np.empty((2, len(rows)))
+        for block in blocks(len(rows), scratch.z.shape[1]):
+            joint = self.whitened_log_joints(whitening, rows[block], scratch)
+            log_density[block] = self.normalise(joint, None)
+            joint *= ~(joint <= NEGLIGIBLE)  # this comparison keeps NaN
+            entropy[block] = row_entropies(joint, columns(scratch.logs, joint.shape[1]))
+            if weights is not None:
+                joint *= weights[block].astype(joint.dtype)
+            self._add_whitened_moments(whitening, joint, scratch, sums)
+        return log_density, entropy
+
+    def _add_whitened_moments(
+        self, whitening: Whitening, responsibilities: Array, scratch: WhiteningScratch, sums: WhiteningSums
+    ) -> None:
+        n = responsibilities.shape[1]
+        z, residual = columns(scratch.z, n), columns(scratch.residual, n)
+        roots = np.sqrt(responsibilities, out=columns(scratch.logs, n))
+        sums.counts[...] += responsibilities.sum(axis=1)
+        for k, root in enumerate(roots):
+            whitening.residual(k, z, residual)
+            residual *= root
+            sums.first[k] += residual @ root
+            np.matmul(residual, residual.T, out=scratch.scatter)
+            sums.second[k] += pack(scratch.scatter)
+
 
 class NumpyBackend(ElementwiseBackend):
     """Loops in NumPy, the specification of the compiled form."""
@@ -179,6 +265,24 @@ class NumpyBackend(ElementwiseBackend):
         factor = 1 / total if weights is None else weights / total
         joint *= factor.astype(joint.dtype, copy=False)
         return peak + np.log(total.astype(np.float64, copy=False))
+
+
+def row_entropies(responsibilities: Array, scratch: Array | None = None) -> Array:
+    """Entropy −Σ_k r log r of each row, in nats, (B,), for responsibilities of shape (K, B)."""
+    tiny = np.finfo(responsibilities.dtype).tiny
+    logs = np.maximum(responsibilities, tiny, out=scratch)  # 0 log 0 = 0; log stays vectorised
+    np.log(logs, out=logs)
+    return -np.einsum("kb,kb->b", responsibilities, logs)
+
+
+def _log_joints_of_few(whitening: Whitening, z: Array, joint: Array) -> Array:
+    """Compute the log-joints of all components at once: for few rows, calls to NumPy take most of the time."""
+    residuals = z.T - whitening.centers[:, None] - whitening.remainders[:, None]
+    whitened = residuals @ whitening.factors
+    np.einsum("kbd,kbd->kb", whitened, whitened, out=joint)
+    joint *= -0.5
+    joint += whitening.constants[:, None]
+    return joint
 
 
 def _exponentiate(joint: Array) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .elementwise import PLAIN, ElementwiseBackend
+from .elementwise import PLAIN, ElementwiseBackend, row_entropies
 from .mixture import MixtureParameters
 from .row_blocks import blocks
 from .statistics import Frame, SufficientStatistics
@@ -180,13 +180,6 @@ class Kernel(ABC):
         labels = np.empty(len(rows), np.int64)
         self.fill(RowResults(labels=labels), rows, work)
         return labels
-
-
-def row_entropies(responsibilities: Array) -> Array:
-    """Entropy −Σ_k r log r of each row, in nats, (B,), for responsibilities of shape (K, B)."""
-    logs = np.maximum(responsibilities, np.finfo(responsibilities.dtype).tiny)  # 0 log 0 = 0; log stays vectorised
-    np.log(logs, out=logs)
-    return -np.einsum("kb,kb->b", responsibilities, logs)
 
 
 def weighted_sum(values: Array, weights: Array | None) -> float:

@@ -1,17 +1,21 @@
 """Choice of a kernel for the E-step of a block of rows: log-densities, responsibilities, sufficient statistics.
 
-Two kernels compute the E-step of complete rows:
+Three kernels compute the E-step of complete rows:
 
 `QuadraticKernel`
-    the fast one. Features Φ = T(z) of a block, z = (x − c) / s, as rows; log-joint Θ Φ; log-sum-exp by column in
-    place; statistics R Φᵀ. Two matrix products and no array of rows × components × features.
+    products on features, which all components share. Features Φ = T(z) of a block, z = (x − c) / s, as rows; log-joint
+    Θ Φ; log-sum-exp by column in place; statistics R Φᵀ. Two matrix products and no array of rows × components ×
+    features.
+`WhitenedKernel`
+    residuals Uᵀ(x − μ_k) of general matrices, one component at a time, and moments about the current means. With few
+    components this takes less time than the features do.
 `ResidualKernel`
-    the precise twin. Whitened residuals Uᵀ(x − μ_k) of one component at a time, and moments about the current means.
+    the same residuals for any structure, in NumPy; pairs of row and component that cannot matter are left out.
 
 The terms of θ · T(z) cancel when a component is tight compared with its distance from c. The loss of digits is
-predictable from the parameters alone (`CovarianceStructure.amplification`). `choose_kernel` goes through the
-`CANDIDATES`, the cheapest first, and takes the first one whose rounding bound is small enough. Rows of another kind
-need another name in `KernelRequest.rows` and one more candidate.
+predictable from the parameters alone (`CovarianceStructure.amplification`). `choose_kernel` takes the cheapest of the
+`CANDIDATES` whose rounding bound is small enough; costs follow from the shape of the mixture (`kernel_costs`). Rows of
+another kind need another name in `KernelRequest.rows` and one more candidate.
 
 The kernels read rows of any real dtype and accumulate in double precision.
 """
@@ -29,11 +33,12 @@ import numpy as np
 
 from .elementwise import PLAIN, ElementwiseBackend
 from .kernel import BlockPlan, Kernel
+from .kernel_costs import MixtureShape, products_cost, residual_cost, whitened_cost
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel, rounding_bounds
 from .residual import ResidualKernel
 from .statistics import Frame
-from .structure import CovarianceStructure
+from .whitened import WhitenedKernel, whitened_bound
 
 __all__ = [
     "ARITHMETICS",
@@ -45,6 +50,7 @@ __all__ = [
     "MixtureShape",
     "QuadraticKernel",
     "ResidualKernel",
+    "WhitenedKernel",
     "choose_backend",
     "choose_kernel",
     "finer",
@@ -59,10 +65,13 @@ ARITHMETICS = ("float32", "float64", ResidualKernel.arithmetic)
 COMPLETE = "complete"
 """Kind of rows that hold one number for each feature, and nothing else."""
 
-# Below this many log-joints in a pass, loading compiled code takes more time than the code saves.
-_WORTH_LOADING = 5_000_000
+# Processor time to load compiled code in a process, which numba keeps on disk.
+_LOADING_SECONDS = 0.5
 
-# Above this many bytes of features in a row, whitening the row for each component, without features, takes less time.
+# Passes of a fit whose number is not known yet.
+_PASSES = 30
+
+# Features of a row above this size are not built: their blocks would take too much memory.
 _MOST_FEATURE_BYTES = 24_000
 
 
@@ -91,18 +100,14 @@ class KernelRequest:
         """`rounding_bounds` of the parameters, computed once for all candidates."""
         return rounding_bounds(self.parameters, self.frame)
 
-
-@dataclass(frozen=True)
-class MixtureShape:
-    """Shape of a mixture, known before its parameters."""
-
-    structure: CovarianceStructure
-    n_components: int
-    n_features: int
+    @property
+    def shape(self) -> MixtureShape:
+        """Shape of the mixture."""
+        return MixtureShape.of(self.parameters)
 
 
 class KernelCandidate(ABC):
-    """Kernel that may be chosen: its kind of rows, its rounding bound, and its constructor."""
+    """Kernel that may be chosen: its kind of rows, its rounding bound, its cost, and its constructor."""
 
     arithmetic: str
     """One of `ARITHMETICS`."""
@@ -115,6 +120,10 @@ class KernelCandidate(ABC):
     def rounding(self, request: KernelRequest) -> float:
         """Bound on the rounding error of one log-density, in nats; infinity if the kernel cannot serve the request."""
 
+    def cost(self, shape: MixtureShape, dtype: np.dtype[Any], backend: ElementwiseBackend) -> float:
+        """Estimate the time of a row, in nanoseconds; infinity: chosen only where no other candidate serves."""
+        return math.inf
+
     @abstractmethod
     def make(self, request: KernelRequest) -> Kernel:
         """Make the kernel."""
@@ -122,6 +131,10 @@ class KernelCandidate(ABC):
     @abstractmethod
     def plan_block(self, shape: MixtureShape, dtype: np.dtype[Any], backend: ElementwiseBackend) -> BlockPlan | None:
         """Plan the kernel's blocks for mixtures of that shape and rows of that dtype; None if it never serves them."""
+
+    def is_exact(self, shape: MixtureShape, dtype: np.dtype[Any]) -> bool:
+        """Test whether the kernel serves any parameters of that shape, in the finest arithmetic."""
+        return False
 
     def serves(self, request: KernelRequest) -> bool:
         """Test whether kind of rows, arithmetic and rounding bound satisfy the request."""
@@ -137,22 +150,57 @@ class _Products(KernelCandidate):
         self.arithmetic = self.dtype.name
 
     def rounding(self, request: KernelRequest) -> float:
-        p = request.parameters
         exact = request.rounds or is_exact(self.arithmetic, request.dtype)
-        return request.bounds[self.arithmetic] if exact and self._may_serve(p.structure, p.n_features) else math.inf
+        return request.bounds[self.arithmetic] if exact and self._may_serve(request.shape) else math.inf
 
-    def _may_serve(self, structure: CovarianceStructure, n_features: int) -> bool:
-        return structure.n_quadratic(n_features) * self.dtype.itemsize <= _MOST_FEATURE_BYTES
+    def _may_serve(self, shape: MixtureShape) -> bool:
+        n_quadratic = shape.structure.for_components(shape.n_components).n_quadratic(shape.n_features)
+        return n_quadratic * self.dtype.itemsize <= _MOST_FEATURE_BYTES
+
+    def cost(self, shape: MixtureShape, dtype: np.dtype[Any], backend: ElementwiseBackend) -> float:
+        return products_cost(shape, self.dtype.itemsize, backend.name)
 
     def make(self, request: KernelRequest) -> QuadraticKernel:
         p = request.parameters
-        known = p.structure.shared and self.arithmetic in request.common_known
+        known = p.structure.for_components(p.n_components).shared and self.arithmetic in request.common_known
         return QuadraticKernel(p, request.frame, self.dtype.type, request.backend, common_known=known)
 
     def plan_block(self, shape: MixtureShape, dtype: np.dtype[Any], backend: ElementwiseBackend) -> BlockPlan | None:
-        if not self._may_serve(shape.structure, shape.n_features):
+        if not self._may_serve(shape):
             return None
         return QuadraticKernel.plan_block(shape.structure, shape.n_components, shape.n_features, self.dtype, backend)
+
+
+class _Whitening(KernelCandidate):
+    """`WhitenedKernel` in one precision; in double precision it is exact for any parameters."""
+
+    def __init__(self, dtype: type, tolerance: float) -> None:
+        self.dtype, self.tolerance = np.dtype(dtype), tolerance
+        self.arithmetic = "precise" if self.dtype == np.float64 else self.dtype.name
+
+    def rounding(self, request: KernelRequest) -> float:
+        if not self._may_serve(
+            request.shape, request.dtype
+        ):  # rows that are rounded before μ is subtracted lose digits
+            return math.inf
+        return 0.0 if self.dtype == np.float64 else whitened_bound(request.parameters, request.frame)
+
+    def _may_serve(self, shape: MixtureShape, data: np.dtype[Any]) -> bool:
+        return WhitenedKernel.serves(shape.structure) and is_exact(self.dtype.name, data)
+
+    def is_exact(self, shape: MixtureShape, dtype: np.dtype[Any]) -> bool:
+        return self.dtype == np.float64 and self._may_serve(shape, dtype)
+
+    def cost(self, shape: MixtureShape, dtype: np.dtype[Any], backend: ElementwiseBackend) -> float:
+        return whitened_cost(shape, self.dtype.itemsize, backend.name)
+
+    def make(self, request: KernelRequest) -> WhitenedKernel:
+        return WhitenedKernel(request.parameters, request.frame, self.dtype.type, request.backend)
+
+    def plan_block(self, shape: MixtureShape, dtype: np.dtype[Any], backend: ElementwiseBackend) -> BlockPlan | None:
+        if not self._may_serve(shape, dtype):
+            return None
+        return WhitenedKernel.plan_block(shape.structure, shape.n_components, shape.n_features, self.dtype, backend)
 
 
 class _Residuals(KernelCandidate):
@@ -163,6 +211,12 @@ class _Residuals(KernelCandidate):
     def rounding(self, request: KernelRequest) -> float:
         return 0.0
 
+    def is_exact(self, shape: MixtureShape, dtype: np.dtype[Any]) -> bool:
+        return True
+
+    def cost(self, shape: MixtureShape, dtype: np.dtype[Any], backend: ElementwiseBackend) -> float:
+        return residual_cost(shape)
+
     def make(self, request: KernelRequest) -> ResidualKernel:
         return ResidualKernel(request.parameters, request.frame, request.backend)
 
@@ -170,8 +224,14 @@ class _Residuals(KernelCandidate):
         return ResidualKernel.plan_block(shape.structure, shape.n_components, shape.n_features, backend)
 
 
-CANDIDATES: list[KernelCandidate] = [_Products(np.float32, 1e-3), _Products(np.float64, 1e-9), _Residuals()]
-"""Every kernel, the cheapest first. The last kernel for each kind of rows must serve any parameters."""
+CANDIDATES: list[KernelCandidate] = [
+    _Products(np.float32, 1e-3),
+    _Whitening(np.float32, 1e-3),
+    _Products(np.float64, 1e-9),
+    _Whitening(np.float64, 0.0),
+    _Residuals(),
+]
+"""Every kernel. For each kind of rows, at least one must serve any parameters."""
 
 
 def choose_kernel(
@@ -184,7 +244,7 @@ def choose_kernel(
     rows: str = COMPLETE,
     rounds: bool = False,
 ) -> Kernel:
-    """Make the kernel with the cheapest arithmetic whose rounding is small enough for these parameters.
+    """Make the cheapest kernel whose rounding is small enough for these parameters.
 
     Parameters
     ----------
@@ -192,7 +252,8 @@ def choose_kernel(
         Fields of a `KernelRequest`.
     """
     request = KernelRequest(parameters, frame, dtype, backend, common_known, coarsest, rows, rounds)
-    if (chosen := next((candidate for candidate in CANDIDATES if candidate.serves(request)), None)) is None:
+    ranked = sorted(CANDIDATES, key=lambda candidate: candidate.cost(request.shape, dtype, backend))
+    if (chosen := next((candidate for candidate in ranked if candidate.serves(request)), None)) is None:
         raise _unknown(rows)
     return chosen.make(request)
 
@@ -208,9 +269,17 @@ def plan_blocks(
     dtype, backend, rows
         Fields of a `KernelRequest`.
     """
-    plans = [candidate.plan_block(shape, dtype, backend) for candidate in CANDIDATES if candidate.rows == rows]
-    if not plans:
+    candidates = [candidate for candidate in CANDIDATES if candidate.rows == rows]
+    if not candidates:
         raise _unknown(rows)
+    costs = [candidate.cost(shape, dtype, backend) for candidate in candidates]
+    exact = [cost for candidate, cost in zip(candidates, costs, strict=True) if candidate.is_exact(shape, dtype)]
+    most = min(exact, default=math.inf)  # a candidate that costs more is never chosen
+    plans = [
+        candidate.plan_block(shape, dtype, backend)
+        for candidate, cost in zip(candidates, costs, strict=True)
+        if cost <= most
+    ]
     return [plan for plan in plans if plan is not None]
 
 
@@ -229,19 +298,35 @@ def finer(arithmetic: str) -> str:
     return ARITHMETICS[min(ARITHMETICS.index(arithmetic) + 1, len(ARITHMETICS) - 1)]
 
 
-def choose_backend(n_log_joints: float, *, compiled: bool = True) -> ElementwiseBackend:
-    """Return the compiled loops if they are allowed, numba is installed, and a pass has enough work for them.
+def choose_backend(
+    shape: MixtureShape, n_rows: float, n_passes: int = _PASSES, *, compiled: bool = True
+) -> ElementwiseBackend:
+    """Return the compiled loops if they are allowed, numba is installed, and they save more time than loading takes.
 
     Parameters
     ----------
-    n_log_joints : float
-        Rows times components.
+    shape : MixtureShape
+    n_rows : float
+        Rows of a pass.
+    n_passes : int
+        Number of passes; by default, that of a usual fit.
     compiled : bool
         False: always return NumPy's loops.
     """
-    if not compiled or n_log_joints < _WORTH_LOADING:
+    if not compiled or n_rows * n_passes * _saved(shape) < _LOADING_SECONDS:
         return PLAIN
     return _compiled() or PLAIN
+
+
+def _saved(shape: MixtureShape) -> float:
+    """Estimate the seconds that compiled loops save for a row, each form with the kernel that is fastest in it."""
+    plain, fast = (
+        min(products_cost(shape, 8, name), whitened_cost(shape, 8, name))
+        if WhitenedKernel.serves(shape.structure)
+        else products_cost(shape, 8, name)
+        for name in ("numpy", "compiled")
+    )
+    return 1e-9 * (plain - fast)
 
 
 @cache

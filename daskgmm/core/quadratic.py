@@ -41,11 +41,11 @@ class QuadraticKernel(Kernel):
         super().__init__(parameters, frame, backend)
         self.common_known = common_known
         """The second moments of all rows have been computed, and `complete` adds them."""
-        self.has_common_moments = parameters.structure.shared
+        self.structure = structure = parameters.structure.for_components(parameters.n_components)
+        self.has_common_moments = structure.shared
         self.arithmetic = np.dtype(dtype).name
         self.dtype = np.dtype(dtype)
         self.reference = self.frame.center
-        structure = parameters.structure
         self.n_quadratic = structure.n_quadratic(parameters.n_features)
         self.cholesky = structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
         means = self._framed(parameters.means)
@@ -71,7 +71,7 @@ class QuadraticKernel(Kernel):
         backend: ElementwiseBackend,
     ) -> BlockPlan:
         """Plan the kernel's blocks for mixtures of that shape, with products in that dtype."""
-        p = structure.n_quadratic(n_features) + n_features + 1
+        p = structure.for_components(n_components).n_quadratic(n_features) + n_features + 1
         rows = block_rows(backend.block_bytes, dtype.itemsize * (n_components + p))
         return BlockPlan(rows, dtype.itemsize * (2 * n_components * p + (n_components + p) * rows))
 
@@ -101,7 +101,7 @@ class QuadraticKernel(Kernel):
         # θ · T(z) = c − ½ ‖Uᵀ(z − μ)‖². Every term that cancels in this sum is rounded. The sum of the absolute values,
         # at the root mean square of z, is the mean size of the terms over a component's rows.
         sizes = np.sqrt(self._framed(moments.means) ** 2 + variances) + np.abs(self._framed(self.parameters.means))
-        terms = 0.5 * (sizes * self.parameters.structure.precision_times(np.abs(self.cholesky), sizes)).sum(axis=1)
+        terms = 0.5 * (sizes * self.structure.precision_times(np.abs(self.cholesky), sizes)).sum(axis=1)
         terms += np.abs(self.constants)
         return _ROUNDING * float(np.finfo(self.dtype).eps) * float(moments.weights @ terms)
 
@@ -110,7 +110,7 @@ class QuadraticKernel(Kernel):
 
     def row_offset(self, work: Scratch, n_rows: int) -> Array | None:
         z = columns(work.features, n_rows)[self.n_quadratic : -1]
-        return self.parameters.structure.common_row_quadratic(self.cholesky, z)
+        return self.structure.common_row_quadratic(self.cholesky, z)
 
     def row_errors(self, work: Scratch, n_rows: int) -> Array:
         """Bound on the rounding errors of the log-joints of each row of the last block, in nats, shape (B,)."""
@@ -119,7 +119,7 @@ class QuadraticKernel(Kernel):
         return np.asarray(self.row_error * row_norm**2)
 
     def statistics(self, rows: Array, weights: Array | None, work: Scratch) -> SufficientStatistics:
-        structure, d = self.parameters.structure, self.parameters.n_features
+        structure, d = self.structure, self.parameters.n_features
         sums = np.zeros(self.natural.shape)
         log_density = self.backend.expectation(self.features, rows, weights, work, sums)
         # The products take Θ in their own precision. To first order, the rounding of Θ changes the log-likelihood by
@@ -148,11 +148,11 @@ class QuadraticKernel(Kernel):
             return total
         for block in self.blocks(len(rows)):
             z = self._features(rows[block], work)[:-1]
-            total += self.parameters.structure.block_moments(z, None if weights is None else weights[block])
+            total += self.structure.block_moments(z, None if weights is None else weights[block])
         return total
 
     def complete(self, statistics: SufficientStatistics, common: Array) -> SufficientStatistics:
-        quadratic = self.parameters.structure.common_quadratic(self.cholesky, common)
+        quadratic = self.structure.common_quadratic(self.cholesky, common)
         return replace(statistics, second_moments=common, log_likelihood=statistics.log_likelihood + quadratic)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .elementwise import PLAIN, ElementwiseBackend, Scratch
-from .kernel import BlockPlan, Kernel, clip_limit, row_entropies, total_weight, weighted_sum
+from .elementwise import PLAIN, ElementwiseBackend, Scratch, row_entropies
+from .kernel import BlockPlan, Kernel, clip_limit, total_weight, weighted_sum
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel
 from .row_blocks import block_rows, columns

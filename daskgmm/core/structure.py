@@ -12,7 +12,7 @@ the parameters: one pass computes them for the whole fit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -70,6 +70,11 @@ class CovarianceStructure(ABC):
     def n_covariance_parameters(self, n_components: int, n_features: int) -> int:
         """Number of free parameters of all covariances together."""
         return self.n_matrices(n_components) * self.n_free(n_features)
+
+    @final
+    def for_components(self, n_components: int) -> CovarianceStructure:
+        """Structure with the same arrays for that many components: the matrix of a single component is a shared one."""
+        return replace(self, shared=True) if n_components == 1 and not self.shared else self
 
     # ---- shapes of scikit-learn's attributes
 

@@ -18,7 +18,7 @@ from sklearn.utils.validation import validate_data
 from ..config import compiled
 from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import State
-from ..core.kernel_choice import Kernel, choose_backend
+from ..core.kernel_choice import Kernel, MixtureShape, choose_backend
 from ..data.dataset import Dataset
 from ..data.failures import short_errors
 from ..data.input_kinds import Input
@@ -483,4 +483,4 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
 
 def _backend(prepared: Prepared[Any], data: Any) -> ElementwiseBackend:
     n_rows = data.shape[0] if data.shape[0] == data.shape[0] else np.inf  # unknown lengths of dask arrays are NaN
-    return choose_backend(n_rows * prepared.parameters.n_components, compiled=compiled())
+    return choose_backend(MixtureShape.of(prepared.parameters), n_rows, n_passes=1, compiled=compiled())

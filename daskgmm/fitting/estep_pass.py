@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.elementwise import PLAIN, ElementwiseBackend
-from ..core.kernel_choice import ARITHMETICS, Kernel, choose_kernel, is_exact
+from ..core.kernel_choice import ARITHMETICS, Kernel, MixtureShape, choose_kernel, is_exact
 from ..core.mixture import MixtureParameters
 from ..core.statistics import Frame, SufficientStatistics
 from ..data.dataset import Dataset
@@ -76,7 +76,7 @@ class EStepPass:
     frame : Frame
         Center and scale of the data.
     backend : callable
-        Number of components -> `ElementwiseBackend` of the kernels.
+        `MixtureShape` -> `ElementwiseBackend` of the kernels.
     weight_sum : float, optional
         Sum of the weights of all rows, as the survey found it.
     """
@@ -86,7 +86,7 @@ class EStepPass:
         engine: Engine,
         dataset: Dataset,
         frame: Frame,
-        backend: Callable[[int], ElementwiseBackend] = lambda _: PLAIN,
+        backend: Callable[[MixtureShape], ElementwiseBackend] = lambda _: PLAIN,
         weight_sum: float | None = None,
     ) -> None:
         self.engine, self.dataset, self.frame, self.backend = engine, dataset, frame, backend
@@ -135,7 +135,7 @@ class EStepPass:
         ]
 
     def _kernel(self, request: EStepRequest) -> Kernel:
-        backend = self.backend(request.parameters.n_components)
+        backend = self.backend(MixtureShape.of(request.parameters))
         structure = request.parameters.structure.name
         known = {arithmetic for name, arithmetic in self.common if name == structure}
         return choose_kernel(

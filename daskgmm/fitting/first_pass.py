@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import compiled
 from ..core.elementwise import ElementwiseBackend
-from ..core.kernel_choice import choose_backend
+from ..core.kernel_choice import MixtureShape, choose_backend
 from ..data.dataset import Dataset
 from ..data.row_checks import check_weight_sum
 from ..data.row_sample import RowSample, draw_rows, draw_seed
@@ -34,7 +34,8 @@ def take_surveys(engine: Engine, dataset: Dataset, specs: Sequence[FitSpec[Any]]
     DataRangeError
     """
     drawn = _draw(engine, dataset, specs)
-    backend = backend_for(dataset, max(spec.settings.initialization.n_components for spec in specs))
+    largest = max((spec.settings.initialization for spec in specs), key=lambda how: how.n_components)
+    backend = backend_for(dataset, MixtureShape(largest.structure, largest.n_components, dataset.n_features))
     keys = [(drawing, spec.settings.scattered) for (drawing, _), spec in zip(drawn, specs, strict=True)]
     rounds = any(spec.settings.resolved(dataset.n_rows).single for spec in specs)
     folds = {
@@ -94,6 +95,6 @@ def _weigh(engine: Engine, dataset: Dataset, folds: Sequence[WeightSurveyFold]) 
         return local.run_together(weights, folds, "weights")
 
 
-def backend_for(dataset: Dataset, n_components: int) -> ElementwiseBackend:
-    """Choose the `ElementwiseBackend` of passes over the data with ``n_components`` components."""
-    return choose_backend(dataset.n_rows * n_components, compiled=compiled())
+def backend_for(dataset: Dataset, shape: MixtureShape) -> ElementwiseBackend:
+    """Choose the `ElementwiseBackend` of a fit of mixtures of that shape to the data."""
+    return choose_backend(shape, dataset.n_rows, compiled=compiled())

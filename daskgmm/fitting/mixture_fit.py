@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import State
+from ..core.kernel_choice import MixtureShape
 from ..core.mixture import free_parameters
 from ..core.statistics import Frame
 from ..data.dataset import Dataset
@@ -86,7 +87,8 @@ class MixtureFit(Generic[State]):
     @property
     def backend(self) -> ElementwiseBackend:
         """Element-wise backend of the kernels."""
-        return backend_for(self._dataset, self._settings.initialization.n_components)
+        how = self._settings.initialization
+        return backend_for(self._dataset, MixtureShape(how.structure, how.n_components, self._dataset.n_features))
 
     def runs(self) -> dict[int, EMRun[State]]:
         """Return the runs of all starts, for `run_em`."""

@@ -152,7 +152,7 @@ def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings) -> FitPla
         If a pass would not fit into the memory of the workers.
     """
     how = settings.initialization
-    backend = backend_for(dataset, how.n_components)
+    backend = backend_for(dataset, MixtureShape(how.structure, how.n_components, dataset.n_features))
     n_sample = min(dataset.n_rows, settings.sample_size)
     survey = survey_fold(dataset, NumberedRows(range(n_sample)), backend, settings.scattered)
     # Only the survey tells how many rows have a positive weight; the settings depend on that number.

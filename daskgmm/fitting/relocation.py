@@ -23,7 +23,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import Estimation, State
-from ..core.kernel_choice import Kernel, choose_kernel
+from ..core.kernel_choice import Kernel, MixtureShape, choose_kernel
 from ..core.maximum_likelihood import maximize
 from ..core.merging import cheapest_merges
 from ..core.mixture import MixtureParameters
@@ -115,7 +115,7 @@ class Relocation(Generic[State]):
     """Number of low-density rows to keep."""
     tol: float
     """Smallest gain in mean log-likelihood of a cluster, in nats per unit of weight."""
-    backend: Callable[[int], ElementwiseBackend]
+    backend: Callable[[MixtureShape], ElementwiseBackend]
     start: int = 0
 
     def threshold(self, parameters: MixtureParameters) -> DensityThreshold:
@@ -189,7 +189,7 @@ class Relocation(Generic[State]):
         return min(strata.mean(gain), low_density_gain) > max(self.tol, _STANDARD_ERRORS * strata.standard_error(gain))
 
     def _kernel(self, parameters: MixtureParameters, sample: Sample) -> Kernel:
-        backend = self.backend(parameters.n_components)
+        backend = self.backend(MixtureShape.of(parameters))
         return choose_kernel(parameters, sample.frame, sample.rows.dtype, backend, rows=sample.row_kind.name)
 
     def _cluster(self, strata: _Strata, kernel: Kernel) -> Array | None:

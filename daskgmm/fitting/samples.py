@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.elementwise import ElementwiseBackend
+from ..core.kernel_choice import MixtureShape
 from ..data.inputs import as_dataset
 from ..data.row_sample import draw_by_weight, draw_seed
 from ..engine.interface import Engine
@@ -65,7 +66,7 @@ def part(sample: Sample, chosen: Array, weights: Array | None = None) -> Sample:
     return replace(sample, rows=sample.rows[chosen], weights=weights, weight_sum=weight_sum)
 
 
-def sample_pass(local: Engine, sample: Sample, backend: Callable[[int], ElementwiseBackend]) -> EStepPass:
+def sample_pass(local: Engine, sample: Sample, backend: Callable[[MixtureShape], ElementwiseBackend]) -> EStepPass:
     """Make the E-steps over a sample, scaled to the weight of all data, because counts matter beside a prior."""
     weights = np.ones(len(sample.rows)) if sample.weights is None else sample.weights.astype(np.float64)
     if sample.weight_sum is not None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import Estimation, State
+from ..core.kernel_choice import MixtureShape
 from ..data.row_sample import draw_by_weight, draw_seed
 from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
@@ -59,7 +60,7 @@ def fit_on_samples(
     sample: Sample,
     random_state: np.random.RandomState,
     n_starts: int,
-    backend: Callable[[int], ElementwiseBackend],
+    backend: Callable[[MixtureShape], ElementwiseBackend],
     dropped: Callable[[int, IllDefinedCovarianceError], Any],
     label: str = "",
 ) -> tuple[State, list[PassRecord], list[tuple[int, Reseeding]]]:
@@ -75,7 +76,7 @@ def fit_on_samples(
     random_state : numpy.random.RandomState
     n_starts : int
     backend : callable
-        Number of components -> `ElementwiseBackend` of the kernels.
+        Shape of a mixture -> `ElementwiseBackend` of the kernels.
     dropped : callable
         Called with the number of a start that ended in a collapsed component, and the error.
     label : str
@@ -157,7 +158,7 @@ def fit_by_search(
     sample: Sample,
     random_state: np.random.RandomState,
     n_starts: int,
-    backend: Callable[[int], ElementwiseBackend],
+    backend: Callable[[MixtureShape], ElementwiseBackend],
     dropped: Callable[[int, IllDefinedCovarianceError], Any],
     label: str = "",
 ) -> tuple[State, list[PassRecord], list[tuple[int, Reseeding]]]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..core.elementwise import ElementwiseBackend
-from ..core.kernel_choice import choose_kernel
+from ..core.kernel_choice import MixtureShape, choose_kernel
 from ..core.maximum_likelihood import maximize
 from ..core.merging import merge
 from ..core.mixture import MixtureParameters, free_parameters
@@ -106,7 +106,7 @@ class StartSearch:
         Rows of all data, by which the search limits its arithmetic.
     random_state : numpy.random.RandomState
     backend : callable
-        Number of components -> `ElementwiseBackend` of the kernels.
+        Shape of a mixture -> `ElementwiseBackend` of the kernels.
     tol : float
         Least gain that counts, in nats.
     """
@@ -119,7 +119,7 @@ class StartSearch:
         sample: Sample,
         n_rows: int,
         random_state: np.random.RandomState,
-        backend: Callable[[int], ElementwiseBackend],
+        backend: Callable[[MixtureShape], ElementwiseBackend],
         tol: float,
     ) -> None:
         self._local, self._how, self._reg_covar, self._backend, self._tol = local, how, reg_covar, backend, tol
@@ -224,7 +224,7 @@ class StartSearch:
     def _score(self, parameters: MixtureParameters) -> float:
         """Mean log-likelihood of the rows that no round uses."""
         rows, weights = self._parts.held_out.rows, self._parts.held_out.weights
-        backend, frame = self._backend(parameters.n_components), self._parts.held_out.frame
+        backend, frame = self._backend(MixtureShape.of(parameters)), self._parts.held_out.frame
         kind = self._parts.held_out.row_kind.name
         log_density = choose_kernel(parameters, frame, rows.dtype, backend, rows=kind).log_density(rows)
         self._spent += len(rows) * parameters.n_components / 2  # no sums

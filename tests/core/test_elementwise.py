@@ -13,7 +13,7 @@ from scipy.special import logsumexp, softmax
 from daskgmm.core import kernel_choice as module
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.elementwise import PLAIN, ElementwiseBackend, FeatureMap, Scratch
-from daskgmm.core.kernel_choice import QuadraticKernel, ResidualKernel, choose_backend
+from daskgmm.core.kernel_choice import MixtureShape, QuadraticKernel, ResidualKernel, choose_backend
 from daskgmm.core.structure import CovarianceStructure
 
 numba = pytest.importorskip("numba")
@@ -30,7 +30,11 @@ each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=lambda dtype:
 
 def test_plain_loops_where_numba_is_switched_off() -> None:
     """As debuggers and coverage do; in a process of its own, because numba reads it when it is imported."""
-    asked = "from daskgmm.core.kernel_choice import PLAIN, choose_backend; print(choose_backend(1e12) is PLAIN)"
+    asked = (
+        "from daskgmm.core.covariance import STRUCTURES\n"
+        "from daskgmm.core.kernel_choice import PLAIN, MixtureShape, choose_backend\n"
+        "print(choose_backend(MixtureShape(STRUCTURES['full'], 8, 8), 1e12) is PLAIN)"
+    )
     for disabled, plain in ("0", "False"), ("1", "True"):
         environ = {**os.environ, "NUMBA_DISABLE_JIT": disabled}
         done = subprocess.run([sys.executable, "-c", asked], env=environ, capture_output=True, text=True, check=True)
@@ -200,8 +204,28 @@ def test_common_moments_once(library: Any, name: str) -> None:
 
 
 def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_backend(1000) is PLAIN
-    assert choose_backend(10**9).name == "compiled"
-    assert choose_backend(10**9, compiled=False) is PLAIN
+    shape = MixtureShape(STRUCTURES["full"], 8, 8)
+    assert choose_backend(shape, 1000) is PLAIN
+    assert choose_backend(shape, 10**9).name == "compiled"
+    assert choose_backend(shape, 10**9, compiled=False) is PLAIN
     monkeypatch.setattr(module, "_compiled", lambda: None)  # numba is not installed
-    assert choose_backend(10**9) is PLAIN
+    assert choose_backend(shape, 10**9) is PLAIN
+
+
+@pytest.mark.parametrize(
+    ("name", "n_features", "n_components", "n_rows", "n_passes", "compiled"),
+    [
+        ("full", 64, 64, 40_000, 30, True),  # few log-joints, much work in each
+        ("full", 16, 4, 200_000, 30, True),
+        ("full", 8, 8, 5_000, 30, False),
+        ("diag", 64, 64, 5_000, 30, False),
+        ("tied", 3, 8, 20_000, 30, False),
+        ("full", 64, 64, 40_000, 1, False),  # a score: one pass does not repay loading
+        ("spherical", 2, 4, 100_000_000, 1, True),
+    ],
+)
+def test_compiled_loops_serve_fits_that_repay_loading(
+    name: str, n_features: int, n_components: int, n_rows: int, n_passes: int, compiled: bool
+) -> None:
+    shape = MixtureShape(STRUCTURES[name], n_components, n_features)
+    assert choose_backend(shape, n_rows, n_passes).name == ("compiled" if compiled else "numpy")

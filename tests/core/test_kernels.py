@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from daskgmm.core.elementwise import PLAIN
 from daskgmm.core.kernel import BlockPlan, RowResults
 from daskgmm.core.kernel_choice import (
     ARITHMETICS,
+    CANDIDATES,
+    MixtureShape,
     QuadraticKernel,
     ResidualKernel,
     choose_backend,
@@ -198,13 +201,59 @@ def test_arithmetic_follows_from_tightness(structure, library):
 def test_wide_rows_are_whitened(library):
     """Quadratic features grow with the square of the features: from some width on they are not built."""
     chosen = []
-    for n_features, dtype in [(70, "f8"), (100, "f8"), (100, "f4"), (120, "f4")]:
+    for n_features, n_components in [(2, 2), (16, 16), (70, 2), (70, 200), (150, 200), (150, 1)]:
         mixture = MixtureParameters.from_covariances(
-            STRUCTURES["full"], np.ones(1), np.zeros((1, n_features)), np.eye(n_features)[None]
+            STRUCTURES["full"],
+            np.full(n_components, 1 / n_components),
+            np.zeros((n_components, n_features)),
+            np.stack([np.eye(n_features)] * n_components),
         )
         frame = Frame(np.zeros(n_features), np.ones(n_features))
-        chosen.append(choose_kernel(mixture, frame, np.dtype(dtype)).arithmetic)
-    assert chosen == ["float64", "precise", "float32", "precise"]
+        kernels = [choose_kernel(mixture, frame, np.dtype(dtype)) for dtype in ("f4", "f8")]
+        chosen.append([(isinstance(kernel, QuadraticKernel), kernel.arithmetic) for kernel in kernels])
+    products, whitened = [(True, "float32"), (True, "float64")], [(False, "float32"), (False, "precise")]
+    assert chosen == [products, products, whitened, products, whitened, products]
+
+
+def test_the_cheapest_kernel_that_is_accurate_enough_is_chosen(library):
+    """By the parameters for its rounding, and by the shape for its cost."""
+    mixture = library.make_mixture(STRUCTURES["full"], 4, 16, spread=1)
+    tight = library.make_mixture(STRUCTURES["full"], 4, 16, deviation=1e-7, spread=1)
+    for backend in (PLAIN, choose_backend(MixtureShape(STRUCTURES["full"], 4, 16), 1e12)):
+        costs = {
+            candidate.arithmetic: candidate.cost(MixtureShape.of(mixture), np.dtype(float), backend)
+            for candidate in CANDIDATES
+            if candidate.is_exact(MixtureShape.of(mixture), np.dtype(float)) or candidate.arithmetic == "float64"
+        }
+        frame = library.frame_of(library.draw(mixture, 200))
+        cheapest = min(costs, key=costs.get)
+        assert choose_kernel(mixture, frame, np.dtype(float), backend).arithmetic == cheapest
+        frame = library.frame_of(library.draw(tight, 200))
+        assert choose_kernel(tight, frame, np.dtype(float), backend).arithmetic == "precise"
+
+
+def test_one_component_shares_its_matrix(library):
+    """Of one component every structure is a shared one: its second moments are those of all rows, whatever it is."""
+    for name in ("full", "diag", "spherical"):
+        mixture = library.make_mixture(STRUCTURES[name], 1, 4)
+        rows = library.draw(mixture, 300)
+        frame, weights = library.frame_of(rows), np.random.default_rng(0).random(300)
+        first = choose_kernel(mixture, frame, np.dtype(float))
+        whole = first.statistics(rows, weights, first.workspace())
+        assert_same_statistics(whole, exact_statistics(mixture, frame, rows, weights), 1e-12)
+        again = choose_kernel(mixture, frame, np.dtype(float), common_known={first.arithmetic})
+        assert again.common_known
+        part = again.complete(again.statistics(rows, weights, again.workspace()), whole.second_moments)
+        assert_same_statistics(part, whole, 1e-14)
+
+
+def exact_statistics(mixture, frame, rows, weights):
+    """Statistics of rows of a single component about the frame's center."""
+    z = (rows - frame.center) / mixture.structure.frame_scale(frame.scale)
+    kernel = ResidualKernel(mixture, frame)
+    precise = kernel.statistics(rows, weights, kernel.workspace())
+    second = mixture.structure.moments(z[None], weights[None])
+    return replace(precise, reference=frame.center, first=(weights @ z)[None], second_moments=second)
 
 
 def test_kernel_knows_what_its_moments_resolve(structure, library):
