@@ -19,6 +19,10 @@ MISSING_CHUNKS = ("raise", "fill")
 """Values of ``daskgmm.missing-chunks``; the first is the default."""
 
 
+AUTO = "auto"
+"""Value of parameters that are then chosen for the data."""
+
+
 class Defaults:
     """Defaults of the estimators' parameters that are not None."""
 
@@ -32,3 +36,4 @@ class Defaults:
     weight_concentration_prior_type = DIRICHLET_PROCESS
     verbose = 0
     verbose_interval = 10
+    cache = AUTO

@@ -9,6 +9,7 @@ from typing import Any
 
 import dask
 import numpy as np
+import psutil
 from dask.utils import format_bytes
 
 from ..data.dataset import Dataset
@@ -79,6 +80,38 @@ def _slab_bytes(dataset: Dataset, batch_rows: int, slab_bytes: int) -> int:
     if dataset.reads_ahead and rows < batch_rows:
         reading += sum(rows * source.row_bytes for source in dataset.sources)
     return reading + dataset.held_bytes(batch_rows)
+
+
+def target_share() -> float:
+    """Share of the memory limit at which Dask begins to free a worker's memory."""
+    return float(dask.config.get("distributed.worker.memory.target", 0.6) or 0.6)
+
+
+def spare_bytes(workers: Sequence[Worker], plans: Sequence[PassPlan], n_threads: int, held_bytes: int = 0) -> int:
+    """Memory that passes leave to each process for other uses.
+
+    Of a worker, that is what is left of its limit below the share at which Dask begins to free memory. Workers without
+    a limit count as if they shared this machine's memory. Where there are no workers, it is half of what this machine
+    has left.
+
+    Parameters
+    ----------
+    workers : sequence of Worker
+    plans : sequence of PassPlan
+    n_threads : int
+        Threads of this process, where there are no workers.
+    held_bytes : int
+        Rows that all workers together hold anyway.
+    """
+    task = max(plan.task.total for plan in plans)
+    if not workers:
+        own = psutil.Process().memory_info().rss
+        left = min(psutil.virtual_memory().available, machine_bytes() - own) - n_threads * task
+        return max(0, left // 2)
+    process = max(plan.process_bytes for plan in plans) + held_bytes // len(workers)
+    limits = {worker: worker.limit or machine_bytes() // len(workers) for worker in workers}
+    left = min(int(target_share() * limit) - process - worker.n_threads * task for worker, limit in limits.items())
+    return max(0, left)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,8 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     init_size : int, default=None
         Number of rows in the sample on which starts run, as in `GaussianMixture`. Beside the priors, the sample has the
         weight of all rows.
+    cache : int, str or None, default='auto'
+        Memory of each process for rows that were read, as in `GaussianMixture`. None: every pass reads all rows.
     scheduler : None, str or distributed.Client, default=None
         Scheduler of the passes: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None:
         the client in scope, or threads of this process.
@@ -206,6 +208,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         verbose: int = Defaults.verbose,
         verbose_interval: int = Defaults.verbose_interval,
         init_size: int | None = None,
+        cache: int | str | None = Defaults.cache,
         scheduler: Any = None,
         callbacks: Any = (),
     ) -> None:
@@ -227,6 +230,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.init_size = init_size
+        self.cache = cache
         self.scheduler = scheduler
         self.callbacks = callbacks
 

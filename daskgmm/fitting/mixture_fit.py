@@ -196,9 +196,8 @@ class MixtureFit(Generic[State]):
         more: tuple[PassRecord, ...] = (),
     ) -> None:
         """Record a pass over the data, and the iterations on samples that belong to it."""
-        n_rows = self._dataset.n_rows
-        n_bytes = n_rows * sum(source.row_bytes for source in self._dataset.sources)
-        record = PassRecord(kind, start, 1, lower_bound, n_rows, n_bytes, seconds, arithmetic)
+        read, cached = self._engine.reading.bytes_read, self._engine.reading.bytes_cached
+        record = PassRecord(kind, start, 1, lower_bound, self._dataset.n_rows, read, cached, seconds, arithmetic)
         self.state = replace(self.state, history=(*self.state.history, record, *more))
 
     def _stopped(self, number: int, start: EMStart[State]) -> EMStart[State]:
