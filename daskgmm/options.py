@@ -13,6 +13,7 @@ import click
 from .criteria import CRITERIA, selection_criteria
 from .names import (
     ACCELERATIONS,
+    AUTO,
     COVARIANCE_TYPES,
     FULL,
     INIT_METHODS,
@@ -57,13 +58,24 @@ class Size(ParamType[int | str]):
         return value if value.strip()[-1].isalpha() else size
 
 
+class CacheSize(ParamType[int | str]):
+    """Size, ``auto`` or ``none``."""
+
+    name = "size|auto|none"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        if str(value) in ("none", "0"):
+            return 0
+        return AUTO if value == AUTO else Size().convert(value, param, ctx)
+
+
 class Starts(ParamType[int | str]):
     """Number of starts, or ``auto``."""
 
     name = "integer|auto"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
-        return "auto" if value == "auto" else click.IntRange(min=1).convert(value, param, ctx)
+        return AUTO if value == AUTO else click.IntRange(min=1).convert(value, param, ctx)
 
 
 class Numbers(ParamType[list[int]]):
@@ -189,6 +201,7 @@ em = _together(
     _parameter("init_params", click.Choice(INIT_METHODS), "Method of making starts."),
     _parameter("init_size", click.IntRange(min=2), "Run starts on a sample of this many rows before all data."),
     _parameter("acceleration", click.Choice(ACCELERATIONS), "Take larger steps than EM's where they gain more."),
+    _parameter("cache", CacheSize(), "Memory of each process to keep rows in between passes: a size, auto or none."),
     _parameter("verbose", click.IntRange(min=0), "1 prints iterations, 2 details, on standard error."),
     _parameter("verbose_interval", _positive, "Iterations between two printed lines."),
     random_state,

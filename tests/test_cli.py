@@ -110,6 +110,7 @@ def test_every_parameter_of_the_estimator_has_an_option(run, calls):
         "verbose_interval": 5,
         "init_size": 99,
         "acceleration": "lbfgs",
+        "cache": "2GiB",
     }
     assert given.keys() | {"warm_start", "scheduler", "callbacks"} == GaussianMixture().get_params().keys()
     more = ["--array", "x", "--sample-weight", "s.npy", "--warm-start", "old.zarr", "--overwrite", "--quiet"]

@@ -119,7 +119,7 @@ def test_estimator_checks(estimator, check):
 def test_the_constructor_is_scikit_learns_and_a_little_more():
     theirs, ours = Reference().get_params(), GaussianMixture().get_params()
     assert {name: ours[name] for name in theirs} == theirs
-    assert ours.keys() - theirs.keys() == {"init_size", "acceleration", "scheduler", "callbacks"}
+    assert ours.keys() - theirs.keys() == {"init_size", "acceleration", "cache", "scheduler", "callbacks"}
 
 
 # ---- the same trajectory
