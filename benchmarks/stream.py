@@ -285,7 +285,7 @@ def measure_results(
         model.set_params(scheduler=client)
         plans = [plan_predictions(model, data, **asked) for asked, data in kinds.values()]
         peak = max(client.run(peak_bytes).values())
-    memory = {"peak": peak, "plan": max(plan.process_bytes + plan.task.total for plan in plans)}
+    memory = {"peak": peak, "plan": max(plan.process_bytes + plan.task.total + plan.reused_bytes for plan in plans)}
     results = []
     for name, lists in found.items():
         medians = {key: median(values) for key, values in lists.items()}

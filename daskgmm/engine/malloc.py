@@ -23,7 +23,7 @@ from typing import Any
 import distributed
 
 from ..data.forks import begin_anew_in_children
-from .memory import target_share
+from .memory import MOST_KEPT_FREE, target_share
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # that glibc takes where pointers have 64 bits
@@ -66,7 +66,7 @@ def _count(library: Any, change: int) -> None:
     with _lock:
         before, _running = _running > 0, _running + change
         if before != (_running > 0):
-            mmap, trim = (_LARGEST_MMAP_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD) if _running else _dasks()
+            mmap, trim = (_LARGEST_MMAP_THRESHOLD, MOST_KEPT_FREE) if _running else _dasks()
             library.mallopt(_M_MMAP_THRESHOLD, mmap)
             library.mallopt(_M_TRIM_THRESHOLD, trim)
 

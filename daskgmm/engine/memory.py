@@ -22,6 +22,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 #: Memory of a worker process with Python, Dask, Zarr and this library, before any data.
 PROCESS_BYTES = 240 << 20
 
+#: Freed memory that malloc keeps for each thread while tasks run, at most (`daskgmm.engine.malloc`).
+MOST_KEPT_FREE = 64 << 20
+
 _LARGEST_SLIP = 64
 """Largest number of gigabytes that is suggested for a limit with a missing or a too small unit."""
 
@@ -103,7 +106,7 @@ def spare_bytes(workers: Sequence[Worker], plans: Sequence[PassPlan], n_threads:
     held_bytes : int
         Rows that all workers together hold anyway.
     """
-    task = max(plan.task.total for plan in plans)
+    task = max(plan.task.total + plan.reused_bytes for plan in plans)
     if not workers:
         own = psutil.Process().memory_info().rss
         left = min(psutil.virtual_memory().available, machine_bytes() - own) - n_threads * task
@@ -128,6 +131,8 @@ class PassPlan:
     task: TaskMemory
     process_bytes: int
     """Memory of a process before any data."""
+    reused_bytes: int = 0
+    """Freed memory that malloc keeps for the next slab of a task; a worker with little room gives it back."""
 
 
 def machine_bytes() -> int:
@@ -140,13 +145,16 @@ def machine_bytes() -> int:
 def plan_pass(dataset: Dataset, costs: Costs, edges: Array, tuning: Tuning) -> PassPlan:
     """Plan of a pass whose batches begin at ``edges``; see `task_memory`."""
     batch_rows = int(np.diff(edges).max())
+    task = task_memory(dataset, costs, edges, tuning)
     return PassPlan(
         n_batches=len(edges) - 1,
         batch_rows=batch_rows,
         slab_rows=dataset.longest_slab(batch_rows, tuning.slab_bytes),
         leaf_rows=costs.leaf_rows,
-        task=task_memory(dataset, costs, edges, tuning),
+        task=task,
         process_bytes=PROCESS_BYTES + costs.process_bytes,
+        # Slabs are freed by the thread that computes; the next ones are allocated by the thread that reads.
+        reused_bytes=(1 + dataset.reads_ahead) * min(MOST_KEPT_FREE, task.total),
     )
 
 

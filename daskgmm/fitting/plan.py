@@ -73,10 +73,16 @@ class FitPlan:
 
     @property
     def worker_bytes(self) -> int:
-        """Peak memory of one worker process, or of the threads of this process, kept rows included."""
+        """Peak memory of one worker process, or of the threads of this process: all parts together."""
         threads = max((worker.n_threads for worker in self.workers), default=self.n_threads)
         passes = max(plan.process_bytes + threads * plan.task.total for plan in (self.survey, self.estep))
-        return passes + self.cache_bytes
+        return passes + self.cache_bytes + self.reused_bytes
+
+    @property
+    def reused_bytes(self) -> int:
+        """Freed memory that a process keeps for the next rows it reads."""
+        threads = max((worker.n_threads for worker in self.workers), default=self.n_threads)
+        return threads * max(plan.reused_bytes for plan in (self.survey, self.estep))
 
     def as_record(self) -> dict[str, Any]:
         """Return the plan as a dict of JSON values."""
@@ -102,7 +108,7 @@ class FitPlan:
             f"{format_bytes(task.leaves)} rows at the ends of tasks",
             "a worker" if self.workers else "memory": f"{format_bytes(self.worker_bytes)} at most, "
             f"{format_bytes(step.process_bytes)} of it Python and packages, {format_bytes(self.cache_bytes)} rows that "
-            f"are kept between passes{limit}",
+            f"are kept between passes, {format_bytes(self.reused_bytes)} freed memory to be used again{limit}",
             "driver": f"{format_bytes(self.driver_bytes)} for the sample that starts are made from",
         }
 
