@@ -97,6 +97,7 @@ INPUTS = {
 }  # fmt: skip
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "cluster"])
 @pytest.mark.parametrize("kind", INPUTS)
 def test_the_second_pass_reads_nothing_and_the_bits_are_the_same(kind, scheduler, folder, client):
@@ -252,15 +253,15 @@ def test_a_worker_that_dies_costs_only_time(folder):
 
 
 def test_a_cache_ends_with_its_last_lease():
-    one, other, access = RowLease("name", 100), RowLease("name", 100), CacheAccess("name", (0,))
-    access.open().keep(0, 0, np.ones(5), 1)
+    one, other, access = RowLease("name", 100), RowLease("name", 100), CacheAccess("name", {0: 0})
+    assert access.open().keep(0, 0, np.ones(5), 1) is not None
     one.close()
     one.close()
     assert pickle.loads(pickle.dumps(other)) is None
     assert kept_bytes() == 40
     del other
     assert kept_bytes() == 0
-    assert access.open() is None
+    assert access.open().keep(0, 0, np.ones(5), 1) is None
 
 
 # ---- data that change

@@ -17,7 +17,7 @@ from ..errors import DataChangedError
 from .checksum import Checksum, ChecksumGuard, checksum_of
 from .reading import Reading
 from .row_block import SAMPLE_WEIGHT, AlignedInput, RowBlock
-from .row_cache import CacheAccess, KeptRows, RowCache
+from .row_cache import NOT_KEPT, CacheAccess, KeptBlock, OpenCache
 from .row_checks import COMPLETE_ROWS, RowKind
 from .source import DerivedSource, Part, Source, borders, ranges
 
@@ -67,10 +67,7 @@ class Slab:
     """Some of the rows are in the cache of this process."""
 
 
-_Kept = Mapping[int, KeptRows]
-"""Rows of a slab that the cache holds, by the position of their source in `Dataset.sources`."""
-
-_NOTHING: _Kept = {}
+_NOTHING: KeptBlock = {}
 
 
 @dataclass(frozen=True)
@@ -94,11 +91,11 @@ class Reader:
     reads_ahead: bool
     """Reading deserves a thread of its own."""
 
-    row_bytes: tuple[int, ...] = ()
+    row_bytes: tuple[int, ...]
     """Bytes of a row of every source."""
 
-    access: CacheAccess | None = None
-    """Access to rows that are kept between passes; None to read all rows in each pass."""
+    access: CacheAccess = NOT_KEPT
+    """Access to rows that are kept between passes."""
 
     def slabs(self, batch: Batch) -> list[tuple[int, int]]:
         """Ranges of rows that a task reads one after the other: whole chunks, of about `slab_rows`."""
@@ -106,17 +103,17 @@ class Reader:
 
     def stream(self, batch: Batch, inputs: Mapping[Any, Any]) -> Iterator[Slab]:
         """Yield the slabs of a batch; the next is read while the caller computes."""
-        cache = None if self.access is None else self.access.open()
+        cache = self.access.open()
         for start, block, kept in self._blocks(batch, inputs, cache):
             yield self._slab(start, block, kept, cache)
             del block, kept  # two slabs are alive at a time, not three
 
     def _blocks(
-        self, batch: Batch, inputs: Mapping[Any, Any], cache: RowCache | None
-    ) -> Iterator[tuple[int, RowBlock, _Kept]]:
-        """Yield the first row of each slab, the slab, and what the cache holds of the slab."""
-        slabs = self._slab_ranges(batch, cache)
-        if not self.reads_ahead or len(slabs) == 1 or all(self._is_kept(cache, *rows) for rows in slabs):
+        self, batch: Batch, inputs: Mapping[Any, Any], cache: OpenCache
+    ) -> Iterator[tuple[int, RowBlock, KeptBlock]]:
+        """Yield the first row of each slab, the slab, and what was kept of it."""
+        slabs = cache.pieces(self.slabs(batch))
+        if not self.reads_ahead or len(slabs) == 1 or all(cache.is_complete(*rows) for rows in slabs):
             for rows in slabs:
                 yield self._read(batch, *rows, inputs, cache)
             return
@@ -130,61 +127,30 @@ class Reader:
                 del found
 
     def _read(
-        self, batch: Batch, start: int, stop: int, inputs: Mapping[Any, Any], cache: RowCache | None
-    ) -> tuple[int, RowBlock, _Kept]:
-        kept = self._kept(cache, start, stop)
+        self, batch: Batch, start: int, stop: int, inputs: Mapping[Any, Any], cache: OpenCache
+    ) -> tuple[int, RowBlock, KeptBlock]:
+        kept = cache.find(start, stop)
         return start, self.read(batch, start, stop, inputs, kept), kept
 
-    def _slab_ranges(self, batch: Batch, cache: RowCache | None) -> list[tuple[int, int]]:
-        """Ranges of rows of the slabs, each of which the cache holds as a whole or not at all."""
-        slabs = self.slabs(batch)
-        number = None if cache is None or self.access is None else self.access.numbers[0]
-        return slabs if cache is None or number is None or not slabs else cache.pieces(number, slabs)
-
-    def _kept(self, cache: RowCache | None, start: int, stop: int) -> _Kept:
-        if cache is None or self.access is None:
-            return _NOTHING
-        found = {
-            place: cache.find(number, start, stop)
-            for place, number in enumerate(self.access.numbers)
-            if number is not None
-        }
-        return {place: kept for place, kept in found.items() if kept is not None}
-
-    def _is_kept(self, cache: RowCache | None, start: int, stop: int) -> bool:
-        """Test for a slab of which nothing has to be read."""
-        return (
-            cache is not None
-            and self.access is not None
-            and self._kept(cache, start, stop).keys() == self.access.places
-        )
-
-    def _slab(self, start: int, block: RowBlock, kept: _Kept, cache: RowCache | None) -> Slab:
-        """Complete a slab, and keep what has been read of it."""
+    def _slab(self, start: int, block: RowBlock, kept: KeptBlock, cache: OpenCache) -> Slab:
+        """Complete a slab, and keep what was read of it."""
         names = [kind.name for kind in self.beside]
-        arrays = [block.rows, *(block.beside[name] for name in names)]
-        n_bytes = {place: row_bytes * len(block) for place, row_bytes in enumerate(self.row_bytes)}
-        is_kept, sums = bool(kept), []
-        for place, values in enumerate(arrays):
-            known = kept[place].checksum if place in kept else None
-            sums.append(checksum_of(values) if known is None else known)
-            number = None if self.access is None else self.access.numbers[place]
-            if cache is not None and number is not None and place not in kept:
-                new = cache.keep(number, start, values, sums[-1])
-                if new is not None:
-                    arrays[place], is_kept = new.values, True
-        return Slab(
-            start,
-            RowBlock(arrays[0], dict(zip(names, arrays[1:], strict=True))),
-            Checksum(len(block), sums[0], dict(zip(names, sums[1:], strict=True))),
-            Reading(
-                sum(size for place, size in n_bytes.items() if place not in kept),
-                sum(size for place, size in n_bytes.items() if place in kept),
-            ),
-            is_kept,
-        )
+        arrays, sums, is_kept, reading = [], [], False, Reading()
+        for place, values in enumerate([block.rows, *(block.beside[name] for name in names)]):
+            known, n_bytes = kept.get(place), len(block) * self.row_bytes[place]
+            reading += Reading(n_bytes) if known is None else Reading(0, n_bytes)
+            total = checksum_of(values) if known is None or known.checksum is None else known.checksum
+            known = known or cache.keep(place, start, values, total)
+            arrays.append(values if known is None else known.values)
+            sums.append(total)
+            is_kept |= known is not None
+        block = RowBlock(arrays[0], dict(zip(names, arrays[1:], strict=True)))
+        checksum = Checksum(len(block), sums[0], dict(zip(names, sums[1:], strict=True)))
+        return Slab(start, block, checksum, reading, is_kept)
 
-    def read(self, batch: Batch, start: int, stop: int, inputs: Mapping[Any, Any], kept: _Kept = _NOTHING) -> RowBlock:
+    def read(
+        self, batch: Batch, start: int, stop: int, inputs: Mapping[Any, Any], kept: KeptBlock = _NOTHING
+    ) -> RowBlock:
         """Read one slab, except for sources of which rows are ``kept``.
 
         Raises
@@ -344,7 +310,7 @@ class Dataset:
         """Row numbers where reads have to start and stop; None: anywhere."""
         return _first_cuts(self.sources)
 
-    def reader(self, slab_bytes: int, access: CacheAccess | None = None) -> Reader:
+    def reader(self, slab_bytes: int, access: CacheAccess = NOT_KEPT) -> Reader:
         """Return the reader of any batch, about ``slab_bytes`` of rows at a time, with access to kept rows."""
         return Reader(
             tuple(source.handle for source in self.sources),

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right, insort
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -164,21 +163,52 @@ def _no_lease() -> None:
 
 
 @dataclass(frozen=True)
+class OpenCache:
+    """Cache of this process, as the reader of a data set sees it."""
+
+    cache: RowCache
+    numbers: Mapping[int, int]
+    """Number in the cache of each source that is kept, by the position of the source in `Dataset.sources`."""
+
+    def pieces(self, ranges: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+        """Cut consecutive ranges so that the rows of each are kept in one piece, or not kept at all."""
+        return self.cache.pieces(self.numbers[0], ranges) if ranges and 0 in self.numbers else ranges
+
+    def find(self, start: int, stop: int) -> KeptBlock:
+        """Return what is kept of rows ``start`` to ``stop``."""
+        found = {place: self.cache.find(number, start, stop) for place, number in self.numbers.items()}
+        return {place: kept for place, kept in found.items() if kept is not None}
+
+    def is_complete(self, start: int, stop: int) -> bool:
+        """Test for rows of which nothing has to be read."""
+        return bool(self.numbers) and len(self.find(start, stop)) == len(self.numbers)
+
+    def keep(self, place: int, start: int, values: Array, checksum: int) -> KeptRows | None:
+        """Keep rows of the source at that position; return None if they are not kept."""
+        number = self.numbers.get(place)
+        return None if number is None else self.cache.keep(number, start, values, checksum)
+
+
+KeptBlock = Mapping[int, KeptRows]
+"""Kept rows of some sources, by the position of the source in `Dataset.sources`."""
+
+
+@dataclass(frozen=True)
 class CacheAccess:
     """Access of tasks to the cache of the process in which they run."""
 
-    name: str
-    numbers: tuple[int | None, ...]
-    """Number of each source of a data set in the cache; None for a source whose rows are not kept."""
+    name: str = ""
+    numbers: Mapping[int, int] = field(default_factory=dict)
+    """See `OpenCache`; empty where no rows are kept."""
 
-    @cached_property
-    def places(self) -> frozenset[int]:
-        """Positions of the sources whose rows are kept."""
-        return frozenset(place for place, number in enumerate(self.numbers) if number is not None)
+    def open(self) -> OpenCache:
+        """Return the cache of this process, which keeps nothing if there is none of that name."""
+        cache = _caches.get(self.name)
+        return OpenCache(RowCache(0), {}) if cache is None else OpenCache(cache, self.numbers)
 
-    def open(self) -> RowCache | None:
-        """Return the cache of this process; None if there is none."""
-        return _caches.get(self.name)
+
+NOT_KEPT = CacheAccess()
+"""Access of a pass whose rows are not kept."""
 
 
 def _compact(values: Array) -> Array:

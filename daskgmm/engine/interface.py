@@ -107,15 +107,13 @@ class Engine(AbstractContextManager["Engine"], ABC):
         """Open a cache in the processes that run passes, until the engine is left."""
         self._resources.callback(RowLease(name, n_bytes).close)
 
-    def access(self, dataset: Dataset) -> CacheAccess | None:
-        """Return the access of a pass to rows that are kept; None if no rows of the data set are."""
-        if not self._cache or not any(source.cacheable for source in dataset.sources):
-            return None
-        numbers = (
-            self._numbers_of_sources.setdefault(source, len(self._numbers_of_sources)) if source.cacheable else None
-            for source in dataset.sources
-        )
-        return CacheAccess(self._cache, tuple(numbers))
+    def access(self, dataset: Dataset) -> CacheAccess:
+        """Return the access of a pass to rows that are kept."""
+        kept = {place: source for place, source in enumerate(dataset.sources) if self._cache and source.cacheable}
+        numbers = self._numbers_of_sources
+        for source in kept.values():
+            numbers.setdefault(source, len(numbers))
+        return CacheAccess(self._cache, {place: numbers[source] for place, source in kept.items()})
 
     # ---- passes
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..data.checksum import Checksum
 from ..data.dataset import Batch, Dataset, Reader, covering_batch
 from ..data.reading import Holder, Reading
-from ..data.row_cache import CacheAccess
+from ..data.row_cache import NOT_KEPT, CacheAccess
 from ..data.task_graphs import evaluate
 from ..tuning import Tuning, current
 from .blas import one_blas_thread
@@ -58,7 +58,7 @@ def fold_batch(
 
 
 def fold_rows(
-    dataset: Dataset, fold: Fold, tuning: Tuning, on_rows: RowCounter | None, access: CacheAccess | None = None
+    dataset: Dataset, fold: Fold, tuning: Tuning, on_rows: RowCounter | None, access: CacheAccess = NOT_KEPT
 ) -> PassResult:
     """Return the result of a pass over all rows."""
     batch, reader = dataset.batch(0, dataset.n_rows), dataset.reader(tuning.slab_bytes, access)

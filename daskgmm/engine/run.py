@@ -147,7 +147,7 @@ class DaskEngine(Engine):
         access = self.access(dataset)
         size = self._batch_rows(dataset, fold)
         edges = plan_batches(dataset, fold, size)
-        if access is not None and self.is_remote:
+        if access.numbers and self.is_remote:
             self._placements[dataset.rows].shortest_batch = size
         if self.is_remote:  # only workers have a limit, and a plan takes longer than a pass over few rows
             self._check(plan_pass(dataset, fold, edges, self.tuning))
@@ -171,13 +171,13 @@ class DaskEngine(Engine):
         edges: Array,
         label: str,
         on_rows: RowCounter | None,
-        access: CacheAccess | None,
+        access: CacheAccess,
     ) -> PassResult:
         tuning = self.tuning
         context = Context(fold, dataset.reader(tuning.slab_bytes, access), dataset.n_rows, on_rows, report=self._report)
         waves = plan_waves(dataset, edges, tuning.wave_tasks)
         whole = len(waves) == 1
-        placement = self._placements[dataset.rows] if access is not None and self.is_remote else Placement()
+        placement = self._placements[dataset.rows] if access.numbers and self.is_remote else Placement()
         values = (
             self.scheduler.run(
                 _PartOfPass(context, dataset, wave, label, whole, tuning.arity, placement.preferred(wave.borders))
