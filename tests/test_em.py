@@ -111,7 +111,7 @@ class Elsewhere:
     """Watches nothing, and proposes a place."""
 
     def __init__(self, state):
-        self.state, self.records = state, (PassRecord("sample", 0, 3, None, 5, 0, 0, 0.1, "float64"),)
+        self.state, self.records = state, (PassRecord("sample", 0, 3, None, 5, 0, 0.1, "float64"),)
 
     def threshold(self, parameters):
         return ("watched", parameters)

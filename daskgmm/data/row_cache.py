@@ -76,6 +76,13 @@ class RowCache:
             self.n_bytes += values.nbytes
         return kept
 
+    def clear(self) -> None:
+        """Drop all rows, and keep none any more; frames of an error that somebody holds may refer to the cache."""
+        with self._lock:
+            self._limit = self.n_bytes = 0
+            self._starts.clear()
+            self._kept.clear()
+
     def pieces(self, source: int, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Cut consecutive ranges of rows so that each is kept in one piece, or not kept at all."""
         found: list[tuple[int, int]] = []
@@ -149,7 +156,8 @@ class RowLease:
                 return
             _leases[name] -= 1
             if not _leases[name]:
-                del _leases[name], _caches[name]
+                del _leases[name]
+                _caches.pop(name).clear()
 
     def __del__(self) -> None:
         self.close()

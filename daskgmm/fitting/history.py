@@ -47,14 +47,14 @@ class PassRecord:
     bytes_read: int
     """Size in memory of the rows that were read; 0 for a sample. A compressed store holds fewer bytes."""
 
-    bytes_cached: int
-    """Size of the rows that were kept in memory since an earlier pass, and were not read."""
-
     seconds: float
     """Wall time of the pass; starts that share a pass have the same."""
 
     arithmetic: str
     """``"float32"``, ``"float64"`` or ``"precise"``; empty for a survey."""
+
+    bytes_cached: int = 0
+    """Size in memory of the rows that were kept since an earlier pass, and were not read."""
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():

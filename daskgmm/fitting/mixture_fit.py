@@ -196,8 +196,10 @@ class MixtureFit(Generic[State]):
         more: tuple[PassRecord, ...] = (),
     ) -> None:
         """Record a pass over the data, and the iterations on samples that belong to it."""
-        read, cached = self._engine.reading.bytes_read, self._engine.reading.bytes_cached
-        record = PassRecord(kind, start, 1, lower_bound, self._dataset.n_rows, read, cached, seconds, arithmetic)
+        n_rows, reading = self._dataset.n_rows, self._engine.reading
+        record = PassRecord(
+            kind, start, 1, lower_bound, n_rows, reading.bytes_read, seconds, arithmetic, reading.bytes_cached
+        )
         self.state = replace(self.state, history=(*self.state.history, record, *more))
 
     def _stopped(self, number: int, start: EMStart[State]) -> EMStart[State]:

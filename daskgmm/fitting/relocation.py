@@ -152,7 +152,7 @@ class Relocation(Generic[State]):
             return ()
         n_iter, bound = sum(move.n_iter for move in tried), tried[-1].lower_bound
         lower_bound = bound if np.isfinite(bound) else None
-        return (PassRecord("sample", self.start, n_iter, lower_bound, n_rows, 0, 0, seconds, "float64"),)
+        return (PassRecord("sample", self.start, n_iter, lower_bound, n_rows, 0, seconds, "float64"),)
 
     def _move(self, local: Engine, strata: _Strata, state: State) -> _Move[State]:
         """Move one component, if a move helps."""

@@ -193,7 +193,7 @@ class _Runner(Generic[State]):
         records = []
         for number, (end, arithmetic) in ends.items():
             bound = end.lower_bound
-            records.append(PassRecord("sample", number, end.n_iter, bound, n_rows, 0, 0, seconds, arithmetic))
+            records.append(PassRecord("sample", number, end.n_iter, bound, n_rows, 0, seconds, arithmetic))
             self.engine.emit(
                 SampleFitted(
                     number, self.n_starts, n_rows, end.n_iter, bound, end.converged, seconds, measure, self.label
