@@ -10,7 +10,9 @@ Zarr's codec pipelines and stores that are installed.
 With --results it is the writing of labels, probabilities and log-densities instead, whose halves are reading,
 computing and writing, from the store and from a dask array of uneven chunks. The processor time of one pass, divided by
 the cores, stands beside the wall times, because other work on the machine hardly changes it; and the largest resident
-set of a worker process beside the plan. With --alone passes run on one worker process and one thread, too: what a
+set of a worker process beside the plan. With --cache it is the passes of a fit that keeps the rows in memory, beside
+those of a fit that reads them in each pass, and those of a fit to the same rows in memory: processor and wall time of a
+pass after the survey. With --alone passes run on one worker process and one thread, too: what a
 second one brings.
 """
 
@@ -44,7 +46,7 @@ from zarr.storage import LocalStore
 
 from daskgmm import GaussianMixture, write_predictions
 from daskgmm.data.inputs import as_dataset
-from daskgmm.events import PassFinished
+from daskgmm.events import PassFinished, PassStarted
 from daskgmm.results import plan_predictions
 from daskgmm.tuning import Tuning
 
@@ -127,6 +129,25 @@ def write(rows: Array, path: Path, layout: tuple[float, float | None, bool]) -> 
     )
     array[:] = rows
     path.with_name(path.name + ".partial").rename(path)
+
+
+def pass_seconds(model: GaussianMixture, data: Any, client: Client | None = None) -> tuple[float, float]:
+    """Wall time and processor time, of this process or of the workers, of an EM pass of a fit."""
+    walls: list[float] = []
+    clocks: list[float] = []
+
+    def clock() -> float:
+        return time.process_time() if client is None else sum(client.run(time.process_time).values())
+
+    def listen(event: Any) -> None:
+        if isinstance(event, PassStarted | PassFinished) and event.label == "estep":
+            clocks.append(clock())
+            walls.extend([event.seconds] if isinstance(event, PassFinished) else [])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is stopped on purpose
+        model.set_params(callbacks=[listen]).fit(data)
+    return min(walls), min(end - begin for begin, end in zip(clocks[::2], clocks[1::2], strict=True))
 
 
 def read_seconds(array: zarr.Array[Any]) -> float:
@@ -213,7 +234,7 @@ def places(cores: int, *, alone: bool) -> Iterator[dict[str, Any]]:
 def measure(arrays: dict[tuple[str, Way], zarr.Array[Any]], rows: Array, options: argparse.Namespace) -> list[Any]:
     """Every way to read every layout, in turns."""
     model = GaussianMixture(
-        options.components, tol=0, max_iter=options.passes, random_state=0, init_params="random_from_data"
+        options.components, tol=0, max_iter=options.passes, random_state=0, init_params="random_from_data", cache=None
     )
     seconds: dict[tuple[str, Way, str], list[float]] = {}
     compute: list[float] = []
@@ -264,13 +285,52 @@ def measure_results(
         model.set_params(scheduler=client)
         plans = [plan_predictions(model, data, **asked) for asked, data in kinds.values()]
         peak = max(client.run(peak_bytes).values())
-    memory = {"peak": peak, "plan": max(plan.process_bytes + plan.task.total for plan in plans)}
+    memory = {"peak": peak, "plan": max(plan.process_bytes + plan.task.total + plan.reused_bytes for plan in plans)}
     results = []
     for name, lists in found.items():
         medians = {key: median(values) for key, values in lists.items()}
         halves = (medians.pop(key) for key in ("read", "compute", "write"))
         results.append(record(name, way, *halves, options.cores) | {"pass": medians, "memory": memory})
     return results
+
+
+#: Rows and ``cache`` of a fit: rows in memory, or those of the store, kept or read in every pass.
+WAYS_TO_ROWS = ("memory", "kept", "read")
+
+
+def measure_cache(
+    arrays: dict[tuple[str, Way], zarr.Array[Any]], rows: Array, options: argparse.Namespace
+) -> list[Any]:
+    """The shortest passes of fits that keep the rows in memory, and of others, in turns."""
+    model = GaussianMixture(
+        options.components, tol=0, max_iter=options.passes, random_state=0, init_params="random_from_data"
+    )
+    found: dict[tuple[str, Way, str, str], list[tuple[float, float]]] = defaultdict(list)
+    with places(options.cores, alone=options.alone) as schedulers:
+        for _ in range(options.rounds):
+            for place, scheduler in schedulers.items():
+                client = scheduler if isinstance(scheduler, Client) else None
+                for (layout, way), array in arrays.items():
+                    for name in WAYS_TO_ROWS:
+                        model.set_params(scheduler=scheduler, cache=None if name == "read" else "auto")
+                        taken = pass_seconds(model, rows if name == "memory" else array, client)
+                        found[layout, way, place, name].append(taken)
+    results: dict[tuple[str, Way, str], dict[str, Any]] = {}
+    for (layout, way, place, name), taken in found.items():
+        result = results.setdefault((layout, way, place), {"layout": layout, **asdict(way), "place": place})
+        result[name] = {"wall": min(wall for wall, _ in taken), "processor": min(seconds for _, seconds in taken)}
+    return list(results.values())
+
+
+def print_cache(results: list[Any]) -> None:
+    print(f"{'':36} {'pipeline':8} {'place':12}", *(f"{name:>21}" for name in WAYS_TO_ROWS))
+    for r in results:
+        base = r["memory"]["processor"]
+        cells = (
+            f"{r[n]['processor']:5.2f} {r[n]['wall']:5.2f} {r[n]['processor'] / base:6.2f} ×" for n in WAYS_TO_ROWS
+        )
+        print(f"{r['layout']:36} {r['pipeline']:8} {r['place']:12}", *(f"{cell:>21}" for cell in cells))
+    print("a pass after the survey: processor seconds, wall seconds, processor time as a multiple of rows in memory")
 
 
 def record(layout: str, way: Way, read: float, compute: float, write: float, cores: int) -> dict[str, Any]:
@@ -305,6 +365,7 @@ def main() -> None:
     parser.add_argument("--pipelines", nargs="+", default=list(pipelines()), choices=list(pipelines()))
     parser.add_argument("--stores", nargs="+", default=list(stores()), choices=list(stores()))
     parser.add_argument("--results", action="store_true", help="write labels and so on, of the first layout")
+    parser.add_argument("--cache", action="store_true", help="passes of fits that keep the rows in memory")
     parser.add_argument("--alone", action="store_true", help="also on one thread, and on one worker process")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options = parser.parse_args()
@@ -319,15 +380,16 @@ def main() -> None:
                 way = Way(pipeline, store)
                 arrays[layout, way] = way.open(path)
     machine = describe_machine()
-    results = (measure_results if options.results else measure)(arrays, rows, options)
-    for result in results:
+    how = measure_results if options.results else measure_cache if options.cache else measure
+    results = how(arrays, rows, options)
+    for result in () if options.cache else results:
         result["ratio"] = {place: seconds / result["limit"] for place, seconds in result["pass"].items()}
     if options.json:
         asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
         print(json.dumps({"machine": machine, "options": asked, "results": results}, indent=1))
     else:
         print_machine(machine)
-        print_results(results)
+        (print_cache if options.cache else print_results)(results)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ INIT_METHODS = ("kmeans", "k-means++", "random", "random_from_data")
 ACCELERATIONS = ("lbfgs",)
 
 AUTO = "auto"
-"""Value of ``init_size``, ``n_init`` and ``acceleration``: the number of rows decides."""
+"""Value of parameters that are then chosen for the data."""
 
 NONE = "none"
 """The value None of a parameter, in the terminal."""
@@ -40,3 +40,4 @@ class Defaults:
     weight_concentration_prior_type = DIRICHLET_PROCESS
     verbose = 0
     verbose_interval = 10
+    cache = AUTO

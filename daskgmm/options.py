@@ -59,6 +59,17 @@ class Size(ParamType[int | str]):
         return value if value.strip()[-1].isalpha() else size
 
 
+class CacheSize(ParamType[int | str]):
+    """Size, ``auto`` or ``none``."""
+
+    name = "size|auto|none"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        if str(value) in ("none", "0"):
+            return 0
+        return AUTO if value == AUTO else Size().convert(value, param, ctx)
+
+
 class NumberOrWord(ParamType[int | str]):
     """A whole number, or one of some words."""
 
@@ -201,6 +212,7 @@ em = _together(
         click.Choice((*ACCELERATIONS, AUTO, NONE)),
         "Take larger steps than EM's where they gain more; auto: if there are many rows.",
     ),
+    _parameter("cache", CacheSize(), "Memory of each process to keep rows in between passes: a size, auto or none."),
     _parameter("verbose", click.IntRange(min=0), "1 prints iterations, 2 details, on standard error."),
     _parameter("verbose_interval", _positive, "Iterations between two printed lines."),
     random_state,

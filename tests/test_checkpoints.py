@@ -901,7 +901,7 @@ def test_values_that_are_replaced_during_a_fit_are_told(row, scheduler, tmp_path
     # By their neighbours in floating point: no sum of squares would show it.
     replace = Replace(stored, row, np.nextafter(X[row], np.inf))
     with pytest.raises(DataChangedError, match="X: a pass saw other values than the passes before it"):
-        mixture("full", scheduler=scheduler, callbacks=[replace]).fit(tmp_path / "x.zarr")
+        mixture("full", cache=None, scheduler=scheduler, callbacks=[replace]).fit(tmp_path / "x.zarr")
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4", "i2", "u1", "f2"])
@@ -910,7 +910,7 @@ def test_any_dtype_is_held_to_it(dtype, tmp_path):
     stored = zarr.create_array(tmp_path / "x.zarr", data=rows, chunks=(500, D))
     other = rows[1234] + np.array([0, 1, 0], dtype)
     with pytest.raises(DataChangedError, match="X"):
-        mixture("full", tol=0, callbacks=[Replace(stored, 1234, other)]).fit(tmp_path / "x.zarr")
+        mixture("full", tol=0, cache=None, callbacks=[Replace(stored, 1234, other)]).fit(tmp_path / "x.zarr")
 
 
 def test_weights_are_held_to_it(tmp_path, tune):
@@ -919,7 +919,7 @@ def test_weights_are_held_to_it(tmp_path, tune):
     stored = zarr.create_array(tmp_path / "w.zarr", data=WEIGHTS, chunks=(500,))
     replace = Replace(stored, 7, np.nextafter(WEIGHTS[7], 2))
     with pytest.raises(DataChangedError, match="sample_weight"):
-        mixture("full", callbacks=[replace]).fit(rows, sample_weight=stored)
+        mixture("full", cache=None, callbacks=[replace]).fit(rows, sample_weight=stored)
 
 
 def test_graphs_that_give_other_values_each_time_are_told():

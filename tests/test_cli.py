@@ -110,6 +110,7 @@ def test_every_parameter_of_the_estimator_has_an_option(run, calls):
         "verbose_interval": 5,
         "init_size": 99,
         "acceleration": "lbfgs",
+        "cache": "2GiB",
     }
     assert given.keys() | {"warm_start", "scheduler", "callbacks"} == GaussianMixture().get_params().keys()
     more = ["--array", "x", "--sample-weight", "s.npy", "--warm-start", "old.zarr", "--overwrite", "--quiet"]
@@ -124,6 +125,18 @@ def test_every_parameter_of_the_estimator_has_an_option(run, calls):
 
 def as_options(given):
     return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("auto", "auto"), ("none", 0), ("0", 0), ("1000", 1000), ("2 GiB", "2 GiB")]
+)
+def test_the_cache_is_a_size_or_a_word(run, calls, given, expected):
+    assert run("fit", "data.zarr", "--model", "m.zarr", "-k", 2, "--cache", given)[0] == 0
+    ((_, args, _),) = calls
+    assert args[2] == {"n_components": 2, "cache": expected}
+    status, _, err = run("fit", "data.zarr", "--model", "m.zarr", "-k", 2, "--cache", "much")
+    assert status == 2
+    assert "'much' is not a size" in err
 
 
 def test_priors_have_options(run, calls):

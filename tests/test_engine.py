@@ -133,8 +133,7 @@ def in_random_order(tasks, key, seed=0):
 def total(dataset, fold, size, arity, get=get_sync):
     context = graph.Context(fold, dataset.reader(1 << 20), dataset.n_rows, None)
     (wave,) = graph.plan_waves(dataset, graph.plan_batches(dataset, fold, size), 50_000)
-    value, _ = get(*graph.build_graph(context, dataset, wave, "estep", whole=True, arity=arity))
-    return value
+    return get(*graph.build_graph(context, dataset, wave, "estep", whole=True, arity=arity)).value
 
 
 @given(st.integers(1, 700), st.integers(1, 800), st.integers(2, 16))

@@ -110,7 +110,16 @@ NO_NUMBER = ["7", None, [7], {"n": 7}, 7.5, True, -1, float("nan"), float("inf")
 
 NAN, INF = float("nan"), float("inf")
 
-PASSED = {"start": 0, "n_iter": 1, "lower_bound": None, "n_rows": 9, "bytes_read": 9, "seconds": 1.0, "arithmetic": ""}
+PASSED = {
+    "start": 0,
+    "n_iter": 1,
+    "lower_bound": None,
+    "n_rows": 9,
+    "bytes_read": 9,
+    "bytes_cached": 0,
+    "seconds": 1.0,
+    "arithmetic": "",
+}
 
 # Values by the field of `fitted` that they are put into, and what is read then.
 FITTED = {

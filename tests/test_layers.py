@@ -73,6 +73,7 @@ EXTERNAL = {
     "zarr": {"data", "persistence", "results", "inspection", "demo"},
     "fsspec": {"data"},
     "sklearn": {"fitting", "estimators", "demo", "jobs"},
+    "psutil": {"engine"},
     "threadpoolctl": {"engine"},
     "rich": {"diagnostics"},
     "click": {"cli", "options", "messages"},

@@ -300,7 +300,7 @@ def test_a_summary_shows_origin_settings_and_covariances(rows, tmp_path, covaria
     model.save(tmp_path / "m.zarr")
     record = json.loads(json.dumps(store_record(str(tmp_path / "m.zarr"))))
     assert record["origin"] == json.loads(json.dumps(model.origin_.as_record()))
-    assert record["settings"].keys() == model.get_params().keys() - {"scheduler", "callbacks"}
+    assert record["settings"].keys() == model.get_params().keys() - {"cache", "scheduler", "callbacks"}
     assert record["settings"]["tol"] == 0.02
     assert record["settings"]["means_init"] == [[-4] * 3, [3] * 3]
     np.testing.assert_array_equal(record["covariances"], model.covariances_)

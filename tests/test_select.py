@@ -416,7 +416,7 @@ def test_reads_are_those_of_the_slowest_candidate_alone():
         found = work()
         return found, sum(store.gets.values())
 
-    estimator = GaussianMixture(random_state=0, tol=1e-5, max_iter=300)
+    estimator = GaussianMixture(random_state=0, tol=1e-5, max_iter=300, cache=None)
     found, together = reads(lambda: select(rows, range(1, 6), ("full", "diag"), estimator=estimator))
 
     def fit_and_score(model):

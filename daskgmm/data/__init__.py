@@ -31,6 +31,11 @@ retry          repetition of reads that failed
 forks          state of forked child processes, which have no threads and inherit held locks
 failures       errors as users see them: short, without the library's frames
 
+Counts and memory of what is read:
+
+reading        bytes that a pass has read, and the workers that hold its rows
+row_cache      rows that are kept in memory for the next passes of a fit
+
 Choices of rows:
 
 row_sample     samples of rows, drawn by row number and weight

@@ -41,7 +41,7 @@ class Checksum:
     def of(cls, block: RowBlock) -> Checksum:
         """Checksum of the rows of a block."""
         return cls(
-            len(block), _checksum(block.rows), {name: _checksum(values) for name, values in block.beside.items()}
+            len(block), checksum_of(block.rows), {name: checksum_of(values) for name, values in block.beside.items()}
         )
 
     def __add__(self, other: Checksum) -> Checksum:
@@ -55,7 +55,8 @@ class Checksum:
         return {"X": self.rows, **self.beside}
 
 
-def _checksum(values: Array) -> int:
+def checksum_of(values: Array) -> int:
+    """Sum of all values as unsigned integers, see `Checksum`."""
     size = values.dtype.itemsize
     if size > 8:  # some bytes of a long double are padding; passes compute in double precision
         values, size = values.astype(np.float64), 8

@@ -24,6 +24,8 @@ from .task_graphs import Graph, Key, evaluate, gc_paused, split_graph
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_BLOCKS_LOOKED_AT = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -92,6 +94,7 @@ class BlockSource(Source):
             Block(keys, graph, _outside(keys, graph)) for keys, graph in zip(rows, owned, strict=True)
         ]
         self._row_held_bytes = 0.0
+        self.cacheable = not self._is_in_memory()
 
     def reading_bytes(self, n_rows: int) -> int:
         # The user's tasks that make the blocks may take any memory; joining the blocks takes this much.
@@ -123,6 +126,16 @@ class BlockSource(Source):
 
     def held_bytes(self, n_rows: int) -> int:
         return int(n_rows * self._row_held_bytes)
+
+    def _is_in_memory(self) -> bool:
+        """Test for rows that the graph carries, or that a cluster holds, by looking at a few blocks."""
+        few = self._blocks[:: max(1, len(self._blocks) // _BLOCKS_LOOKED_AT)]
+        if any(key not in self._shared for block in few for key in block.dependencies):
+            return True  # persisted
+        in_blocks = sum(sum(map(carried, block.graph.values())) for block in few if isinstance(block, Block))
+        in_blocks = in_blocks * len(self._blocks) // len(few)
+        in_all = sum(map(carried, self._shared.values()))
+        return 2 * (in_blocks + in_all) > self.shape[0] * self.row_bytes
 
     def _sizes(self) -> list[int]:
         """Bytes of values that the graph of each row of blocks contains."""

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataChangedError
-from .checksum import Checksum, ChecksumGuard
+from .checksum import Checksum, ChecksumGuard, checksum_of
+from .reading import Reading
 from .row_block import SAMPLE_WEIGHT, AlignedInput, RowBlock
+from .row_cache import NOT_KEPT, CacheAccess, KeptBlock, OpenCache
 from .row_checks import COMPLETE_ROWS, RowKind
 from .source import DerivedSource, Part, Source, borders, ranges
 
@@ -51,6 +53,23 @@ def _first_cuts(parts: tuple[Part, ...] | tuple[Source, ...]) -> Array | None:
     return next((part.cuts for part in parts if part.cuts is not None), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """Rows that a task has read at once."""
+
+    start: int
+    """Number of the first row."""
+    block: RowBlock
+    checksum: Checksum
+    reading: Reading
+    """Bytes of the slab; no holders."""
+    is_kept: bool
+    """Some of the rows are in the cache of this process."""
+
+
+_NOTHING: KeptBlock = {}
+
+
 @dataclass(frozen=True)
 class Reader:
     """Reader of any batch of a data set, shared by all tasks."""
@@ -72,28 +91,67 @@ class Reader:
     reads_ahead: bool
     """Reading deserves a thread of its own."""
 
+    row_bytes: tuple[int, ...]
+    """Bytes of a row of every source."""
+
+    access: CacheAccess = NOT_KEPT
+    """Access to rows that are kept between passes."""
+
     def slabs(self, batch: Batch) -> list[tuple[int, int]]:
         """Ranges of rows that a task reads one after the other: whole chunks, of about `slab_rows`."""
         return ranges(batch.start, batch.stop, self.slab_rows, self.chunk_rows, batch.cuts)
 
-    def stream(self, batch: Batch, inputs: Mapping[Any, Any]) -> Iterator[tuple[int, RowBlock]]:
-        """Yield the first row of each slab of a batch, and the slab; the next is read while the caller computes."""
-        slabs = self.slabs(batch)
-        if not self.reads_ahead or len(slabs) == 1:
-            for start, stop in slabs:
-                yield start, self.read(batch, start, stop, inputs)
+    def stream(self, batch: Batch, inputs: Mapping[Any, Any]) -> Iterator[Slab]:
+        """Yield the slabs of a batch; the next is read while the caller computes."""
+        cache = self.access.open()
+        for start, block, kept in self._blocks(batch, inputs, cache):
+            yield self._slab(start, block, kept, cache)
+            del block, kept  # two slabs are alive at a time, not three
+
+    def _blocks(
+        self, batch: Batch, inputs: Mapping[Any, Any], cache: OpenCache
+    ) -> Iterator[tuple[int, RowBlock, KeptBlock]]:
+        """Yield the first row of each slab, the slab, and what was kept of it."""
+        slabs = cache.pieces(self.slabs(batch))
+        if not self.reads_ahead or len(slabs) == 1 or all(cache.is_complete(*rows) for rows in slabs):
+            for rows in slabs:
+                yield self._read(batch, *rows, inputs, cache)
             return
         with ThreadPoolExecutor(1, thread_name_prefix="gmm-read") as pool:
-            coming = pool.submit(self.read, batch, *slabs[0], inputs)
-            for (start, _), following in zip(slabs, [*slabs[1:], None], strict=True):
-                slab = coming.result()
+            coming = pool.submit(self._read, batch, *slabs[0], inputs, cache)
+            for following in [*slabs[1:], None]:
+                found = coming.result()
                 if following is not None:
-                    coming = pool.submit(self.read, batch, *following, inputs)
-                yield start, slab
-                del slab  # two slabs are alive at a time, not three
+                    coming = pool.submit(self._read, batch, *following, inputs, cache)
+                yield found
+                del found
 
-    def read(self, batch: Batch, start: int, stop: int, inputs: Mapping[Any, Any]) -> RowBlock:
-        """Read one slab.
+    def _read(
+        self, batch: Batch, start: int, stop: int, inputs: Mapping[Any, Any], cache: OpenCache
+    ) -> tuple[int, RowBlock, KeptBlock]:
+        kept = cache.find(start, stop)
+        return start, self.read(batch, start, stop, inputs, kept), kept
+
+    def _slab(self, start: int, block: RowBlock, kept: KeptBlock, cache: OpenCache) -> Slab:
+        """Complete a slab, and keep what was read of it."""
+        names = [kind.name for kind in self.beside]
+        arrays, sums, is_kept, reading = [], [], False, Reading()
+        for place, values in enumerate([block.rows, *(block.beside[name] for name in names)]):
+            known, n_bytes = kept.get(place), len(block) * self.row_bytes[place]
+            reading += Reading(n_bytes) if known is None else Reading(0, n_bytes)
+            total = checksum_of(values) if known is None or known.checksum is None else known.checksum
+            known = known or cache.keep(place, start, values, total)
+            arrays.append(values if known is None else known.values)
+            sums.append(total)
+            is_kept |= known is not None
+        block = RowBlock(arrays[0], dict(zip(names, arrays[1:], strict=True)))
+        checksum = Checksum(len(block), sums[0], dict(zip(names, sums[1:], strict=True)))
+        return Slab(start, block, checksum, reading, is_kept)
+
+    def read(
+        self, batch: Batch, start: int, stop: int, inputs: Mapping[Any, Any], kept: KeptBlock = _NOTHING
+    ) -> RowBlock:
+        """Read one slab, except for sources of which rows are ``kept``.
 
         Raises
         ------
@@ -101,13 +159,19 @@ class Reader:
             If the rows or entries that come differ from the data set's in number or width.
         """
         (rows_part, *parts), (rows_handle, *handles) = batch.parts, self.handles
-        rows = rows_part.read(rows_handle, inputs, start, stop)
-        if rows.shape[1:] != (self.n_features,):  # some widths would broadcast
-            raise _other_width("X", (self.n_features,), rows, start, stop)
-        # Sums are grouped otherwise where arrays have gaps, or lie off the bounds of words, as what travelled may.
-        rows, beside = np.require(rows, requirements="A"), {}
-        for kind, part, handle in zip(self.beside, parts, handles, strict=True):
-            beside[kind.name] = kind.converted(part.read(handle, inputs, start, stop))
+        if 0 in kept:
+            rows = kept[0].values
+        else:
+            rows = rows_part.read(rows_handle, inputs, start, stop)
+            if rows.shape[1:] != (self.n_features,):  # some widths would broadcast
+                raise _other_width("X", (self.n_features,), rows, start, stop)
+            # Sums are grouped otherwise where arrays have gaps, or lie off the bounds of words, as what travelled may.
+            rows = np.require(rows, requirements="A")
+        beside = {}
+        for place, (kind, part, handle) in enumerate(zip(self.beside, parts, handles, strict=True), 1):
+            beside[kind.name] = (
+                kept[place].values if place in kept else kind.converted(part.read(handle, inputs, start, stop))
+            )
         _check_length("X", rows, start, stop)
         for kind in self.beside:
             self._check_entries(kind, beside[kind.name], start, stop)
@@ -151,6 +215,7 @@ class _Column(DerivedSource):
 
     def __init__(self, weights: Source) -> None:
         super().__init__(weights, (*weights.shape, 1), weights.dtype)
+        self.cacheable = False  # one pass reads them in this form
 
     def made_of(self, source: Source) -> Source:
         return _Column(source)
@@ -231,12 +296,22 @@ class Dataset:
         return sum(source.held_bytes(n_rows) for source in self.sources)
 
     @property
+    def cacheable_bytes(self) -> int:
+        """Bytes of all rows and entries that are worth keeping between passes."""
+        kinds = dict(zip(self.sources, (None, *self.beside), strict=True))
+        sizes = {
+            source: source.row_bytes if kind is None else kind.row_bytes(self.n_features)
+            for source, kind in kinds.items()
+        }
+        return self.n_rows * sum(size for source, size in sizes.items() if source.cacheable)
+
+    @property
     def cuts(self) -> Array | None:
         """Row numbers where reads have to start and stop; None: anywhere."""
         return _first_cuts(self.sources)
 
-    def reader(self, slab_bytes: int) -> Reader:
-        """Return the reader of any batch, about ``slab_bytes`` of rows at a time."""
+    def reader(self, slab_bytes: int, access: CacheAccess = NOT_KEPT) -> Reader:
+        """Return the reader of any batch, about ``slab_bytes`` of rows at a time, with access to kept rows."""
         return Reader(
             tuple(source.handle for source in self.sources),
             tuple(self.beside),
@@ -245,6 +320,8 @@ class Dataset:
             max(1, slab_bytes // max(1, self.rows.row_bytes) if self.rows.reading_bytes(1) else self.n_rows),
             self.rows.chunk_rows,
             self.reads_ahead,
+            tuple(source.row_bytes for source in self.sources),
+            access,
         )
 
     @property

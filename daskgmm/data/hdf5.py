@@ -151,6 +151,7 @@ class DatasetSource(Source):
 
     kind = "HDF5 dataset"
     reads_ahead = True
+    cacheable = True
 
     def __init__(self, dataset: Any, name: str = "X") -> None:
         self.handle = DatasetRows(dataset, name)

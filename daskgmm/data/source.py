@@ -90,6 +90,9 @@ class Source(ABC):
     reads_ahead: bool = False
     """Reading takes long enough to be worth a thread of its own."""
 
+    cacheable: bool = False
+    """Reading decodes or computes the rows: keeping them in memory would save time."""
+
     handle: Any = None
     """Object that all tasks share; picklable."""
 
@@ -167,6 +170,7 @@ class DerivedSource(Source):
         self.kind, self.address, self.handle = source.kind, source.address, source.handle
         self.cuts, self.chunk_rows, self.batch_rows = source.cuts, source.chunk_rows, source.batch_rows
         self.in_process, self.reads_ahead = source.in_process, source.reads_ahead
+        self.cacheable = source.cacheable
 
     @abstractmethod
     def made_of(self, source: Source) -> Source:

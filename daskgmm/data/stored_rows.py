@@ -335,6 +335,7 @@ class StoreSource(Source):
 
     kind = "Zarr array"
     reads_ahead = True
+    cacheable = True
 
     def __init__(self, array: zarr.Array[Any], name: str = "X") -> None:
         check_archive(array)

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Any
 
+from dask.utils import format_bytes
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Column
@@ -97,7 +98,7 @@ class ProgressBar:
                 display.advance(event.n_rows)
             case PassFinished():
                 self._waiting = ""
-                display.rate = _per_second(event.n_rows, event.seconds)
+                display.rate = _per_second(event.n_rows, event.seconds) + _read(event)
                 if event.label != "estep":
                     display.line(f"{event.label}: {event.n_rows:,} rows in {event.seconds:.1f} s, {display.rate}")
             case SampleStepped():
@@ -275,6 +276,11 @@ def _outcome(event: StartFinished | SampleFitted) -> str:
     if isinstance(event, StartFinished) and event.stopped:
         how = "given up"
     return f"{how} after {event.n_iter} iterations, {event.measure} {event.lower_bound:.6f}"
+
+
+def _read(event: PassFinished) -> str:
+    """Bytes that a pass has read, if other rows were in memory."""
+    return f", {format_bytes(event.bytes_read)} read" if event.bytes_cached else ""
 
 
 def _per_second(n_rows: int, seconds: float) -> str:

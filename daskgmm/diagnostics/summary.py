@@ -178,7 +178,10 @@ def _cost(n_passes: int, history: Sequence[Record]) -> str:
     if passes:
         arithmetic = ", ".join(sorted({passed["arithmetic"] for passed in passes}))
         rate = rows_per_second(float(np.median([passed["rows_per_second"] for passed in passes])))
-        text += f" over {format_bytes(passes[0]['bytes_read'])} at {rate}, {arithmetic}"
+        last = passes[-1]
+        size = format_bytes(last["bytes_read"] + last["bytes_cached"])
+        kept = f" ({format_bytes(last['bytes_read'])} read in the last)" if last["bytes_cached"] else ""
+        text += f" over {size}{kept} at {rate}, {arithmetic}"
     sampled = sum(passed["n_iter"] for passed in history if passed["kind"] == "sample")
     return f"{text}; {sampled} iterations on samples" if sampled else text
 

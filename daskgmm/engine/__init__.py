@@ -21,6 +21,7 @@ On Dask:
 run                 each pass as a graph of tasks
 graph               a data set and a fold -> a plain graph of tasks: batches, then merges, then one root
 memory              memory of a task, and room for it on the workers
+placement           caches of rows on workers, and tasks that prefer the worker that has their rows
 scheduler           interface of schedulers, and those in this process
 scheduler_choice    choice of a scheduler, by the user or from the surroundings
 remote              a cluster, which may lose workers and its scheduler

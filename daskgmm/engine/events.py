@@ -50,6 +50,12 @@ class PassFinished:
     seconds: float
     """Wall time."""
 
+    bytes_read: int = 0
+    """Bytes of the rows that were read."""
+
+    bytes_cached: int = 0
+    """Bytes of the rows that were kept in memory since an earlier pass."""
+
 
 @dataclass(frozen=True)
 class EngineClosed:

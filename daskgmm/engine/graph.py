@@ -21,12 +21,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import distributed
 import numpy as np
 from dask.task_spec import DataNode, Task, TaskRef
 
 from ..data.checksum import Checksum
 from ..data.dataset import Batch, Dataset, Reader
 from ..data.failures import tell_briefly
+from ..data.reading import Reading
 from ..data.source import borders
 from ..data.task_graphs import gc_paused, upstream
 from .blas import limit_worker, this_process
@@ -34,7 +36,8 @@ from .environment_report import EnvironmentReport
 from .fold import Costs, Fold
 from .interface import RowCounter
 from .malloc import reusing_memory
-from .plain import fold_batch
+from .placement import placed
+from .plain import PassResult, fold_batch
 from .tree import Accumulator, Fragment, Node
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -61,6 +64,7 @@ class Seen:
 
     parts: list[Node | Fragment]
     checksum: Checksum
+    reading: Reading
 
 
 @dataclass(frozen=True)
@@ -130,8 +134,15 @@ def _waves_with_shared_tasks(
 
 @gc_paused()
 def build_graph(
-    context: Context, dataset: Dataset, wave: Wave, label: str, *, whole: bool, arity: int
-) -> tuple[Graph, Any]:
+    context: Context,
+    dataset: Dataset,
+    wave: Wave,
+    label: str,
+    *,
+    whole: bool,
+    arity: int,
+    preferred: Mapping[int, str] = {},
+) -> tuple[Any, Any]:
     """Return the graph of a wave and the key of its value.
 
     Parameters
@@ -145,6 +156,8 @@ def build_graph(
         driver to join with those of other waves.
     arity : int
         Parts that one merge joins.
+    preferred : mapping
+        Address of a worker that is the first choice for a batch, by the number of the batch.
     """
     run = uuid.uuid4().hex
     root, common = f"gmm-total-{run}", TaskRef(f"gmm-context-{run}")
@@ -155,6 +168,7 @@ def build_graph(
     for key, (start, stop) in zip(keys, pairwise(wave.borders.tolist()), strict=True):
         batch = dataset.batch(start, stop)
         graph[key] = Task(key, run_batch, common, batch, *map(TaskRef, batch.dependencies))
+    workers = {keys[number]: worker for number, worker in preferred.items()}
     level = 0
     while len(keys) > arity:
         groups = [keys[i : i + arity] for i in range(0, len(keys), arity)]
@@ -163,7 +177,7 @@ def build_graph(
             graph[key] = Task(key, merge, common, *map(TaskRef, group))
         level += 1
     graph[root] = Task(root, finish if whole else merge, common, *map(TaskRef, keys))
-    return graph, root
+    return (placed(graph, workers) if workers else graph), root
 
 
 def rows_of(key: Any, wave: Wave, label: str, arity: int) -> tuple[int, int] | None:
@@ -192,38 +206,48 @@ def run_batch(context: Context, batch: Batch, *values: Any) -> Seen:
     _enter(context)
     inputs = dict(zip(batch.dependencies, values, strict=True))
     with reusing_memory():
-        accumulator, checksum = fold_batch(context.fold, context.n_rows, context.reader, batch, inputs)
+        seen = fold_batch(context.fold, context.n_rows, context.reader, batch, inputs, _worker())
     if context.on_rows is not None:
         context.on_rows(batch.start, batch.n_rows)
-    return Seen(accumulator.parts, checksum)
+    accumulator, checksum, reading = seen
+    return Seen(accumulator.parts, checksum, reading)
 
 
 def merge(context: Context, *neighbours: Seen) -> Seen:
     """Join the parts of neighbouring tasks."""
-    accumulator, checksum = _join(context, neighbours)
-    return Seen(accumulator.parts, checksum)
+    accumulator, checksum, reading = _join(context, neighbours)
+    return Seen(accumulator.parts, checksum, reading)
 
 
-def finish(context: Context, *neighbours: Seen) -> tuple[Any, Checksum]:
-    """Join the last parts; return the sum of all leaves, and the checksum of the rows."""
+def finish(context: Context, *neighbours: Seen) -> PassResult:
+    """Join the last parts; return the sum of all leaves, and the facts of all rows."""
     return join(context, neighbours)
 
 
-def join(context: Context, neighbours: Iterable[Seen]) -> tuple[Any, Checksum]:
+def join(context: Context, neighbours: Iterable[Seen]) -> PassResult:
     """Join neighbours that come one at a time; see `finish`."""
-    accumulator, checksum = _join(context, neighbours)
-    return accumulator.total(), checksum
+    accumulator, checksum, reading = _join(context, neighbours)
+    return PassResult(accumulator.total(), checksum, reading)
 
 
-def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Checksum]:
+def _join(context: Context, neighbours: Iterable[Seen]) -> tuple[Accumulator, Checksum, Reading]:
     """Accumulate the parts of neighbours, one after the other."""
     _enter(context)
-    accumulator, checksum = Accumulator(context.fold, context.n_rows), Checksum()
+    accumulator, checksum, reading = Accumulator(context.fold, context.n_rows), Checksum(), Reading()
     for seen in neighbours:
         checksum += seen.checksum
+        reading += seen.reading
         for part in seen.parts:
             accumulator.add(part)
-    return accumulator, checksum
+    return accumulator, checksum, reading
+
+
+def _worker() -> str:
+    """Address of the worker that runs this task; empty where there is none."""
+    try:
+        return str(distributed.get_worker().address)
+    except ValueError:
+        return ""
 
 
 def _enter(context: Context) -> None:

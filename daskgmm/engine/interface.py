@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ..data.checksum import Checksum
 from ..data.dataset import Dataset
+from ..data.reading import Reading
+from ..data.row_cache import CacheAccess, RowLease
+from ..data.source import Source
 from ..tuning import Tuning, current
 from .blas import one_blas_thread
 from .combined_fold import CombinedFold
@@ -19,6 +24,15 @@ from .fold import CostedFold, Costs
 
 RowCounter = Callable[[int, int], None]
 """Called with the first row of a finished task, and its number of rows."""
+
+
+@dataclass
+class RunningPass:
+    """A pass that has been announced."""
+
+    on_rows: RowCounter | None
+    """For the tasks to call; None where nobody listens."""
+    reading: Reading = field(default_factory=Reading)
 
 
 class Engine(AbstractContextManager["Engine"], ABC):
@@ -38,6 +52,8 @@ class Engine(AbstractContextManager["Engine"], ABC):
     ----------
     n_passes : int
         Passes so far.
+    reading : Reading
+        Bytes that the last call of `run` or `run_together` has read.
     """
 
     is_remote: bool = False
@@ -49,6 +65,9 @@ class Engine(AbstractContextManager["Engine"], ABC):
         self._telling = threading.RLock()
         self._resources = ExitStack()
         self.n_passes = 0
+        self.reading = Reading()
+        self._cache = ""
+        self._numbers_of_sources: dict[Source, int] = {}
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -73,20 +92,48 @@ class Engine(AbstractContextManager["Engine"], ABC):
             for listener in self._listeners:
                 listener(event)
 
+    # ---- rows that are kept between passes
+
+    def keep_rows(self, n_bytes: int) -> None:
+        """Keep rows that passes read, until the engine is left: up to ``n_bytes`` in each process.
+
+        The rows of sources that are in memory anyway are not kept.
+        """
+        if n_bytes:
+            self._cache = uuid.uuid4().hex
+            self._lease(self._cache, n_bytes)
+
+    def _lease(self, name: str, n_bytes: int) -> None:
+        """Open a cache in the processes that run passes, until the engine is left."""
+        self._resources.callback(RowLease(name, n_bytes).close)
+
+    def access(self, dataset: Dataset) -> CacheAccess:
+        """Return the access of a pass to rows that are kept."""
+        kept = {place: source for place, source in enumerate(dataset.sources) if self._cache and source.cacheable}
+        numbers = self._numbers_of_sources
+        for source in kept.values():
+            numbers.setdefault(source, len(numbers))
+        return CacheAccess(self._cache, {place: numbers[source] for place, source in kept.items()})
+
+    # ---- passes
+
     @contextmanager
-    def announced(self, label: str, n_rows: int, n_batches: int) -> Iterator[RowCounter | None]:
+    def announced(self, label: str, n_rows: int, n_batches: int) -> Iterator[RunningPass]:
         """Announce the pass of the ``with`` block to the listeners, and count the pass.
 
         Yields
         ------
-        RowCounter or None
-            For the tasks to call; None where nobody listens.
+        RunningPass
+            Its ``reading`` is to be set in the block.
         """
         begin = time.perf_counter()
         self.emit(PassStarted(label, n_rows, n_batches))
-        yield self._row_counter(label) if self._listeners else None
+        running = RunningPass(self._row_counter(label) if self._listeners else None)
+        yield running
         self.n_passes += 1
-        self.emit(PassFinished(label, n_rows, time.perf_counter() - begin))
+        self.reading = reading = running.reading
+        seconds = time.perf_counter() - begin
+        self.emit(PassFinished(label, n_rows, seconds, reading.bytes_read, reading.bytes_cached))
 
     @abstractmethod
     def _row_counter(self, label: str) -> RowCounter:
@@ -126,12 +173,15 @@ class Engine(AbstractContextManager["Engine"], ABC):
             If one fold alone would not fit.
         """
         values: list[Any] = []
+        reading = Reading()
         for length in self.groups(dataset, folds):
             group = folds[len(values) : len(values) + length]
             if length == 1:
                 values.append(self.run(dataset, group[0], label))
             else:
                 values.extend(self.run(dataset, CombinedFold(tuple(group)), label))
+            reading += self.reading
+        self.reading = reading
         return values
 
     @abstractmethod

@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import dask
 import distributed
 
 from ..data.forks import begin_anew_in_children
+from .memory import MOST_KEPT_FREE, target_share
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 << 20  # that glibc takes where pointers have 64 bits
@@ -56,7 +56,7 @@ def reusing_memory() -> Iterator[None]:
         yield
     finally:
         _count(library, -1)
-        if (limit := _limit()) and _resident() > _full() * limit:
+        if (limit := _limit()) and _resident() > target_share() * limit:
             library.malloc_trim(0)
 
 
@@ -66,7 +66,7 @@ def _count(library: Any, change: int) -> None:
     with _lock:
         before, _running = _running > 0, _running + change
         if before != (_running > 0):
-            mmap, trim = (_LARGEST_MMAP_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD) if _running else _dasks()
+            mmap, trim = (_LARGEST_MMAP_THRESHOLD, MOST_KEPT_FREE) if _running else _dasks()
             library.mallopt(_M_MMAP_THRESHOLD, mmap)
             library.mallopt(_M_TRIM_THRESHOLD, trim)
 
@@ -103,11 +103,6 @@ def _limit() -> int:
         return int(distributed.get_worker().memory_manager.memory_limit or 0)
     except ValueError:
         return 0
-
-
-def _full() -> float:
-    """Share of the memory limit at which Dask begins to free a worker's memory."""
-    return float(dask.config.get("distributed.worker.memory.target", 0.6) or 0.6)
 
 
 def _resident() -> int:

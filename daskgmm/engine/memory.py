@@ -9,6 +9,7 @@ from typing import Any
 
 import dask
 import numpy as np
+import psutil
 from dask.utils import format_bytes
 
 from ..data.dataset import Dataset
@@ -20,6 +21,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Memory of a worker process with Python, Dask, Zarr and this library, before any data.
 PROCESS_BYTES = 240 << 20
+
+#: Freed memory that malloc keeps for each thread while tasks run, at most (`daskgmm.engine.malloc`).
+MOST_KEPT_FREE = 64 << 20
 
 _LARGEST_SLIP = 64
 """Largest number of gigabytes that is suggested for a limit with a missing or a too small unit."""
@@ -81,6 +85,38 @@ def _slab_bytes(dataset: Dataset, batch_rows: int, slab_bytes: int) -> int:
     return reading + dataset.held_bytes(batch_rows)
 
 
+def target_share() -> float:
+    """Share of the memory limit at which Dask begins to free a worker's memory."""
+    return float(dask.config.get("distributed.worker.memory.target", 0.6) or 0.6)
+
+
+def spare_bytes(workers: Sequence[Worker], plans: Sequence[PassPlan], n_threads: int, held_bytes: int = 0) -> int:
+    """Memory that passes leave to each process for other uses.
+
+    Of a worker, that is what is left of its limit below the share at which Dask begins to free memory. Workers without
+    a limit count as if they shared this machine's memory. Where there are no workers, it is half of what this machine
+    has left.
+
+    Parameters
+    ----------
+    workers : sequence of Worker
+    plans : sequence of PassPlan
+    n_threads : int
+        Threads of this process, where there are no workers.
+    held_bytes : int
+        Rows that all workers together hold anyway.
+    """
+    task = max(plan.task.total + plan.reused_bytes for plan in plans)
+    if not workers:
+        own = psutil.Process().memory_info().rss
+        left = min(psutil.virtual_memory().available, machine_bytes() - own) - n_threads * task
+        return max(0, left // 2)
+    process = max(plan.process_bytes for plan in plans) + held_bytes // len(workers)
+    limits = {worker: worker.limit or machine_bytes() // len(workers) for worker in workers}
+    left = min(int(target_share() * limit) - process - worker.n_threads * task for worker, limit in limits.items())
+    return max(0, left)
+
+
 @dataclass(frozen=True)
 class PassPlan:
     """Division of a pass into tasks, and memory of a task."""
@@ -95,6 +131,8 @@ class PassPlan:
     task: TaskMemory
     process_bytes: int
     """Memory of a process before any data."""
+    reused_bytes: int = 0
+    """Freed memory that malloc keeps for the next slab of a task; a worker with little room gives it back."""
 
 
 def machine_bytes() -> int:
@@ -107,13 +145,16 @@ def machine_bytes() -> int:
 def plan_pass(dataset: Dataset, costs: Costs, edges: Array, tuning: Tuning) -> PassPlan:
     """Plan of a pass whose batches begin at ``edges``; see `task_memory`."""
     batch_rows = int(np.diff(edges).max())
+    task = task_memory(dataset, costs, edges, tuning)
     return PassPlan(
         n_batches=len(edges) - 1,
         batch_rows=batch_rows,
         slab_rows=dataset.longest_slab(batch_rows, tuning.slab_bytes),
         leaf_rows=costs.leaf_rows,
-        task=task_memory(dataset, costs, edges, tuning),
+        task=task,
         process_bytes=PROCESS_BYTES + costs.process_bytes,
+        # Slabs are freed by the thread that computes; the next ones are allocated by the thread that reads.
+        reused_bytes=(1 + dataset.reads_ahead) * min(MOST_KEPT_FREE, task.total),
     )
 
 

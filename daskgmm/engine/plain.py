@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..data.checksum import Checksum
 from ..data.dataset import Batch, Dataset, Reader, covering_batch
+from ..data.reading import Holder, Reading
+from ..data.row_cache import NOT_KEPT, CacheAccess
 from ..data.task_graphs import evaluate
 from ..tuning import Tuning, current
 from .blas import one_blas_thread
@@ -17,23 +20,52 @@ from .interface import Engine, RowCounter
 from .tree import Accumulator
 
 
-def fold_batch(fold: Fold, n_rows: int, reader: Reader, batch: Batch, inputs: Mapping[Any, Any]) -> tuple[Any, Any]:
-    """Accumulate one batch of a data set of ``n_rows`` rows; return the `Accumulator` and the `Checksum`."""
-    accumulator, checksum = Accumulator(fold, n_rows), Checksum()
-    for start, slab in reader.stream(batch, inputs):
-        checksum += Checksum.of(slab)
-        accumulator.add_rows(start, slab)
+@dataclass(frozen=True)
+class PassResult:
+    """Value of a pass, and facts of all rows."""
+
+    value: Any
+    checksum: Checksum
+    reading: Reading
+
+
+def fold_batch(
+    fold: Fold, n_rows: int, reader: Reader, batch: Batch, inputs: Mapping[Any, Any], worker: str = ""
+) -> tuple[Accumulator, Checksum, Reading]:
+    """Accumulate one batch of a data set of ``n_rows`` rows.
+
+    Parameters
+    ----------
+    fold : Fold
+    n_rows : int
+    reader : Reader
+    batch : Batch
+    inputs : mapping
+        Value of every key in the dependencies of the batch.
+    worker : str
+        Address of the worker in whose process this is done; empty where there is none.
+    """
+    accumulator, checksum, reading, is_kept = Accumulator(fold, n_rows), Checksum(), Reading(), False
+    for slab in reader.stream(batch, inputs):
+        checksum += slab.checksum
+        reading += slab.reading
+        is_kept |= slab.is_kept
+        accumulator.add_rows(slab.start, slab.block)
         del slab  # before the next one is read
-    return accumulator, checksum
+    if is_kept and worker:
+        reading = replace(reading, holders=(Holder(batch.start, batch.stop, worker),))
+    return accumulator, checksum, reading
 
 
-def fold_rows(dataset: Dataset, fold: Fold, tuning: Tuning, on_rows: RowCounter | None) -> tuple[Any, Checksum]:
-    """Return the value of a fold over all rows, and the checksum of the rows."""
-    batch, reader = dataset.batch(0, dataset.n_rows), dataset.reader(tuning.slab_bytes)
-    accumulator, checksum = fold_batch(fold, dataset.n_rows, reader, batch, _inputs(dataset, batch))
+def fold_rows(
+    dataset: Dataset, fold: Fold, tuning: Tuning, on_rows: RowCounter | None, access: CacheAccess = NOT_KEPT
+) -> PassResult:
+    """Return the result of a pass over all rows."""
+    batch, reader = dataset.batch(0, dataset.n_rows), dataset.reader(tuning.slab_bytes, access)
+    accumulator, checksum, reading = fold_batch(fold, dataset.n_rows, reader, batch, _inputs(dataset, batch))
     if on_rows is not None:
         on_rows(0, dataset.n_rows)
-    return accumulator.total(), checksum
+    return PassResult(accumulator.total(), checksum, reading)
 
 
 def _inputs(dataset: Dataset, batch: Batch) -> dict[Any, Any]:
@@ -57,10 +89,11 @@ class PlainEngine(Engine):
     """Runs passes in the calling thread, the rows one slab after the other."""
 
     def run(self, dataset: Dataset, fold: CostedFold, label: str) -> Any:
-        with self.announced(label, dataset.n_rows, 1) as on_rows:
-            value, checksum = fold_rows(dataset, fold, self.tuning, on_rows)
-        dataset.check_unchanged(checksum)
-        return value
+        with self.announced(label, dataset.n_rows, 1) as running:
+            result = fold_rows(dataset, fold, self.tuning, running.on_rows, self.access(dataset))
+            running.reading = result.reading
+        dataset.check_unchanged(result.checksum)
+        return result.value
 
     def _row_counter(self, label: str) -> RowCounter:
         return lambda start, n_rows: self.emit(BatchFinished(label, n_rows))

@@ -35,6 +35,7 @@ from ..tuning import Tuning, current
 from .connection import ANSWER, FIRST_WORKER, SILENCE, Connection, Lost, classified
 from .holdings import Holdings
 from .memory import Worker
+from .placement import Leases
 from .report import Report, hearing, listening
 from .scheduler import ClusterScheduler, Work
 from .seceding import check_event_loop, thread_given_back
@@ -77,6 +78,7 @@ class Remote(ClusterScheduler):
         self._tuning = tuning or current()
         self._connection = Connection(address, client)
         self._resources, self._holdings = ExitStack(), Holdings(self._tuning.message_bytes)
+        self._leases = Leases()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._hearing = ExitStack()
         self._is_listening = False
@@ -95,6 +97,7 @@ class Remote(ClusterScheduler):
             self._connection.open()
             stack.callback(self._connection.close)
             stack.callback(self._holdings.release)
+            stack.callback(self._leases.release)
             stack.enter_context(thread_given_back(self._connection))
             self._resources = stack.pop_all()
         return self
@@ -136,6 +139,9 @@ class Remote(ClusterScheduler):
     def hold(self, tasks: Mapping[Any, Any]) -> None:
         self._holdings.add(tasks)
 
+    def open_caches(self, name: str, n_bytes: int) -> None:
+        self._leases.add(name, n_bytes)
+
     def run(self, work: Work, **options: Any) -> Any:
         interruptions = 0
         while True:
@@ -167,6 +173,7 @@ class Remote(ClusterScheduler):
             if client.status != "running":
                 raise Lost(f"the client is {client.status}")
             self._holdings.submit(client)
+            self._leases.submit(client, self._connection.at_work, self._tuning.look_seconds)
             promised = client.get(graph, key, **{**options, "sync": False})
         futures = list(distributed.client.futures_of(promised))
         result = asyncio.run_coroutine_threadsafe(_gathered(client, promised), client.loop.asyncio_loop)

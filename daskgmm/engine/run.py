@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import numpy as np
 
 from ..data.checksum import Checksum
 from ..data.dataset import Dataset
+from ..data.row_cache import CacheAccess
 from ..data.source import Source
 from ..errors import WorkerMemoryError
 from ..tuning import Tuning
@@ -23,11 +25,12 @@ from .environment import environment
 from .environment_report import TOPIC, Differences, EnvironmentReport, by_worker, summary, warn_of_different
 from .events import BatchFinished, Listener
 from .fold import CostedFold, Costs
-from .graph import Context, Graph, Wave, build_graph, join, plan_batches, plan_waves, rows_of
+from .graph import Context, Wave, build_graph, join, plan_batches, plan_waves, rows_of
 from .interface import Engine, RowCounter
 from .malloc import reusing_memory
-from .memory import PassPlan, check_memory, plan_pass
-from .plain import fold_rows
+from .memory import PassPlan, check_memory, plan_pass, spare_bytes
+from .placement import Placement
+from .plain import PassResult, fold_rows
 from .probe import Probe
 from .report import Report, Reporter
 from .scheduler import ClusterScheduler, Scheduler
@@ -46,10 +49,20 @@ class _PartOfPass:
     label: str
     whole: bool
     arity: int
+    preferred: Mapping[int, str]
+    """Address of the worker that is the first choice for a batch, by the number of the batch."""
 
-    def build(self) -> tuple[Graph, Any]:
+    def build(self) -> tuple[Any, Any]:
         """Build the graph, with new keys; return the graph and the key of its value."""
-        return build_graph(self.context, self.dataset, self.wave, self.label, whole=self.whole, arity=self.arity)
+        return build_graph(
+            self.context,
+            self.dataset,
+            self.wave,
+            self.label,
+            whole=self.whole,
+            arity=self.arity,
+            preferred=self.preferred,
+        )
 
     def place(self, key: Any) -> str:
         """Name the data of a task for an error."""
@@ -96,6 +109,7 @@ class DaskEngine(Engine):
         self._numbers = itertools.count()
         self._sent: dict[Source, Source] = {}
         self._held_bytes = 0
+        self._placements: defaultdict[Source, Placement] = defaultdict(Placement)
 
     def _acquire(self, stack: ExitStack) -> None:
         self.scheduler: Scheduler = stack.enter_context(self._found)
@@ -112,36 +126,66 @@ class DaskEngine(Engine):
     def is_remote(self) -> bool:  # type: ignore[override]
         return self._cluster is not None
 
+    def _lease(self, name: str, n_bytes: int) -> None:
+        if self._cluster is None:
+            super()._lease(name, n_bytes)
+        else:
+            self._cluster.open_caches(name, n_bytes)
+
+    def spare_bytes(self, dataset: Dataset, costs: Iterable[Costs]) -> int:
+        """Return the memory that passes with these costs leave to each process; see `spare_bytes`."""
+        dataset = self.sent(dataset)
+        plans = [plan_pass(dataset, cost, self._edges(dataset, cost), self.tuning) for cost in costs]
+        return spare_bytes(self.scheduler.workers(), plans, self.scheduler.n_threads, self._held_bytes)
+
     @property
     def _cluster(self) -> ClusterScheduler | None:
         return self.scheduler if isinstance(self.scheduler, ClusterScheduler) else None
 
     def run(self, dataset: Dataset, fold: CostedFold, label: str) -> Any:
         dataset = self.sent(dataset)
-        edges = self._edges(dataset, fold)
+        access = self.access(dataset)
+        size = self._batch_rows(dataset, fold)
+        edges = plan_batches(dataset, fold, size)
+        if access.numbers and self.is_remote:
+            self._placements[dataset.rows].shortest_batch = size
         if self.is_remote:  # only workers have a limit, and a plan takes longer than a pass over few rows
             self._check(plan_pass(dataset, fold, edges, self.tuning))
-        with self.announced(label, dataset.n_rows, len(edges) - 1) as on_rows:
+        with self.announced(label, dataset.n_rows, len(edges) - 1) as running:
             if self._is_one_task(dataset, edges):
                 with reusing_memory():  # the pass may itself run inside a task
-                    value, checksum = fold_rows(dataset, fold, self.tuning, on_rows)
+                    result = fold_rows(dataset, fold, self.tuning, running.on_rows, access)
             else:
-                value, checksum = self._run_tasks(dataset, fold, edges, label, on_rows)
-        dataset.check_unchanged(checksum)
-        return value
+                result = self._run_tasks(dataset, fold, edges, label, running.on_rows, access)
+            running.reading = result.reading
+        dataset.check_unchanged(result.checksum)
+        return result.value
 
     def _is_one_task(self, dataset: Dataset, edges: Array) -> bool:
         return len(edges) == 2 and not self.is_remote and not dataset.shared_tasks()
 
     def _run_tasks(
-        self, dataset: Dataset, fold: CostedFold, edges: Array, label: str, on_rows: RowCounter | None
-    ) -> tuple[Any, Checksum]:
+        self,
+        dataset: Dataset,
+        fold: CostedFold,
+        edges: Array,
+        label: str,
+        on_rows: RowCounter | None,
+        access: CacheAccess,
+    ) -> PassResult:
         tuning = self.tuning
-        context = Context(fold, dataset.reader(tuning.slab_bytes), dataset.n_rows, on_rows, report=self._report)
+        context = Context(fold, dataset.reader(tuning.slab_bytes, access), dataset.n_rows, on_rows, report=self._report)
         waves = plan_waves(dataset, edges, tuning.wave_tasks)
         whole = len(waves) == 1
-        values = (self.scheduler.run(_PartOfPass(context, dataset, wave, label, whole, tuning.arity)) for wave in waves)
-        found: tuple[Any, Checksum] = next(values) if whole else join(context, values)
+        placement = self._placements[dataset.rows] if access.numbers and self.is_remote else Placement()
+        values = (
+            self.scheduler.run(
+                _PartOfPass(context, dataset, wave, label, whole, tuning.arity, placement.preferred(wave.borders))
+            )
+            for wave in waves
+        )
+        found: PassResult = next(values) if whole else join(context, values)
+        placement.update(found.reading.holders)
         return found
 
     def groups(self, dataset: Dataset, costs: Sequence[Costs]) -> list[int]:
@@ -260,6 +304,8 @@ class DaskEngine(Engine):
         held = dataset.held_bytes(
             dataset.n_rows
         )  # whatever a task reads of held rows stays in memory while the task runs
+        shortest = self._placements[dataset.rows].shortest_batch if dataset.rows in self._placements else None
+        rows = rows if shortest is None else min(rows, shortest)
         return int(min(rows, dataset.n_rows * tuning.most_held_bytes / held) if held else rows)
 
     def _batch_finished(self, report: Report) -> None:

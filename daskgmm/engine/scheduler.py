@@ -92,6 +92,10 @@ class ClusterScheduler(Scheduler):
     def hold(self, tasks: Mapping[Any, Any]) -> None:
         """Keep the values of tasks, which depend on nothing, for all later work to depend on."""
 
+    @abstractmethod
+    def open_caches(self, name: str, n_bytes: int) -> None:
+        """Have a cache of up to ``n_bytes`` of rows in every worker, under that name, until the scheduler is left."""
+
 
 class Planned(ClusterScheduler):
     """A cluster that is described but not started: enough to plan a pass.
@@ -113,6 +117,9 @@ class Planned(ClusterScheduler):
 
     def hold(self, tasks: Mapping[Any, Any]) -> None:
         """Send nothing."""
+
+    def open_caches(self, name: str, n_bytes: int) -> None:
+        """Open nothing."""
 
     def run(self, work: Work, **options: Any) -> Any:
         raise SchedulerError(

@@ -37,7 +37,7 @@ from ..fitting.fit_spec import FailedFit, FitResult, FitSpec, Settings
 from ..fitting.folds import Score, ScoreFold
 from ..fitting.initialization import Initialization
 from ..fitting.origin import Origin
-from ..fitting.plan import FitPlan, check_parameters, plan_fit
+from ..fitting.plan import FitPlan, cache_bytes, check_parameters, plan_fit
 from ..fitting.predictions import KernelOutputs
 from ..fitting.survey import sample_dtype
 from ..names import AUTO, Defaults
@@ -46,7 +46,7 @@ from .attributes import Memory, Prepared, as_array
 from .checkpointing import check_checkpoint, checkpointer_for
 from .model import MixtureModel, Preparation
 from .saving import save
-from .validation import check_callbacks, check_init_size
+from .validation import check_cache, check_callbacks, check_init_size
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -75,6 +75,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         """Raise `ValueError` or `TypeError` for parameters that are invalid for any data."""
         self._validate_params()
         check_init_size(self.init_size, self.n_components)
+        check_cache(self.cache)
 
     @short_errors
     def fit(
@@ -149,7 +150,9 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
                 )
             check_parameters(dataset, self._structure, int(self.n_components))
             checkpointer = None if stored_fit is None else checkpointer_for(stored_fit, dataset, [self])
-            fits = MixtureFits(engine, dataset, [self._spec(dataset.n_features)], checkpointer)
+            spec = self._spec(dataset.n_features)
+            engine.keep_rows(cache_bytes(engine, dataset, [spec.settings], check_cache(self.cache)))
+            fits = MixtureFits(engine, dataset, [spec], checkpointer)
             try:
                 fits.run()
             except (KeyboardInterrupt, SchedulerError, StoreError, OutputError) as error:
@@ -226,7 +229,8 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         with DaskEngine(self.scheduler, in_process=not is_lazy(data)) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)
             check_parameters(dataset, self._structure, int(self.n_components))
-            return plan_fit(engine, dataset, self._settings(self._prepare(dataset.n_features)))
+            settings = self._settings(self._prepare(dataset.n_features))
+            return plan_fit(engine, dataset, settings, check_cache(self.cache))
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit the mixture, then predict the labels of the same data: ``fit(X).predict(X)``.

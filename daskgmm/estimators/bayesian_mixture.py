@@ -103,6 +103,8 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         rows, and the best start goes on to all data. None: EM sees all data from the first iteration, as in
         scikit-learn, and starts are made from at most 100 000 rows. Samples depend on ``sample_weight`` and
         ``random_state``, not on chunks or workers.
+    cache : int, str or None, default='auto'
+        Memory of each process for rows that were read, as in `GaussianMixture`. None: every pass reads all rows.
     scheduler : None, str or distributed.Client, default=None
         Scheduler of the passes: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None:
         the client in scope, or threads of this process.
@@ -212,6 +214,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         verbose: int = Defaults.verbose,
         verbose_interval: int = Defaults.verbose_interval,
         init_size: int | str | None = Defaults.init_size,
+        cache: int | str | None = Defaults.cache,
         scheduler: Any = None,
         callbacks: Any = (),
     ) -> None:
@@ -233,6 +236,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.init_size = init_size
+        self.cache = cache
         self.scheduler = scheduler
         self.callbacks = callbacks
 

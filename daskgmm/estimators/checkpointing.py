@@ -19,7 +19,7 @@ from .model_kinds import kind_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_NO_SETTINGS = ("scheduler", "callbacks", "verbose", "verbose_interval")
+_NO_SETTINGS = ("cache", "scheduler", "callbacks", "verbose", "verbose_interval")
 """Parameters that do not affect the result."""
 
 

@@ -93,6 +93,12 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     acceleration : {'auto', 'lbfgs'} or None, default='auto'
         Method that extrapolates the last EM steps to a longer step, kept only if the likelihood does not fall; see
         `daskgmm.core.acceleration`. 'auto': 'lbfgs' for more than 100 000 rows with positive weight. None: plain EM.
+    cache : int, str or None, default='auto'
+        Memory of each process that works on the fit for rows that it has read, so that the following passes need not
+        read and decode them again: a number of bytes, or a size such as ``"2 GiB"``. 'auto': what is left below 60 % of
+        a worker's memory limit, or half of what this machine has left; a size is an upper limit within that. The rows
+        go when the fit ends, and the result has the same bits. Rows that are in memory anyway are not kept. None: every
+        pass reads all rows.
     scheduler : None, str or distributed.Client, default=None
         Scheduler of the passes: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None:
         the client in scope, or threads of this process.
@@ -130,7 +136,8 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         and one over lazy weights if rows are drawn by weight.
     history_ : list of PassRecord
         Record of each pass, and of iterations on samples: ``kind``, ``start``, ``n_iter``, ``lower_bound``, ``n_rows``,
-        ``bytes_read``, ``seconds``, ``rows_per_second``, ``arithmetic``. Starts that share a pass have one record each.
+        ``bytes_read``, ``bytes_cached``, ``seconds``, ``rows_per_second``, ``arithmetic``. Starts that share a pass
+        have one record each.
     environment_ : dict of str to str
         Conditions, beside data, parameters and seed, on which the last bits depend: versions, BLAS, kind of processor,
         compiled loops, and workers that differ from this process. Loaded models keep them.
@@ -189,6 +196,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         verbose_interval: int = Defaults.verbose_interval,
         init_size: int | str | None = Defaults.init_size,
         acceleration: str | None = Defaults.acceleration,
+        cache: int | str | None = Defaults.cache,
         scheduler: Any = None,
         callbacks: Any = (),
     ) -> None:
@@ -208,6 +216,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         self.verbose_interval = verbose_interval
         self.init_size = init_size
         self.acceleration = acceleration
+        self.cache = cache
         self.scheduler = scheduler
         self.callbacks = callbacks
 

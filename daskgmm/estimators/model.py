@@ -68,6 +68,7 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "init_size": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"}), None],
+        "cache": "no_validation",  # `check_cache`
         "scheduler": "no_validation",
         "callbacks": "no_validation",
     }
@@ -88,6 +89,7 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
     verbose: int
     verbose_interval: int
     init_size: int | str | None
+    cache: int | str | None
     scheduler: Any
     callbacks: Any
 

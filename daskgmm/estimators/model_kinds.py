@@ -13,7 +13,7 @@ from ..core.state_arrays import StateArrays
 from ..persistence.layout import ModelKind
 from .model import MixtureModel
 
-NOT_STORED = ("scheduler", "callbacks")
+NOT_STORED = ("cache", "scheduler", "callbacks")
 """Parameters of every estimator that belong to the process, not to the model."""
 
 Class = TypeVar("Class", bound=type[MixtureModel[Any]])

@@ -32,13 +32,13 @@ from ..fitting.fit import fit_mixtures
 from ..fitting.fit_spec import FailedFit, FitResult
 from ..fitting.fit_state import Checkpointer
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
-from ..fitting.plan import check_parameters
+from ..fitting.plan import cache_bytes, check_parameters
 from ..fitting.pruning import PruningRule
 from ..persistence.checkpoint import Checkpoint
 from .base import BaseMixture
 from .checkpointing import check_checkpoint, checkpointer_for
 from .grid import Key, check_criterion, check_estimator, check_keys, check_rows
-from .validation import check_callbacks
+from .validation import check_cache, check_callbacks
 
 # Significant fall of the log-likelihood, in units of tol: a converged fit may be a few times tol below its maximum.
 _SIGNIFICANT_FALL = 10
@@ -144,6 +144,7 @@ def select(
     sample_weight: Any = None,
     held_out: float | None = None,
     patience: int | None = None,
+    cache: int | str | None = None,
     scheduler: Any = None,
     callbacks: Iterable[Listener] = (),
     checkpoint: str | os.PathLike[str] | None = None,
@@ -193,8 +194,9 @@ def select(
         gains predict (Aitken's extrapolation) would not make its criterion the lowest. The rule is a heuristic: it may
         stop a candidate on a plateau, too. The table keeps the candidate as it was then. Only for 'bic' and 'aic'.
         None: all candidates run to their ends.
-    scheduler, callbacks
-        Scheduler and callbacks, as for `GaussianMixture`; by default those of ``estimator``.
+    cache, scheduler, callbacks
+        Memory for rows that were read, scheduler and callbacks, as for `GaussianMixture`; by default those of
+        ``estimator``. All candidates share one cache.
     checkpoint, resume
         Checkpoint and resumption, as for `GaussianMixture.fit`: one checkpoint for all candidates.
 
@@ -223,7 +225,7 @@ def select(
     keys = check_keys(n_components, covariance_types)
     share = check_criterion(base, criterion, held_out, patience)
     with check_checkpoint(checkpoint, resume) as stored_fit:
-        base = _seeded(base, scheduler, None if stored_fit is None else stored_fit.setting("random_state"))
+        base = _seeded(base, cache, scheduler, None if stored_fit is None else stored_fit.setting("random_state"))
         options = _Options(keys, criterion, share, patience, stored_fit)
         return _select(X, base, options, sample_weight, callbacks)
 
@@ -289,11 +291,11 @@ def _select(
 # ---- fits and scores
 
 
-def _seeded(base: BaseMixture[Any], scheduler: Any, drawn: Any) -> BaseMixture[Any]:
+def _seeded(base: BaseMixture[Any], cache: Any, scheduler: Any, drawn: Any) -> BaseMixture[Any]:
     """Copy the estimator, with an int as random state for all candidates: ``drawn`` by an earlier run, or a new one."""
     base = clone(base)
-    if scheduler is not None:
-        base.set_params(scheduler=scheduler)
+    given = {"cache": cache, "scheduler": scheduler}
+    base.set_params(**{name: value for name, value in given.items() if value is not None})
     base._check_settings()
     if not isinstance(base.random_state, Integral):
         random_state = check_random_state(base.random_state)
@@ -324,6 +326,8 @@ def _fit(
     checkpointer: Checkpointer | None,
 ) -> dict[Key, FitResult[Any] | FailedFit]:
     specs = [model._spec(dataset.n_features, _label(key)) for key, model in models.items()]
+    cache = check_cache(next(iter(models.values())).cache)
+    engine.keep_rows(cache_bytes(engine, dataset, [spec.settings for spec in specs], cache))
     return dict(zip(models, fit_mixtures(engine, dataset, specs, checkpointer, early_stop), strict=True))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from dask.utils import parse_bytes
 from sklearn.utils import check_array
 
 from ..core.maximum_likelihood import GivenParameters
@@ -15,10 +16,12 @@ from ..core.structure import CovarianceStructure
 from ..core.variational import GivenPriors
 from ..data.inputs import in_memory, is_lazy
 from ..engine.events import Listener
+from ..names import AUTO
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _MOST_CALLBACKS = 1000
+_SIZES = "'auto', None, a number of bytes, or a size such as '500 MB' or '2 GiB'"
 
 
 def check_given(
@@ -102,6 +105,29 @@ def check_callbacks(callbacks: Any) -> tuple[Listener, ...]:
             )
         listeners.append(listener)
     return tuple(listeners)
+
+
+def check_cache(cache: Any) -> int | None:
+    """Validate ``cache``; return the number of bytes, or None for ``"auto"``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no size.
+    """
+    if cache is None:
+        return 0
+    if isinstance(cache, bool) or not isinstance(cache, Integral | str):
+        raise TypeError(f"cache={cache!r:.80}; expected {_SIZES}")
+    if cache == AUTO:
+        return None
+    try:
+        n_bytes = int(parse_bytes(cache)) if isinstance(cache, str) else int(cache)
+    except (ValueError, OverflowError):
+        n_bytes = -1
+    if n_bytes < 0:
+        raise ValueError(f"cache={cache!r:.80}; expected {_SIZES}")
+    return n_bytes
 
 
 def check_init_size(init_size: int | str | None, n_components: int) -> None:

@@ -12,6 +12,7 @@ from ..core.elementwise import PLAIN
 from ..core.estimation import State
 from ..core.statistics import Frame
 from ..data.dataset import Dataset
+from ..data.reading import Reading
 from ..engine.events import Waiting
 from ..engine.interface import Engine
 from ..engine.probe import probe
@@ -104,6 +105,7 @@ class MixtureFits(Generic[State]):
             checkpointer.check_probes(beginning.probes, probes)
             dataset.guard.check(beginning.checksum)
             self._engine.n_passes += beginning.n_passes
+            self._engine.reading = Reading(dataset.n_rows * sum(source.row_bytes for source in dataset.sources))
             self._specs = [
                 replace(spec, random_state=record.restore())
                 for spec, record in zip(self._specs, beginning.random_states, strict=True)

@@ -45,7 +45,7 @@ class PassRecord:
     """Rows of the data, or of the sample."""
 
     bytes_read: int
-    """Size in memory of the rows read; 0 for a sample. A compressed store holds fewer bytes."""
+    """Size in memory of the rows that were read; 0 for a sample. A compressed store holds fewer bytes."""
 
     seconds: float
     """Wall time of the pass; starts that share a pass have the same."""
@@ -53,12 +53,15 @@ class PassRecord:
     arithmetic: str
     """``"float32"``, ``"float64"`` or ``"precise"``; empty for a survey."""
 
+    bytes_cached: int = 0
+    """Size in memory of the rows that were kept since an earlier pass, and were not read."""
+
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kind):
                 raise TypeError(f"{name} is {value!r:.40}; expected {kind}")
-        for name in ("start", "n_iter", "n_rows", "bytes_read", "seconds"):
+        for name in ("start", "n_iter", "n_rows", "bytes_read", "bytes_cached", "seconds"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected no negative number, and a finite one")
         for name, words in _WORDS.items():
@@ -82,6 +85,7 @@ _KINDS = {
     "lower_bound": float | None,
     "n_rows": int,
     "bytes_read": int,
+    "bytes_cached": int,
     "seconds": float,
     "arithmetic": str,
 }

@@ -200,9 +200,10 @@ class MixtureFit(Generic[State]):
         more: tuple[PassRecord, ...] = (),
     ) -> None:
         """Record a pass over the data, and the iterations on samples that belong to it."""
-        n_rows = self._dataset.n_rows
-        n_bytes = n_rows * sum(source.row_bytes for source in self._dataset.sources)
-        record = PassRecord(kind, start, 1, lower_bound, n_rows, n_bytes, seconds, arithmetic)
+        n_rows, reading = self._dataset.n_rows, self._engine.reading
+        record = PassRecord(
+            kind, start, 1, lower_bound, n_rows, reading.bytes_read, seconds, arithmetic, reading.bytes_cached
+        )
         self.state = replace(self.state, history=(*self.state.history, record, *more))
 
     def _stopped(self, number: int, start: EMStart[State]) -> EMStart[State]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from dask.utils import format_bytes
 
-from ..core.elementwise import ElementwiseBackend
 from ..core.kernel_choice import MixtureShape, plan_blocks
 from ..core.structure import CovarianceStructure
 from ..data.dataset import Dataset
 from ..data.row_sample import NumberedRows
 from ..engine.combined_fold import SharedCosts
+from ..engine.fold import Costs
 from ..engine.memory import PassPlan, Worker, machine_bytes
 from ..engine.run import DaskEngine
 from ..errors import WorkerMemoryError
@@ -23,7 +24,7 @@ from .fit_spec import Settings
 from .folds import Cost
 from .low_density_rows import low_density_cost, n_kept
 from .relocation import strata_bytes
-from .survey import sample_dtype, survey_fold
+from .survey import SurveyFold, sample_dtype, survey_fold
 
 # k-means holds the sample, a copy of the sample, and distances and labels for each row.
 _COPIES_OF_SAMPLE = 4
@@ -66,11 +67,21 @@ class FitPlan:
     driver_bytes: int
     """Memory of this process for the sample from which starts are made."""
 
+    cache_bytes: int = 0
+    """Rows that one worker process, or this process, keeps between passes, at most."""
+
     @property
     def worker_bytes(self) -> int:
-        """Peak memory of one worker process, or of the threads of this process."""
+        """Peak memory of one worker process, or of the threads of this process: all parts together."""
         threads = max((worker.n_threads for worker in self.workers), default=self.n_threads)
-        return max(plan.process_bytes + threads * plan.task.total for plan in (self.survey, self.estep))
+        passes = max(plan.process_bytes + threads * plan.task.total for plan in (self.survey, self.estep))
+        return passes + self.cache_bytes + self.reused_bytes
+
+    @property
+    def reused_bytes(self) -> int:
+        """Freed memory that a process keeps for the next rows it reads."""
+        threads = max((worker.n_threads for worker in self.workers), default=self.n_threads)
+        return threads * max(plan.reused_bytes for plan in (self.survey, self.estep))
 
     def as_record(self) -> dict[str, Any]:
         """Return the plan as a dict of JSON values."""
@@ -95,7 +106,8 @@ class FitPlan:
             f"{format_bytes(task.work)} work arrays, {format_bytes(task.values)} sums, "
             f"{format_bytes(task.leaves)} rows at the ends of tasks",
             "a worker" if self.workers else "memory": f"{format_bytes(self.worker_bytes)} at most, "
-            f"{format_bytes(step.process_bytes)} of it Python and packages{limit}",
+            f"{format_bytes(step.process_bytes)} of it Python and packages, {format_bytes(self.cache_bytes)} rows that "
+            f"are kept between passes, {format_bytes(self.reused_bytes)} freed memory to be used again{limit}",
             "driver": f"{format_bytes(self.driver_bytes)} for the sample that starts are made from",
         }
 
@@ -133,7 +145,7 @@ def check_parameters(dataset: Dataset, structure: CovarianceStructure, n_compone
     )
 
 
-def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings) -> FitPlan:
+def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings, cache: int | None = 0) -> FitPlan:
     """Plan a fit.
 
     Parameters
@@ -141,6 +153,8 @@ def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings) -> FitPla
     engine : DaskEngine
     dataset : Dataset
     settings : Settings
+    cache : int, optional
+        Bytes of rows that each process may keep between passes; None for as many as there is room for.
 
     Returns
     -------
@@ -152,19 +166,8 @@ def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings) -> FitPla
         If a pass would not fit into the memory of the workers.
     """
     how = settings.initialization
-    backend = backend_for(dataset, MixtureShape(how.structure, how.n_components, dataset.n_features))
     n_sample = min(dataset.n_rows, settings.sample_size)
-    survey = survey_fold(dataset, NumberedRows(range(n_sample)), backend, settings.scattered)
-    # Only the survey tells how many rows have a positive weight; the settings depend on that number.
-    counts = (dataset.n_rows,) if dataset.weights is None else (dataset.n_rows, 0)
-    possible = [settings.resolved(count) for count in counts]
-    from_sample = any(each.samples(dataset.n_rows) for each in possible)
-    kept = n_kept(dataset.n_rows, dataset.n_features, n_sample) if from_sample else 0
-    groups = [
-        _groups(engine, dataset, each, kept if each.samples(dataset.n_rows) else 0, cost)
-        for each in possible
-        for cost in _costs(dataset, settings, backend)
-    ]
+    groups = [_groups(engine, dataset, costs) for costs in _iterations(dataset, settings)]
     esteps = [engine.plan(dataset, group[0]) for group in groups]
     row_bytes = dataset.n_features * sample_dtype(dataset).itemsize
     return FitPlan(
@@ -175,28 +178,85 @@ def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings) -> FitPla
         covariance_type=how.structure.name,
         data_bytes=dataset.n_rows * dataset.rows.row_bytes,
         most_passes=n_weight_passes(dataset, settings.sample_size) + 1 + max(map(len, groups)) * settings.max_iter,
-        survey=engine.plan(dataset, survey),
+        survey=engine.plan(dataset, _survey(dataset, settings)),
         estep=max(esteps, key=lambda plan: plan.task.total),
         n_threads=engine.scheduler.n_threads,
         workers=tuple(engine.scheduler.workers()),
         driver_bytes=n_sample * (_COPIES_OF_SAMPLE * row_bytes + 8 * how.n_components)
-        + strata_bytes(kept, dataset.n_features, how.n_components),
+        + strata_bytes(_n_kept(dataset, settings), dataset.n_features, how.n_components),
+        cache_bytes=cache_bytes(engine, dataset, [settings], cache),
     )
 
 
-def _groups(engine: DaskEngine, dataset: Dataset, settings: Settings, kept: int, cost: Cost) -> list[SharedCosts]:
-    """Costs of the passes of the first iteration; a start from a sample also keeps low-density rows."""
-    costs = (
-        [cost, low_density_cost(cost, dataset.n_features, kept)] if kept else [cost] * settings.n_starts(dataset.n_rows)
-    )
+def cache_bytes(engine: DaskEngine, dataset: Dataset, fits: Sequence[Settings], cache: int | None) -> int:
+    """Bytes of rows that each process keeps between the passes of some fits, at most.
+
+    Parameters
+    ----------
+    engine : DaskEngine
+    dataset : Dataset
+    fits : sequence of Settings
+        Settings of the fits, which share passes.
+    cache : int or None
+        Bytes that are allowed; None for as many as there is room for.
+    """
+    if cache == 0 or not dataset.cacheable_bytes:
+        return 0
+    surveys: dict[Any, Costs] = {(each.sample_size, each.scattered): _survey(dataset, each) for each in fits}
+    # Of the arithmetics of a mixture the one that takes the most memory.
+    iterations = [max(_iterations(dataset, settings), key=_first_work) for settings in fits]
+    groups = _groups(engine, dataset, [cost for costs in iterations for cost in costs])
+    spare = engine.spare_bytes(dataset, [SharedCosts(tuple(surveys.values())), *groups])
+    return min(dataset.cacheable_bytes, spare if cache is None else min(cache, spare))
+
+
+def _first_work(costs: Sequence[Costs]) -> int:
+    return costs[0].work_bytes
+
+
+def _survey(dataset: Dataset, settings: Settings) -> SurveyFold:
+    n_sample = min(dataset.n_rows, settings.sample_size)
+    backend = backend_for(dataset, _shape(dataset, settings))
+    return survey_fold(dataset, NumberedRows(range(n_sample)), backend, settings.scattered)
+
+
+def _n_kept(dataset: Dataset, settings: Settings) -> int:
+    """Rows of low density that the first iteration keeps; 0 where starts see all data from the beginning."""
+    n_sample = min(dataset.n_rows, settings.sample_size)
+    samples = settings.resolved(dataset.n_rows).samples(dataset.n_rows)
+    return n_kept(dataset.n_rows, dataset.n_features, n_sample) if samples else 0
+
+
+def _iterations(dataset: Dataset, settings: Settings) -> list[list[Cost]]:
+    """Costs of the first iteration, in each arithmetic that the kernels may use."""
+    kept = _n_kept(dataset, settings)
+    # Only the survey tells how many rows have a positive weight; the settings depend on that number.
+    counts = (dataset.n_rows,) if dataset.weights is None else (dataset.n_rows, 0)
+    possible = [settings.resolved(count) for count in counts]
+    return [
+        [cost, low_density_cost(cost, dataset.n_features, kept)]
+        if kept and each.samples(dataset.n_rows)
+        else [cost] * each.n_starts(dataset.n_rows)
+        for each in possible
+        for cost in _costs(dataset, settings)
+    ]
+
+
+def _groups(engine: DaskEngine, dataset: Dataset, costs: Sequence[Cost]) -> list[SharedCosts]:
+    """Costs of the passes that compute folds with the given costs."""
     lengths = engine.groups(dataset, costs)
     ends = np.cumsum(lengths)
     return [SharedCosts(tuple(costs[end - length : end])) for end, length in zip(ends, lengths, strict=True)]
 
 
-def _costs(dataset: Dataset, settings: Settings, backend: ElementwiseBackend) -> list[Cost]:
+def _costs(dataset: Dataset, settings: Settings) -> list[Cost]:
     """Cost of an E-step in each arithmetic that the kernels may use."""
-    how = settings.initialization
-    shape = MixtureShape(how.structure, how.n_components, dataset.n_features)
+    shape = _shape(dataset, settings)
+    backend = backend_for(dataset, shape)
     blocks = plan_blocks(shape, dataset.dtype, backend, dataset.row_kind.name)
     return [Cost.of(shape.structure, shape.n_components, shape.n_features, block, backend) for block in blocks]
+
+
+def _shape(dataset: Dataset, settings: Settings) -> MixtureShape:
+    how = settings.initialization
+    return MixtureShape(how.structure, how.n_components, dataset.n_features)
