@@ -51,6 +51,11 @@ class Estimation(ABC, Generic[State]):
         """Permission to move components to clusters that the start has missed."""
         return False
 
+    @property
+    def leaves_empty(self) -> bool:
+        """Permission to leave components without rows, where the objective is then higher."""
+        return False
+
     def empty(self, statistics: SufficientStatistics) -> tuple[int, ...]:
         """Components without rows that are to begin anew; none in fits that may leave components empty."""
         return ()

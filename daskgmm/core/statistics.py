@@ -43,6 +43,9 @@ class Frame:
         return cls(np.asarray(mean, np.float64), np.ldexp(1.0, np.clip(exponent, -500, 500)))
 
 
+_MOMENTS = ("soft_counts", "first", "second_moments")
+
+
 @dataclass(frozen=True)
 class SufficientStatistics:
     """Sufficient statistics of some rows under one E-step. ``+`` joins the statistics of two sets of rows.
@@ -130,6 +133,18 @@ class SufficientStatistics:
             entropy=self.entropy * factor,
             weight_sum=self.weight_sum * factor,
         )
+
+    def padded(self, structure: CovarianceStructure, n_components: int) -> SufficientStatistics:
+        """Add components without rows until there are ``n_components``."""
+        empty = n_components - len(self.soft_counts)
+        reference = self.reference
+        if reference.ndim > 1:
+            reference = np.concatenate([reference, np.repeat(reference.mean(axis=0, keepdims=True), empty, axis=0)])
+        zero = SufficientStatistics.zero(structure, reference, self.scale, n_components)
+        zero.soft_counts[: len(self.soft_counts)] = self.soft_counts
+        zero.first[: len(self.first)] = self.first
+        zero.second_moments[: len(self.second_moments)] = self.second_moments
+        return replace(self, reference=reference, **{name: getattr(zero, name) for name in _MOMENTS})
 
     def central_moments(self, structure: CovarianceStructure, ridge: float) -> tuple[Array, Array, Array]:
         """Compute soft counts, and the components' empirical means and covariances.

@@ -192,6 +192,10 @@ class Variational(Estimation[Posterior]):
     reg_covar: float
     """Added to every empirical variance at each M-step, in squared units of the data."""
 
+    @property
+    def leaves_empty(self) -> bool:
+        return True
+
     def update(self, statistics: SufficientStatistics) -> Posterior:
         structure, prior = self.structure, self.priors
         soft_counts, offsets, covariances = statistics.central_moments(structure, self.reg_covar)

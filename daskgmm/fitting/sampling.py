@@ -16,6 +16,9 @@ import numpy as np
 from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import Estimation, State
 from ..core.kernel_choice import MixtureShape
+from ..core.merging import merge
+from ..core.mixture import MixtureParameters
+from ..core.statistics import SufficientStatistics
 from ..data.row_sample import draw_by_weight, draw_seed
 from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
@@ -185,8 +188,7 @@ def fit_by_search(
         ]
         part = SampleParts(sample, 0, random_state).next(_refining_rows(n_rows, len(sample.rows), best.n_rows))
         estep_pass = sample_pass(local, part, backend)
-        (result,) = estep_pass([EStepRequest(best.parameters)])
-        starts = {number: _SampleStart(estimation.begin(lambda: result.statistics))}
+        starts = {number: _SampleStart(_begun(estimation, estep_pass, best.parameters))}
         failures: list[IllDefinedCovarianceError] = []
 
         def drop(number: int, error: IllDefinedCovarianceError) -> None:
@@ -197,6 +199,49 @@ def fit_by_search(
         starts, more = runner.run_to_end(estep_pass, starts, max(1, n_rows // len(part.rows) - 1))
     (end,) = _best(starts, failures).values()
     return end.state, [*records, *more], list(end.reseedings)
+
+
+def _begun(estimation: Estimation[State], estep_pass: EStepPass, parameters: MixtureParameters) -> State:
+    """Make the first state from a mixture; components that a fit may leave empty are merged if the bound is higher."""
+    n_components, best, highest = parameters.n_components, None, -np.inf
+    for size in _sizes(n_components) if estimation.leaves_empty else [n_components]:
+        parameters = _sorted(merge(parameters, size))
+        (result,) = estep_pass([EStepRequest(parameters)])
+        statistics = result.statistics.padded(parameters.structure, n_components)
+        state = estimation.begin(partial(_same, statistics))
+        if size == n_components and not estimation.leaves_empty:
+            return state
+        (result,) = estep_pass([EStepRequest(estimation.parameters(state))])
+        bound = estimation.bound(result.statistics, estimation.update(result.statistics))
+        if best is None or bound > highest:
+            best, highest = state, bound
+    assert best is not None
+    return best
+
+
+def _same(statistics: SufficientStatistics) -> SufficientStatistics:
+    return statistics
+
+
+def _sizes(n_components: int) -> list[int]:
+    """Numbers of components from all of them down to one, each a quarter smaller than the last."""
+    sizes = [n_components]
+    while sizes[-1] > 1:
+        sizes.append(min(sizes[-1] - 1, round(0.75 * sizes[-1])))
+    return sizes
+
+
+def _sorted(parameters: MixtureParameters) -> MixtureParameters:
+    """Sort components by falling weight: a Dirichlet process expects the heaviest first."""
+    order = np.argsort(-parameters.weights, kind="stable")
+    structure = parameters.structure
+    return MixtureParameters(
+        structure,
+        parameters.weights[order],
+        parameters.means[order],
+        structure.take(parameters.covariances, order),
+        structure.take(parameters.precisions_cholesky, order),
+    )
 
 
 def _refining_rows(n_rows: int, n_sample: int, searched: int) -> int:
