@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import sklearn.mixture
-from data_sets import DataSet
+from data_sets import DataSet, apart
 from settings import SCIKIT_LEARN, settings
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -56,6 +56,8 @@ class Trial:
 
     def fit(self) -> Record:
         """What the fit took and reached, on one thread; or why there is none."""
+        if self.data.n_rows > warm_up_data().n_rows:
+            warm_up(self.strategy)
         rows, model = warm_rows(self.data), self.estimator()
         with quiet(), threadpool_limits(1):
             clock = LeadClock()
@@ -104,6 +106,18 @@ def quiet() -> Iterator[None]:
         for kind in (ConvergenceWarning, InitializationWarning, CoincidingComponentsWarning, ReseedingWarning):
             warnings.simplefilter("ignore", kind)
         yield
+
+
+def warm_up_data() -> DataSet:
+    """A few more rows than those that default parameters treat as scikit-learn does."""
+    return apart(2, 2, 120_000)
+
+
+@lru_cache
+def warm_up(strategy: str) -> None:
+    """Load and compile what fits of a strategy to many rows need."""
+    with quiet():
+        Trial(warm_up_data(), strategy, 0).estimator().fit(warm_up_data().load())
 
 
 @lru_cache(maxsize=1)
