@@ -150,7 +150,9 @@ def _note(record: Record, row: Record) -> str:
         return "dropped"
     if row["undecided"]:
         return "may be the best"
-    return "" if row["converged"] else "not converged"
+    if not row["converged"]:
+        return "not converged"
+    return "components coincide" if row["coincides"] else ""
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -26,8 +26,14 @@ from ..diagnostics.selection_view import draw_criterion, new_axes, selection_htm
 from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener
 from ..engine.run import DaskEngine
-from ..errors import FallingLikelihoodWarning, InitializationWarning, InvalidWeightsError, SelectionWarning
-from ..fitting.comparison import NEGLIGIBLE, Comparison
+from ..errors import (
+    CoincidingComponentsWarning,
+    FallingLikelihoodWarning,
+    InitializationWarning,
+    InvalidWeightsError,
+    SelectionWarning,
+)
+from ..fitting.comparison import NEGLIGIBLE, Comparison, negligible_nats
 from ..fitting.first_pass import n_weight_passes
 from ..fitting.fit import fit_mixtures
 from ..fitting.fit_spec import FailedFit, FitResult
@@ -64,6 +70,7 @@ class Selection:
             converged, n_iter
             undecided        True if the candidate may still be the best: its fit has more to gain, by what its last
                              gains predict, than its criterion lacks
+            coincides        True if components coincide: fewer components describe the same mixture
             dropped          True if the fit was stopped early (``patience``)
             failed           error message of a failed fit; None for other fits
 
@@ -285,9 +292,12 @@ def _select(
         _mark_undecided(
             table, criterion, {key: run.gain_left for key, run in runs.items() if isinstance(run, FitResult)}, scores
         )
-        _warn_of_falls(table, base)
+        _warn_of_falls(table, max(base.tol, negligible_nats(next(iter(scores.values())).training.weight_sum)))
         _warn_of_order(table, criterion)
-    return Selection(criterion, table, fitted, _best(criterion, table), dataset.n_rows, n_passes)
+    best = _best(criterion, table)
+    for note in _coincidences(runs[best]):
+        warnings.warn(note, stacklevel=4)
+    return Selection(criterion, table, fitted, best, dataset.n_rows, n_passes)
 
 
 # ---- fits and scores
@@ -352,7 +362,8 @@ def _warn(runs: Mapping[Key, FitResult[Any] | FailedFit]) -> None:
         raise next(iter(failures.values()))
     for run in runs.values():
         for note in run.notes:
-            warnings.warn(note, stacklevel=5)
+            if note not in _coincidences(run):  # the table has them
+                warnings.warn(note, stacklevel=5)
     for key, error in failures.items():
         warnings.warn(InitializationWarning(f"the candidate {_label(key)} failed: {error}"), stacklevel=5)
     late = [_label(key) for key, run in runs.items() if _is_late(run)]
@@ -362,6 +373,10 @@ def _warn(runs: Mapping[Key, FitResult[Any] | FailedFit]) -> None:
             ConvergenceWarning,
             stacklevel=5,
         )
+
+
+def _coincidences(run: FitResult[Any] | FailedFit) -> list[Warning]:
+    return [note for note in run.notes if isinstance(note, CoincidingComponentsWarning)]
 
 
 def _is_late(run: FitResult[Any] | FailedFit) -> bool:
@@ -399,6 +414,7 @@ def _row(
         "converged": isinstance(run, FitResult) and run.converged,
         "n_iter": run.n_iter if isinstance(run, FitResult) else None,
         "undecided": False,
+        "coincides": bool(_coincidences(run)),
         "dropped": isinstance(run, FitResult) and run.stopped,
         "failed": str(run.error) if isinstance(run, FailedFit) else None,
     }
@@ -419,7 +435,7 @@ def _mark_undecided(
     for row in scored:
         key = _key(row)
         gain = left[key] if criterion == HELD_OUT else 2 * left[key] * scores[key].training.weight_sum
-        negligible = NEGLIGIBLE / (2 * scores[key].training.weight_sum) if criterion == HELD_OUT else NEGLIGIBLE
+        negligible = negligible_nats(scores[key].training.weight_sum) if criterion == HELD_OUT else NEGLIGIBLE
         others = [_cost(criterion, other) for other in scored if other is not row]
         cost = _cost(criterion, row)
         is_behind = bool(others) and cost > min(others)
@@ -445,12 +461,12 @@ def _warn_of_order(table: Sequence[Mapping[str, Any]], criterion: str) -> None:
         )
 
 
-def _warn_of_falls(table: Sequence[Mapping[str, Any]], base: BaseMixture[Any]) -> None:
+def _warn_of_falls(table: Sequence[Mapping[str, Any]], significant: float) -> None:
     """Warn if a mixture with more components has a lower likelihood: its fit has missed the maximum."""
     falls = [
         f"{_label(_key(lower))} has {lower['log_likelihood']:.6g} nats per row, {_label(_key(higher))} "
         f"{higher['log_likelihood']:.6g}"
-        for higher, lower in _falls(table, base.tol)
+        for higher, lower in _falls(table, significant)
     ]
     if falls:
         more = f" (and {len(falls) - 4} more)" if len(falls) > 4 else ""

@@ -28,8 +28,8 @@ TIGHTER = 10.0
 NEGLIGIBLE = 0.1
 """Difference of criteria that decides nothing; differences below 2 are hardly worth a mention (Kass & Raftery 1995)."""
 
-# A likelihood falls if it falls by more than this share of tol.
-_FALL = 0.1
+# A likelihood falls if it falls by more than this share of tol, and by more than what is negligible.
+_FALL = 0.01
 
 # Factor between the gain that is predicted and the gain that is allowed for.
 _SAFETY = 2.0
@@ -66,7 +66,7 @@ class Comparison:
 
     criterion: str | None
 
-    def falling(self, standings: Sequence[Standing | None], tols: Sequence[float]) -> dict[int, int]:
+    def falling(self, standings: Sequence[Standing | None], tols: Sequence[float], weight_sum: float) -> dict[int, int]:
         """Find the mixtures below a smaller one; return the number of the best smaller one for each."""
         smaller: dict[int, int] = {}
         for number, standing in enumerate(standings):
@@ -79,7 +79,9 @@ class Comparison:
                 and other.structure is standing.structure
                 and other.n_components < standing.n_components
             }
-            if others and max(others.values()) > standing.bound + _FALL * tols[number]:
+            if others and max(others.values()) > standing.bound + max(
+                _FALL * tols[number], negligible_nats(weight_sum)
+            ):
                 smaller[number] = max(others, key=lambda place: others[place])
         return smaller
 
@@ -98,6 +100,11 @@ class Comparison:
         leader = min(values, key=lambda number: values[number])
         rivals = [number for number in attainable if attainable[number] < values[leader] - NEGLIGIBLE]
         return [] if set(rivals) <= {leader} else sorted({leader, *rivals})
+
+
+def negligible_nats(weight_sum: float) -> float:
+    """Difference of mean log-likelihoods that changes criteria by `NEGLIGIBLE`."""
+    return NEGLIGIBLE / (2 * weight_sum)
 
 
 def gain_left(start: EMStart[Any]) -> float:

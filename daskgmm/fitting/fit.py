@@ -112,7 +112,7 @@ class MixtureFits(Generic[State]):
         if self._comparison is None:
             return False
         standings = [fit.standing for fit in self._fits]
-        falling = self._comparison.falling(standings, [fit.tol for fit in self._fits])
+        falling = self._comparison.falling(standings, [fit.tol for fit in self._fits], weight_sum)
         grown = [(self._fits[number], self._fits[smaller].parameters) for number, smaller in falling.items()]
         grown = [(fit, smaller) for fit, smaller in grown if fit.state.n_grown < MOST_GROWN]
         for fit, smaller in grown:
