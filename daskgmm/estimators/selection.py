@@ -159,9 +159,10 @@ def select(
     """Fit mixtures with several numbers of components and covariance types, and select the best.
 
     All running candidates share every reading of the data, and one pass at the end computes the criteria of all of
-    them. The number of passes is therefore that of the slowest candidate, fitted and scored alone; there are more
-    passes if the workers' memory does not hold all candidates at once. The result for each candidate has the same bits
-    as a fit of that candidate alone.
+    them; there are more passes if the workers' memory does not hold all candidates at once. Where a fit begins with a
+    search, one search serves all numbers of components of a covariance type. When all fits have ended, a candidate that
+    describes the data worse than a smaller one begins again with the smaller mixture, split, and candidates whose BIC
+    or AIC could still become the lowest go on with a smaller tolerance.
 
     Parameters
     ----------

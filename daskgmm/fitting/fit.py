@@ -34,8 +34,9 @@ from .survey import Survey
 class MixtureFits(Generic[State]):
     """Fits of several mixtures; the running fits share every reading of the data.
 
-    The result of each fit has the same bits as a fit of that mixture alone, and as a fit that was interrupted between
-    two passes and resumed from a `Checkpointer`.
+    Mixtures of one covariance structure whose fits begin with a search share it (`search_together`). The result of each
+    other fit has the same bits as a fit of that mixture alone, without a ``comparison``. Fits that were interrupted
+    between two passes and resumed from a `Checkpointer` have the same bits as without an interruption.
 
     Parameters
     ----------
