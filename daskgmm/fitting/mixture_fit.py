@@ -16,7 +16,7 @@ from ..core.splitting import twins
 from ..core.statistics import Frame
 from ..data.dataset import Dataset
 from ..engine.interface import Engine
-from ..errors import IllDefinedCovarianceError
+from ..errors import CheckpointError, IllDefinedCovarianceError
 from . import notes
 from .comparison import MOST_TIGHTENED, TIGHTER, Standing, gain_left
 from .em import EMRun, EMSettings, EMStart, Step
@@ -165,7 +165,15 @@ class MixtureFit(Generic[State]):
                 self._begin_on_data(number)
 
     def resume(self, state: FitState[State]) -> None:
-        """Resume from the state of an earlier run, instead of `begin`."""
+        """Resume from the state of an earlier run, instead of `begin`.
+
+        Raises
+        ------
+        CheckpointError
+            If the fit of this number of rows is accelerated, and the state is that of a plain one, or conversely.
+        """
+        if any((start.accelerator is None) != (self._em.accelerator is None) for start in state.starts.values()):
+            raise CheckpointError("the checkpoint is damaged: a start has no state of the mixture's accelerator")
         self.state = state
         for number, start in state.starts.items():
             self._engine.emit(StartBegun(number, state.n_starts, self._spec.label, start.n_iter))
