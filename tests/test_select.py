@@ -180,7 +180,7 @@ def check_number(n_features, covariance_type):
 def test_one_over_fit_serves_all_numbers_of_components():
     """The largest candidate is searched as alone; the searches of the smaller ones take few steps."""
     x, estimator = apart(2), GaussianMixture(random_state=0)
-    found = select(x, [3, 4, 5], ("full", "diag"), estimator=estimator)
+    found = select(x, [3, 4, 5], estimator=estimator)
     for key, model in found.models.items():
         searched = next(record for record in model.history_ if record.kind == "sample")
         separate = clone(model).fit(x)
@@ -189,11 +189,7 @@ def test_one_over_fit_serves_all_numbers_of_components():
             assert (searched.n_iter, searched.lower_bound) == (alone.n_iter, alone.lower_bound)
         else:
             assert searched.n_iter < alone.n_iter
-    for kind in ("full", "diag"):
-        same_bits(
-            select(x, [4], kind, estimator=estimator).model,
-            GaussianMixture(4, covariance_type=kind, random_state=0).fit(x),
-        )
+    same_bits(select(x, [4], estimator=estimator).model, GaussianMixture(4, random_state=0).fit(x))
 
 
 def test_a_shared_search_has_the_same_bits_from_any_input():
@@ -212,7 +208,7 @@ def test_candidates_that_could_still_win_go_on():
     """With this tolerance alone, two fits end where the gain that is left decides their order."""
     x = overlapping()
     settings_ = {"init_params": "random_from_data", "random_state": 0, "max_iter": 1000}
-    exact = select(x, range(1, 5), estimator=GaussianMixture(tol=1e-7, **settings_))
+    exact = select(x, range(1, 5), estimator=GaussianMixture(tol=1e-5, **settings_))
     found = select(x, range(1, 5), estimator=GaussianMixture(tol=1e-3, **settings_))
     alone = GaussianMixture(found.best[0], tol=1e-3, **settings_).fit(x)
     assert found.best == exact.best

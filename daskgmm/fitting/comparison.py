@@ -17,7 +17,7 @@ from ..core.structure import CovarianceStructure
 from .em import EMStart
 from .pruning import criterion_value, remaining_gain
 
-MOST_GROWN = 3
+MOST_GROWN = 6
 """Largest number of starts of a mixture that are made from smaller mixtures."""
 
 MOST_TIGHTENED = 3
