@@ -72,9 +72,10 @@ _SHRUNK_ROWS_PER_FEATURE = 4
 _PASSES = 2.5
 _FIRST_SHARE = 0.8
 
-# A smaller mixture of a shared search begins near its end: its share of the arithmetic of a search of its own, and its
-# steps, first at some components too many if it is much smaller than the mixture that it is merged from.
-_SMALLER_SHARE = 0.2
+# A smaller mixture of a shared search begins near its end: its share of the arithmetic of a search of its own, which is
+# one round at least, and its first steps, some of them with components to spare if it is much smaller than the mixture
+# that it is merged from.
+_SMALLER_SHARE = 0.4
 _MERGES: Schedule = ((2, 2), (1.5, 2), (1, 6))
 
 # The search ends after this many rounds, or after some rounds in a row that gained less than the tolerance.
@@ -163,7 +164,8 @@ class StartSearch:
         """
         other = copy(self)
         other._how, other._k = replace(self._how, n_components=n_components), n_components
-        other._budget = _SMALLER_SHARE * self._budget * n_components / self._k
+        least = 1.25 * (other._cost(_MERGES) + other._cost(_ROUNDS[0]))
+        other._budget = max(_SMALLER_SHARE * self._budget * n_components / self._k, least)
         other._spent, other._n_iter = 0.0, 0
         return other
 
