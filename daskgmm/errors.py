@@ -25,6 +25,7 @@
     InitializationWarning           (UserWarning)        a start was dropped, or is made from too few rows
     CoincidingComponentsWarning     (UserWarning)        components are nearly equal; fewer would suffice
     FallingLikelihoodWarning        (UserWarning)        a mixture with more components describes the data worse
+    SelectionWarning                (UserWarning)        candidates are too close to tell which of them is the best
     ReseedingWarning                (UserWarning)        a component collapsed or was empty, and began anew elsewhere
     CheckpointWarning               (UserWarning)        a fit resumes from an older checkpoint, or in another place
     InterruptedWarning              (UserWarning)        a fit was stopped; the estimator has the best parameters so far
@@ -231,6 +232,10 @@ class CoincidingComponentsWarning(UserWarning):
 
 class FallingLikelihoodWarning(UserWarning):
     """A mixture with more components describes the data worse than another with fewer: its fit found a poor maximum."""
+
+
+class SelectionWarning(UserWarning):
+    """Candidates of a selection are so close that their order depends on what their fits have left to gain."""
 
 
 class ReseedingWarning(UserWarning):

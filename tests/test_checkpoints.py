@@ -30,7 +30,7 @@ from daskgmm.errors import (
     OutputExistsError,
     SchedulerError,
 )
-from daskgmm.events import FitResumed, PassFinished, PassStarted
+from daskgmm.events import FitResumed, PassFinished, PassStarted, StartBegun
 from daskgmm.fitting import fit as fitting
 from daskgmm.persistence.layout import digest
 from daskgmm.persistence.packed import PackedGroup, write_packed
@@ -453,6 +453,26 @@ def test_a_selection_goes_on(asked, tmp_path):
         resumed = select(X, **asked, checkpoint=tmp_path / f"c{number}", resume=True)
         assert resumed.table == whole.table
         assert resumed.best == whole.best
+        assert resumed.n_passes == whole.n_passes
+        for key, model in whole.models.items():
+            same_fit(resumed.models[key], model)
+
+
+def test_a_selection_goes_on_among_later_starts_and_smaller_tolerances(tmp_path):
+    """Stopped after any pass, also after all fits had ended once."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(scale=3, size=(4, 2))[rng.integers(4, size=1000)] + rng.normal(size=(1000, 2))
+    estimator, begun = GaussianMixture(random_state=0, init_params="random_from_data"), []
+    whole = select(x, [2, 3, 4, 5], estimator=estimator, callbacks=[begun.append])
+    again = [event for event in begun if isinstance(event, StartBegun) and (event.start or event.n_iter)]
+    assert any(event.start for event in again)
+    assert any(event.n_iter for event in again)
+    for number in (2, whole.n_passes // 2, whole.n_passes - 4):
+        path = tmp_path / f"c{number}"
+        with pytest.raises(Stop):
+            select(x, [2, 3, 4, 5], estimator=estimator, callbacks=[StopAfter(number)], checkpoint=path)
+        resumed = select(x, [2, 3, 4, 5], estimator=estimator, checkpoint=path, resume=True)
+        assert resumed.table == whole.table
         assert resumed.n_passes == whole.n_passes
         for key, model in whole.models.items():
             same_fit(resumed.models[key], model)

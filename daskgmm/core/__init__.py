@@ -27,6 +27,8 @@ maximum_likelihood  the M-step from statistics to parameters
 reseeding           new components in place of collapsed and empty ones
 concentration       distributions over the weights
 variational         the M-step from statistics to a posterior distribution of the parameters
+merging             merging of components at the least cost
+splitting           splitting of components into two
 coordinates         differences between mixtures as vectors
 acceleration        quasi-Newton proposals of the next E-step
 coincidence         groups of nearly equal components

@@ -35,6 +35,11 @@ _TINY = np.finfo(np.float64).tiny
 class AcceleratorState:
     """Knowledge of an accelerator from the steps of one start: a frozen record that validates its own fields."""
 
+    @property
+    def gain_left(self) -> float:
+        """Predicted gain up to the maximum, in nats per unit of weight; infinite if it is unknown."""
+        return np.inf
+
 
 Learnt = TypeVar("Learnt", bound=AcceleratorState)
 
@@ -129,6 +134,10 @@ class BFGSState(AcceleratorState):
     """Predicted gain of EM's step, in nats per unit of weight."""
     full_gain: float = np.inf
     """Predicted gain up to the maximum, in nats per unit of weight."""
+
+    @property
+    def gain_left(self) -> float:
+        return self.full_gain
 
     def __post_init__(self) -> None:
         n = self.em_step.size

@@ -23,6 +23,9 @@ HALF = math.sqrt(2 / math.pi)
 # Variance of a core, relative to that of its component.
 _CORE = 0.4
 
+# Distance of a twin's mean from the mean of the whole, in standard deviations: the likelihood hardly changes.
+_CLOSE = 0.02
+
 # Share of components that are split into core and halo.
 _CORES = 0.2
 
@@ -62,6 +65,30 @@ def split(parameters: MixtureParameters, random_state: np.random.RandomState) ->
         factors[:k][cores], factors[k:][cores] = _CORE, 2 - _CORE
         covariances = structure.multiply(covariances, factors)
     return MixtureParameters.from_covariances(structure, weights, parameters.means[each] + shifts, covariances)
+
+
+def twins(parameters: MixtureParameters, n_components: int, random_state: np.random.RandomState) -> MixtureParameters:
+    """Split the heaviest components into close halves until there are enough: nearly the same density, to be refined.
+
+    Raises
+    ------
+    IllDefinedCovarianceError
+        If rounding left no positive definite covariance.
+    """
+    structure = parameters.structure
+    while parameters.n_components < n_components:
+        heaviest = int(parameters.weights.argmax())
+        noise = random_state.standard_normal((1, parameters.n_features))
+        noise *= _CLOSE / np.linalg.norm(noise)
+        shift = structure.correlate(parameters.covariances, heaviest, noise)[0]
+        each = np.append(np.arange(parameters.n_components), heaviest)
+        weights, means = parameters.weights[each], parameters.means[each]
+        weights[[heaviest, -1]] /= 2
+        means[heaviest] += shift
+        means[-1] -= shift
+        covariances = structure.take(parameters.covariances, each)
+        parameters = MixtureParameters.from_covariances(structure, weights, means, covariances)
+    return parameters
 
 
 def between(structure: CovarianceStructure, shifts: Array, soft_counts: Array) -> Array:

@@ -65,7 +65,7 @@ class ProgressBar:
     def _forget(self) -> None:
         """Reset the state for the next fit."""
         self._n_starts: dict[str, int] = {}
-        self._n_ended: Counter[str] = Counter()
+        self._n_running: Counter[str] = Counter()
         self._changes: dict[str, float] = {}
         self._iteration = 1
         self._has_iterated = False
@@ -87,6 +87,7 @@ class ProgressBar:
                 # Iterations of an earlier run count; iterations on samples, and their bounds, do not.
                 self._iteration = event.n_iter + 1 if not self._n_starts else max(self._iteration, event.n_iter + 1)
                 self._n_starts[event.label] = event.n_starts
+                self._n_running[event.label] += 1
                 self._has_iterated = False
                 if event.label:
                     display.iterated(event.label, "start")
@@ -122,7 +123,7 @@ class ProgressBar:
                     f"{self._of(event)}iteration {event.iteration}", f"{_achievement(event)}, {display.rate}"
                 )
             case StartFinished():
-                self._n_ended[event.label] += 1
+                self._n_running[event.label] -= 1
                 display.line(self._of(event) + _outcome(event))
 
     def _begin(self, display: _Display, event: PassStarted) -> None:
@@ -136,7 +137,7 @@ class ProgressBar:
         display.begin(self._iteration_text(self._iteration) + waiting, event.n_rows, status)
 
     def _running(self) -> list[str]:
-        return [label for label, n_starts in self._n_starts.items() if self._n_ended[label] < n_starts]
+        return [label for label, n_running in self._n_running.items() if n_running > 0]
 
     def _iteration_text(self, iteration: int) -> str:
         among = f", {len(self._running())} of {len(self._n_starts)} running" if len(self._n_starts) > 1 else ""

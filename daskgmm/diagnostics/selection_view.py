@@ -97,8 +97,13 @@ def selection_summary(record: Record) -> str:
     return (
         f"best by {record['criterion'].replace('_', ' ')}: {best['n_components']} component{plural}{at_the_end}, "
         f"{best['covariance_type']} covariance; {record['n_rows']:,} rows read {record['n_passes']} times for "
-        f"{len(record['candidates'])} candidates"
+        f"{len(record['candidates'])} candidates{_doubt(record)}"
     )
+
+
+def _doubt(record: Record) -> str:
+    n_undecided = sum(row["undecided"] for row in record["candidates"])
+    return f"; {n_undecided} of them may be better, by what is left to gain: decrease tol" if n_undecided else ""
 
 
 def selection_text(record: Record) -> str:
@@ -143,7 +148,11 @@ def _note(record: Record, row: Record) -> str:
         return "best" if row["converged"] else "best, not converged"
     if row["dropped"]:
         return "dropped"
-    return "" if row["converged"] else "not converged"
+    if row["undecided"]:
+        return "may be the best"
+    if not row["converged"]:
+        return "not converged"
+    return "components coincide" if row["coincides"] else ""
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -81,6 +81,7 @@ def _stored_kind(model: MixtureModel[Any], n_features: int) -> StoredKind:
         state_arrays=model._state_arrays,
         scatter=how.scatter,
         accelerator=how.accelerator,
+        accelerates_few=how.accelerates_few,
     )
 
 

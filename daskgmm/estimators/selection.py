@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from ..core.covariance import STRUCTURES
-from ..criteria import CRITERIA, HELD_OUT
+from ..criteria import CRITERIA, HELD_OUT, running_criteria
 from ..data.dataset import Dataset
 from ..data.failures import short_errors
 from ..data.held_out import HeldOut
@@ -26,7 +26,14 @@ from ..diagnostics.selection_view import draw_criterion, new_axes, selection_htm
 from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener
 from ..engine.run import DaskEngine
-from ..errors import FallingLikelihoodWarning, InitializationWarning, InvalidWeightsError
+from ..errors import (
+    CoincidingComponentsWarning,
+    FallingLikelihoodWarning,
+    InitializationWarning,
+    InvalidWeightsError,
+    SelectionWarning,
+)
+from ..fitting.comparison import NEGLIGIBLE, Comparison, negligible_nats
 from ..fitting.first_pass import n_weight_passes
 from ..fitting.fit import fit_mixtures
 from ..fitting.fit_spec import FailedFit, FitResult
@@ -39,9 +46,6 @@ from .base import BaseMixture
 from .checkpointing import check_checkpoint, checkpointer_for
 from .grid import Key, check_criterion, check_estimator, check_keys, check_rows
 from .validation import check_cache, check_callbacks
-
-# Significant fall of the log-likelihood, in units of tol: a converged fit may be a few times tol below its maximum.
-_SIGNIFICANT_FALL = 10
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,9 @@ class Selection:
             held_out         mean log-likelihood of the held-out rows, in nats; None without held-out rows
             n_parameters     number of free parameters; None for a Bayesian mixture
             converged, n_iter
+            undecided        True if the candidate may still be the best: its fit has more to gain, by what its last
+                             gains predict, than its criterion lacks
+            coincides        True if components coincide: fewer components describe the same mixture
             dropped          True if the fit was stopped early (``patience``)
             failed           error message of a failed fit; None for other fits
 
@@ -153,9 +160,10 @@ def select(
     """Fit mixtures with several numbers of components and covariance types, and select the best.
 
     All running candidates share every reading of the data, and one pass at the end computes the criteria of all of
-    them. The number of passes is therefore that of the slowest candidate, fitted and scored alone; there are more
-    passes if the workers' memory does not hold all candidates at once. The result for each candidate has the same bits
-    as a fit of that candidate alone.
+    them; there are more passes if the workers' memory does not hold all candidates at once. Where a fit begins with a
+    search, one search serves all numbers of components of a covariance type. When all fits have ended, a candidate that
+    describes the data worse than a smaller one begins again with the smaller mixture, split, and candidates whose BIC
+    or AIC could still become the lowest go on with a smaller tolerance.
 
     Parameters
     ----------
@@ -273,9 +281,8 @@ def _select(
         checkpointer = None
         if options.stored_fit is not None:
             checkpointer = checkpointer_for(options.stored_fit, training, list(models.values()), options.settings)
-        runs = _fit(
-            engine, training, models, None if patience is None else PruningRule(criterion, patience), checkpointer
-        )
+        early_stop = None if patience is None else PruningRule(criterion, patience)
+        runs = _fit(engine, training, models, early_stop, _comparison(base, criterion), checkpointer)
         for key, run in runs.items():
             if isinstance(run, FitResult):
                 _store(models[key], run, dataset, training, counting)
@@ -284,8 +291,16 @@ def _select(
         scores = _score(engine, dataset, fitted, rule)
         n_passes = counting + engine.n_passes
     table = [_row(key, models[key], run, scores.get(key)) for key, run in runs.items()]
-    _warn_of_falls(table, base)
-    return Selection(criterion, table, fitted, _best(criterion, table), dataset.n_rows, n_passes)
+    if base._has_criteria:  # a Bayesian fit does not maximise the likelihood
+        _mark_undecided(
+            table, criterion, {key: run.gain_left for key, run in runs.items() if isinstance(run, FitResult)}, scores
+        )
+        _warn_of_falls(table, max(base.tol, negligible_nats(next(iter(scores.values())).training.weight_sum)))
+        _warn_of_order(table, criterion)
+    best = _best(criterion, table)
+    for note in _coincidences(runs[best]):
+        warnings.warn(note, stacklevel=4)
+    return Selection(criterion, table, fitted, best, dataset.n_rows, n_passes)
 
 
 # ---- fits and scores
@@ -323,12 +338,18 @@ def _fit(
     dataset: Dataset,
     models: Mapping[Key, BaseMixture[Any]],
     early_stop: PruningRule | None,
+    comparison: Comparison | None,
     checkpointer: Checkpointer | None,
 ) -> dict[Key, FitResult[Any] | FailedFit]:
     specs = [model._spec(dataset.n_features, _label(key)) for key, model in models.items()]
     cache = check_cache(next(iter(models.values())).cache)
     engine.keep_rows(cache_bytes(engine, dataset, [spec.settings for spec in specs], cache))
-    return dict(zip(models, fit_mixtures(engine, dataset, specs, checkpointer, early_stop), strict=True))
+    return dict(zip(models, fit_mixtures(engine, dataset, specs, checkpointer, early_stop, comparison), strict=True))
+
+
+def _comparison(base: BaseMixture[Any], criterion: str) -> Comparison | None:
+    """Make the rule by which candidates go on; None for Bayesian fits, which do not maximise the likelihood."""
+    return Comparison(criterion if criterion in running_criteria() else None) if base._has_criteria else None
 
 
 def _store(model: BaseMixture[Any], run: FitResult[Any], dataset: Dataset, training: Dataset, counting: int) -> None:
@@ -346,7 +367,8 @@ def _warn(runs: Mapping[Key, FitResult[Any] | FailedFit]) -> None:
         raise next(iter(failures.values()))
     for run in runs.values():
         for note in run.notes:
-            warnings.warn(note, stacklevel=5)
+            if note not in _coincidences(run):  # the table has them
+                warnings.warn(note, stacklevel=5)
     for key, error in failures.items():
         warnings.warn(InitializationWarning(f"the candidate {_label(key)} failed: {error}"), stacklevel=5)
     late = [_label(key) for key, run in runs.items() if _is_late(run)]
@@ -356,6 +378,10 @@ def _warn(runs: Mapping[Key, FitResult[Any] | FailedFit]) -> None:
             ConvergenceWarning,
             stacklevel=5,
         )
+
+
+def _coincidences(run: FitResult[Any] | FailedFit) -> list[Warning]:
+    return [note for note in run.notes if isinstance(note, CoincidingComponentsWarning)]
 
 
 def _is_late(run: FitResult[Any] | FailedFit) -> bool:
@@ -392,6 +418,8 @@ def _row(
         "n_parameters": model._parameters().n_free if criteria else None,
         "converged": isinstance(run, FitResult) and run.converged,
         "n_iter": run.n_iter if isinstance(run, FitResult) else None,
+        "undecided": False,
+        "coincides": bool(_coincidences(run)),
         "dropped": isinstance(run, FitResult) and run.stopped,
         "failed": str(run.error) if isinstance(run, FailedFit) else None,
     }
@@ -401,14 +429,49 @@ def _mean(score: Score) -> float | None:
     return score.mean_log_likelihood if score.weight_sum > 0 else None
 
 
-def _warn_of_falls(table: Sequence[Mapping[str, Any]], base: BaseMixture[Any]) -> None:
+def _mark_undecided(
+    table: Sequence[dict[str, Any]],
+    criterion: str,
+    left: Mapping[Key, float],
+    scores: Mapping[Key, SplitScore],
+) -> None:
+    """Mark the candidates that would be the best with what their fits have left to gain."""
+    scored = [row for row in table if row[criterion] is not None]
+    for row in scored:
+        key = _key(row)
+        gain = left[key] if criterion == HELD_OUT else 2 * left[key] * scores[key].training.weight_sum
+        negligible = negligible_nats(scores[key].training.weight_sum) if criterion == HELD_OUT else NEGLIGIBLE
+        others = [_cost(criterion, other) for other in scored if other is not row]
+        cost = _cost(criterion, row)
+        is_behind = bool(others) and cost > min(others)
+        row["undecided"] = is_behind and not row["dropped"] and cost - gain < min(others) - negligible
+
+
+def _cost(criterion: str, row: Mapping[str, Any]) -> float:
+    """Value of the criterion, of which less is better."""
+    return float(-row[criterion] if criterion == HELD_OUT else row[criterion])
+
+
+def _warn_of_order(table: Sequence[Mapping[str, Any]], criterion: str) -> None:
+    """Warn if it could not be told which candidate is the best."""
+    undecided = [_label(_key(row)) for row in table if row["undecided"] and row["converged"]]
+    if undecided and criterion in running_criteria():
+        warnings.warn(
+            SelectionWarning(
+                f"{len(undecided)} candidates may still be better by {criterion} than the one that was selected: "
+                f"{', '.join(undecided[:8])}{', …' if len(undecided) > 8 else ''}. Their fits have more to gain than "
+                "their criteria lack. Decrease tol and increase max_iter to tell their order."
+            ),
+            stacklevel=5,
+        )
+
+
+def _warn_of_falls(table: Sequence[Mapping[str, Any]], significant: float) -> None:
     """Warn if a mixture with more components has a lower likelihood: its fit has missed the maximum."""
-    if not base._has_criteria:  # a Bayesian fit does not maximise the likelihood
-        return
     falls = [
         f"{_label(_key(lower))} has {lower['log_likelihood']:.6g} nats per row, {_label(_key(higher))} "
         f"{higher['log_likelihood']:.6g}"
-        for higher, lower in _falls(table, _SIGNIFICANT_FALL * base.tol)
+        for higher, lower in _falls(table, significant)
     ]
     if falls:
         more = f" (and {len(falls) - 4} more)" if len(falls) > 4 else ""
@@ -416,8 +479,8 @@ def _warn_of_falls(table: Sequence[Mapping[str, Any]], base: BaseMixture[Any]) -
             FallingLikelihoodWarning(
                 f"the log-likelihood falls with the number of components: {'; '.join(falls[:4])}{more}. A mixture with "
                 "more components describes the data at least as well if its fit finds the maximum, so these fits did "
-                "not, and the criteria may select too few components. Increase n_init or init_size of the estimator, "
-                "try other init_params, or decrease tol."
+                "not, although they also began with the smaller mixture, split. The criteria may select too few "
+                "components. Decrease tol, increase max_iter, or try another random_state of the estimator."
             ),
             stacklevel=5,
         )
@@ -446,9 +509,8 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 def _best(criterion: str, table: Sequence[Mapping[str, Any]]) -> Key:
     """Key of the best candidate; of equal candidates, the one with fewer parameters."""
-    upwards = -1.0 if criterion == HELD_OUT else 1.0
     scored = [row for row in table if row[criterion] is not None]
     if not scored:
         raise InvalidWeightsError("held_out: all held-out rows have weight zero; increase held_out")
-    best = min(scored, key=lambda row: (upwards * row[criterion], row["n_parameters"] or 0, row["n_components"]))
+    best = min(scored, key=lambda row: (_cost(criterion, row), row["n_parameters"] or 0, row["n_components"]))
     return _key(best)

@@ -10,8 +10,12 @@ estep_pass        all requested E-steps in one reading of a data set
 em                expectation-maximisation: a start as a value, `advance`, and the loop over several starts
 low_density_rows  the rows with the lowest log-densities, kept by an E-step
 relocation        moves of components to rare clusters among these rows
-sampling          starts on nested samples in memory, of which the best goes on to all data
+samples           samples of a sample, and E-steps over a sample
+start_search      the search for a start on small samples
+sampling          starts on samples in memory, of which the best goes on to all data
 pruning           information criteria, and the pruning of starts that can no longer reach the lowest
+comparison        mixtures that need another start, or more iterations, after a comparison of all
+growth            starts from a smaller mixture
 mixture_fit       the fit of one mixture: its starts, and the best start
 fit               fits of several mixtures that share passes
 fit_state         the state of a fit between two passes, which a checkpoint holds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Generic
@@ -11,11 +12,14 @@ from typing import Generic
 from ..core.elementwise import PLAIN
 from ..core.estimation import State
 from ..core.statistics import Frame
+from ..core.structure import CovarianceStructure
 from ..data.dataset import Dataset
 from ..data.reading import Reading
 from ..engine.events import Waiting
 from ..engine.interface import Engine
 from ..engine.probe import probe
+from ..errors import IllDefinedCovarianceError
+from .comparison import MOST_GROWN, Comparison
 from .em import EMStart, Step, run_em
 from .estep_pass import EStepPass
 from .events import FitResumed
@@ -23,14 +27,17 @@ from .first_pass import backend_for, take_surveys
 from .fit_spec import FailedFit, FitResult, FitSpec
 from .fit_state import Beginning, Checkpointer, EarlyStop, Snapshot
 from .mixture_fit import MixtureFit
+from .sampling import search_together
+from .start_search import Found
 from .survey import Survey
 
 
 class MixtureFits(Generic[State]):
     """Fits of several mixtures; the running fits share every reading of the data.
 
-    The result of each fit has the same bits as a fit of that mixture alone, and as a fit that was interrupted between
-    two passes and resumed from a `Checkpointer`.
+    Mixtures of one covariance structure whose fits begin with a search share it (`search_together`). The result of each
+    other fit has the same bits as a fit of that mixture alone, without a ``comparison``. Fits that were interrupted
+    between two passes and resumed from a `Checkpointer` have the same bits as without an interruption.
 
     Parameters
     ----------
@@ -41,6 +48,8 @@ class MixtureFits(Generic[State]):
         Keeps the state after each pass, and returns the state of an earlier run.
     early_stop : EarlyStop, optional
         Called after each iteration; decides whether to stop a start.
+    comparison : Comparison, optional
+        Decides, when all fits have ended, which of them go on. None: none of them.
     """
 
     def __init__(
@@ -50,9 +59,11 @@ class MixtureFits(Generic[State]):
         specs: Sequence[FitSpec[State]],
         checkpointer: Checkpointer | None = None,
         early_stop: EarlyStop | None = None,
+        comparison: Comparison | None = None,
     ) -> None:
         self._engine, self._dataset, self._specs = engine, dataset, list(specs)
         self._checkpointer, self._pruner = checkpointer, None if early_stop is None else _Pruner(early_stop)
+        self._comparison = comparison
         self._fits: list[MixtureFit[State]] = []
 
     def run(self) -> None:
@@ -84,13 +95,37 @@ class MixtureFits(Generic[State]):
         else:
             self._resume(fits, estep_pass, snapshot)
         self._emit_loading()
-        running = [(fit, number, run) for fit in fits for number, run in fit.runs().items()]
+        self._run(estep_pass)
+        while self._goes_on(weight_sum):
+            self._run(estep_pass)
+
+    def _run(self, estep_pass: EStepPass) -> None:
+        """Run all starts to their ends."""
+        running = [(fit, number, run) for fit in self._fits for number, run in fit.runs().items()]
 
         def on_step(place: int, start: EMStart[State], step: Step) -> EMStart[State]:
             fit, number, _ = running[place]
             return fit.stepped(number, start, step)
 
         run_em(estep_pass, [run for *_, run in running], on_step, lambda: self._keep(estep_pass))
+
+    def _goes_on(self, weight_sum: float) -> bool:
+        """Let fits go on that a comparison of all fits has found wanting; return False if there are none."""
+        if self._comparison is None:
+            return False
+        standings = [fit.standing for fit in self._fits]
+        falling = self._comparison.falling(standings, [fit.tol for fit in self._fits], weight_sum)
+        grown = [(self._fits[number], self._fits[smaller].parameters) for number, smaller in falling.items()]
+        grown = [(fit, smaller) for fit, smaller in grown if fit.state.n_grown < MOST_GROWN]
+        for fit, smaller in grown:
+            fit.grow(smaller)
+        if grown:
+            return True
+        undecided = [self._fits[number] for number in self._comparison.undecided(standings, weight_sum)]
+        open_ones = [fit for fit in undecided if fit.can_tighten]
+        for fit in open_ones:
+            fit.tighten()
+        return bool(open_ones)
 
     def outcomes(self) -> list[FitResult[State] | FailedFit]:
         """Return the best start of each fit so far; the list is empty before the starts have been made."""
@@ -124,11 +159,28 @@ class MixtureFits(Generic[State]):
         return surveys, seconds, None
 
     def _begin(self, fits: list[MixtureFit[State]], estep_pass: EStepPass, seconds: float) -> None:
-        for fit in fits:
+        found = self._search(fits)
+        for number, fit in enumerate(fits):
             fit.record("survey", 0, None, seconds, "")
-            fit.begin()
+            fit.begin(found.get(number))
         self._fits = fits
         self._keep(estep_pass)
+
+    def _search(self, fits: Sequence[MixtureFit[State]]) -> dict[int, Found]:
+        """Search once for the starts of all numbers of components of a covariance structure."""
+        groups: dict[CovarianceStructure, dict[int, int]] = {}
+        for number, fit in enumerate(fits):
+            if fit.shares_search:
+                groups.setdefault(fit.how.structure, {})[fit.how.n_components] = number
+        found: dict[int, Found] = {}
+        for group in groups.values():
+            if len(group) > 1:
+                labels = {k: fits[number].label for k, number in group.items()}
+                # Where the rows of a round leave no usable mixture, each fit has a search of its own.
+                with suppress(IllDefinedCovarianceError):
+                    shared = search_together(self._engine, fits[group[max(group)]].search, labels)
+                    found |= {group[k]: each for k, each in shared.items()}
+        return found
 
     def _resume(self, fits: list[MixtureFit[State]], estep_pass: EStepPass, snapshot: Snapshot) -> None:
         estep_pass.common.update(snapshot.common)
@@ -176,6 +228,7 @@ def fit_mixtures(
     specs: Sequence[FitSpec[State]],
     checkpointer: Checkpointer | None = None,
     early_stop: EarlyStop | None = None,
+    comparison: Comparison | None = None,
 ) -> list[FitResult[State] | FailedFit]:
     """Fit several mixtures: run a `MixtureFits` and return its outcomes.
 
@@ -184,6 +237,6 @@ def fit_mixtures(
     list of FitResult or FailedFit
         Outcome of each of ``specs``.
     """
-    fits = MixtureFits(engine, dataset, specs, checkpointer, early_stop)
+    fits = MixtureFits(engine, dataset, specs, checkpointer, early_stop, comparison)
     fits.run()
     return fits.outcomes()

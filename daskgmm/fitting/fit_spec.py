@@ -125,6 +125,8 @@ class FitResult(Generic[State]):
     """Software and processor, by name, on which the last bits of the result depend."""
     stopped: bool = False
     """Stopped before convergence by an `EarlyStop`."""
+    gain_left: float = 0.0
+    """Gain that is left up to the maximum, at most, in nats; see `daskgmm.fitting.comparison.gain_left`."""
 
     @property
     def lower_bound(self) -> float:

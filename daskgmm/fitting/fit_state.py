@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.estimation import State
 from ..data.checksum import Checksum
+from .comparison import MOST_GROWN, MOST_TIGHTENED
 from .em import EMStart
 from .history import PassRecord
 from .pruning import PrunerState
@@ -134,10 +135,16 @@ class FitState(Generic[State]):
     """Warnings for the user."""
     collapsed: tuple[int, ...] | None = None
     """Collapsed components of the last dropped start; None if no start was dropped."""
+    n_grown: int = 0
+    """Number of starts from smaller mixtures; their numbers follow those of the ``n_starts`` own starts."""
+    n_tightened: int = 0
+    """Number of times that the tolerance was tightened."""
 
     def __post_init__(self) -> None:
         if self.n_starts < 1:
             raise ValueError(f"n_starts is {self.n_starts}; expected a positive number")
+        if not (0 <= self.n_grown <= MOST_GROWN and 0 <= self.n_tightened <= MOST_TIGHTENED):
+            raise ValueError(f"{self.n_grown} starts from smaller mixtures, tightened {self.n_tightened} times")
         if self.collapsed and min(self.collapsed) < 0:
             raise ValueError(f"collapsed is {self.collapsed!r:.40}; expected numbers of components")
         if any(number < 0 for number in self.starts):

@@ -12,23 +12,30 @@ import numpy as np
 from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import State
 from ..core.kernel_choice import MixtureShape
-from ..core.mixture import free_parameters
+from ..core.mixture import MixtureParameters, free_parameters
+from ..core.splitting import twins
 from ..core.statistics import Frame
 from ..data.dataset import Dataset
 from ..engine.interface import Engine
-from ..errors import IllDefinedCovarianceError
+from ..errors import CheckpointError, IllDefinedCovarianceError
 from . import notes
+from .comparison import MOST_TIGHTENED, TIGHTER, Standing, gain_left
 from .em import EMRun, EMSettings, EMStart, Step
 from .events import IterationFinished, StartBegun, StartFinished
 from .first_pass import backend_for
 from .fit_spec import FailedFit, FitResult, FitSpec
 from .fit_state import FitState
+from .growth import grow
 from .history import PassRecord
-from .initialization import Sample
+from .initialization import Initialization, Sample
 from .low_density_rows import n_kept
 from .relocation import Relocation
 from .sampling import fit_by_search, fit_on_samples
+from .start_search import Found, StartSearch
 from .survey import Survey
+
+_GROWING = (0x6772, 0x6F77)
+"""Seed of the splits of a start from a smaller mixture; number of components and of the start follow."""
 
 
 class MixtureFit(Generic[State]):
@@ -85,6 +92,21 @@ class MixtureFit(Generic[State]):
         return not all(start.is_finished(self._em.max_iter) for start in self.state.starts.values())
 
     @property
+    def tol(self) -> float:
+        """Tolerance of the fit, as it has been tightened so far."""
+        return self._settings.tol / TIGHTER**self.state.n_tightened
+
+    @property
+    def standing(self) -> Standing | None:
+        """Best start so far; None if all starts collapsed."""
+        best = self._best()
+        if best is None or not best.lower_bounds:
+            return None
+        how = self._settings.initialization
+        converged = best.converged and not best.stopped
+        return Standing(how.structure, how.n_components, self.n_free, best.lower_bound, gain_left(best), converged)
+
+    @property
     def backend(self) -> ElementwiseBackend:
         """Element-wise backend of the kernels."""
         how = self._settings.initialization
@@ -92,24 +114,68 @@ class MixtureFit(Generic[State]):
 
     def runs(self) -> dict[int, EMRun[State]]:
         """Return the runs of all starts, for `run_em`."""
-        return {number: EMRun(self._estimation, self._em, start) for number, start in self.state.starts.items()}
+        em = replace(self._em, tol=self.tol)
+        return {number: EMRun(self._estimation, em, start) for number, start in self.state.starts.items()}
 
     # ---- starts
 
-    def begin(self) -> None:
-        """Make the starts, and run them on a sample if the settings request one."""
+    @property
+    def shares_search(self) -> bool:
+        """Test whether the search for the start may be shared with fits of other numbers of components."""
+        searches = self._samples and self._settings.searches
+        return searches and self._spec.continuation is None and self.state.n_starts == 1
+
+    @property
+    def label(self) -> str:
+        """Label of the mixture."""
+        return self._spec.label
+
+    @property
+    def how(self) -> Initialization:
+        """Covariance structure and number of components."""
+        return self._settings.initialization
+
+    def search(self, local: Engine) -> StartSearch:
+        """Make the search for the start, on an engine for rows in memory."""
+        return StartSearch(
+            local,
+            self._settings.initialization,
+            self._estimation.reg_covar,
+            self._sample,
+            self._dataset.n_rows,
+            self._spec.random_state,
+            partial(backend_for, self._dataset),
+            self._settings.tol,
+        )
+
+    def begin(self, found: Found | None = None) -> None:
+        """Make the starts, and run them on a sample if the settings request one.
+
+        Parameters
+        ----------
+        found : Found, optional
+            Outcome of a shared search for the start.
+        """
         if self._spec.continuation is not None:
             self._add(0, self._em.begin(self._spec.continuation.state, self._spec.continuation.lower_bound))
             return
         self._note_few_rows()
         if self._samples:
-            self._begin_on_sample()
+            self._begin_on_sample(found)
         else:
             for number in range(self.state.n_starts):
                 self._begin_on_data(number)
 
     def resume(self, state: FitState[State]) -> None:
-        """Resume from the state of an earlier run, instead of `begin`."""
+        """Resume from the state of an earlier run, instead of `begin`.
+
+        Raises
+        ------
+        CheckpointError
+            If the fit of this number of rows is accelerated, and the state is that of a plain one, or conversely.
+        """
+        if any((start.accelerator is None) != (self._em.accelerator is None) for start in state.starts.values()):
+            raise CheckpointError("the checkpoint is damaged: a start has no state of the mixture's accelerator")
         self.state = state
         for number, start in state.starts.items():
             self._engine.emit(StartBegun(number, state.n_starts, self._spec.label, start.n_iter))
@@ -131,9 +197,10 @@ class MixtureFit(Generic[State]):
         else:
             self._add(number, self._em.begin(state))
 
-    def _begin_on_sample(self) -> None:
+    def _begin_on_sample(self, found: Found | None) -> None:
+        by_search = partial(fit_by_search, self._dataset.n_rows, shared=found)
         try:
-            fit = partial(fit_by_search, self._dataset.n_rows) if self._settings.searches else fit_on_samples
+            fit = by_search if self._settings.searches else fit_on_samples
             state, records, reseedings = fit(
                 self._engine,
                 self._settings,
@@ -173,6 +240,51 @@ class MixtureFit(Generic[State]):
         self.state = replace(self.state, collapsed=error.components)
         if self.state.n_starts > 1:
             self._note(notes.dropped(number, self.state.n_starts, error, self._of))
+
+    # ---- after the end of all starts
+
+    def grow(self, smaller: MixtureParameters) -> None:
+        """Add a start from a mixture with fewer components."""
+        how, number = self._settings.initialization, self.state.n_starts + self.state.n_grown
+        random_state = np.random.RandomState([*_GROWING, how.n_components, self.state.n_grown])
+        if self.state.n_grown == 0:
+            backend = partial(backend_for, self._dataset)
+            parameters = grow(
+                self._engine, self._estimation, smaller, how.n_components, self._sample, random_state, backend
+            )
+        else:
+            parameters = twins(smaller, how.n_components, random_state)
+        self.state = replace(self.state, n_grown=self.state.n_grown + 1)
+        self._engine.emit(StartBegun(number, number + 1, self._spec.label))
+        state: Any = parameters  # only likelihoods are compared, and then the state is the mixture
+        self._add(number, replace(self._em.begin(state), relocates=False))
+
+    @property
+    def can_tighten(self) -> bool:
+        """Test whether the best start may go on with a smaller tolerance."""
+        best = self._best()
+        tightened, max_iter = self.state.n_tightened, self._em.max_iter
+        return best is not None and best.converged and tightened < MOST_TIGHTENED and best.n_iter < max_iter
+
+    def tighten(self) -> None:
+        """Let the best start go on with a smaller tolerance."""
+        number, start = max(self._alive().items(), key=lambda item: item[1].lower_bound)
+        self.state = replace(self.state, n_tightened=self.state.n_tightened + 1)
+        self._engine.emit(StartBegun(number, len(self.state.starts), self._spec.label, start.n_iter))
+        self._add(number, replace(start, converged=False))
+
+    @property
+    def parameters(self) -> MixtureParameters:
+        """Parameters of the best start so far."""
+        best = self._best()
+        assert best is not None
+        return self._estimation.parameters(best.state)
+
+    def _alive(self) -> dict[int, EMStart[State]]:
+        return {number: start for number, start in self.state.starts.items() if start.collapsed is None}
+
+    def _best(self) -> EMStart[State] | None:
+        return max(self._alive().values(), key=lambda start: start.lower_bound, default=None)
 
     # ---- steps
 
@@ -246,20 +358,20 @@ class MixtureFit(Generic[State]):
     def outcome(self) -> FitResult[State] | FailedFit:
         """Return the best start as a result, or a failure if all starts collapsed."""
         history, warnings = list(self.state.history), list(self.state.notes)
-        alive = [start for start in self.state.starts.values() if start.collapsed is None]
-        if not alive:
+        best = self._best()
+        if best is None:
             assert self.state.collapsed is not None
             return FailedFit(IllDefinedCovarianceError(self.state.collapsed), history, warnings)
-        best = max(alive, key=lambda start: start.lower_bound)
         return FitResult(
             best.state,
             list(best.lower_bounds),
             best.n_iter,
-            best.converged,
+            best.converged or (self.state.n_tightened > 0 and not best.stopped),
             history,
             [*warnings, *self._notes_of(best)],
             self._engine.environment() | {"loops": self.backend.made_by},
             stopped=best.stopped,
+            gain_left=gain_left(best),
         )
 
     def _notes_of(self, best: EMStart[State]) -> Iterator[Any]:

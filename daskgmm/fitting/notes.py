@@ -76,9 +76,10 @@ def coincidences(
         named = "; ".join(_named(group) for group in groups[:4]) + ("; …" if len(groups) > 4 else "")
         yield CoincidingComponentsWarning(
             f"components {named}{of} coincide: they describe the same rows, and fewer components would "
-            "describe the data as well. Decrease n_components. If you expect more clusters, try other init_params, a "
-            "larger n_init or init_size, or a smaller tol, so that components have time to separate. If the data vary "
-            "by less than the square root of reg_covar, scale the data or decrease reg_covar."
+            "describe the data as well. Decrease n_components; daskgmm.select compares several numbers in the same "
+            "passes. If you expect more clusters, try another random_state, other init_params, or a smaller tol, so "
+            "that components have time to separate. If the data vary by less than the square root of reg_covar, scale "
+            "the data or decrease reg_covar."
         )
 
 

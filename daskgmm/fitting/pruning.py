@@ -16,6 +16,11 @@ def information_criteria(score: Score, n_free: int) -> dict[str, float]:
     return {name: _value(each, score, n_free) for name, each in CRITERIA.items() if known or not each.uses_entropy}
 
 
+def criterion_value(criterion: str, bound: float, weight_sum: float, n_free: int) -> float:
+    """Compute a running criterion of a mixture with mean log-likelihood ``bound``."""
+    return _value(CRITERIA[criterion], Score(bound * weight_sum, weight_sum, 0), n_free)
+
+
 def _value(criterion: Criterion, score: Score, n_free: int) -> float:
     return criterion.formula(score.log_likelihood, n_free, score.weight_sum, score.entropy)
 
@@ -81,8 +86,7 @@ class PruningRule:
         return state, standing.n_behind >= self.patience
 
     def _value(self, bound: float, weight_sum: float, n_free: int) -> float:
-        """Criterion of a mixture with mean log-likelihood ``bound``."""
-        return _value(CRITERIA[self.criterion], Score(bound * weight_sum, weight_sum, 0), n_free)
+        return criterion_value(self.criterion, bound, weight_sum, n_free)
 
 
 def remaining_gain(bounds: Sequence[float]) -> float:

@@ -7,9 +7,10 @@ sample, and the best start goes on to the larger ones.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, Generic
 
 import numpy as np
@@ -165,6 +166,7 @@ def fit_by_search(
     backend: Callable[[MixtureShape], ElementwiseBackend],
     dropped: Callable[[int, IllDefinedCovarianceError], Any],
     label: str = "",
+    shared: Found | None = None,
 ) -> tuple[State, list[PassRecord], list[tuple[int, Reseeding]]]:
     """Search for a start on small samples, and run the start on a larger one; see `StartSearch` and `fit_on_samples`.
 
@@ -174,15 +176,18 @@ def fit_by_search(
         Rows of all data.
     engine, settings, estimation, sample, random_state, n_starts, backend, dropped, label
         As for `fit_on_samples`; a start is a whole search.
+    shared : Found, optional
+        Outcome of a search for several mixtures together, see `search_together`; replaces the search.
     """
     how, begin = settings.initialization, time.perf_counter()
     with engine.in_memory() as local:
-        found: list[Found] = []
-        for number in range(n_starts):
+        found: list[Found] = [] if shared is None else [shared]
+        for number in range(len(found), n_starts):
             search = StartSearch(local, how, estimation.reg_covar, sample, n_rows, random_state, backend, settings.tol)
             found.append(search.run(_Announcer(engine, number, n_starts, label)))
         number = int(np.argmax([each.log_likelihood for each in found]))
-        best, seconds = found[number], time.perf_counter() - begin
+        best = found[number]
+        seconds = best.seconds or time.perf_counter() - begin
         records = [
             PassRecord("sample", place, each.n_iter, each.log_likelihood, each.n_rows, 0, seconds, "float64")
             for place, each in enumerate(found)
@@ -243,6 +248,51 @@ def _sorted(parameters: MixtureParameters) -> MixtureParameters:
         structure.take(parameters.covariances, order),
         structure.take(parameters.precisions_cholesky, order),
     )
+
+
+def search_together(
+    engine: Engine, make: Callable[[Engine], StartSearch], labels: Mapping[int, str]
+) -> dict[int, Found]:
+    """Search for the starts of several mixtures of one covariance structure: one over-fit serves all of them.
+
+    The largest mixture has a whole search. Each smaller one begins with the next larger one, merged, and a mixture that
+    describes the held-out rows worse than the next smaller one begins again with that one, split.
+
+    Parameters
+    ----------
+    engine : Engine
+        Engine of the whole fit, which receives events.
+    make : callable
+        Engine for rows in memory -> search for the largest mixture.
+    labels : mapping
+        Number of components -> label of the mixture.
+
+    Returns
+    -------
+    dict of int to Found
+
+    Raises
+    ------
+    IllDefinedCovarianceError
+        If rows of a round left a mixture without positive definite covariances.
+    """
+    begin = time.perf_counter()
+    ascending = sorted(labels)
+    announce = {k: _Announcer(engine, 0, 1, label) for k, label in labels.items()}
+    with engine.in_memory() as local:
+        largest = make(local)
+        found = {ascending[-1]: largest.run(announce[ascending[-1]])}
+        searches = {ascending[-1]: largest}
+        for more, fewer in pairwise(reversed(ascending)):
+            searches[fewer] = largest.smaller(fewer)
+            found[fewer] = searches[fewer].run_from(found[more].parameters, announce[fewer])
+        for fewer, more in pairwise(ascending):
+            if found[more].log_likelihood < found[fewer].log_likelihood:
+                other = searches[more].run_from(found[fewer].parameters, announce[more])
+                best = max(found[more], other, key=lambda each: each.log_likelihood)
+                found[more] = replace(best, n_iter=other.n_iter)
+    seconds = time.perf_counter() - begin
+    return {k: replace(each, seconds=seconds) for k, each in found.items()}
 
 
 def _refining_rows(n_rows: int, n_sample: int, searched: int) -> int:

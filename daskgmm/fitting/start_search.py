@@ -15,6 +15,7 @@ would otherwise become a needle around its rows, which no merge removes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import Any
@@ -66,8 +67,14 @@ _HELD_OUT = 10_000
 _ROWS_PER_FEATURE = 3
 
 # Arithmetic of the whole search, in passes over all data with K components; and the part of the first over-fit.
-_PASSES = 2.5
+_PASSES = 3.0
 _FIRST_SHARE = 0.8
+
+# A smaller mixture of a shared search begins near its end: its share of the arithmetic of a search of its own, which is
+# one round at least, and its first steps, some of them with components to spare if it is much smaller than the mixture
+# that it is merged from.
+_SMALLER_SHARE = 0.4
+_MERGES: Schedule = ((2, 2), (1.5, 2), (1, 6))
 
 # The search ends after this many rounds, or after some rounds in a row that gained less than the tolerance.
 _MOST_ROUNDS = 40
@@ -87,6 +94,8 @@ class Found:
     """Number of EM steps."""
     n_rows: int
     """Rows of each round."""
+    seconds: float = 0.0
+    """Wall time of the search."""
 
 
 class StartSearch:
@@ -145,7 +154,36 @@ class StartSearch:
         IllDefinedCovarianceError
             If no mixture of the first rows has positive definite covariances.
         """
-        best = self._over_fit()
+        return self._improved(self._over_fit(), on_round)
+
+    def smaller(self, n_components: int) -> StartSearch:
+        """Make the search for a smaller mixture, which shares rows, held-out rows and random numbers with this one.
+
+        Only after `run`, and only for `run_from`.
+        """
+        other = copy(self)
+        other._how, other._k = replace(self._how, n_components=n_components), n_components
+        least = 1.25 * (other._cost(_MERGES, self._n_rows) + other._cost(_ROUNDS[0], self._n_rows))
+        other._budget = max(_SMALLER_SHARE * self._budget * n_components / self._k, least)
+        other._spent, other._n_iter = 0.0, 0
+        return other
+
+    def run_from(self, parameters: MixtureParameters, on_round: Callable[[Found], Any]) -> Found:
+        """Run the search from a mixture of more components, or of fewer, in place of an over-fit.
+
+        Raises
+        ------
+        IllDefinedCovarianceError
+            If the first rows leave a mixture without positive definite covariances.
+        """
+        schedule = _MERGES if parameters.n_components > self._k else _ROUNDS[0]
+        while parameters.n_components <= self._k:
+            parameters = split(parameters, self._random_state)
+        part = self._parts.next(self._n_rows)
+        return self._improved(self._reduced(parameters, part, schedule, parameters.n_components), on_round)
+
+    def _improved(self, best: Found, on_round: Callable[[Found], Any]) -> Found:
+        """Run rounds of split and merge from the first mixture."""
         on_round(best)
         patience = _PATIENCE
         for schedule in islice(cycle(_ROUNDS), _MOST_ROUNDS):

@@ -32,6 +32,8 @@ class StoredKind:
     scatter: bool
     """True if the mixture needs second moments of a survey."""
     accelerator: Accelerator[Any] | None
+    accelerates_few: bool = True
+    """False if fits of few rows take plain steps all the same: `MixtureFit.resume` knows how many rows there are."""
 
     @property
     def scattered(self) -> CovarianceStructure | None:
@@ -182,7 +184,8 @@ def restore_snapshot(
 
 def _check_fit(fit: FitState[Any], kind: StoredKind) -> None:
     for start in fit.starts.values():
-        if (start.accelerator is None) != (kind.accelerator_state is None):
+        plain = start.accelerator is None
+        if plain != (kind.accelerator_state is None) and not (plain and not kind.accelerates_few):
             raise ValueError("a start has no state of the mixture's accelerator, or the mixture has no accelerator")
     for collapsed in (fit.collapsed, *(start.collapsed for start in fit.starts.values())):
         if collapsed is None:
