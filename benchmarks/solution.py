@@ -214,6 +214,7 @@ def plot(records: list[Record], path: Path) -> None:
             panel.step(curve[:, 0], gaps, where="post", color=color, linewidth=1)
             panel.plot(curve[-1, 0], gaps[-1], "o", color=color, markersize=4)
         panel.set(xscale="log", yscale="log", title=data)
+        panel.xaxis.set_minor_formatter("")
     for panel in list(axes.flat)[len(data_sets) :]:
         panel.set_visible(False)
     figure.supxlabel("processor seconds")
