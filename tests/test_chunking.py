@@ -656,7 +656,7 @@ def everything(model, x):
 def test_no_method_loads_a_dask_array_whole():
     recorder = Recorder(X)
     x = da.from_array(recorder, chunks=(25, D), asarray=False)
-    everything(GaussianMixture(2, random_state=0, scheduler="synchronous", max_iter=2), x)
+    everything(GaussianMixture(2, random_state=0, scheduler="synchronous", max_iter=2, cache=None), x)
     assert max(recorder.reads) <= 25
     assert sum(recorder.reads) >= 10 * N
 
@@ -664,7 +664,7 @@ def test_no_method_loads_a_dask_array_whole():
 @pytest.mark.parametrize("layout", [{"chunks": (25, 3)}, {"chunks": (5, 3), "shards": (25, 3)}], ids=str)
 def test_no_method_loads_a_store_whole(layout, store_reads, tmp_path):
     zarr.create_array(tmp_path / "x.zarr", shape=X.shape, dtype=X.dtype, **layout)[...] = X
-    everything(GaussianMixture(2, random_state=0, scheduler="synchronous", max_iter=2), tmp_path / "x.zarr")
+    everything(GaussianMixture(2, random_state=0, scheduler="synchronous", max_iter=2, cache=None), tmp_path / "x.zarr")
     assert max(store_reads) <= 25
     assert sum(store_reads) >= 10 * N
 
@@ -687,6 +687,6 @@ def test_no_fit_loads_a_memory_map_whole(mapped, monkeypatch):
 
 def test_each_pass_reads_each_row_once(store_reads, tmp_path):
     zarr.create_array(tmp_path / "x.zarr", shape=X.shape, dtype=X.dtype, chunks=(25, 3))[...] = X
-    model = fit(tmp_path / "x.zarr")
+    model = fit(tmp_path / "x.zarr", cache=None)
     assert model.n_passes_ == 1 + model.n_iter_
     assert sum(store_reads) == model.n_passes_ * N

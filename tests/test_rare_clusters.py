@@ -55,7 +55,8 @@ def without_moves(monkeypatch):
 
 
 def model_of(n_components=5, **parameters):
-    return GaussianMixture(n_components, **{"init_size": 10_000, "n_init": "auto", "random_state": 0} | parameters)
+    settings = {"init_size": 10_000, "n_init": "auto", "acceleration": None, "random_state": 0}
+    return GaussianMixture(n_components, **settings | parameters)
 
 
 def kinds(model):
@@ -102,6 +103,15 @@ def test_every_structure_and_precision(structure, dtype, monkeypatch):
     assert has_found(model, place, 2e-4)
     without_moves(monkeypatch)
     assert not has_found(clone(model).fit(x.astype(dtype)), place, 2e-4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fits_with_default_parameters_find_a_rare_cluster(weighted):
+    x, place = make_data(4, 200_000, 2, 40)
+    weights = np.random.default_rng(0).uniform(0.5, 1.5, len(x)) if weighted else np.ones(len(x))
+    share = weights[np.linalg.norm(x - place, axis=1) < 4].sum() / weights.sum()
+    model = GaussianMixture(5, tol=1e-4, random_state=0).fit(x, sample_weight=weights if weighted else None)
+    assert has_found(model, place, share)
 
 
 def test_weights_count(monkeypatch):

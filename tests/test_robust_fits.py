@@ -275,7 +275,9 @@ def test_an_accelerator_forgets_what_was_before(monkeypatch):
     model, plain = losing("full", tol=1e-6, acceleration="waiting"), losing("full", tol=1e-6)
     fitted(model, clusters())
     fitted(plain, clusters())
-    assert list(Waiting.latest.bounds) == model.lower_bounds_[1:] == plain.lower_bounds_[1:]
+    assert list(Waiting.latest.bounds) == model.lower_bounds_[1:]
+    # The first passes of an accelerated fit round the rows to single precision.
+    np.testing.assert_allclose(model.lower_bounds_[1:], plain.lower_bounds_[1:], rtol=1e-6)
 
 
 # ---- noise of single precision
