@@ -19,20 +19,23 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from data_sets import DataSet, drawn
 from machine import describe_machine, print_machine
 from sklearn.exceptions import ConvergenceWarning
-from strategy_data import DataSet, drawn
 from threadpoolctl import threadpool_limits
 
 from daskgmm import GaussianMixture
-from daskgmm.core.kernel_choice import choose_backend, choose_kernel
+from daskgmm.core.kernel_choice import MixtureShape, choose_backend, choose_kernel
 from daskgmm.core.statistics import Frame
 from daskgmm.fitting.fit_spec import Settings
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PASSES = ("full:8x16", "full:16x32", "full:32x32", "full:64x64", "diag:16x32", "tied:16x32", "spherical:16x32")
 FITS = ("full:4x10:40", "full:8x16:5", "full:16x32:5", "diag:16x16:10")
-STARTS: dict[str, dict[str, Any]] = {"all rows": {}, "samples": {"init_size": 20_000, "n_init": "auto"}}
+STARTS: dict[str, dict[str, Any]] = {
+    "all rows": {"init_size": None},
+    "samples": {"init_size": 20_000, "n_init": "auto"},
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def time_passes(case: str, n_rows: int, rounds: int) -> PassTimes:
     data = problem(f"{case}:5", n_rows)
     rows = data.load()
     mixture = fitted(data, rows, single=False, max_iter=3)[0]._parameters()
-    frame, backend = Frame.of(rows.mean(axis=0), rows.std(axis=0)), choose_backend(1e9)
+    frame, backend = Frame.of(rows.mean(axis=0), rows.std(axis=0)), choose_backend(MixtureShape.of(mixture), 1e12)
     best: dict[str, float] = {}
     exact = np.dtype(np.float64)
     known = ("float32", "float64")  # second moments of all rows

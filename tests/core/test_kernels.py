@@ -44,6 +44,8 @@ KERNELS = {
 }
 TOLERANCE = {"float64": 1e-11, "float32": 1e-3, "precise": 1e-11}
 
+BACKENDS = [PLAIN, choose_backend(MixtureShape(STRUCTURES["full"], 4, 16), 1e12)]
+
 
 @pytest.fixture(params=list(KERNELS))
 def arithmetic(request):
@@ -144,9 +146,7 @@ def test_single_precision_serves_rows_of_any_dtype_that_may_be_rounded(structure
     assert choose_kernel(narrow, frame, np.dtype(dtype), rounds=True).arithmetic == "float64"
 
 
-@pytest.mark.parametrize(
-    "backend", [PLAIN, choose_backend(MixtureShape(STRUCTURES["full"], 4, 16), 1e12)], ids=lambda backend: backend.name
-)
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 def test_single_precision_does_not_round_the_log_likelihood_with_the_parameters(structure, library, backend):
     """The errors of the rows cancel each other; the rounding of Θ, the same for all rows, does not."""
     mixture = library.make_mixture(structure, 4, 6)
@@ -158,9 +158,7 @@ def test_single_precision_does_not_round_the_log_likelihood_with_the_parameters(
     assert abs(one.mean_log_likelihood - other.mean_log_likelihood) < allowed
 
 
-@pytest.mark.parametrize(
-    "backend", [PLAIN, choose_backend(MixtureShape(STRUCTURES["full"], 4, 16), 1e12)], ids=lambda backend: backend.name
-)
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 def test_sums_of_equal_rows_keep_their_digits_in_single_precision(structure, backend):
     """A long sum in single precision rounds each of its equal terms in the same direction."""
     rows = np.random.default_rng(0).integers(2, size=(40_000, 2)) * [0.7, 1.3]
@@ -178,9 +176,7 @@ def test_sums_of_equal_rows_keep_their_digits_in_single_precision(structure, bac
     np.testing.assert_allclose(one.second_moments, other.second_moments, rtol=0, atol=1e-6 * largest)
 
 
-@pytest.mark.parametrize(
-    "backend", [PLAIN, choose_backend(MixtureShape(STRUCTURES["full"], 4, 16), 1e12)], ids=lambda backend: backend.name
-)
+@pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 def test_no_subnormal_number_slows_single_precision(structure, library, backend):
     """Responsibilities of far components are zero, or large enough for their products with features to be normal."""
     mixture = library.make_mixture(structure, 8, 4, spread=8)
