@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -135,9 +136,8 @@ class StartSearch:
         self._random_state, self._structure, self._k = random_state, how.structure, how.n_components
         n_sample, n_features = sample.rows.shape
         n_parameters = free_parameters(how.structure, how.n_components, n_features)
-        size = min(
-            max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * n_parameters), max(_FEWEST_ROWS, int(_LARGEST_SHARE * n_rows))
-        )
+        fewest = max(_FEWEST_ROWS, how.n_components)
+        size = min(max(fewest, _ROWS_PER_PARAMETER * n_parameters), max(fewest, int(_LARGEST_SHARE * n_rows)))
         held_out = min(_HELD_OUT, n_sample // 4)
         self._n_rows = min(size, n_sample - held_out)
         self._shrunk_rows = _ROWS_PER_FEATURE * (n_features + 1)
@@ -154,7 +154,12 @@ class StartSearch:
         IllDefinedCovarianceError
             If no mixture of the first rows has positive definite covariances.
         """
-        return self._improved(self._over_fit(), on_round)
+        try:
+            first = self._over_fit()
+        except IllDefinedCovarianceError as error:
+            # The components of the over-fit have other numbers than those of the mixture.
+            raise IllDefinedCovarianceError(tuple(range(self._k)) if error.components else ()) from None
+        return self._improved(first, on_round)
 
     def smaller(self, n_components: int) -> StartSearch:
         """Make the search for a smaller mixture, which shares rows, held-out rows and random numbers with this one.
@@ -233,7 +238,10 @@ class StartSearch:
     # ---- the M-step
 
     def _m_step(self, statistics: SufficientStatistics) -> MixtureParameters:
-        """Run the M-step; covariances of components of few rows are shrunk towards the common covariance."""
+        """Run the M-step; covariances of components of few rows are shrunk towards the common covariance.
+
+        Components that collapse have the common covariance.
+        """
         structure = self._structure
         soft_counts, offsets, covariances = statistics.central_moments(structure, self._reg_covar)
         reference = np.broadcast_to(statistics.reference, offsets.shape)
@@ -241,9 +249,18 @@ class StartSearch:
         share = np.maximum(0.0, 1 - rows / self._shrunk_rows)
         common = np.repeat(self._common, len(rows), axis=0)
         covariances = structure.multiply(covariances, 1 - share) + structure.multiply(common, share)
-        return MixtureParameters.from_covariances(
-            structure, soft_counts / soft_counts.sum(), reference + offsets, covariances
+        make = partial(
+            MixtureParameters.from_covariances, structure, soft_counts / soft_counts.sum(), reference + offsets
         )
+        try:
+            return make(covariances)
+        except IllDefinedCovarianceError as error:
+            if not error.components:
+                raise
+            # Equal rows, such as many zeros, have a component of an over-fit to themselves, where the fit has none.
+            collapsed = list(error.components)
+            covariances[collapsed] = common[collapsed]
+            return make(covariances)
 
     def _one_covariance(self, statistics: SufficientStatistics) -> Array:
         """Covariance that all components have at first, as one matrix."""
