@@ -45,6 +45,8 @@ def merge(parameters: MixtureParameters, n_components: int) -> MixtureParameters
     IllDefinedCovarianceError
         If rounding left no positive definite covariance.
     """
+    if parameters.n_components == n_components:
+        return parameters
     merger = _Merger(parameters)
     while len(merger.alive) > n_components:
         merger.merge(*merger.cheapest())
