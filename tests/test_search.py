@@ -181,6 +181,12 @@ def test_a_failed_search_among_others_is_resumed(tmp_path):
     assert [row["failed"] is None for row in selection.table].count(True) == 2
 
 
+def test_the_plan_counts_the_largest_mixture_of_a_search():
+    x = da.zeros((MANY, 100), chunks=(10_000, 100))
+    plain, searched = (GaussianMixture(20, init_size=size).plan(x) for size in (None, "auto"))
+    assert searched.driver_bytes > plain.driver_bytes + 8 * 80 * 100**2 * 8  # rounds begin with 80 components
+
+
 def test_rows_of_weight_zero_do_not_count(blobs):
     weights = np.zeros(MANY)
     weights[:500] = 1
