@@ -1,5 +1,7 @@
 """Default fits of many rows: a search for the start on small samples, and its promises."""
 
+import warnings
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -7,10 +9,11 @@ import zarr
 from sklearn.base import clone
 from sklearn.mixture import GaussianMixture as Reference
 
-from daskgmm import BayesianGaussianMixture, GaussianMixture
+from daskgmm import BayesianGaussianMixture, GaussianMixture, select
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.mixture import MixtureParameters
-from daskgmm.events import SampleFitted, SampleStepped
+from daskgmm.errors import IllDefinedCovarianceError, InitializationWarning, ReseedingWarning
+from daskgmm.events import IterationFinished, SampleFitted, SampleStepped
 from daskgmm.names import COVARIANCE_TYPES
 
 MANY = 100_001
@@ -131,6 +134,57 @@ def test_a_bayesian_mixture_begins_with_a_search(blobs):
         assert "sample" in {record.kind for record in model.fit(blobs).history_}
         assert model.lower_bound_ > plain.lower_bound_
         assert np.count_nonzero(model.weights_ < 1e-3) >= 2  # there are five clusters, with some overlap
+
+
+def test_equal_rows_do_not_end_a_search():
+    """A component of an over-fit has the zeros to itself, and would collapse on them without ``reg_covar``."""
+    rng, rounds = np.random.default_rng(0), []
+    x = rng.normal(size=(MANY, 2))
+    x[rng.random(MANY) < 0.3] = 0
+    model = GaussianMixture(3, reg_covar=0, random_state=0, callbacks=[rounds.append])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ReseedingWarning)
+        with pytest.raises(IllDefinedCovarianceError):  # the fit collapses on the zeros, too
+            model.fit(x)
+    assert any(isinstance(event, SampleStepped) for event in rounds)
+
+
+@pytest.mark.parametrize("n_init", [1, 2])
+def test_a_search_that_fails_names_components_of_the_mixture(n_init):
+    x = np.random.default_rng(0).normal(size=(MANY, 2))
+    x[:, 1] = 3.0
+    model = GaussianMixture(2, reg_covar=0, n_init=n_init, random_state=0)
+    with warnings.catch_warnings(record=True) as dropped:
+        warnings.simplefilter("always")
+        with pytest.raises(IllDefinedCovarianceError) as caught:
+            model.fit(x)
+    assert caught.value.components == (0, 1)
+    assert len(dropped) == (n_init if n_init > 1 else 0)
+
+
+def test_a_failed_search_among_others_is_resumed(tmp_path):
+    x = np.random.default_rng(0).normal(size=(MANY, 2))
+    x[:, 1] = 3.0
+    events = []
+
+    def interrupt(event):
+        events.append(event)
+        if isinstance(event, IterationFinished):
+            raise KeyboardInterrupt
+
+    # A spherical covariance has no direction without variance.
+    settings = {"estimator": GaussianMixture(reg_covar=0, random_state=0), "checkpoint": tmp_path / "state"}
+    with pytest.raises(KeyboardInterrupt):
+        select(x, [2, 3], ("full", "spherical"), callbacks=[interrupt], **settings)
+    with pytest.warns(InitializationWarning, match="failed"):
+        selection = select(x, [2, 3], ("full", "spherical"), resume=True, **settings)
+    assert [row["failed"] is None for row in selection.table].count(True) == 2
+
+
+def test_the_plan_counts_the_largest_mixture_of_a_search():
+    x = da.zeros((MANY, 100), chunks=(10_000, 100))
+    plain, searched = (GaussianMixture(20, init_size=size).plan(x) for size in (None, "auto"))
+    assert searched.driver_bytes > plain.driver_bytes + 8 * 80 * 100**2 * 8  # rounds begin with 80 components
 
 
 def test_rows_of_weight_zero_do_not_count(blobs):

@@ -45,6 +45,8 @@ def merge(parameters: MixtureParameters, n_components: int) -> MixtureParameters
     IllDefinedCovarianceError
         If rounding left no positive definite covariance.
     """
+    if parameters.n_components == n_components:
+        return parameters
     merger = _Merger(parameters)
     while len(merger.alive) > n_components:
         merger.merge(*merger.cheapest())
@@ -77,10 +79,12 @@ class _Merger:
         """Cost of merging each pair, (K, K); infinity for pairs that are no candidates."""
         for component in range(n):
             self._update(component)
+        self._least = self.costs.min(axis=1)  # of each row: a search of all costs at each merge takes K³ operations
 
     def cheapest(self) -> tuple[int, int]:
         """Pair with the least cost; the smaller number first."""
-        one, other = divmod(int(self.costs.argmin()), len(self.costs))
+        one = int(self._least.argmin())
+        other = int(self.costs[one].argmin())
         if (
             not self.costs[one, other] < np.inf
         ):  # every candidate is ill-defined: any two, which the next E-step sorts out
@@ -96,6 +100,7 @@ class _Merger:
         self._weights[one] += self._weights[other]
         self._weights[other] = 0
         self.alive = self.alive[self.alive != other]
+        rows = self._candidates_of(one, other)
         self.costs[[one, other]] = np.inf
         self.costs[:, [one, other]] = np.inf
         changed = np.array([0 if self._structure.shared else one])
@@ -103,6 +108,12 @@ class _Merger:
         variances = self._own.marginal_variances(matrices, 1, self._n_features)
         self._variances[slice(None) if self._structure.shared else one] = variances[0]
         self._update(one)
+        rows = np.union1d(rows, self._candidates_of(one))
+        self._least[rows] = self.costs[rows].min(axis=1)
+
+    def _candidates_of(self, *components: int) -> Array:
+        """Numbers of the components and of those with which they may be merged."""
+        return np.union1d(components, np.flatnonzero((self.costs[:, components] != np.inf).any(axis=1)))
 
     def parameters(self) -> MixtureParameters:
         """Mixture of the components that are left."""

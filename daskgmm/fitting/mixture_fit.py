@@ -122,8 +122,7 @@ class MixtureFit(Generic[State]):
     @property
     def shares_search(self) -> bool:
         """Test whether the search for the start may be shared with fits of other numbers of components."""
-        searches = self._samples and self._settings.searches
-        return searches and self._spec.continuation is None and self.state.n_starts == 1
+        return self._samples and self._settings.searches and self.state.n_starts == 1
 
     @property
     def label(self) -> str:

@@ -24,6 +24,7 @@ from .fit_spec import Settings
 from .folds import Cost
 from .low_density_rows import low_density_cost, n_kept
 from .relocation import strata_bytes
+from .start_search import search_bytes
 from .survey import SurveyFold, sample_dtype, survey_fold
 
 # k-means holds the sample, a copy of the sample, and distances and labels for each row.
@@ -65,7 +66,7 @@ class FitPlan:
     """Worker processes of the cluster; empty if the fit runs on threads of this process."""
 
     driver_bytes: int
-    """Memory of this process for the sample from which starts are made."""
+    """Memory of this process for the sample from which starts are made, and for searches on the sample."""
 
     cache_bytes: int = 0
     """Rows that one worker process, or this process, keeps between passes, at most."""
@@ -108,7 +109,7 @@ class FitPlan:
             "a worker" if self.workers else "memory": f"{format_bytes(self.worker_bytes)} at most, "
             f"{format_bytes(step.process_bytes)} of it Python and packages, {format_bytes(self.cache_bytes)} rows that "
             f"are kept between passes, {format_bytes(self.reused_bytes)} freed memory to be used again{limit}",
-            "driver": f"{format_bytes(self.driver_bytes)} for the sample that starts are made from",
+            "driver": f"{format_bytes(self.driver_bytes)} for the sample and the search for a start",
         }
 
     def __str__(self) -> str:
@@ -183,7 +184,10 @@ def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings, cache: in
         n_threads=engine.scheduler.n_threads,
         workers=tuple(engine.scheduler.workers()),
         driver_bytes=n_sample * (_COPIES_OF_SAMPLE * row_bytes + 8 * how.n_components)
-        + strata_bytes(_n_kept(dataset, settings), dataset.n_features, how.n_components),
+        + max(
+            _search_bytes(dataset, settings),
+            strata_bytes(_n_kept(dataset, settings), dataset.n_features, how.n_components),
+        ),
         cache_bytes=cache_bytes(engine, dataset, [settings], cache),
     )
 
@@ -225,6 +229,14 @@ def _n_kept(dataset: Dataset, settings: Settings) -> int:
     n_sample = min(dataset.n_rows, settings.sample_size)
     samples = settings.resolved(dataset.n_rows).samples(dataset.n_rows)
     return n_kept(dataset.n_rows, dataset.n_features, n_sample) if samples else 0
+
+
+def _search_bytes(dataset: Dataset, settings: Settings) -> int:
+    """Memory of the search for a start; 0 where no fit of that many rows searches."""
+    resolved, how = settings.resolved(dataset.n_rows), settings.initialization
+    if not (resolved.searches and resolved.samples(dataset.n_rows)):
+        return 0
+    return search_bytes(how.structure, how.n_components, dataset.n_features, settings.sample_size)
 
 
 def _iterations(dataset: Dataset, settings: Settings) -> list[list[Cost]]:

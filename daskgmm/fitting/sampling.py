@@ -178,29 +178,39 @@ def fit_by_search(
         As for `fit_on_samples`; a start is a whole search.
     shared : Found, optional
         Outcome of a search for several mixtures together, see `search_together`; replaces the search.
+
+    Raises
+    ------
+    IllDefinedCovarianceError
+        If all searches, or the start from the best one, ended in a collapsed component.
     """
     how, begin = settings.initialization, time.perf_counter()
+    failures: list[IllDefinedCovarianceError] = []
+
+    def drop(number: int, error: IllDefinedCovarianceError) -> None:
+        failures.append(IllDefinedCovarianceError(error.components))  # without the traceback, as in `fit_on_samples`
+        dropped(number, error)
+
     with engine.in_memory() as local:
-        found: list[Found] = [] if shared is None else [shared]
+        found: dict[int, Found] = {} if shared is None else {0: shared}
         for number in range(len(found), n_starts):
             search = StartSearch(local, how, estimation.reg_covar, sample, n_rows, random_state, backend, settings.tol)
-            found.append(search.run(_Announcer(engine, number, n_starts, label)))
-        number = int(np.argmax([each.log_likelihood for each in found]))
+            try:
+                found[number] = search.run(_Announcer(engine, number, n_starts, label))
+            except IllDefinedCovarianceError as error:
+                drop(number, error)
+        if not found:
+            raise failures[-1]
+        number = max(found, key=lambda each: found[each].log_likelihood)
         best = found[number]
         seconds = best.seconds or time.perf_counter() - begin
         records = [
             PassRecord("sample", place, each.n_iter, each.log_likelihood, each.n_rows, 0, seconds, "float64")
-            for place, each in enumerate(found)
+            for place, each in found.items()
         ]
         part = SampleParts(sample, 0, random_state).next(_refining_rows(n_rows, len(sample.rows), best.n_rows))
         estep_pass = sample_pass(local, part, backend)
         starts = {number: _SampleStart(_begun(estimation, estep_pass, best.parameters))}
-        failures: list[IllDefinedCovarianceError] = []
-
-        def drop(number: int, error: IllDefinedCovarianceError) -> None:
-            failures.append(IllDefinedCovarianceError(error.components))
-            dropped(number, error)
-
         runner = _Runner(engine, settings, estimation, n_starts, drop, label)
         starts, more = runner.run_to_end(estep_pass, starts, max(1, n_rows // len(part.rows) - 1))
     (end,) = _best(starts, failures).values()

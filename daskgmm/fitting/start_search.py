@@ -14,9 +14,11 @@ would otherwise become a needle around its rows, which no merge removes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -29,6 +31,7 @@ from ..core.merging import merge
 from ..core.mixture import MixtureParameters, free_parameters
 from ..core.splitting import split
 from ..core.statistics import SufficientStatistics
+from ..core.structure import CovarianceStructure
 from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
 from .estep_pass import EStepRequest
@@ -75,6 +78,9 @@ _FIRST_SHARE = 0.8
 # that it is merged from.
 _SMALLER_SHARE = 0.4
 _MERGES: Schedule = ((2, 2), (1.5, 2), (1, 6))
+
+# Covariances, factors and second moments, of the mixture, of splits and of merges; up to 9.8 were measured.
+_COPIES = 10
 
 # The search ends after this many rounds, or after some rounds in a row that gained less than the tolerance.
 _MOST_ROUNDS = 40
@@ -135,9 +141,8 @@ class StartSearch:
         self._random_state, self._structure, self._k = random_state, how.structure, how.n_components
         n_sample, n_features = sample.rows.shape
         n_parameters = free_parameters(how.structure, how.n_components, n_features)
-        size = min(
-            max(_FEWEST_ROWS, _ROWS_PER_PARAMETER * n_parameters), max(_FEWEST_ROWS, int(_LARGEST_SHARE * n_rows))
-        )
+        fewest = max(_FEWEST_ROWS, how.n_components)
+        size = min(max(fewest, _ROWS_PER_PARAMETER * n_parameters), max(fewest, int(_LARGEST_SHARE * n_rows)))
         held_out = min(_HELD_OUT, n_sample // 4)
         self._n_rows = min(size, n_sample - held_out)
         self._shrunk_rows = _ROWS_PER_FEATURE * (n_features + 1)
@@ -154,7 +159,12 @@ class StartSearch:
         IllDefinedCovarianceError
             If no mixture of the first rows has positive definite covariances.
         """
-        return self._improved(self._over_fit(), on_round)
+        try:
+            first = self._over_fit()
+        except IllDefinedCovarianceError as error:
+            # The components of the over-fit have other numbers than those of the mixture.
+            raise IllDefinedCovarianceError(tuple(range(self._k)) if error.components else ()) from None
+        return self._improved(first, on_round)
 
     def smaller(self, n_components: int) -> StartSearch:
         """Make the search for a smaller mixture, which shares rows, held-out rows and random numbers with this one.
@@ -233,7 +243,10 @@ class StartSearch:
     # ---- the M-step
 
     def _m_step(self, statistics: SufficientStatistics) -> MixtureParameters:
-        """Run the M-step; covariances of components of few rows are shrunk towards the common covariance."""
+        """Run the M-step; covariances of components of few rows are shrunk towards the common covariance.
+
+        Components that collapse have the common covariance.
+        """
         structure = self._structure
         soft_counts, offsets, covariances = statistics.central_moments(structure, self._reg_covar)
         reference = np.broadcast_to(statistics.reference, offsets.shape)
@@ -241,9 +254,18 @@ class StartSearch:
         share = np.maximum(0.0, 1 - rows / self._shrunk_rows)
         common = np.repeat(self._common, len(rows), axis=0)
         covariances = structure.multiply(covariances, 1 - share) + structure.multiply(common, share)
-        return MixtureParameters.from_covariances(
-            structure, soft_counts / soft_counts.sum(), reference + offsets, covariances
+        make = partial(
+            MixtureParameters.from_covariances, structure, soft_counts / soft_counts.sum(), reference + offsets
         )
+        try:
+            return make(covariances)
+        except IllDefinedCovarianceError as error:
+            if not error.components:
+                raise
+            # Equal rows, such as many zeros, have a component of an over-fit to themselves, where the fit has none.
+            collapsed = list(error.components)
+            covariances[collapsed] = common[collapsed]
+            return make(covariances)
 
     def _one_covariance(self, statistics: SufficientStatistics) -> Array:
         """Covariance that all components have at first, as one matrix."""
@@ -267,3 +289,11 @@ class StartSearch:
         log_density = choose_kernel(parameters, frame, rows.dtype, backend, rows=kind).log_density(rows)
         self._spent += len(rows) * parameters.n_components / 2  # no sums
         return float(np.average(log_density, weights=weights))
+
+
+def search_bytes(structure: CovarianceStructure, n_components: int, n_features: int, n_sample: int) -> int:
+    """Memory of a search: parameters and statistics of its largest mixture, and the costs of all merges."""
+    most = max(n_components, n_sample // (_ROWS_PER_FEATURE * (n_features + 1)))
+    over_fit = min(int(_OVER_FITS[0][0][0] * n_components), most)
+    largest = max(over_fit, *(int(schedule[0][0] * n_components) for schedule in _ROUNDS))
+    return 8 * (_COPIES * math.prod(structure.covariance_shape(largest, n_features)) + largest**2)
