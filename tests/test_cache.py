@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import dask.array as da
 import distributed
@@ -26,6 +27,7 @@ from daskgmm.diagnostics.progress import ProgressBar
 from daskgmm.engine.cluster import planned_cluster
 from daskgmm.engine.memory import PassPlan, TaskMemory, Worker, spare_bytes
 from daskgmm.engine.placement import Placement
+from daskgmm.engine.plain import PlainEngine
 from daskgmm.errors import DataChangedError
 from daskgmm.events import EngineClosed, PassFinished, PassStarted
 
@@ -267,6 +269,30 @@ def test_a_cache_ends_with_its_last_lease():
     for ended in (opened, access.open()):
         assert ended.find(0, 5) == {}
         assert ended.keep(0, 0, np.ones(5), 1) is None
+
+
+def test_a_cache_that_ends_while_it_keeps_rows():
+    """Python may free a lease at any moment, also in the midst of work on its cache."""
+
+    def free(n_bytes):
+        lease.close()
+        return True
+
+    lease = RowLease("name", 100, free)
+    CacheAccess("name", {0: 0}).open().keep(0, 0, np.ones(5), 1)
+    assert kept_bytes() == 0
+
+
+def test_caches_of_one_process_hold_no_more_than_they_leave(folder, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000 - kept_bytes()))
+    dataset, _ = as_dataset(zarr.open_array(folder / "x.zarr", mode="r"))
+    with PlainEngine() as one, PlainEngine() as other:
+        one.keep_rows(1000)
+        other.keep_rows(1000)
+        for start in range(0, 200, 5):
+            for engine in (one, other):
+                engine.access(dataset).open().keep(0, start, np.ones(5), 1)
+        assert 400 < kept_bytes() <= 500
 
 
 # ---- data that change

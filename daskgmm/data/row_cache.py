@@ -50,7 +50,7 @@ class RowCache:
 
     def __init__(self, limit: int, has_room: Callable[[int], bool] = lambda n_bytes: True) -> None:
         self._limit, self._has_room = limit, has_room
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a lease may end, and clear the cache, wherever Python frees memory, here too
         self._starts: dict[int, list[int]] = {}
         self._kept: dict[tuple[int, int], KeptRows] = {}
         self.n_bytes = 0
@@ -71,8 +71,8 @@ class RowCache:
             if self.n_bytes + values.nbytes > self._limit or not self._has_room(values.nbytes):
                 return None
             kept = KeptRows(start, stop, _compact(values), checksum)
-            insort(self._starts.setdefault(source, []), start)
             self._kept[source, start] = kept
+            insort(self._starts.setdefault(source, []), start)
             self.n_bytes += values.nbytes
         return kept
 
@@ -123,8 +123,7 @@ def _begin_anew() -> None:
 
 def kept_bytes() -> int:
     """Bytes of rows that all caches of this process hold."""
-    with _lock:
-        return sum(cache.n_bytes for cache in _caches.values())
+    return sum(cache.n_bytes for cache in list(_caches.values()))  # without the lock: caches ask while they have theirs
 
 
 class RowLease:
@@ -155,9 +154,11 @@ class RowLease:
             if name not in _leases:
                 return
             _leases[name] -= 1
-            if not _leases[name]:
-                del _leases[name]
-                _caches.pop(name).clear()
+            if _leases[name]:
+                return
+            del _leases[name]
+            cache = _caches.pop(name)
+        cache.clear()
 
     def __del__(self) -> None:
         self.close()
