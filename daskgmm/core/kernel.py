@@ -183,9 +183,9 @@ class Kernel(ABC):
 
 
 def weighted_sum(values: Array, weights: Array | None) -> float:
-    """Sum Σ w v; without weights, Σ v."""
+    """Sum Σ w v in double precision; without weights, Σ v."""
     if weights is None:
-        return float(values.sum())
+        return float(values.sum(dtype=np.float64))
     return float(values @ weights)
 
 

@@ -133,8 +133,10 @@ class WhitenedKernel(Kernel):
 def whitened_bound(parameters: MixtureParameters, frame: Frame) -> float:
     """Bound on the rounding error of one log-density of `WhitenedKernel` in single precision, in nats.
 
-    The distances err in proportion to the root of a matrix's condition number, the covariances of the next M-step in
-    proportion to the number itself: a tenth of the latter counts here, because covariances may err ten times as much.
+    Whitened residuals err in proportion to the root of a matrix's condition number; the sum of their squares and the
+    constant err in proportion to their own sizes, which count with many features. The covariances of the next M-step
+    err in proportion to the condition number itself: a tenth of this error counts here, because covariances may err ten
+    times as much.
     """
     structure = parameters.structure
     scale = structure.frame_scale(frame.scale)
@@ -143,5 +145,8 @@ def whitened_bound(parameters: MixtureParameters, frame: Frame) -> float:
         return math.inf
     d = parameters.n_features
     condition = structure.amplification(np.zeros((len(factors), d)), factors) / 9
-    distances = 6 * math.sqrt(condition) * (3 + math.sqrt(d))
+    size = 3 + math.sqrt(d)
+    constants = np.abs(parameters.log_constants[np.isfinite(parameters.log_constants)]).max(initial=0.0)
+    sums = (1 + math.sqrt(d) / 8) * size**2 / 2 + float(constants)
+    distances = 6 * math.sqrt(condition) * size + sums
     return float(np.finfo(np.float32).eps) * max(distances, 0.9 * condition)

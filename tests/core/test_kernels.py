@@ -429,7 +429,7 @@ def test_negligible_responsibilities_do_not_matter(structure, library, monkeypat
     rows = library.draw(mixture, 400)
     kernel = ResidualKernel(mixture, library.frame_of(rows))
     cut = kernel.statistics(rows, None, kernel.workspace())
-    monkeypatch.setattr(residual, "_NEGLIGIBLE", 0)
+    monkeypatch.setattr(residual, "NEGLIGIBLE", 0)
     whole = kernel.statistics(rows, None, kernel.workspace())
     r = library.Reference(mixture).responsibilities(rows)
     assert np.any((r > 0) & (r < 1e-26))
