@@ -70,7 +70,8 @@ class RowCache:
                 return None  # there are none, or some of them are kept in another piece
             if self.n_bytes + values.nbytes > self._limit or not self._has_room(values.nbytes):
                 return None
-            kept = KeptRows(start, stop, _compact(values), checksum)
+            # A view would keep all of a larger array; an array that a task returned may be changed by its owner.
+            kept = KeptRows(start, stop, np.array(values, order="K"), checksum)
             self._kept[source, start] = kept
             insort(self._starts.setdefault(source, []), start)
             self.n_bytes += values.nbytes
@@ -218,11 +219,3 @@ class CacheAccess:
 
 NOT_KEPT = CacheAccess()
 """Access of a pass whose rows are not kept."""
-
-
-def _compact(values: Array) -> Array:
-    """Return the values in memory of their own: a view would keep all of a larger array."""
-    base = values
-    while isinstance(base.base, np.ndarray):
-        base = base.base
-    return values if base.base is None and base.nbytes == values.nbytes else values.copy(order="K")
