@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +30,8 @@ _SINGLE_ROWS = 504
 # Logarithm of the smallest responsibility in single precision: its products with features are not subnormal either.
 _SINGLE_LOWEST = -69.0
 
-
 # Up to this many pairs of a row and a component, the calls to NumPy take most of the time.
-_FEW_PAIRS = 1024
+FEW_PAIRS = 1024
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class ElementwiseBackend(ABC):
             self.fill(features, piece, phi)
             np.matmul(scratch.natural, phi, out=joint)
             log_density[block] = self.normalise(joint, None if weights is None else weights[block])
-            for part in blocks(len(piece), len(piece) if joint.dtype == np.float64 else _SINGLE_ROWS):
+            for part in _summed_together(len(piece), joint.dtype):
                 sums += np.matmul(joint[:, part], phi[:, part].T, out=scratch.products)
         return log_density
 
@@ -176,7 +176,7 @@ class ElementwiseBackend(ABC):
         n = len(rows)
         z, joint = columns(scratch.z, n), columns(scratch.joint, n)
         standardised(whitening, rows, z)
-        if joint.size <= _FEW_PAIRS:
+        if joint.size <= FEW_PAIRS:
             return _log_joints_of_few(whitening, z, joint)
         residual, whitened = columns(scratch.residual, n), columns(scratch.whitened, n)
         for k, constant in enumerate(whitening.constants):
@@ -224,13 +224,15 @@ class ElementwiseBackend(ABC):
         n = responsibilities.shape[1]
         z, residual = columns(scratch.z, n), columns(scratch.residual, n)
         roots = np.sqrt(responsibilities, out=columns(scratch.logs, n))
-        sums.counts[...] += responsibilities.sum(axis=1)
+        sums.counts[...] += responsibilities.sum(axis=1, dtype=np.float64)
         for k, root in enumerate(roots):
             whitening.residual(k, z, residual)
             residual *= root
-            sums.first[k] += residual @ root
-            np.matmul(residual, residual.T, out=scratch.scatter)
-            sums.second[k] += pack(scratch.scatter)
+            for part in _summed_together(n, residual.dtype):
+                piece = residual[:, part]
+                sums.first[k] += piece @ root[part]
+                np.matmul(piece, piece.T, out=scratch.scatter)
+                sums.second[k] += pack(scratch.scatter)
 
 
 class NumpyBackend(ElementwiseBackend):
@@ -265,6 +267,11 @@ class NumpyBackend(ElementwiseBackend):
         factor = 1 / total if weights is None else weights / total
         joint *= factor.astype(joint.dtype, copy=False)
         return peak + np.log(total.astype(np.float64, copy=False))
+
+
+def _summed_together(n_rows: int, dtype: np.dtype[Any]) -> Iterator[slice]:
+    """Slices of the rows of a block that may be summed in that precision."""
+    return blocks(n_rows, n_rows if dtype == np.float64 else _SINGLE_ROWS)
 
 
 def row_entropies(responsibilities: Array, scratch: Array | None = None) -> Array:

@@ -183,9 +183,9 @@ class Kernel(ABC):
 
 
 def weighted_sum(values: Array, weights: Array | None) -> float:
-    """Sum Σ w v; without weights, Σ v."""
+    """Sum Σ w v in double precision; without weights, Σ v."""
     if weights is None:
-        return float(values.sum())
+        return float(values.sum(dtype=np.float64))
     return float(values @ weights)
 
 
@@ -197,3 +197,12 @@ def total_weight(weights: Array | None, n_rows: int) -> float:
 def clip_limit(dtype: Any) -> float:
     """Distance from the center, in units of the frame, to which rows are clipped: squares stay finite."""
     return float(np.finfo(dtype).max) ** 0.25
+
+
+def largest_constant(parameters: MixtureParameters) -> float:
+    """Largest term of the log-joints that does not depend on the row.
+
+    Single precision rounds constants by their size, which the unit of the data decides. Kernels in single precision
+    leave this one out, so that only differences are rounded.
+    """
+    return float(parameters.log_constants.max())

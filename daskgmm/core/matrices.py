@@ -77,6 +77,7 @@ class General(CovarianceStructure):
         return is_upper_factor(roots)
 
     def log_det(self, covariances: Array, n_features: int) -> Array:
+        # An even number of negative eigenvalues shows in no sign; covariances from moments have none but by rounding.
         sign, log_det = np.linalg.slogdet(covariances)
         return np.asarray(np.where((sign > 0) & np.isfinite(log_det), log_det, np.inf))
 

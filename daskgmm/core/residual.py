@@ -8,24 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from .elementwise import PLAIN, ElementwiseBackend, Scratch, row_entropies
+from .elementwise import FEW_PAIRS, PLAIN, ElementwiseBackend, Scratch, row_entropies
 from .kernel import BlockPlan, Kernel, clip_limit, total_weight, weighted_sum
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel
 from .row_blocks import block_rows, columns
 from .statistics import Frame, SufficientStatistics
 from .structure import CovarianceStructure
+from .whitening import NEGLIGIBLE
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # This kernel makes more and smaller calls to NumPy than the quadratic one, so its blocks are for the shared cache.
 _BLOCK_BYTES = 8 << 20
-
-# Up to this many pairs of a row and a component, the calls to NumPy take most of the time.
-_FEW_PAIRS = 1024
-
-# Responsibilities below this become zero: they are ten digits smaller than the rounding of one row.
-_NEGLIGIBLE = 1e-26
 
 
 class ResidualKernel(Kernel):
@@ -79,7 +74,7 @@ class ResidualKernel(Kernel):
         np.multiply(rows.T, self.inverse_scale[:, None], out=z)
         np.clip(z, self.lowest, self.highest, out=z)
         joint = columns(work.joint, len(rows))
-        if joint.size <= min(_FEW_PAIRS, self.plan.rows):
+        if joint.size <= min(FEW_PAIRS, self.plan.rows):
             return self._log_joint_of_few(z, joint, work)
         near = None if self.screen is None else self._near(self.screen, rows, joint, work.screen)
         for k, constant in enumerate(self.constants):
@@ -111,7 +106,7 @@ class ResidualKernel(Kernel):
             offset = screen.row_offset(work, n_rows)
             if offset is not None:
                 joint[:, block] += offset
-        return np.greater_equal(joint, joint.max(axis=0) + (math.log(_NEGLIGIBLE) - doubt))
+        return np.greater_equal(joint, joint.max(axis=0) + (math.log(NEGLIGIBLE) - doubt))
 
     def _residual(
         self, z: Array, component: int, members: Array | slice, work: _ResidualWorkspace
@@ -140,7 +135,7 @@ class ResidualKernel(Kernel):
             block_weights = None if weights is None else weights[block]
             joint = self.log_joint(rows[block], work)
             log_likelihood += weighted_sum(self.backend.normalise(joint, None), block_weights)
-            joint *= joint > _NEGLIGIBLE
+            joint *= joint > NEGLIGIBLE
             entropy += weighted_sum(row_entropies(joint), block_weights)
             if block_weights is not None:
                 joint *= block_weights

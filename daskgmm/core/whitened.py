@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .elementwise import PLAIN, ElementwiseBackend
-from .kernel import BlockPlan, Kernel, clip_limit, total_weight, weighted_sum
+from .kernel import BlockPlan, Kernel, clip_limit, largest_constant, total_weight, weighted_sum
 from .mixture import MixtureParameters
 from .row_blocks import block_rows
 from .statistics import Frame, SufficientStatistics
@@ -49,10 +49,12 @@ class WhitenedKernel(Kernel):
         self.arithmetic = "precise" if self.dtype == np.float64 else self.dtype.name
         self.reference = parameters.means
         self.cholesky = parameters.structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
+        self.offset = 0.0 if self.dtype == np.float64 else largest_constant(parameters)
+        """Constant that the log-joints leave out."""
         self.whitening = Whitening.of(
             parameters.means,
             self.cholesky,
-            parameters.log_constants,
+            parameters.log_constants - self.offset,
             self.frame.scale,
             self.frame.center,
             clip_limit(self.dtype),
@@ -91,7 +93,7 @@ class WhitenedKernel(Kernel):
         return self.backend.whitened_log_joints(self.whitening, rows, work)
 
     def row_offset(self, work: WhiteningScratch, n_rows: int) -> Array | None:
-        return None
+        return np.full(n_rows, self.offset) if self.offset else None
 
     def resolves(self, parameters: MixtureParameters) -> bool:
         if self.dtype == np.float64:
@@ -117,24 +119,27 @@ class WhitenedKernel(Kernel):
         total = self.zero()
         sums = WhiteningSums(total.soft_counts, total.first, total.second_moments)
         log_density, entropy = self.backend.whitened_expectation(self.whitening, rows, weights, work, sums)
+        weight_sum = total_weight(weights, len(rows))
         return SufficientStatistics(
             self.reference,
             self.frame.scale,
             total.soft_counts,
             total.first,
             total.second_moments,
-            weighted_sum(log_density, weights),
+            weighted_sum(log_density, weights) + self.offset * weight_sum,
             weighted_sum(entropy, weights),
             n_rows=len(rows),
-            weight_sum=total_weight(weights, len(rows)),
+            weight_sum=weight_sum,
         )
 
 
 def whitened_bound(parameters: MixtureParameters, frame: Frame) -> float:
     """Bound on the rounding error of one log-density of `WhitenedKernel` in single precision, in nats.
 
-    The distances err in proportion to the root of a matrix's condition number, the covariances of the next M-step in
-    proportion to the number itself: a tenth of the latter counts here, because covariances may err ten times as much.
+    Whitened residuals err in proportion to the root of a matrix's condition number; the sum of their squares and the
+    difference of two constants err in proportion to their own sizes, which count with many features. The covariances of
+    the next M-step err in proportion to the condition number itself: a tenth of this error counts here, because
+    covariances may err ten times as much.
     """
     structure = parameters.structure
     scale = structure.frame_scale(frame.scale)
@@ -143,5 +148,8 @@ def whitened_bound(parameters: MixtureParameters, frame: Frame) -> float:
         return math.inf
     d = parameters.n_features
     condition = structure.amplification(np.zeros((len(factors), d)), factors) / 9
-    distances = 6 * math.sqrt(condition) * (3 + math.sqrt(d))
+    size = 3 + math.sqrt(d)
+    constants = parameters.log_constants[np.isfinite(parameters.log_constants)] - largest_constant(parameters)
+    sums = (1 + math.sqrt(d) / 8) * size**2 / 2 + float(np.abs(constants).max())
+    distances = 6 * math.sqrt(condition) * size + sums
     return float(np.finfo(np.float32).eps) * max(distances, 0.9 * condition)

@@ -50,7 +50,7 @@ class RowCache:
 
     def __init__(self, limit: int, has_room: Callable[[int], bool] = lambda n_bytes: True) -> None:
         self._limit, self._has_room = limit, has_room
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a lease may end, and clear the cache, wherever Python frees memory, here too
         self._starts: dict[int, list[int]] = {}
         self._kept: dict[tuple[int, int], KeptRows] = {}
         self.n_bytes = 0
@@ -70,9 +70,10 @@ class RowCache:
                 return None  # there are none, or some of them are kept in another piece
             if self.n_bytes + values.nbytes > self._limit or not self._has_room(values.nbytes):
                 return None
-            kept = KeptRows(start, stop, _compact(values), checksum)
-            insort(self._starts.setdefault(source, []), start)
+            # A view would keep all of a larger array; an array that a task returned may be changed by its owner.
+            kept = KeptRows(start, stop, np.array(values, order="K"), checksum)
             self._kept[source, start] = kept
+            insort(self._starts.setdefault(source, []), start)
             self.n_bytes += values.nbytes
         return kept
 
@@ -123,8 +124,7 @@ def _begin_anew() -> None:
 
 def kept_bytes() -> int:
     """Bytes of rows that all caches of this process hold."""
-    with _lock:
-        return sum(cache.n_bytes for cache in _caches.values())
+    return sum(cache.n_bytes for cache in list(_caches.values()))  # without the lock: caches ask while they have theirs
 
 
 class RowLease:
@@ -155,9 +155,11 @@ class RowLease:
             if name not in _leases:
                 return
             _leases[name] -= 1
-            if not _leases[name]:
-                del _leases[name]
-                _caches.pop(name).clear()
+            if _leases[name]:
+                return
+            del _leases[name]
+            cache = _caches.pop(name)
+        cache.clear()
 
     def __del__(self) -> None:
         self.close()
@@ -217,11 +219,3 @@ class CacheAccess:
 
 NOT_KEPT = CacheAccess()
 """Access of a pass whose rows are not kept."""
-
-
-def _compact(values: Array) -> Array:
-    """Return the values in memory of their own: a view would keep all of a larger array."""
-    base = values
-    while isinstance(base.base, np.ndarray):
-        base = base.base
-    return values if base.base is None and base.nbytes == values.nbytes else values.copy(order="K")

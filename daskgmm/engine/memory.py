@@ -13,6 +13,7 @@ import psutil
 from dask.utils import format_bytes
 
 from ..data.dataset import Dataset
+from ..data.row_cache import kept_bytes
 from ..errors import WorkerMemoryError
 from ..tuning import Tuning
 from .fold import Costs
@@ -108,13 +109,21 @@ def spare_bytes(workers: Sequence[Worker], plans: Sequence[PassPlan], n_threads:
     """
     task = max(plan.task.total + plan.reused_bytes for plan in plans)
     if not workers:
-        own = psutil.Process().memory_info().rss
-        left = min(psutil.virtual_memory().available, machine_bytes() - own) - n_threads * task
-        return max(0, left // 2)
+        return max(0, (_left_bytes() - n_threads * task) // 2)
     process = max(plan.process_bytes for plan in plans) + held_bytes // len(workers)
     limits = {worker: worker.limit or machine_bytes() // len(workers) for worker in workers}
     left = min(int(target_share() * limit) - process - worker.n_threads * task for worker, limit in limits.items())
     return max(0, left)
+
+
+def has_room_here(n_bytes: int) -> bool:
+    """Test for room for more kept rows in this process: all of its caches hold no more than this machine has left."""
+    return kept_bytes() + n_bytes <= _left_bytes() - n_bytes
+
+
+def _left_bytes() -> int:
+    """Memory that this process may still take."""
+    return min(psutil.virtual_memory().available, machine_bytes() - psutil.Process().memory_info().rss)
 
 
 @dataclass(frozen=True)

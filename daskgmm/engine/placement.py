@@ -8,7 +8,7 @@ its futures), and when Dask spills the worker's values because memory is short.
 from __future__ import annotations
 
 import uuid
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -137,9 +137,8 @@ class Placement:
         found = {}
         for number, (begin, end) in enumerate(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True)):
             rows: Counter[str] = Counter()
-            for holder in self._holders[max(0, bisect_right(starts, begin) - 1) :]:
-                if holder.start >= end:
-                    break
+            for place in range(max(0, bisect_right(starts, begin) - 1), bisect_left(starts, end)):
+                holder = self._holders[place]
                 rows[holder.worker] += max(0, min(end, holder.stop) - max(begin, holder.start))
             if +rows:
                 found[number] = rows.most_common(1)[0][0]

@@ -429,7 +429,7 @@ def test_negligible_responsibilities_do_not_matter(structure, library, monkeypat
     rows = library.draw(mixture, 400)
     kernel = ResidualKernel(mixture, library.frame_of(rows))
     cut = kernel.statistics(rows, None, kernel.workspace())
-    monkeypatch.setattr(residual, "_NEGLIGIBLE", 0)
+    monkeypatch.setattr(residual, "NEGLIGIBLE", 0)
     whole = kernel.statistics(rows, None, kernel.workspace())
     r = library.Reference(mixture).responsibilities(rows)
     assert np.any((r > 0) & (r < 1e-26))
@@ -703,3 +703,20 @@ def held_bytes(work):
         for value in vars(work).values()
         if value is not None
     )
+
+
+@pytest.mark.parametrize("name", ["diag", "tied"])
+@pytest.mark.parametrize("unit", [1.0, 1e-15, 1e15])
+def test_the_unit_of_the_data_costs_single_precision_no_digits(library, name, unit):
+    structure, n_features = STRUCTURES[name], 500
+    rows = np.random.default_rng(0).normal(0, unit, (500, n_features)).astype(np.float32)
+    means = np.stack([np.zeros(n_features), np.full(n_features, 0.1 * unit)])
+    covariances = {"diag": np.full((2, n_features), unit**2), "tied": unit**2 * np.eye(n_features)[None]}[name]
+    mixture = MixtureParameters.from_covariances(structure, np.array([0.5, 0.5]), means, covariances)
+    frame = library.frame_of(rows)
+    single, double = (QuadraticKernel(mixture, frame, dtype) for dtype in (np.float32, np.float64))
+    np.testing.assert_allclose(single.log_density(rows), double.log_density(rows), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(single.responsibilities(rows), double.responsibilities(rows), rtol=0, atol=3e-4)
+    one, other = (kernel.statistics(rows, None, kernel.workspace()) for kernel in (single, double))
+    assert one.mean_log_likelihood == pytest.approx(other.mean_log_likelihood, abs=1e-4)
+    assert one.entropy == pytest.approx(other.entropy, rel=1e-3, abs=1e-3)

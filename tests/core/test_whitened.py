@@ -90,6 +90,31 @@ def test_single_precision_errs_less_than_its_bound(library, backend, n_features,
     )
 
 
+@each_backend
+@pytest.mark.parametrize(("n_features", "unit"), [(120, 1.0), (400, 1.0), (1000, 1.0), (120, 1e-9), (784, 100.0)])
+def test_the_bound_counts_the_size_of_log_densities(library, backend, n_features, unit):
+    """With many features, single precision rounds a log-density by more than its distance errs; units do not matter."""
+    rows = np.random.default_rng(0).normal(0, unit, (1000, n_features)).astype(np.float32)
+    means, covariances = np.zeros((1, n_features)), unit**2 * np.eye(n_features)[None]
+    mixture = MixtureParameters.from_covariances(FULL, np.ones(1), means, covariances)
+    frame = library.frame_of(rows)
+    single, double = (WhitenedKernel(mixture, frame, dtype, backend) for dtype in (np.float32, np.float64))
+    errors = np.abs(single.log_density(rows) - double.log_density(rows))
+    assert errors.max() <= whitened_bound(mixture, frame) < 1e-3
+
+
+@each_backend
+def test_single_precision_does_not_sum_many_rows(library, backend):
+    """Log-densities and moments of equal rows, whose rounding does not average out."""
+    mixture = MixtureParameters.from_covariances(FULL, np.ones(1), np.zeros((1, 2)), np.eye(2)[None])
+    rows = np.full((8000, 2), 1.1, np.float32)
+    kernel = WhitenedKernel(mixture, library.frame_of(rows - [[0], [1]] * 4000), np.float32, backend)
+    whole, one = statistics(kernel, rows), statistics(kernel, rows[:1])
+    assert whole.log_likelihood == pytest.approx(8000 * one.log_likelihood, rel=1e-9)
+    np.testing.assert_allclose(whole.first, 8000 * one.first, rtol=3e-6)
+    np.testing.assert_allclose(whole.second_moments, 8000 * one.second_moments, rtol=3e-6)
+
+
 @long_double
 @each_backend
 def test_the_mean_log_density_errs_less_than_its_rounding(library, backend):
