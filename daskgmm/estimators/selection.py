@@ -295,7 +295,7 @@ def _select(
         _mark_undecided(
             table, criterion, {key: run.gain_left for key, run in runs.items() if isinstance(run, FitResult)}, scores
         )
-        _warn_of_falls(table, max(base.tol, negligible_nats(next(iter(scores.values())).training.weight_sum)))
+        _warn_of_falls(table, base.tol)
         _warn_of_order(table, criterion)
     best = _best(criterion, table)
     for note in _coincidences(runs[best]):

@@ -79,9 +79,9 @@ class Comparison:
                 and other.structure is standing.structure
                 and other.n_components < standing.n_components
             }
-            if others and max(others.values()) > standing.bound + max(
-                _FALL * tols[number], negligible_nats(weight_sum)
-            ):
+            # Weights that sum to one make every difference of a criterion negligible, but not of the likelihood.
+            negligible = max(_FALL * tols[number], min(tols[number], negligible_nats(weight_sum)))
+            if others and max(others.values()) > standing.bound + negligible:
                 smaller[number] = max(others, key=lambda place: others[place])
         return smaller
 
