@@ -21,7 +21,6 @@ from .blas import one_blas_thread
 from .combined_fold import CombinedFold
 from .events import EngineClosed, Listener, PassFinished, PassStarted
 from .fold import CostedFold, Costs
-from .memory import has_room_here
 
 RowCounter = Callable[[int, int], None]
 """Called with the first row of a finished task, and its number of rows."""
@@ -106,6 +105,8 @@ class Engine(AbstractContextManager["Engine"], ABC):
 
     def _lease(self, name: str, n_bytes: int) -> None:
         """Open a cache in the processes that run passes, until the engine is left."""
+        from .memory import has_room_here  # needs Dask, without which passes run that keep no rows
+
         self._resources.callback(RowLease(name, n_bytes, has_room_here).close)
 
     def access(self, dataset: Dataset) -> CacheAccess:

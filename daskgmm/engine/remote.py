@@ -317,7 +317,7 @@ class _Watch:
 
 
 def _tasks(graph: Any) -> Mapping[Any, Any]:
-    return graph if isinstance(graph, dict) else dict(graph.__dask_graph__())
+    return graph if isinstance(graph, dict) else dict(graph)
 
 
 async def _gathered(client: distributed.Client, promised: Any) -> Any:
