@@ -26,7 +26,7 @@ class Whitening:
     centers: Array
     """μ / s, rounded to the dtype of the products, (K, D)."""
     remainders: Array
-    """What rounding took off the centers, (K, D): the residual is (x / s − center) − remainder."""
+    """Rounding errors of the centers, (K, D): the residual is (x / s − center) − remainder."""
     factors: Array
     """Upper triangular factors of the precisions of x / s, (K, D, D)."""
     constants: Array
