@@ -103,7 +103,7 @@ class MixtureFit(Generic[State]):
         if best is None or not best.lower_bounds:
             return None
         how = self._settings.initialization
-        converged = best.converged and not best.stopped
+        converged = self._has_converged(best) and not best.stopped
         return Standing(how.structure, how.n_components, self.n_free, best.lower_bound, gain_left(best), converged)
 
     @property
@@ -285,6 +285,12 @@ class MixtureFit(Generic[State]):
     def _best(self) -> EMStart[State] | None:
         return max(self._alive().values(), key=lambda start: start.lower_bound, default=None)
 
+    def _has_converged(self, start: EMStart[State]) -> bool:
+        """Test for convergence to the tolerance of the settings, which may have been tightened since."""
+        bounds = start.lower_bounds
+        settled = len(bounds) > 1 and abs(bounds[-1] - bounds[-2]) < self._settings.tol
+        return start.converged or (self.state.n_tightened > 0 and not start.stopped and settled)
+
     # ---- steps
 
     def stepped(self, number: int, start: EMStart[State], step: Step) -> EMStart[State]:
@@ -365,7 +371,7 @@ class MixtureFit(Generic[State]):
             best.state,
             list(best.lower_bounds),
             best.n_iter,
-            best.converged or (self.state.n_tightened > 0 and not best.stopped),
+            self._has_converged(best),
             history,
             [*warnings, *self._notes_of(best)],
             self._engine.environment() | {"loops": self.backend.made_by},
