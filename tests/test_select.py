@@ -264,6 +264,7 @@ def test_what_rounding_and_tol_leave_open_is_no_fall():
     n_init=st.integers(1, 2),
     init_size=st.sampled_from([None, 500]),
 )
+@pytest.mark.filterwarnings("ignore::daskgmm.errors.CoincidingComponentsWarning")  # too few iterations to separate
 def test_every_candidate_becomes_what_it_becomes_alone(
     chunks, numbers, types, scheduler, kind, weighted, n_init, init_size
 ):

@@ -10,7 +10,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,14 @@ class Contestant:
         return None if there else "missing: pip install 'daskgmm[bench]'"
 
     def versions(self) -> dict[str, str]:
-        return {} if self.missing() else {name: version(name) for name in self.distributions}
+        return {} if self.missing() else {name: version_of(name) for name in self.distributions}
+
+
+def version_of(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not known"  # put on the path without its metadata, as some system packages are
 
 
 def fit_as_scikit_learn(estimator: type, rows: Any, **options: Any) -> Fit:

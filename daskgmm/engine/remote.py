@@ -317,7 +317,8 @@ class _Watch:
 
 
 def _tasks(graph: Any) -> Mapping[Any, Any]:
-    return graph if isinstance(graph, dict) else dict(graph)
+    """Tasks of a graph in any of Dask's forms: tasks by key, layers of tasks, or an expression that makes them."""
+    return dict(graph if isinstance(graph, Mapping) else graph.__dask_graph__())
 
 
 async def _gathered(client: distributed.Client, promised: Any) -> Any:
