@@ -39,7 +39,8 @@ ADDRESSES = {"scheduler": "10.77.0.1", "one": "10.77.0.2", "two": "10.77.0.3", "
 SCHEDULER = f"tcp://{ADDRESSES['scheduler']}:8786"
 SWITCH = "switch"
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
-FIT = {"n_components": 8, "random_state": 0, "max_iter": 4, "tol": 0, "init_size": 5000}
+# Without a cache, whose rows tasks follow: nobody would miss a worker that has none of them.
+FIT = {"n_components": 8, "random_state": 0, "max_iter": 4, "tol": 0, "init_size": 5000, "cache": None}
 
 # Loaded by the scheduler: it puts a cable back when that happens which a file in FOLDER waits for.
 REPAIR = """

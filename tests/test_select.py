@@ -265,6 +265,7 @@ def test_what_rounding_and_tol_leave_open_is_no_fall():
     init_size=st.sampled_from([None, 500]),
 )
 @pytest.mark.filterwarnings("ignore::daskgmm.errors.CoincidingComponentsWarning")  # too few iterations to separate
+@pytest.mark.filterwarnings("ignore::daskgmm.errors.SelectionWarning")  # and to tell the candidates' order
 def test_every_candidate_becomes_what_it_becomes_alone(
     chunks, numbers, types, scheduler, kind, weighted, n_init, init_size
 ):
