@@ -442,6 +442,7 @@ def test_data_without_a_covariance_are_told():
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.covering
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_input_kinds_and_chunks_give_the_same_bits(structure, dtype, tmp_path, tune):

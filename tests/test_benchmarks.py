@@ -45,6 +45,7 @@ def test_kernels_table() -> None:
     assert [line.split()[2] for line in lines[header + 1 : -1]] == ["diag"] * 3
 
 
+@pytest.mark.slow
 def test_single_precision_is_compared_with_double() -> None:
     sizes = ("--rows", "3000", "--pass-rows", "500", "--seeds", "1", "--tols", "1e-4", "--rounds", "1")
     report = json.loads(run("single_precision.py", "--passes", "full:2x3", "--fits", "diag:2x3:5", *sizes, "--json"))
@@ -101,6 +102,7 @@ def test_grid(tmp_path: Path) -> None:
 FEW_ROWS = ("few_rows.py", "--cases", "3x2", "--rows", "1", "20", "--calls", "3")
 
 
+@pytest.mark.slow
 def test_few_rows_agree_with_scikit_learn() -> None:
     report = json.loads(run(*FEW_ROWS, "--json"))
     assert {"processor", "cores", "versions"} <= report["machine"].keys()

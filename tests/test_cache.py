@@ -120,7 +120,7 @@ def test_the_second_pass_reads_nothing_and_the_bits_are_the_same(kind, scheduler
     assert all(0 < cached <= limit for _, cached in read_and_kept(part)[1:])
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "cluster"])
+@pytest.mark.parametrize("scheduler", ["threads", pytest.param("cluster", marks=pytest.mark.slow)])
 def test_weights_are_kept_with_the_rows(folder, client, scheduler):
     scheduler = client if scheduler == "cluster" else scheduler
     rows, weights = folder / "x.zarr", zarr.open_array(folder / "w.zarr", mode="r")
@@ -177,6 +177,7 @@ def test_a_resumed_fit_keeps_rows_anew(folder, tmp_path):
 # ---- the end of a cache
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("scheduler", ["threads", "cluster"])
 @pytest.mark.parametrize("end", ["success", ValueError, KeyboardInterrupt])
 def test_nothing_is_kept_after_a_fit(folder, client, scheduler, end):

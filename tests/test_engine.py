@@ -450,7 +450,8 @@ def test_rows_in_memory_are_sent_once(kind, weighted, client, cluster, all_rows_
     wait_until(lambda: not cluster.scheduler.tasks)
 
 
-@pytest.mark.parametrize("criterion", ["bic", pytest.param("held_out", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("criterion", ["bic", "held_out"])
 def test_weights_in_memory_that_a_sample_is_drawn_by_are_sent_once(criterion, client, all_rows_are_large):
     weights = da.from_array(WEIGHTS, chunks=1000)
     estimator = model(init_size=100)

@@ -384,6 +384,7 @@ def test_a_task_that_the_scheduler_has_forgotten_is_computed_anew(cluster, gate,
         striking.join()
 
 
+@pytest.mark.slow
 def test_a_graph_that_does_not_arrive_is_told(cluster, monkeypatch):
     send = distributed.Client._send_to_scheduler
     monkeypatch.setattr(

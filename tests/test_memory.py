@@ -140,7 +140,14 @@ def test_a_pass_takes_no_more_than_planned(tmp_path: Path, structure: str) -> No
     assert peak < passes + plan.driver_bytes + plan.cache_bytes + 2 * MIB
 
 
-@pytest.mark.parametrize("layout", ["stored", "stored in small chunks", "dask, uneven", "dask, long chunks"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "stored",
+        *(pytest.param(slower, marks=pytest.mark.slow) for slower in ("stored in small chunks", "dask, long chunks")),
+        "dask, uneven",
+    ],
+)
 def test_predictions_take_no_more_than_planned(tmp_path: Path, layout: str) -> None:
     """Results of twenty components are larger than the rows."""
     rows = np.random.default_rng(0).normal(size=(1 << 18, 8))

@@ -135,7 +135,7 @@ def test_every_division_of_the_work_gives_the_bits_of_the_plain_engine(problem, 
     assert engine.n_passes == 1
 
 
-@given(lazy(X), st.sampled_from([1, 50_000]), st.integers(2, 9), st.sampled_from([1, 40]), st.integers(1, N))
+@given(lazy(X), st.sampled_from([1, 50_000]), st.integers(2, 9), st.sampled_from([1, 40]), st.integers(8, N))
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_chunks_of_results_are_those_of_the_plain_engine(rows, wave, arity, tasks, chunk_rows):
     """Their leaves are no powers of two, and write what they compute."""

@@ -336,6 +336,7 @@ print(json.dumps({"bits": found, "environments": environments, "threads": thread
 """
 
 
+@pytest.mark.slow
 def test_processes_with_other_hash_seeds_and_threads_of_blas():
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     four = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "4") | {"PYTHONHASHSEED": "7"}

@@ -327,7 +327,7 @@ def test_equal_weights_start_as_no_weights_do(init_size):
     np.testing.assert_allclose(found.means_, expected.means_, rtol=1e-7)
 
 
-@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("lazy", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_lazy_weights_take_a_pass_of_their_own(lazy):
     passes = []
     weights = da.from_array(WEIGHTS, chunks=450) if lazy else WEIGHTS

@@ -27,6 +27,7 @@ from trials import Trial  # noqa: E402
 NAMES = ["full:2x8:30%", "tied:3x5:30%", "diag:2x5:20%", "spherical:2x16:1%"]
 NAMES += [name for name, data in DATA_SETS.items() if data.rows.modules or name.startswith("digits")]
 NAMES += ["apart:3x8", *REAL]
+QUICK = ["default", "plain", "both-auto", SCIKIT_LEARN]  # the others are slow tests
 
 
 # ---- data sets
@@ -139,8 +140,10 @@ def test_plain_is_the_fit_that_scikit_learn_makes() -> None:
     assert ours["log_likelihood"] == pytest.approx(theirs["log_likelihood"], rel=1e-10)
 
 
-@pytest.mark.covering
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES],
+)
 def test_records_say_what_fits_took(strategy: str) -> None:
     data = DATA_SETS["full:2x8:30%"].with_rows(1500)
     trial = Trial(data, strategy, 0, 1e-3, 100)

@@ -302,7 +302,7 @@ VARIABLES = r"^export (DASK_DISTRIBUTED__\w+=.*)$"
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("by", ["file", "variables"])
+@pytest.mark.parametrize("by", ["file", pytest.param("variables", marks=pytest.mark.slow)])
 def test_same_bits_in_the_terminal(cluster, home, ours, data, tmp_path, terminal, by):
     """With the README's command, and its two ways to tell where the certificates are."""
     command = shlex.split(readme("daskgmm fit").replace("tls://127.0.0.1:8786", cluster[0]).replace("-k 16", "-k 3"))

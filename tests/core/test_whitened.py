@@ -64,6 +64,7 @@ def test_log_densities_are_as_accurate_as_promised(library, backend, dtype, n_fe
 
 @long_double
 @each_backend
+@pytest.mark.covering
 @pytest.mark.parametrize("condition", [1, 10, 100, 1000, 9000])
 @pytest.mark.parametrize("n_features", [2, 8, 40])
 def test_single_precision_errs_less_than_its_bound(library, backend, n_features, condition):
@@ -91,6 +92,7 @@ def test_single_precision_errs_less_than_its_bound(library, backend, n_features,
 
 
 @each_backend
+@pytest.mark.covering
 @pytest.mark.parametrize(("n_features", "unit"), [(120, 1.0), (400, 1.0), (1000, 1.0), (120, 1e-9), (784, 100.0)])
 def test_the_bound_counts_the_size_of_log_densities(library, backend, n_features, unit):
     """With many features, single precision rounds a log-density by more than its distance errs; units do not matter."""
