@@ -382,6 +382,10 @@ def test_starts_that_cannot_be(changes):
         EMStart(4.0, **changes)
 
 
+def test_a_start_that_collapsed_at_once_has_no_bound_in_its_record():
+    assert PassRecord.of_sample(0, 1, -np.inf, 5, 0.1, "float64").lower_bound is None
+
+
 def test_records_that_cannot_be():
     with pytest.raises(ValueError, match="proposal is 'other'"):
         Proposal(1.0, "other")

@@ -122,6 +122,9 @@ def test_a_candidate_below_a_smaller_one_begins_again_with_the_smaller_one_split
     assert {(event.label, event.start) for event in begun if isinstance(event, StartBegun) and event.start} == {
         ("4 full", 1)
     }
+    (grown,) = [record for record in found.models[4, "full"].history_ if record.kind == "sample"]
+    splits, steps = 2, 4 + 8
+    assert (grown.start, grown.n_iter, grown.n_rows) == (1, splits * steps, len(poor()))
 
 
 def test_a_likelihood_that_falls_with_the_number_of_components_is_told(poor_starts):

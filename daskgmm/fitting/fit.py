@@ -27,7 +27,7 @@ from .first_pass import backend_for, take_surveys
 from .fit_spec import FailedFit, FitResult, FitSpec
 from .fit_state import Beginning, Checkpointer, EarlyStop, Snapshot
 from .mixture_fit import MixtureFit
-from .sampling import search_together
+from .shared_search import search_together
 from .start_search import Found
 from .survey import Survey
 
@@ -175,10 +175,10 @@ class MixtureFits(Generic[State]):
         found: dict[int, Found] = {}
         for group in groups.values():
             if len(group) > 1:
-                labels = {k: fits[number].label for k, number in group.items()}
+                contexts = {k: fits[number].context for k, number in group.items()}
                 # Where the rows of a round leave no usable mixture, each fit has a search of its own.
                 with suppress(IllDefinedCovarianceError):
-                    shared = search_together(self._engine, fits[group[max(group)]].search, labels)
+                    shared = search_together(self._engine, contexts)
                     found |= {group[k]: each for k, each in shared.items()}
         return found
 

@@ -31,7 +31,7 @@ from ..core.statistics import statistics_of_responsibilities
 from ..data.row_sample import draw_by_weight
 from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
-from .em import EMRun, EMSettings, EMStart, Relocated, run_em
+from .em import EMRun, EMSettings, EMStart, Relocated, Step, run_em
 from .estep_pass import EStepResult
 from .history import PassRecord
 from .initialization import Sample
@@ -99,6 +99,8 @@ class _Move(Generic[State]):
     """Iterations of all trials on the strata."""
     lower_bound: float = -np.inf
     """Bound of the state on the strata; bound of the mixture without a move if no move helps."""
+    arithmetic: str = ""
+    """Arithmetic of the last iteration."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,8 @@ class Relocation(Generic[State]):
         tried = [move for move in moves if move.n_iter]
         if not tried:
             return ()
-        n_iter, bound = sum(move.n_iter for move in tried), tried[-1].lower_bound
-        lower_bound = bound if np.isfinite(bound) else None
-        return (PassRecord("sample", self.start, n_iter, lower_bound, n_rows, 0, seconds, "float64"),)
+        n_iter, last = sum(move.n_iter for move in tried), tried[-1]
+        return (PassRecord.of_sample(self.start, n_iter, last.lower_bound, n_rows, seconds, last.arithmetic),)
 
     def _move(self, local: Engine, strata: _Strata, state: State) -> _Move[State]:
         """Move one component, if a move helps."""
@@ -166,7 +167,13 @@ class Relocation(Generic[State]):
         em: EMSettings[State] = EMSettings(_TOL_FACTOR * self.tol, _TRIAL_ITERATIONS)
         begins = (state, *self._moved(strata, kernel, cluster))
         runs = [EMRun(self.estimation, em, em.begin(begin)) for begin in begins]
-        ends = run_em(sample_pass(local, strata.sample, self.backend), runs)
+        arithmetics: list[str] = []
+
+        def on_step(_: int, start: EMStart[State], step: Step) -> EMStart[State]:
+            arithmetics.append(step.arithmetic)
+            return start
+
+        ends = run_em(sample_pass(local, strata.sample, self.backend), runs, on_step)
         n_iter = sum(end.n_iter for end in ends)
         still, best = ends[0], max(ends, key=_bound)
         choices = [(still, state)]
@@ -175,8 +182,8 @@ class Relocation(Generic[State]):
             choices = [(best, still.state), (still, state), (best, state)]
         for end, before in choices:
             if end.collapsed is None and self._is_worth(strata, end.state, before):
-                return _Move(end.state, n_iter, end.lower_bound)
-        return _Move(None, n_iter, _bound(still))
+                return _Move(end.state, n_iter, end.lower_bound, arithmetics[-1])
+        return _Move(None, n_iter, _bound(still), arithmetics[-1])
 
     def _is_worth(self, strata: _Strata, state: State, before: State) -> bool:
         """Test whether the gain, over all rows and over the first stratum, exceeds ``tol`` and its standard error."""
