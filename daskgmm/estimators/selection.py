@@ -15,7 +15,6 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from ..core.covariance import STRUCTURES
 from ..criteria import CRITERIA, HELD_OUT, running_criteria
 from ..data.dataset import Dataset
 from ..data.failures import short_errors
@@ -36,7 +35,7 @@ from ..errors import (
 from ..fitting.comparison import NEGLIGIBLE, Comparison, negligible_nats
 from ..fitting.first_pass import n_weight_passes
 from ..fitting.fit import fit_mixtures
-from ..fitting.fit_spec import FailedFit, FitResult
+from ..fitting.fit_spec import FailedFit, FitResult, Settings
 from ..fitting.fit_state import Checkpointer
 from ..fitting.folds import Score, SplitScore, SplitScoreFold
 from ..fitting.plan import cache_bytes, check_parameters
@@ -275,9 +274,8 @@ def _select(
     with DaskEngine(base.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
         dataset, counting = as_dataset(data, sample_weight, engine.compute)
         check_rows(dataset, keys, rule)
-        for n_components, kind in keys:
-            check_parameters(dataset, STRUCTURES[kind], n_components)
         training = dataset if rule is None else rule.training(dataset)
+        check_parameters(training, [_settings(model, training.n_features) for model in models.values()])
         checkpointer = None
         if options.stored_fit is not None:
             checkpointer = checkpointer_for(options.stored_fit, training, list(models.values()), options.settings)
@@ -347,6 +345,10 @@ def _fit(
     return dict(zip(models, fit_mixtures(engine, dataset, specs, checkpointer, early_stop, comparison), strict=True))
 
 
+def _settings(model: BaseMixture[Any], n_features: int) -> Settings:
+    return model._settings(model._prepare(n_features))
+
+
 def _comparison(base: BaseMixture[Any], criterion: str) -> Comparison | None:
     """Make the rule by which candidates go on; None for Bayesian fits, which do not maximise the likelihood."""
     return Comparison(criterion if criterion in running_criteria() else None) if base._has_criteria else None
@@ -355,7 +357,7 @@ def _comparison(base: BaseMixture[Any], criterion: str) -> Comparison | None:
 def _store(model: BaseMixture[Any], run: FitResult[Any], dataset: Dataset, training: Dataset, counting: int) -> None:
     # Number of passes of a fit of this candidate alone, whose starts share passes, too.
     steps = Counter(record.start for record in run.history if record.kind not in ("survey", "sample"))
-    size = model._settings(model._prepare(dataset.n_features)).sample_size
+    size = _settings(model, dataset.n_features).sample_size
     n_passes = counting + n_weight_passes(training, size) + 1 + max(steps.values(), default=0)
     model._store(run, dataset, n_passes)
 
