@@ -207,6 +207,19 @@ def test_a_shared_search_has_the_same_bits_from_any_input():
 # ---- candidates too close to tell
 
 
+def test_a_search_that_fails_is_told_and_stops_no_other():
+    """An over-fit of nine components has a seed in every one of the 40 distinct rows."""
+    x = np.random.default_rng(0).integers(40, size=(100_500, 1)).astype(float)
+    estimator = GaussianMixture(reg_covar=0, random_state=0)
+    with pytest.warns(InitializationWarning, match="the candidate 9 full failed"):
+        found = select(x, [2, 3, 9], estimator=estimator)
+    assert [row["failed"] is None for row in found.table] == [True, True, False]
+    two, three = (found.models[k, "full"] for k in (2, 3))
+    searched = [next(record for record in model.history_ if record.kind == "sample") for model in (two, three)]
+    assert searched[0].seconds == searched[1].seconds  # one search serves both
+    same_bits(three, select(x, [2, 3], estimator=estimator).models[3, "full"])
+
+
 def test_candidates_that_could_still_win_go_on():
     """With this tolerance alone, two fits end where the gain that is left decides their order."""
     x = overlapping()

@@ -33,7 +33,7 @@ from .nested_samples import fit_on_samples
 from .relocation import Relocation
 from .sample_starts import StartContext
 from .searched_starts import fit_by_search
-from .start_search import Found
+from .shared_search import Outcome
 from .survey import Survey
 
 _GROWING = (0x6772, 0x6F77)
@@ -147,12 +147,12 @@ class MixtureFit(Generic[State]):
             self._spec.label,
         )
 
-    def begin(self, found: Found | None = None) -> None:
+    def begin(self, searched: Outcome | None = None) -> None:
         """Make the starts, and run them on a sample if the settings request one.
 
         Parameters
         ----------
-        found : Found, optional
+        searched : Outcome, optional
             Outcome of a shared search for the start.
         """
         if self._spec.continuation is not None:
@@ -160,7 +160,7 @@ class MixtureFit(Generic[State]):
             return
         self._note_few_rows()
         if self._samples:
-            self._begin_on_sample(found)
+            self._begin_on_sample(searched)
         else:
             for number in range(self.state.n_starts):
                 self._begin_on_data(number)
@@ -196,9 +196,12 @@ class MixtureFit(Generic[State]):
         else:
             self._add(number, self._em.begin(state))
 
-    def _begin_on_sample(self, found: Found | None) -> None:
+    def _begin_on_sample(self, searched: Outcome | None) -> None:
+        if isinstance(searched, IllDefinedCovarianceError):
+            self._drop(0, searched)
+            return
         searches = self._settings.searches
-        fit = fit_by_search(self.context, found) if searches else fit_on_samples(self.context)
+        fit = fit_by_search(self.context, searched) if searches else fit_on_samples(self.context)
         self.state = replace(self.state, history=(*self.state.history, *fit.records))
         if fit.best is None:
             return
