@@ -34,8 +34,10 @@ from daskgmm.cli import main
 from daskgmm.core import kernel_choice
 from daskgmm.criteria import CRITERIA
 from daskgmm.data.held_out import HeldOut
+from daskgmm.data.inputs import as_dataset
 from daskgmm.diagnostics import selection_view as pictures
 from daskgmm.diagnostics.summary import print_record
+from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import (
     FallingLikelihoodWarning,
     IllDefinedCovarianceError,
@@ -46,6 +48,7 @@ from daskgmm.errors import (
 )
 from daskgmm.estimators import selection
 from daskgmm.events import IterationFinished, PassStarted, StartBegun, StartFinished
+from daskgmm.fitting.fit import fit_mixtures
 from daskgmm.fitting.pruning import PruningRule, remaining_gain
 from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.tuning import tuned
@@ -232,6 +235,51 @@ def test_candidates_that_could_still_win_go_on():
     assert found.model.bic(x) < alone.bic(x)
     assert not any(row["undecided"] for row in found.table)
     assert all(row["converged"] for row in found.table)
+
+
+class Scripted:
+    """Comparison of a mixture with a smaller one: the fit goes on in the given ways, one after the other."""
+
+    def __init__(self, *ways):
+        self.ways = list(ways)
+
+    def falling(self, standings, tols, weight_sum):
+        return {1: 0} if self.ways[:1] == ["grown"] and self.ways.pop(0) else {}
+
+    def undecided(self, standings, weight_sum):
+        return [1] if self.ways[:1] == ["tightened"] and self.ways.pop(0) else []
+
+
+def went_on(ways, ended=lambda event: None, **parameters):
+    """The fit of two overlapping clusters that goes on, beside that of one; ``ended`` gets its events."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 1)) + rng.choice([-1.2, 1.2], size=(2000, 1))
+    models = [GaussianMixture(1, random_state=0), GaussianMixture(2, random_state=0, **parameters)]
+    comparison = Scripted(*ways)
+    with DaskEngine("synchronous", listeners=[ended]) as engine:
+        dataset, _ = as_dataset(x)
+        _, found = fit_mixtures(engine, dataset, [model._spec(1) for model in models], comparison=comparison)
+    assert not comparison.ways
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::daskgmm.errors.CoincidingComponentsWarning")
+@pytest.mark.parametrize("ways", [[], ["tightened"], ["grown"], ["tightened", "grown"]], ids=", ".join)
+def test_no_start_has_converged_because_another_one_went_on(ways):
+    """Two components that coincide have nothing to gain; the other start is better, and reaches ``max_iter``."""
+    coinciding = {"weights_init": [0.5, 0.5], "means_init": [[0.0], [0.0]], "precisions_init": [[[0.4]], [[0.4]]]}
+    found = went_on(ways, tol=1e-8, max_iter=10, **coinciding)
+    assert found.converged == ("grown" not in ways)
+    assert (found.n_iter == 10) == ("grown" in ways)
+
+
+@pytest.mark.parametrize("ways", [[], ["tightened"]], ids=", ".join)
+def test_a_start_that_went_on_to_its_limit_has_converged_to_the_tolerance_that_was_asked_for(ways):
+    events = []
+    found = went_on(ways, events.append, tol=1e-3, max_iter=5, means_init=[[-1.0], [1.5]])
+    assert found.converged
+    assert [event.converged for event in events if isinstance(event, StartFinished)][-1]
+    assert found.n_iter == (5 if ways else 4)
 
 
 def test_an_order_that_could_not_be_told_is_told():

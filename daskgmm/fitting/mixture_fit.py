@@ -339,7 +339,8 @@ class MixtureFit(Generic[State]):
     def _emit_if_finished(self, number: int) -> None:
         start = self.state.starts[number]
         if start.is_finished(self._em.max_iter):
-            self._emit_end(number, start.n_iter, start.lower_bound, converged=start.converged, stopped=start.stopped)
+            converged = self._has_converged(start)
+            self._emit_end(number, start.n_iter, start.lower_bound, converged=converged, stopped=start.stopped)
 
     def _emit_end(
         self, number: int, n_iter: int, lower_bound: float, *, converged: bool, stopped: bool = False
