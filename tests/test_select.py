@@ -46,7 +46,7 @@ from daskgmm.errors import (
     MissingDependencyError,
     SelectionWarning,
 )
-from daskgmm.estimators import selection
+from daskgmm.estimators import selection, selection_table
 from daskgmm.events import IterationFinished, PassStarted, StartBegun, StartFinished
 from daskgmm.fitting.fit import fit_mixtures
 from daskgmm.fitting.pruning import PruningRule, remaining_gain
@@ -137,7 +137,7 @@ def test_a_likelihood_that_falls_with_the_number_of_components_is_told(poor_star
         for k, value in ((5, -1.0), (4, -3.0), (3, -2.0), (2, -4.0))
     ]
     with pytest.warns(FallingLikelihoodWarning, match=r"4 full has .*, 3 full .*Decrease tol") as caught:
-        selection._warn_of_falls(table, 1e-3)
+        selection_table.warn_of_falls(table, 1e-3)
     assert "5 full" not in str(caught[0].message)
 
 
@@ -308,7 +308,7 @@ def test_what_rounding_and_tol_leave_open_is_no_fall():
             (3, "diag", None, False),
         ]
     ]
-    falls = [(higher["n_components"], lower["n_components"]) for higher, lower in selection._falls(table, 0.01)]
+    falls = [(higher["n_components"], lower["n_components"]) for higher, lower in selection_table._falls(table, 0.01)]
     assert falls == [(2, 5)]
 
 
@@ -486,10 +486,8 @@ def test_ties_go_to_fewer_parameters():
     x = X[:, :1]
     found = select(x, [1], ["full", "tied"], estimator=GaussianMixture(random_state=0))
     table = [{**row, "bic": 1.0, "n_parameters": n} for row, n in zip(found.table, (5, 4), strict=True)]
-    from daskgmm.estimators.selection import _best
-
-    assert _best("bic", table) == (1, "tied")
-    assert _best("bic", table[::-1]) == (1, "tied")
+    assert selection_table.best_key("bic", table) == (1, "tied")
+    assert selection_table.best_key("bic", table[::-1]) == (1, "tied")
 
 
 # ---- rows held out
