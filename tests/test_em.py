@@ -9,18 +9,8 @@ from daskgmm.core.acceleration import Accelerator, AcceleratorState
 from daskgmm.core.estimation import Estimation
 from daskgmm.criteria import CRITERIA, Criterion
 from daskgmm.errors import IllDefinedCovarianceError
-from daskgmm.fitting.em import (
-    RESEEDINGS,
-    EMRun,
-    EMSettings,
-    EMStart,
-    Proposal,
-    Relocated,
-    Reseeding,
-    advance,
-    request,
-    run_em,
-)
+from daskgmm.fitting.em import RESEEDINGS, EMRun, EMSettings, Relocated, advance, request, run_em
+from daskgmm.fitting.em_start import EMStart, Proposal, Reseeding
 from daskgmm.fitting.estep_pass import EStepResult
 from daskgmm.fitting.fit_state import FitState, Snapshot
 from daskgmm.fitting.folds import Score

@@ -7,7 +7,8 @@ first_pass        the passes before the first E-step, for one mixture or several
 initialization    initial statistics of a start, from a sample of rows in memory
 folds             folds of the passes of a fit: the E-step, the score
 estep_pass        all requested E-steps in one reading of a data set
-em                expectation-maximisation: a start as a value, `advance`, and the loop over several starts
+em_start          a start as a value
+em                expectation-maximisation: `advance`, and the loop over several starts
 low_density_rows  the rows with the lowest log-densities, kept by an E-step
 relocation        moves of components to rare clusters among these rows
 samples           samples of a sample, and E-steps over a sample

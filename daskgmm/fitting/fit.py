@@ -18,7 +18,8 @@ from ..engine.events import Waiting
 from ..engine.interface import Engine
 from ..engine.probe import probe
 from .comparison import MOST_GROWN, Comparison
-from .em import EMStart, Step, run_em
+from .em import Step, run_em
+from .em_start import EMStart
 from .estep_pass import EStepPass
 from .events import FitResumed
 from .first_pass import backend_for, take_surveys

@@ -20,7 +20,8 @@ from ..engine.interface import Engine
 from ..errors import CheckpointError, IllDefinedCovarianceError
 from . import notes
 from .comparison import MOST_TIGHTENED, TIGHTER, Standing, gain_left
-from .em import EMRun, EMSettings, EMStart, Step
+from .em import EMRun, EMSettings, Step
+from .em_start import EMStart
 from .events import IterationFinished, StartBegun, StartFinished
 from .first_pass import backend_for
 from .fit_spec import FailedFit, FitResult, FitSpec

@@ -31,7 +31,8 @@ from ..core.statistics import statistics_of_responsibilities
 from ..data.row_sample import draw_by_weight
 from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
-from .em import EMRun, EMSettings, EMStart, Relocated, Step, run_em
+from .em import EMRun, EMSettings, Relocated, Step, run_em
+from .em_start import EMStart
 from .estep_pass import EStepResult
 from .history import PassRecord
 from .initialization import Sample

@@ -14,7 +14,8 @@ from ..core.estimation import Estimation, State
 from ..core.kernel_choice import MixtureShape
 from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
-from .em import EMRun, EMSettings, EMStart, Reseeding, Step, run_em
+from .em import EMRun, EMSettings, Step, run_em
+from .em_start import EMStart, Reseeding
 from .estep_pass import EStepPass
 from .events import SampleFitted, SampleStepped
 from .fit_spec import Settings
