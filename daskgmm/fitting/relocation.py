@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
@@ -165,16 +165,7 @@ class Relocation(Generic[State]):
             return _Move()
         # A component that has a few rows of the cluster may grow to have all of them. On all data the growth takes
         # passes, and the fit may converge earlier, so the trials include the state without a move.
-        em: EMSettings[State] = EMSettings(_TOL_FACTOR * self.tol, _TRIAL_ITERATIONS)
-        begins = (state, *self._moved(strata, kernel, cluster))
-        runs = [EMRun(self.estimation, em, em.begin(begin)) for begin in begins]
-        arithmetics: list[str] = []
-
-        def on_step(_: int, start: EMStart[State], step: Step) -> EMStart[State]:
-            arithmetics.append(step.arithmetic)
-            return start
-
-        ends = run_em(sample_pass(local, strata.sample, self.backend), runs, on_step)
+        ends, arithmetic = self._trials(local, strata, [state, *self._moved(strata, kernel, cluster)])
         n_iter = sum(end.n_iter for end in ends)
         still, best = ends[0], max(ends, key=_bound)
         choices = [(still, state)]
@@ -183,8 +174,21 @@ class Relocation(Generic[State]):
             choices = [(best, still.state), (still, state), (best, state)]
         for end, before in choices:
             if end.collapsed is None and self._is_worth(strata, end.state, before):
-                return _Move(end.state, n_iter, end.lower_bound, arithmetics[-1])
-        return _Move(None, n_iter, _bound(still), arithmetics[-1])
+                return _Move(end.state, n_iter, end.lower_bound, arithmetic)
+        return _Move(None, n_iter, _bound(still), arithmetic)
+
+    def _trials(self, local: Engine, strata: _Strata, begins: Sequence[State]) -> tuple[list[EMStart[State]], str]:
+        """Run EM on the strata from several states; return the ends, and the arithmetic of the last iteration."""
+        arithmetic = ""
+
+        def on_step(_: int, start: EMStart[State], step: Step) -> EMStart[State]:
+            nonlocal arithmetic
+            arithmetic = step.arithmetic
+            return start
+
+        em: EMSettings[State] = EMSettings(_TOL_FACTOR * self.tol, _TRIAL_ITERATIONS)
+        runs = [EMRun(self.estimation, em, em.begin(begin)) for begin in begins]
+        return run_em(sample_pass(local, strata.sample, self.backend), runs, on_step), arithmetic
 
     def _is_worth(self, strata: _Strata, state: State, before: State) -> bool:
         """Test whether the gain, over all rows and over the first stratum, exceeds ``tol`` and its standard error."""
