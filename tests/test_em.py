@@ -9,18 +9,8 @@ from daskgmm.core.acceleration import Accelerator, AcceleratorState
 from daskgmm.core.estimation import Estimation
 from daskgmm.criteria import CRITERIA, Criterion
 from daskgmm.errors import IllDefinedCovarianceError
-from daskgmm.fitting.em import (
-    RESEEDINGS,
-    EMRun,
-    EMSettings,
-    EMStart,
-    Proposal,
-    Relocated,
-    Reseeding,
-    advance,
-    request,
-    run_em,
-)
+from daskgmm.fitting.em import RESEEDINGS, EMRun, EMSettings, Relocated, advance, request, run_em
+from daskgmm.fitting.em_start import EMStart, Proposal, Reseeding
 from daskgmm.fitting.estep_pass import EStepResult
 from daskgmm.fitting.fit_state import FitState, Snapshot
 from daskgmm.fitting.folds import Score
@@ -380,6 +370,10 @@ def test_the_loop_takes_starts_to_their_ends_together():
 def test_starts_that_cannot_be(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         EMStart(4.0, **changes)
+
+
+def test_a_start_that_collapsed_at_once_has_no_bound_in_its_record():
+    assert PassRecord.of_sample(0, 1, -np.inf, 5, 0.1, "float64").lower_bound is None
 
 
 def test_records_that_cannot_be():

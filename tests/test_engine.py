@@ -546,6 +546,28 @@ def test_a_worker_with_little_room_gives_memory_back():
     assert after < 10e6  # as Dask has set it
 
 
+CONFINED = """
+import os, threading
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+import numpy as np
+from daskgmm import GaussianMixture
+from daskgmm.engine.cluster import planned_cluster
+started, start = [], threading.Thread.start
+threading.Thread.start = lambda thread: started.append(thread.name) or start(thread)
+x = np.random.default_rng(0).normal(size=(70_000, 1))
+plan = GaussianMixture(2).plan(x)
+planned = GaussianMixture(2, scheduler=planned_cluster()).plan(x)
+GaussianMixture(2, max_iter=1, tol=1e3, init_params="random_from_data").fit(x).predict(x)
+print(plan.n_threads, planned.n_threads, sum(name.startswith("gmm-rows") for name in started))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot confine a process")
+def test_a_confined_process_has_as_many_threads_as_processors():
+    run = subprocess.run([sys.executable, "-c", CONFINED], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["1", "1", "1"], run.stderr
+
+
 @pytest.mark.cluster
 def test_worker_processes_hold_blas_at_one_thread(processes):
     model(scheduler=processes).fit(da.from_array(X, chunks=(7777, 3)))

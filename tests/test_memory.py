@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zarr
 
-from daskgmm import BayesianGaussianMixture, GaussianMixture, write_predictions
+from daskgmm import BayesianGaussianMixture, GaussianMixture, select, write_predictions
 from daskgmm.cli import main
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.data.inputs import as_dataset, resolve
@@ -327,6 +327,39 @@ def test_the_terminal_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
     assert main(["fit", "a.zarr", "-k", "4"]) == 2
     assert "--model" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("function", ["fit", "plan", "select"])
+def test_a_search_that_does_not_fit_ends_before_it_begins(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The covariances take 80 MB, a fit 640 MB, and a search, which begins with 4000 components, 3.3 GB."""
+    monkeypatch.setattr("daskgmm.fitting.plan.machine_bytes", lambda: 2 << 30)
+    x = da.zeros((100_001, 100), chunks=(10_000, 100)).map_blocks(_no_rows, dtype=float, meta=np.empty((0, 0)))
+    model = GaussianMixture(1000)
+    functions = {"fit": model.fit, "plan": model.plan, "select": lambda x: select(x, [2, 1000])}
+    with pytest.raises(WorkerMemoryError, match=r"the search for its start take 3\..* GiB .*Use init_size=None"):
+        functions[function](x)
+    for without in (GaussianMixture(1000, init_size=None), continued(1000, 100)):
+        assert without.plan(x).n_components == 1000
+
+
+def _no_rows(block: Any) -> Any:
+    raise AssertionError("rows were read")
+
+
+def continued(n_components: int, n_features: int) -> GaussianMixture:
+    model = GaussianMixture(n_components, warm_start=True)
+    model.weights_, model.means_ = np.full(n_components, 1 / n_components), np.zeros((n_components, n_features))
+    model.covariances_ = np.broadcast_to(np.eye(n_features), (n_components, n_features, n_features))
+    return model
+
+
+def test_the_candidates_of_a_selection_are_in_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the 40 mixtures takes up to 1.6 GB while it is fitted, and 0.4 GB while others are."""
+    monkeypatch.setattr("daskgmm.fitting.plan.machine_bytes", lambda: 4 << 30)
+    x = da.zeros((1000, 500), chunks=(100, 500)).map_blocks(_no_rows, dtype=float, meta=np.empty((0, 0)))
+    assert GaussianMixture(100).plan(x).n_components == 100
+    with pytest.raises(WorkerMemoryError, match=r"those of all 40 mixtures .*; a fit takes .*Use fewer components"):
+        select(x, range(61, 101))
 
 
 def test_a_plan_names_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:

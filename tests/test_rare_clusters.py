@@ -253,11 +253,14 @@ def test_where_a_sample_was_searched_rows_are_watched(monkeypatch):
         model.fit(x)
 
 
-def test_the_history_has_it_in_order():
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_history_has_it_in_order(dtype):
     x, _, model = small()
-    model.fit(x)
+    model.fit(x.astype(dtype))
     tail = kinds(model)[kinds(model).index("em") :]
     assert tail[:3] == ["em", "sample", "moved"]
+    trial = model.history_[kinds(model).index("moved") - 1]
+    assert trial.arithmetic == dtype.__name__
     assert model.n_passes_ == len([record for record in model.history_ if record.bytes_read])
 
 

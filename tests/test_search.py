@@ -201,6 +201,7 @@ def test_several_searches_are_several_starts(blobs):
     searches = [record for record in model.history_ if record.kind == "sample"]
     assert [record.start for record in searches[:3]] == [0, 1, 2]
     assert searches[3].n_rows > searches[0].n_rows  # the best start goes on, on a larger sample
+    assert len({record.seconds for record in searches[:3]}) == 3  # the searches run one after the other
     assert {event.start for event in events if isinstance(event, SampleStepped)} >= {0, 1, 2}
     assert [event.n_starts for event in events if isinstance(event, SampleFitted)] == [3]
 

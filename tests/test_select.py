@@ -34,8 +34,10 @@ from daskgmm.cli import main
 from daskgmm.core import kernel_choice
 from daskgmm.criteria import CRITERIA
 from daskgmm.data.held_out import HeldOut
+from daskgmm.data.inputs import as_dataset
 from daskgmm.diagnostics import selection_view as pictures
 from daskgmm.diagnostics.summary import print_record
+from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import (
     FallingLikelihoodWarning,
     IllDefinedCovarianceError,
@@ -44,8 +46,9 @@ from daskgmm.errors import (
     MissingDependencyError,
     SelectionWarning,
 )
-from daskgmm.estimators import selection
+from daskgmm.estimators import selection, selection_table
 from daskgmm.events import IterationFinished, PassStarted, StartBegun, StartFinished
+from daskgmm.fitting.fit import fit_mixtures
 from daskgmm.fitting.pruning import PruningRule, remaining_gain
 from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.tuning import tuned
@@ -122,6 +125,9 @@ def test_a_candidate_below_a_smaller_one_begins_again_with_the_smaller_one_split
     assert {(event.label, event.start) for event in begun if isinstance(event, StartBegun) and event.start} == {
         ("4 full", 1)
     }
+    (grown,) = [record for record in found.models[4, "full"].history_ if record.kind == "sample"]
+    splits, steps = 2, 4 + 8
+    assert (grown.start, grown.n_iter, grown.n_rows) == (1, splits * steps, len(poor()))
 
 
 def test_a_likelihood_that_falls_with_the_number_of_components_is_told(poor_starts):
@@ -131,7 +137,7 @@ def test_a_likelihood_that_falls_with_the_number_of_components_is_told(poor_star
         for k, value in ((5, -1.0), (4, -3.0), (3, -2.0), (2, -4.0))
     ]
     with pytest.warns(FallingLikelihoodWarning, match=r"4 full has .*, 3 full .*Decrease tol") as caught:
-        selection._warn_of_falls(table, 1e-3)
+        selection_table.warn_of_falls(table, 1e-3)
     assert "5 full" not in str(caught[0].message)
 
 
@@ -204,6 +210,19 @@ def test_a_shared_search_has_the_same_bits_from_any_input():
 # ---- candidates too close to tell
 
 
+def test_a_search_that_fails_is_told_and_stops_no_other():
+    """An over-fit of nine components has a seed in every one of the 40 distinct rows."""
+    x = np.random.default_rng(0).integers(40, size=(100_500, 1)).astype(float)
+    estimator = GaussianMixture(reg_covar=0, random_state=0)
+    with pytest.warns(InitializationWarning, match="the candidate 9 full failed"):
+        found = select(x, [2, 3, 9], estimator=estimator)
+    assert [row["failed"] is None for row in found.table] == [True, True, False]
+    two, three = (found.models[k, "full"] for k in (2, 3))
+    searched = [next(record for record in model.history_ if record.kind == "sample") for model in (two, three)]
+    assert searched[0].seconds == searched[1].seconds  # one search serves both
+    same_bits(three, select(x, [2, 3], estimator=estimator).models[3, "full"])
+
+
 def test_candidates_that_could_still_win_go_on():
     """With this tolerance alone, two fits end where the gain that is left decides their order."""
     x = overlapping()
@@ -216,6 +235,51 @@ def test_candidates_that_could_still_win_go_on():
     assert found.model.bic(x) < alone.bic(x)
     assert not any(row["undecided"] for row in found.table)
     assert all(row["converged"] for row in found.table)
+
+
+class Scripted:
+    """Comparison of a mixture with a smaller one: the fit goes on in the given ways, one after the other."""
+
+    def __init__(self, *ways):
+        self.ways = list(ways)
+
+    def falling(self, standings, tols, weight_sum):
+        return {1: 0} if self.ways[:1] == ["grown"] and self.ways.pop(0) else {}
+
+    def undecided(self, standings, weight_sum):
+        return [1] if self.ways[:1] == ["tightened"] and self.ways.pop(0) else []
+
+
+def went_on(ways, ended=lambda event: None, **parameters):
+    """The fit of two overlapping clusters that goes on, beside that of one; ``ended`` gets its events."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 1)) + rng.choice([-1.2, 1.2], size=(2000, 1))
+    models = [GaussianMixture(1, random_state=0), GaussianMixture(2, random_state=0, **parameters)]
+    comparison = Scripted(*ways)
+    with DaskEngine("synchronous", listeners=[ended]) as engine:
+        dataset, _ = as_dataset(x)
+        _, found = fit_mixtures(engine, dataset, [model._spec(1) for model in models], comparison=comparison)
+    assert not comparison.ways
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::daskgmm.errors.CoincidingComponentsWarning")
+@pytest.mark.parametrize("ways", [[], ["tightened"], ["grown"], ["tightened", "grown"]], ids=", ".join)
+def test_no_start_has_converged_because_another_one_went_on(ways):
+    """Two components that coincide have nothing to gain; the other start is better, and reaches ``max_iter``."""
+    coinciding = {"weights_init": [0.5, 0.5], "means_init": [[0.0], [0.0]], "precisions_init": [[[0.4]], [[0.4]]]}
+    found = went_on(ways, tol=1e-8, max_iter=10, **coinciding)
+    assert found.converged == ("grown" not in ways)
+    assert (found.n_iter == 10) == ("grown" in ways)
+
+
+@pytest.mark.parametrize("ways", [[], ["tightened"]], ids=", ".join)
+def test_a_start_that_went_on_to_its_limit_has_converged_to_the_tolerance_that_was_asked_for(ways):
+    events = []
+    found = went_on(ways, events.append, tol=1e-3, max_iter=5, means_init=[[-1.0], [1.5]])
+    assert found.converged
+    assert [event.converged for event in events if isinstance(event, StartFinished)][-1]
+    assert found.n_iter == (5 if ways else 4)
 
 
 def test_an_order_that_could_not_be_told_is_told():
@@ -244,7 +308,7 @@ def test_what_rounding_and_tol_leave_open_is_no_fall():
             (3, "diag", None, False),
         ]
     ]
-    falls = [(higher["n_components"], lower["n_components"]) for higher, lower in selection._falls(table, 0.01)]
+    falls = [(higher["n_components"], lower["n_components"]) for higher, lower in selection_table._falls(table, 0.01)]
     assert falls == [(2, 5)]
 
 
@@ -424,10 +488,8 @@ def test_ties_go_to_fewer_parameters():
     x = X[:, :1]
     found = select(x, [1], ["full", "tied"], estimator=GaussianMixture(random_state=0))
     table = [{**row, "bic": 1.0, "n_parameters": n} for row, n in zip(found.table, (5, 4), strict=True)]
-    from daskgmm.estimators.selection import _best
-
-    assert _best("bic", table) == (1, "tied")
-    assert _best("bic", table[::-1]) == (1, "tied")
+    assert selection_table.best_key("bic", table) == (1, "tied")
+    assert selection_table.best_key("bic", table[::-1]) == (1, "tied")
 
 
 # ---- rows held out

@@ -18,6 +18,7 @@ from daskgmm.core.statistics import Frame, statistics_of_responsibilities
 from daskgmm.core.variational import Priors, Variational
 from daskgmm.data.inputs import as_dataset
 from daskgmm.engine.plain import PlainEngine
+from daskgmm.errors import ReseedingWarning
 from daskgmm.fitting.em import EMRun, EMSettings, run_em
 from daskgmm.fitting.estep_pass import EStepPass
 
@@ -67,6 +68,22 @@ def test_the_last_e_steps_of_a_fit_that_is_cut_off_are_in_double(max_iter):
     with pytest.warns(UserWarning, match="did not converge"):
         used = arithmetics(model(max_iter=max_iter, tol=1e-12).fit(rows_of()))
     assert used == ["float32"] * (max_iter - 2) + ["float64"] * min(max_iter, 2)
+
+
+def test_a_fit_that_continues_another_one_rounds_rows_only_after_a_reseeding():
+    x = rows_of()
+    found = model(warm_start=True).fit(x)
+    assert "float32" not in arithmetics(found.fit(x))  # it may be at its end
+    found.means_ = np.concatenate([found.means_[:3], [[1000.0] * 3]])  # no row is there
+    with pytest.warns(ReseedingWarning, match="left without rows"):
+        found.fit(x)
+    used, kinds = arithmetics(found), [record.kind for record in found.history_[1:]]
+    assert kinds[0] == "reseeded"
+    assert used[1] == "float32"
+    assert used[1:] == sorted(used[1:])
+    assert used[-2:] == ["float64"] * 2
+    assert found.converged_
+    assert found.score(x) == pytest.approx(plainly(x).score(x), abs=1e-5)
 
 
 def test_narrow_clusters_are_never_rounded():

@@ -1,5 +1,6 @@
 """Starts: they share every reading of the data, and may run on samples in memory before."""
 
+import collections
 import gc
 import itertools
 import weakref
@@ -21,10 +22,10 @@ from daskgmm.engine.combined_fold import CombinedFold, SharedCosts
 from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import DataChangedError, IllDefinedCovarianceError, InitializationWarning, InvalidWeightsError
 from daskgmm.events import PassStarted, SampleFitted, SampleStepped, StartBegun, StartFinished
-from daskgmm.fitting import sampling
+from daskgmm.fitting import nested_samples
 from daskgmm.fitting.estep_pass import EStepPass, EStepRequest
 from daskgmm.fitting.first_pass import take_surveys
-from daskgmm.fitting.sampling import sample_sizes
+from daskgmm.fitting.nested_samples import sample_sizes
 from daskgmm.names import COVARIANCE_TYPES
 from daskgmm.tuning import Tuning
 
@@ -168,14 +169,14 @@ def test_samples_grow_tenfold_and_are_never_too_small_for_the_mixture():
         sizes = sample_sizes(n_rows, n_parameters)
         assert sizes[-1] == n_rows
         assert all(small == large // 10 for small, large in itertools.pairwise(sizes))
-        assert len(sizes) == 1 or sizes[0] >= sampling._ROWS_PER_PARAMETER * n_parameters
+        assert len(sizes) == 1 or sizes[0] >= nested_samples._ROWS_PER_PARAMETER * n_parameters
     assert len(sample_sizes(1_000_000, 10)) > len(sample_sizes(1_000_000, 50_000)) == 1
 
 
 @pytest.fixture
 def small_rungs(monkeypatch):
-    monkeypatch.setattr(sampling, "_FEWEST_ROWS", 100)
-    monkeypatch.setattr(sampling, "_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(nested_samples, "_FEWEST_ROWS", 100)
+    monkeypatch.setattr(nested_samples, "_ROWS_PER_PARAMETER", 1)
 
 
 def test_a_start_from_a_sample_takes_few_passes_and_ends_as_high():
@@ -220,16 +221,51 @@ def test_the_history_tells_every_pass_and_every_sample(small_rungs):
     model = GaussianMixture(3, init_size=1000, n_init=2, random_state=0, callbacks=[events.append]).fit(X)
     kinds = [record.kind for record in model.history_]
     n_passes = sum(isinstance(event, PassStarted) for event in events)
-    assert kinds[:4] == ["survey", "sample", "sample", "sample"]  # two starts on 100 rows, one of them on 1000
-    assert [record.n_rows for record in model.history_[:4]] == [N, 100, 100, 1000]
-    assert set(kinds[4:]) == {"em"}
-    assert len(kinds) - 3 == n_passes == model.n_passes_ == 1 + model.n_iter_
-    assert [record.lower_bound for record in model.history_[4:]] == model.lower_bounds_
+    assert kinds[:6] == ["survey", *["sample"] * 5]  # two starts on 100 rows, compared on 1000, and one of them there
+    assert [record.n_rows for record in model.history_[:6]] == [N, 100, 100, 1000, 1000, 1000]
+    assert [record.n_iter for record in model.history_[3:5]] == [1, 1]
+    assert set(kinds[6:]) == {"em"}
+    assert len(kinds) - 5 == n_passes == model.n_passes_ == 1 + model.n_iter_
+    assert [record.lower_bound for record in model.history_[6:]] == model.lower_bounds_
     for record in model.history_:
         assert record.bytes_read == (0 if record.kind == "sample" else X.nbytes)
         assert record.arithmetic == ("" if record.kind == "survey" else "float64")
         assert record.seconds > 0
         assert record.as_record()["rows_per_second"] == pytest.approx(record.n_rows * record.n_iter / record.seconds)
+
+
+@pytest.fixture
+def e_steps(monkeypatch):
+    """Number of E-steps by the number of rows."""
+    call, found = EStepPass.__call__, collections.Counter()
+
+    def counted(self, requests):
+        found[self.dataset.n_rows] += len(requests)
+        return call(self, requests)
+
+    monkeypatch.setattr(EStepPass, "__call__", counted)
+    return found
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "model",
+    [
+        GaussianMixture(4, n_init=2, random_state=0),
+        GaussianMixture(4, init_size=20_000, n_init=2, random_state=0),
+        BayesianGaussianMixture(n_components=4, random_state=0),
+    ],
+    ids=["searches", "nested samples", "Bayesian"],
+)
+def test_the_records_of_samples_count_every_e_step(model, dtype, e_steps):
+    model = clone(model).fit(blobs(100_001).astype(dtype))
+    counted = collections.Counter()
+    for record in model.history_[1:]:
+        counted[record.n_rows] += record.n_iter
+        if record.kind == "sample":
+            assert record.arithmetic == dtype.__name__  # the last step does not round the rows
+            assert record.seconds > 0
+    assert counted == e_steps
 
 
 def test_samples_are_told_as_they_go(small_rungs):
@@ -292,7 +328,7 @@ def test_a_sample_that_holds_all_rows_with_weight_is_scaled_by_nothing(small_run
     found = model.fit(rows, sample_weight=weights)
     sampled = [record for record in found.history_ if record.kind == "sample"]
     first = next(record for record in found.history_ if record.kind == "em")
-    assert [record.n_rows for record in sampled] == [150, 1500]
+    assert [record.n_rows for record in sampled] == [150, 1500, 1500]
     assert sampled[-1].lower_bound == pytest.approx(first.lower_bound, abs=1e-5)  # both of the same rows
 
 

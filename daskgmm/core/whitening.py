@@ -117,5 +117,6 @@ class WhiteningSums:
 
 def standardised(whitening: Whitening, rows: Array, out: Array) -> None:
     """Write x / s of a block of rows, clipped, to ``out``, (D, B)."""
-    exact = np.multiply(rows.T, whitening.inverse_scale[:, None], dtype=np.float64)
-    np.clip(exact, whitening.lowest[:, None], whitening.highest[:, None], out=out, casting="same_kind")
+    with np.errstate(over="ignore"):  # in single precision, of rows that are clipped
+        np.multiply(rows.T, whitening.inverse_scale[:, None], out=out, dtype=np.float64, casting="same_kind")
+    np.clip(out, whitening.lowest[:, None], whitening.highest[:, None], out=out, casting="same_kind")

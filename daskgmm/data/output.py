@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import dask
 import dask.array as da
 import numpy as np
 from dask.callbacks import Callback
+from dask.system import CPU_COUNT
 
 from ..errors import NonFiniteDataError
 from ..tuning import current
@@ -191,7 +191,7 @@ def apply_rows(rows: Array, function: RowFunction, start: int = 0, n_threads: in
     start : int
         Number of the first row.
     n_threads : int or None
-        None: one for each processor.
+        None: one for each processor that this process may use.
     """
     results = [output.empty(len(rows)) for output in function.outputs]
 
@@ -204,6 +204,6 @@ def apply_rows(rows: Array, function: RowFunction, start: int = 0, n_threads: in
         for span in spans:
             fill(span)
         return results
-    with ThreadPoolExecutor(n_threads or os.cpu_count(), thread_name_prefix="gmm-rows") as pool:
+    with ThreadPoolExecutor(n_threads or CPU_COUNT, thread_name_prefix="gmm-rows") as pool:
         list(pool.map(fill, spans))
     return results

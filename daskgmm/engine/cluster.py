@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import dask
 import distributed
+from dask.system import CPU_COUNT
 from distributed.worker_memory import parse_memory_limit
 
 from ..config import timeout_seconds
@@ -118,11 +119,10 @@ def describe_workers(
     for name, number in (("n_workers", n_workers), ("threads_per_worker", threads_per_worker)):
         if number is not None and number < 1:
             raise ValueError(f"{name}={number}; expected a number of 1 or more, or None")
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = n_workers or max(1, processors // (threads_per_worker or 1))
+    workers = n_workers or max(1, CPU_COUNT // (threads_per_worker or 1))
     limit = _limit(memory_limit, workers)
     check_limit(memory_limit, limit, workers)
-    threads = threads_per_worker or max(1, processors // workers)
+    threads = threads_per_worker or max(1, CPU_COUNT // workers)
     return [Worker(f"{number} of {workers}", threads, limit) for number in range(1, workers + 1)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +12,7 @@ import dask
 import distributed
 from dask.base import get_scheduler
 from dask.local import get_sync
+from dask.system import CPU_COUNT
 from dask.threaded import get as get_threaded
 
 from ..tuning import Tuning
@@ -78,7 +78,7 @@ def find_scheduler(
         return _threads() if in_process else Remote(client=client, tuning=tuning)
     if get is None or get is get_threaded:
         return _threads()
-    return Local(get, os.cpu_count() or 1)  # another scheduler of Dask's, or of the user's
+    return Local(get, CPU_COUNT)  # another scheduler of Dask's, or of the user's
 
 
 def _of_name(name: str, tuning: Tuning | None) -> AbstractContextManager[Scheduler]:
@@ -100,9 +100,9 @@ def _threads() -> Iterator[Scheduler]:
     ``pool`` and ``num_workers`` of Dask's configuration are followed.
     """
     if (given := dask.config.get("pool", None)) is not None:
-        yield Local(get_threaded, getattr(given, "_max_workers", None) or os.cpu_count() or 1)
+        yield Local(get_threaded, getattr(given, "_max_workers", None) or CPU_COUNT)
         return
-    n_threads = dask.config.get("num_workers", None) or os.cpu_count() or 1
+    n_threads = dask.config.get("num_workers", None) or CPU_COUNT
     pool = _Threads(n_threads, thread_name_prefix="gmm-pass")
     try:
         yield Local(get_scheduler(scheduler=pool), n_threads)

@@ -3,6 +3,7 @@
 gaussian_mixture   `GaussianMixture`: maximum likelihood
 bayesian_mixture   `BayesianGaussianMixture`: variational inference
 selection          `select`: a comparison of several mixtures of the same data
+selection_table    table of the candidates of a selection, the best candidate, and warnings about their order
 grid               validated arguments of `select`: candidates and criterion
 base               base class of both mixtures: fit, predict, score
 model              base class without data: constructor parameters, fitted attributes, sampling

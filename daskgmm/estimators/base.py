@@ -148,9 +148,9 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
                     f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
                     f"n_samples = {dataset.n_rows}"
                 )
-            check_parameters(dataset, self._structure, int(self.n_components))
-            checkpointer = None if stored_fit is None else checkpointer_for(stored_fit, dataset, [self])
             spec = self._spec(dataset.n_features)
+            check_parameters(dataset, [spec.settings])
+            checkpointer = None if stored_fit is None else checkpointer_for(stored_fit, dataset, [self])
             engine.keep_rows(cache_bytes(engine, dataset, [spec.settings], check_cache(self.cache)))
             fits = MixtureFits(engine, dataset, [spec], checkpointer)
             try:
@@ -228,8 +228,8 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         data = clone(self)._accept(X, reset=True)  # a plan leaves no trace on the estimator
         with DaskEngine(self.scheduler, in_process=not is_lazy(data)) as engine:
             dataset, _ = as_dataset(data, sample_weight, engine.compute)
-            check_parameters(dataset, self._structure, int(self.n_components))
             settings = self._settings(self._prepare(dataset.n_features))
+            check_parameters(dataset, [settings])
             return plan_fit(engine, dataset, settings, check_cache(self.cache))
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -382,13 +382,14 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
     def _settings(self, how: Preparation[State]) -> Settings:
         auto = self.init_size == AUTO
         usual = self.init_params == Defaults.init_params and self.n_components > 1
+        continues = self.warm_start and self.__sklearn_is_fitted__()
         return Settings(
             Initialization(self._structure, int(self.n_components), self.init_params),
             tol=self.tol,
             max_iter=self.max_iter,
             n_init=None if self.n_init == AUTO else int(self.n_init),
             init_size=None if auto or self.init_size is None else int(self.init_size),
-            searches=auto and usual and how.is_free,
+            searches=auto and usual and how.is_free and not continues,
             accelerator=how.accelerator,
             accelerates_few=how.accelerates_few,
             scatter=how.scatter,

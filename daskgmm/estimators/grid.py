@@ -25,6 +25,11 @@ _COUNTED = 100_000
 """Largest number of rows for which the held-out rows are counted before any row is read."""
 
 
+def label(key: Key) -> str:
+    """Name of a candidate in events and messages."""
+    return f"{key[0]} {key[1]}"
+
+
 def check_estimator(estimator: Any) -> BaseMixture[Any]:
     """Validate the estimator; None stands for a `GaussianMixture` with default parameters."""
     if estimator is None:

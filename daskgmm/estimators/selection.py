@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -15,8 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from ..core.covariance import STRUCTURES
-from ..criteria import CRITERIA, HELD_OUT, running_criteria
+from ..criteria import running_criteria
 from ..data.dataset import Dataset
 from ..data.failures import short_errors
 from ..data.held_out import HeldOut
@@ -26,25 +25,20 @@ from ..diagnostics.selection_view import draw_criterion, new_axes, selection_htm
 from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener
 from ..engine.run import DaskEngine
-from ..errors import (
-    CoincidingComponentsWarning,
-    FallingLikelihoodWarning,
-    InitializationWarning,
-    InvalidWeightsError,
-    SelectionWarning,
-)
-from ..fitting.comparison import NEGLIGIBLE, Comparison, negligible_nats
+from ..errors import InitializationWarning
+from ..fitting.comparison import Comparison
 from ..fitting.first_pass import n_weight_passes
 from ..fitting.fit import fit_mixtures
-from ..fitting.fit_spec import FailedFit, FitResult
+from ..fitting.fit_spec import FailedFit, FitResult, Settings
 from ..fitting.fit_state import Checkpointer
-from ..fitting.folds import Score, SplitScore, SplitScoreFold
+from ..fitting.folds import SplitScore, SplitScoreFold
 from ..fitting.plan import cache_bytes, check_parameters
 from ..fitting.pruning import PruningRule
 from ..persistence.checkpoint import Checkpoint
 from .base import BaseMixture
 from .checkpointing import check_checkpoint, checkpointer_for
-from .grid import Key, check_criterion, check_estimator, check_keys, check_rows
+from .grid import Key, check_criterion, check_estimator, check_keys, check_rows, label
+from .selection_table import best_key, coincidences, mark_undecided, table_row, warn_of_falls, warn_of_order
 from .validation import check_cache, check_callbacks
 
 
@@ -275,9 +269,8 @@ def _select(
     with DaskEngine(base.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
         dataset, counting = as_dataset(data, sample_weight, engine.compute)
         check_rows(dataset, keys, rule)
-        for n_components, kind in keys:
-            check_parameters(dataset, STRUCTURES[kind], n_components)
         training = dataset if rule is None else rule.training(dataset)
+        check_parameters(training, [_settings(model, training.n_features) for model in models.values()])
         checkpointer = None
         if options.stored_fit is not None:
             checkpointer = checkpointer_for(options.stored_fit, training, list(models.values()), options.settings)
@@ -290,15 +283,15 @@ def _select(
         _warn(runs)
         scores = _score(engine, dataset, fitted, rule)
         n_passes = counting + engine.n_passes
-    table = [_row(key, models[key], run, scores.get(key)) for key, run in runs.items()]
+    table = [table_row(key, models[key], run, scores.get(key)) for key, run in runs.items()]
     if base._has_criteria:  # a Bayesian fit does not maximise the likelihood
-        _mark_undecided(
+        mark_undecided(
             table, criterion, {key: run.gain_left for key, run in runs.items() if isinstance(run, FitResult)}, scores
         )
-        _warn_of_falls(table, base.tol)
-        _warn_of_order(table, criterion)
-    best = _best(criterion, table)
-    for note in _coincidences(runs[best]):
+        warn_of_falls(table, base.tol)
+        warn_of_order(table, criterion)
+    best = best_key(criterion, table)
+    for note in coincidences(runs[best]):
         warnings.warn(note, stacklevel=4)
     return Selection(criterion, table, fitted, best, dataset.n_rows, n_passes)
 
@@ -329,10 +322,6 @@ def _copy_features(first: BaseMixture[Any], models: Iterable[BaseMixture[Any]]) 
         vars(model).update(features)
 
 
-def _label(key: Key) -> str:
-    return f"{key[0]} {key[1]}"
-
-
 def _fit(
     engine: DaskEngine,
     dataset: Dataset,
@@ -341,10 +330,14 @@ def _fit(
     comparison: Comparison | None,
     checkpointer: Checkpointer | None,
 ) -> dict[Key, FitResult[Any] | FailedFit]:
-    specs = [model._spec(dataset.n_features, _label(key)) for key, model in models.items()]
+    specs = [model._spec(dataset.n_features, label(key)) for key, model in models.items()]
     cache = check_cache(next(iter(models.values())).cache)
     engine.keep_rows(cache_bytes(engine, dataset, [spec.settings for spec in specs], cache))
     return dict(zip(models, fit_mixtures(engine, dataset, specs, checkpointer, early_stop, comparison), strict=True))
+
+
+def _settings(model: BaseMixture[Any], n_features: int) -> Settings:
+    return model._settings(model._prepare(n_features))
 
 
 def _comparison(base: BaseMixture[Any], criterion: str) -> Comparison | None:
@@ -355,7 +348,7 @@ def _comparison(base: BaseMixture[Any], criterion: str) -> Comparison | None:
 def _store(model: BaseMixture[Any], run: FitResult[Any], dataset: Dataset, training: Dataset, counting: int) -> None:
     # Number of passes of a fit of this candidate alone, whose starts share passes, too.
     steps = Counter(record.start for record in run.history if record.kind not in ("survey", "sample"))
-    size = model._settings(model._prepare(dataset.n_features)).sample_size
+    size = _settings(model, dataset.n_features).sample_size
     n_passes = counting + n_weight_passes(training, size) + 1 + max(steps.values(), default=0)
     model._store(run, dataset, n_passes)
 
@@ -367,21 +360,17 @@ def _warn(runs: Mapping[Key, FitResult[Any] | FailedFit]) -> None:
         raise next(iter(failures.values()))
     for run in runs.values():
         for note in run.notes:
-            if note not in _coincidences(run):  # the table has them
+            if note not in coincidences(run):  # the table has them
                 warnings.warn(note, stacklevel=5)
     for key, error in failures.items():
-        warnings.warn(InitializationWarning(f"the candidate {_label(key)} failed: {error}"), stacklevel=5)
-    late = [_label(key) for key, run in runs.items() if _is_late(run)]
+        warnings.warn(InitializationWarning(f"the candidate {label(key)} failed: {error}"), stacklevel=5)
+    late = [label(key) for key, run in runs.items() if _is_late(run)]
     if late:
         warnings.warn(
             f"{len(late)} of {len(runs)} candidates did not converge: {', '.join(late)}. Increase max_iter, or tol.",
             ConvergenceWarning,
             stacklevel=5,
         )
-
-
-def _coincidences(run: FitResult[Any] | FailedFit) -> list[Warning]:
-    return [note for note in run.notes if isinstance(note, CoincidingComponentsWarning)]
 
 
 def _is_late(run: FitResult[Any] | FailedFit) -> bool:
@@ -396,121 +385,3 @@ def _score(
     scores: list[SplitScore] = engine.run_together(dataset, folds, "score")
     check_weight_sum(scores[0].training.weight_sum)
     return dict(zip(fitted, scores, strict=True))
-
-
-# ---- results
-
-
-def _row(
-    key: Key, model: BaseMixture[Any], run: FitResult[Any] | FailedFit, score: SplitScore | None
-) -> dict[str, Any]:
-    criteria: Mapping[str, float] = {}
-    training = held_out = None
-    if score is not None:
-        criteria, training = model._criteria(score.training), score.training.mean_log_likelihood
-        held_out = _mean(score.held_out)
-    return {
-        "n_components": key[0],
-        "covariance_type": key[1],
-        "log_likelihood": training,
-        **{name: criteria.get(name) for name in CRITERIA},
-        HELD_OUT: held_out,
-        "n_parameters": model._parameters().n_free if criteria else None,
-        "converged": isinstance(run, FitResult) and run.converged,
-        "n_iter": run.n_iter if isinstance(run, FitResult) else None,
-        "undecided": False,
-        "coincides": bool(_coincidences(run)),
-        "dropped": isinstance(run, FitResult) and run.stopped,
-        "failed": str(run.error) if isinstance(run, FailedFit) else None,
-    }
-
-
-def _mean(score: Score) -> float | None:
-    return score.mean_log_likelihood if score.weight_sum > 0 else None
-
-
-def _mark_undecided(
-    table: Sequence[dict[str, Any]],
-    criterion: str,
-    left: Mapping[Key, float],
-    scores: Mapping[Key, SplitScore],
-) -> None:
-    """Mark the candidates that would be the best with what their fits have left to gain."""
-    scored = [row for row in table if row[criterion] is not None]
-    for row in scored:
-        key = _key(row)
-        gain = left[key] if criterion == HELD_OUT else 2 * left[key] * scores[key].training.weight_sum
-        negligible = negligible_nats(scores[key].training.weight_sum) if criterion == HELD_OUT else NEGLIGIBLE
-        others = [_cost(criterion, other) for other in scored if other is not row]
-        cost = _cost(criterion, row)
-        is_behind = bool(others) and cost > min(others)
-        row["undecided"] = is_behind and not row["dropped"] and cost - gain < min(others) - negligible
-
-
-def _cost(criterion: str, row: Mapping[str, Any]) -> float:
-    """Value of the criterion, of which less is better."""
-    return float(-row[criterion] if criterion == HELD_OUT else row[criterion])
-
-
-def _warn_of_order(table: Sequence[Mapping[str, Any]], criterion: str) -> None:
-    """Warn if it could not be told which candidate is the best."""
-    undecided = [_label(_key(row)) for row in table if row["undecided"] and row["converged"]]
-    if undecided and criterion in running_criteria():
-        warnings.warn(
-            SelectionWarning(
-                f"{len(undecided)} candidates may still be better by {criterion} than the one that was selected: "
-                f"{', '.join(undecided[:8])}{', …' if len(undecided) > 8 else ''}. Their fits have more to gain than "
-                "their criteria lack. Decrease tol and increase max_iter to tell their order."
-            ),
-            stacklevel=5,
-        )
-
-
-def _warn_of_falls(table: Sequence[Mapping[str, Any]], significant: float) -> None:
-    """Warn if a mixture with more components has a lower likelihood: its fit has missed the maximum."""
-    falls = [
-        f"{_label(_key(lower))} has {lower['log_likelihood']:.6g} nats per row, {_label(_key(higher))} "
-        f"{higher['log_likelihood']:.6g}"
-        for higher, lower in _falls(table, significant)
-    ]
-    if falls:
-        more = f" (and {len(falls) - 4} more)" if len(falls) > 4 else ""
-        warnings.warn(
-            FallingLikelihoodWarning(
-                f"the log-likelihood falls with the number of components: {'; '.join(falls[:4])}{more}. A mixture with "
-                "more components describes the data at least as well if its fit finds the maximum, so these fits did "
-                "not, although they also began with the smaller mixture, split. The criteria may select too few "
-                "components. Decrease tol, increase max_iter, or try another random_state of the estimator."
-            ),
-            stacklevel=5,
-        )
-
-
-def _falls(
-    table: Sequence[Mapping[str, Any]], significant: float
-) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Pairs of candidates of one covariance type, of which the second has more components and a lower likelihood.
-
-    Candidates that have not converged are left out as the second: another warning names them.
-    """
-    scored = sorted((row for row in table if row["log_likelihood"] is not None), key=_key)
-    highest: dict[str, Mapping[str, Any]] = {}
-    for row in scored:
-        best = highest.setdefault(row["covariance_type"], row)
-        if row["log_likelihood"] > best["log_likelihood"]:
-            highest[row["covariance_type"]] = row
-        elif row["converged"] and row["log_likelihood"] < best["log_likelihood"] - significant:
-            yield best, row
-
-
-def _key(row: Mapping[str, Any]) -> Key:
-    return row["n_components"], row["covariance_type"]
-
-
-def _best(criterion: str, table: Sequence[Mapping[str, Any]]) -> Key:
-    """Key of the best candidate; of equal candidates, the one with fewer parameters."""
-    scored = [row for row in table if row[criterion] is not None]
-    if not scored:
-        raise InvalidWeightsError("held_out: all held-out rows have weight zero; increase held_out")
-    best = min(scored, key=lambda row: (_cost(criterion, row), row["n_parameters"] or 0, row["n_components"]))
-    return _key(best)

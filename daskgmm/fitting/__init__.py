@@ -7,12 +7,17 @@ first_pass        the passes before the first E-step, for one mixture or several
 initialization    initial statistics of a start, from a sample of rows in memory
 folds             folds of the passes of a fit: the E-step, the score
 estep_pass        all requested E-steps in one reading of a data set
-em                expectation-maximisation: a start as a value, `advance`, and the loop over several starts
+em_start          a start as a value
+em                expectation-maximisation: `advance`, and the loop over several starts
 low_density_rows  the rows with the lowest log-densities, kept by an E-step
 relocation        moves of components to rare clusters among these rows
 samples           samples of a sample, and E-steps over a sample
+sample_steps      E-steps over a sample outside a run of starts, and their record
+sample_starts     starts on samples in memory: their context, and EM on a sample
+nested_samples    starts on nested samples, of which the best goes on to all data
 start_search      the search for a start on small samples
-sampling          starts on samples in memory, of which the best goes on to all data
+searched_starts   starts by a search
+shared_search     one search for the starts of several mixtures
 pruning           information criteria, and the pruning of starts that can no longer reach the lowest
 comparison        mixtures that need another start, or more iterations, after a comparison of all
 growth            starts from a smaller mixture

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..core.structure import CovarianceStructure
-from .em import EMStart
+from .em_start import EMStart
 from .pruning import criterion_value, remaining_gain
 
 MOST_GROWN = 6

@@ -31,16 +31,20 @@ class StartBegun:
 
 @dataclass(frozen=True)
 class SampleStepped:
-    """A start completed an EM iteration on a sample of the rows, in memory."""
+    """A start completed an EM iteration on a sample of the rows, in memory, or a round of a search on samples."""
 
     start: int
     n_starts: int
 
     n_rows: int
-    """Rows of the sample."""
+    """Rows of the sample, or of each round."""
 
     iteration: int
+    """Number of the iteration, or of the round, counted from 1."""
+
     lower_bound: float
+    """Bound of the iteration; of a search, the mean log-likelihood of held-out rows for the best mixture so far."""
+
     change: float
     measure: str = "log-likelihood"
     label: str = ""

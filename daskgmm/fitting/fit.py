@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Generic
@@ -18,17 +17,16 @@ from ..data.reading import Reading
 from ..engine.events import Waiting
 from ..engine.interface import Engine
 from ..engine.probe import probe
-from ..errors import IllDefinedCovarianceError
 from .comparison import MOST_GROWN, Comparison
-from .em import EMStart, Step, run_em
+from .em import Step, run_em
+from .em_start import EMStart
 from .estep_pass import EStepPass
 from .events import FitResumed
 from .first_pass import backend_for, take_surveys
 from .fit_spec import FailedFit, FitResult, FitSpec
 from .fit_state import Beginning, Checkpointer, EarlyStop, Snapshot
 from .mixture_fit import MixtureFit
-from .sampling import search_together
-from .start_search import Found
+from .shared_search import Outcome, search_together
 from .survey import Survey
 
 
@@ -159,28 +157,25 @@ class MixtureFits(Generic[State]):
         return surveys, seconds, None
 
     def _begin(self, fits: list[MixtureFit[State]], estep_pass: EStepPass, seconds: float) -> None:
-        found = self._search(fits)
+        outcomes = self._search(fits)
         for number, fit in enumerate(fits):
             fit.record("survey", 0, None, seconds, "")
-            fit.begin(found.get(number))
+            fit.begin(outcomes.get(number))
         self._fits = fits
         self._keep(estep_pass)
 
-    def _search(self, fits: Sequence[MixtureFit[State]]) -> dict[int, Found]:
+    def _search(self, fits: Sequence[MixtureFit[State]]) -> dict[int, Outcome]:
         """Search once for the starts of all numbers of components of a covariance structure."""
         groups: dict[CovarianceStructure, dict[int, int]] = {}
         for number, fit in enumerate(fits):
             if fit.shares_search:
                 groups.setdefault(fit.how.structure, {})[fit.how.n_components] = number
-        found: dict[int, Found] = {}
+        outcomes: dict[int, Outcome] = {}
         for group in groups.values():
             if len(group) > 1:
-                labels = {k: fits[number].label for k, number in group.items()}
-                # Where the rows of a round leave no usable mixture, each fit has a search of its own.
-                with suppress(IllDefinedCovarianceError):
-                    shared = search_together(self._engine, fits[group[max(group)]].search, labels)
-                    found |= {group[k]: each for k, each in shared.items()}
-        return found
+                shared = search_together(self._engine, {k: fits[number].context for k, number in group.items()})
+                outcomes |= {group[k]: outcome for k, outcome in shared.items()}
+        return outcomes
 
     def _resume(self, fits: list[MixtureFit[State]], estep_pass: EStepPass, snapshot: Snapshot) -> None:
         estep_pass.common.update(snapshot.common)

@@ -11,7 +11,7 @@ import numpy as np
 from ..core.estimation import State
 from ..data.checksum import Checksum
 from .comparison import MOST_GROWN, MOST_TIGHTENED
-from .em import EMStart
+from .em_start import EMStart
 from .history import PassRecord
 from .pruning import PrunerState
 from .survey import Survey

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
 class PassRecord:
-    """Record of one pass over the data, or of all iterations of a start on one sample."""
+    """Record of one pass over the data, or of successive iterations of a start on one sample."""
 
     kind: str
     """Kind of the pass:
@@ -36,10 +36,14 @@ class PassRecord:
     """Number of the start, counted from 0."""
 
     n_iter: int
-    """Number of iterations: 1 for a pass, all iterations of the start on a sample."""
+    """Number of iterations: 1 for a pass."""
 
     lower_bound: float | None
-    """Bound that the E-step found, in nats per unit of weight; None for a pass without a valid bound."""
+    """Bound that the E-step found, in nats per unit of weight; None for a pass without a valid bound.
+
+    The bound of iterations on a sample is the last one. A search on small samples has the mean log-likelihood of rows
+    that no iteration of the search has used.
+    """
 
     n_rows: int
     """Rows of the data, or of the sample."""
@@ -51,7 +55,7 @@ class PassRecord:
     """Wall time of the pass; starts that share a pass have the same."""
 
     arithmetic: str
-    """``"float32"``, ``"float64"`` or ``"precise"``; empty for a survey."""
+    """``"float32"``, ``"float64"`` or ``"precise"``; empty for a survey. Of iterations on a sample, the last one's."""
 
     bytes_cached: int = 0
     """Size in memory of the rows that were kept since an earlier pass, and were not read."""
@@ -67,6 +71,14 @@ class PassRecord:
         for name, words in _WORDS.items():
             if getattr(self, name) not in words:
                 raise ValueError(f"{name} is {getattr(self, name)!r:.40}; expected one of {words}")
+
+    @classmethod
+    def of_sample(
+        cls, start: int, n_iter: int, lower_bound: float | None, n_rows: int, seconds: float, arithmetic: str
+    ) -> Self:
+        """Make the record of iterations on a sample; an infinite bound is no valid one."""
+        bound = None if lower_bound is None or not math.isfinite(lower_bound) else lower_bound
+        return cls("sample", start, n_iter, bound, n_rows, 0, seconds, arithmetic)
 
     @property
     def rows_per_second(self) -> float:

@@ -20,7 +20,8 @@ from ..engine.interface import Engine
 from ..errors import CheckpointError, IllDefinedCovarianceError
 from . import notes
 from .comparison import MOST_TIGHTENED, TIGHTER, Standing, gain_left
-from .em import EMRun, EMSettings, EMStart, Step
+from .em import EMRun, EMSettings, Step
+from .em_start import EMStart
 from .events import IterationFinished, StartBegun, StartFinished
 from .first_pass import backend_for
 from .fit_spec import FailedFit, FitResult, FitSpec
@@ -29,9 +30,11 @@ from .growth import grow
 from .history import PassRecord
 from .initialization import Initialization, Sample
 from .low_density_rows import n_kept
+from .nested_samples import fit_on_samples
 from .relocation import Relocation
-from .sampling import fit_by_search, fit_on_samples
-from .start_search import Found, StartSearch
+from .sample_starts import StartContext
+from .searched_starts import fit_by_search
+from .shared_search import Outcome
 from .survey import Survey
 
 _GROWING = (0x6772, 0x6F77)
@@ -125,34 +128,32 @@ class MixtureFit(Generic[State]):
         return self._samples and self._settings.searches and self.state.n_starts == 1
 
     @property
-    def label(self) -> str:
-        """Label of the mixture."""
-        return self._spec.label
-
-    @property
     def how(self) -> Initialization:
         """Covariance structure and number of components."""
         return self._settings.initialization
 
-    def search(self, local: Engine) -> StartSearch:
-        """Make the search for the start, on an engine for rows in memory."""
-        return StartSearch(
-            local,
-            self._settings.initialization,
-            self._estimation.reg_covar,
+    @property
+    def context(self) -> StartContext[State]:
+        """Context of the starts on samples."""
+        return StartContext(
+            self._engine,
+            self._settings,
+            self._estimation,
             self._sample,
             self._dataset.n_rows,
             self._spec.random_state,
+            self.state.n_starts,
             partial(backend_for, self._dataset),
-            self._settings.tol,
+            self._drop,
+            self._spec.label,
         )
 
-    def begin(self, found: Found | None = None) -> None:
+    def begin(self, searched: Outcome | None = None) -> None:
         """Make the starts, and run them on a sample if the settings request one.
 
         Parameters
         ----------
-        found : Found, optional
+        searched : Outcome, optional
             Outcome of a shared search for the start.
         """
         if self._spec.continuation is not None:
@@ -160,7 +161,7 @@ class MixtureFit(Generic[State]):
             return
         self._note_few_rows()
         if self._samples:
-            self._begin_on_sample(found)
+            self._begin_on_sample(searched)
         else:
             for number in range(self.state.n_starts):
                 self._begin_on_data(number)
@@ -196,28 +197,19 @@ class MixtureFit(Generic[State]):
         else:
             self._add(number, self._em.begin(state))
 
-    def _begin_on_sample(self, found: Found | None) -> None:
-        by_search = partial(fit_by_search, self._dataset.n_rows, shared=found)
-        try:
-            fit = by_search if self._settings.searches else fit_on_samples
-            state, records, reseedings = fit(
-                self._engine,
-                self._settings,
-                self._estimation,
-                self._sample,
-                self._spec.random_state,
-                self.state.n_starts,
-                partial(backend_for, self._dataset),
-                self._drop,
-                self._spec.label,
-            )
-        except IllDefinedCovarianceError as error:
-            self.state = replace(self.state, collapsed=error.components)
+    def _begin_on_sample(self, searched: Outcome | None) -> None:
+        if isinstance(searched, IllDefinedCovarianceError):
+            self._drop(0, searched)
             return
-        self.state = replace(self.state, n_starts=1, history=(*self.state.history, *records))
-        self._note(*(notes.began_anew(reseeding, self._of, n_rows) for n_rows, reseeding in reseedings))
+        searches = self._settings.searches
+        fit = fit_by_search(self.context, searched) if searches else fit_on_samples(self.context)
+        self.state = replace(self.state, history=(*self.state.history, *fit.records))
+        if fit.best is None:
+            return
+        self.state = replace(self.state, n_starts=1)
+        self._note(*(notes.began_anew(reseeding, self._of, n_rows) for n_rows, reseeding in fit.best.reseedings))
         self._engine.emit(StartBegun(0, 1, self._spec.label))
-        self._add(0, self._em.begin(state))
+        self._add(0, self._em.begin(fit.best.state))
 
     def _relocator(self) -> Relocation[State] | None:
         """Make the search for clusters that are rare in the sample; None if the fit has no use for one."""
@@ -247,10 +239,8 @@ class MixtureFit(Generic[State]):
         how, number = self._settings.initialization, self.state.n_starts + self.state.n_grown
         random_state = np.random.RandomState([*_GROWING, how.n_components, self.state.n_grown])
         if self.state.n_grown == 0:
-            backend = partial(backend_for, self._dataset)
-            parameters = grow(
-                self._engine, self._estimation, smaller, how.n_components, self._sample, random_state, backend
-            )
+            parameters, records = grow(self.context, number, smaller, random_state)
+            self.state = replace(self.state, history=(*self.state.history, *records))
         else:
             parameters = twins(smaller, how.n_components, random_state)
         self.state = replace(self.state, n_grown=self.state.n_grown + 1)
@@ -350,7 +340,8 @@ class MixtureFit(Generic[State]):
     def _emit_if_finished(self, number: int) -> None:
         start = self.state.starts[number]
         if start.is_finished(self._em.max_iter):
-            self._emit_end(number, start.n_iter, start.lower_bound, converged=start.converged, stopped=start.stopped)
+            converged = self._has_converged(start)
+            self._emit_end(number, start.n_iter, start.lower_bound, converged=converged, stopped=start.stopped)
 
     def _emit_end(
         self, number: int, n_iter: int, lower_bound: float, *, converged: bool, stopped: bool = False

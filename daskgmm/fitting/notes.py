@@ -14,7 +14,7 @@ from ..errors import (
     InitializationWarning,
     ReseedingWarning,
 )
-from .em import EMStart, Reseeding
+from .em_start import EMStart, Reseeding
 
 NOTES = (CoincidingComponentsWarning, InitializationWarning, ReseedingWarning)
 """Classes of the warnings of a fit."""

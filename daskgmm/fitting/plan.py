@@ -11,7 +11,6 @@ import numpy as np
 from dask.utils import format_bytes
 
 from ..core.kernel_choice import MixtureShape, plan_blocks
-from ..core.structure import CovarianceStructure
 from ..data.dataset import Dataset
 from ..data.row_sample import NumberedRows
 from ..engine.combined_fold import SharedCosts
@@ -32,6 +31,8 @@ _COPIES_OF_SAMPLE = 4
 
 # Covariances and their factors, old and new, second moments of tasks and of their sums; at least 8.8 were measured.
 _COPIES_OF_PARAMETERS = 8
+# Covariances and their factors of a mixture that waits for its next E-step.
+_COPIES_OF_STATE = 2
 _LITTLE = 1 << 30  # memory of the smallest machine, in bytes
 
 
@@ -118,32 +119,46 @@ class FitPlan:
         return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
 
 
-def check_parameters(dataset: Dataset, structure: CovarianceStructure, n_components: int) -> None:
-    """Raise an error if the mixture does not fit into the memory of this machine; nothing is allocated.
+def check_parameters(dataset: Dataset, fits: Sequence[Settings]) -> None:
+    """Raise an error if mixtures do not fit into the memory of this machine; nothing is allocated.
 
     The usual cause is a transposed array, whose million features have covariances that no machine holds.
 
     Parameters
     ----------
     dataset : Dataset
-    structure : CovarianceStructure
-    n_components : int
+    fits : sequence of Settings
+        Settings of the fits of one call: while one of the mixtures is fitted, the others are kept.
 
     Raises
     ------
     WorkerMemoryError
     """
-    n_bytes = 8 * math.prod(structure.covariance_shape(n_components, dataset.n_features))
-    if _COPIES_OF_PARAMETERS * n_bytes < _LITTLE or _COPIES_OF_PARAMETERS * n_bytes <= (memory := machine_bytes()):
+    largest = max(fits, key=lambda settings: _parameter_bytes(dataset, settings))
+    n_bytes, n_all = _parameter_bytes(dataset, largest), sum(_parameter_bytes(dataset, each) for each in fits)
+    n_search = max(_search_bytes(dataset, settings) for settings in fits)
+    needed = max(_COPIES_OF_PARAMETERS * n_bytes, n_search) + _COPIES_OF_STATE * (n_all - n_bytes)
+    if needed < _LITTLE or needed <= (memory := machine_bytes()):
         return
+    how, searches = largest.initialization, n_search > _COPIES_OF_PARAMETERS * n_bytes
+    what = "a fit and the search for its start take" if searches else "a fit takes"
+    remedies = ["fewer components", "a covariance_type with fewer parameters, such as 'diag'"]
+    if searches:
+        remedies.insert(0, "init_size=None, which begins without a search")
     transposed = "Rows are samples and columns features: if these are exchanged, pass X.T. Otherwise use"
     raise WorkerMemoryError(
-        f"X has {dataset.n_rows} rows and {dataset.n_features} features. The covariances ({structure.name}) of "
-        f"{n_components} components take {format_bytes(n_bytes)}, a fit takes {_COPIES_OF_PARAMETERS} times that at "
-        f"least, and this machine has {format_bytes(memory)}. "
-        f"{transposed if dataset.n_rows < dataset.n_features else 'Use'} fewer "
-        "components, or a covariance_type with fewer parameters, such as 'diag'."
+        f"X has {dataset.n_rows} rows and {dataset.n_features} features. The covariances ({how.structure.name}) of "
+        f"{how.n_components} components take {format_bytes(n_bytes)}"
+        f"{f', those of all {len(fits)} mixtures {format_bytes(n_all)}' if len(fits) > 1 else ''}; {what} "
+        f"{format_bytes(needed)} at least, and this machine has {format_bytes(memory)}. "
+        f"{transposed if dataset.n_rows < dataset.n_features else 'Use'} {', or '.join(remedies)}."
     )
+
+
+def _parameter_bytes(dataset: Dataset, settings: Settings) -> int:
+    """Size of the covariances of a mixture."""
+    how = settings.initialization
+    return 8 * math.prod(how.structure.covariance_shape(how.n_components, dataset.n_features))
 
 
 def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings, cache: int | None = 0) -> FitPlan:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
@@ -31,7 +31,8 @@ from ..core.statistics import statistics_of_responsibilities
 from ..data.row_sample import draw_by_weight
 from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
-from .em import EMRun, EMSettings, EMStart, Relocated, run_em
+from .em import EMRun, EMSettings, Relocated, Step, run_em
+from .em_start import EMStart
 from .estep_pass import EStepResult
 from .history import PassRecord
 from .initialization import Sample
@@ -99,6 +100,8 @@ class _Move(Generic[State]):
     """Iterations of all trials on the strata."""
     lower_bound: float = -np.inf
     """Bound of the state on the strata; bound of the mixture without a move if no move helps."""
+    arithmetic: str = ""
+    """Arithmetic of the last iteration."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +154,8 @@ class Relocation(Generic[State]):
         tried = [move for move in moves if move.n_iter]
         if not tried:
             return ()
-        n_iter, bound = sum(move.n_iter for move in tried), tried[-1].lower_bound
-        lower_bound = bound if np.isfinite(bound) else None
-        return (PassRecord("sample", self.start, n_iter, lower_bound, n_rows, 0, seconds, "float64"),)
+        n_iter, last = sum(move.n_iter for move in tried), tried[-1]
+        return (PassRecord.of_sample(self.start, n_iter, last.lower_bound, n_rows, seconds, last.arithmetic),)
 
     def _move(self, local: Engine, strata: _Strata, state: State) -> _Move[State]:
         """Move one component, if a move helps."""
@@ -163,10 +165,7 @@ class Relocation(Generic[State]):
             return _Move()
         # A component that has a few rows of the cluster may grow to have all of them. On all data the growth takes
         # passes, and the fit may converge earlier, so the trials include the state without a move.
-        em: EMSettings[State] = EMSettings(_TOL_FACTOR * self.tol, _TRIAL_ITERATIONS)
-        begins = (state, *self._moved(strata, kernel, cluster))
-        runs = [EMRun(self.estimation, em, em.begin(begin)) for begin in begins]
-        ends = run_em(sample_pass(local, strata.sample, self.backend), runs)
+        ends, arithmetic = self._trials(local, strata, [state, *self._moved(strata, kernel, cluster)])
         n_iter = sum(end.n_iter for end in ends)
         still, best = ends[0], max(ends, key=_bound)
         choices = [(still, state)]
@@ -175,8 +174,21 @@ class Relocation(Generic[State]):
             choices = [(best, still.state), (still, state), (best, state)]
         for end, before in choices:
             if end.collapsed is None and self._is_worth(strata, end.state, before):
-                return _Move(end.state, n_iter, end.lower_bound)
-        return _Move(None, n_iter, _bound(still))
+                return _Move(end.state, n_iter, end.lower_bound, arithmetic)
+        return _Move(None, n_iter, _bound(still), arithmetic)
+
+    def _trials(self, local: Engine, strata: _Strata, begins: Sequence[State]) -> tuple[list[EMStart[State]], str]:
+        """Run EM on the strata from several states; return the ends, and the arithmetic of the last iteration."""
+        arithmetic = ""
+
+        def on_step(_: int, start: EMStart[State], step: Step) -> EMStart[State]:
+            nonlocal arithmetic
+            arithmetic = step.arithmetic
+            return start
+
+        em: EMSettings[State] = EMSettings(_TOL_FACTOR * self.tol, _TRIAL_ITERATIONS)
+        runs = [EMRun(self.estimation, em, em.begin(begin)) for begin in begins]
+        return run_em(sample_pass(local, strata.sample, self.backend), runs, on_step), arithmetic
 
     def _is_worth(self, strata: _Strata, state: State, before: State) -> bool:
         """Test whether the gain, over all rows and over the first stratum, exceeds ``tol`` and its standard error."""

@@ -1,6 +1,7 @@
 """The kernel for few components: against the definition in long double, its precise twin, and its two forms."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -264,6 +265,22 @@ def test_the_plan_is_what_the_workspace_takes(library, backend, dtype, n_compone
     mixture = library.make_mixture(FULL, n_components, n_features)
     kernel = WhitenedKernel(mixture, library.frame_of(library.draw(mixture, 50)), dtype, backend)
     assert kernel.plan.n_bytes == sum(array.nbytes for array in vars(kernel.workspace()).values())
+
+
+@each_dtype
+@each_backend
+def test_log_joints_need_no_memory_beside_the_workspace(library, backend, dtype):
+    mixture = library.make_mixture(FULL, 3, 64)
+    rows = np.asarray(library.draw(mixture, 2000), dtype)
+    kernel = WhitenedKernel(mixture, library.frame_of(rows), dtype, backend)
+    work, rows = kernel.workspace(), np.ascontiguousarray(rows[: kernel.plan.rows])
+    kernel.log_joint(rows, work)  # loads what is compiled
+    tracemalloc.start()
+    try:
+        kernel.log_joint(rows, work)
+        assert tracemalloc.get_traced_memory()[1] < work.z.nbytes / 2
+    finally:
+        tracemalloc.stop()
 
 
 @each_backend
