@@ -292,8 +292,8 @@ class StartSearch:
 
 
 def search_bytes(structure: CovarianceStructure, n_components: int, n_features: int, n_sample: int) -> int:
-    """Memory of a search: parameters and statistics of its largest mixture, and the costs of all merges."""
+    """Memory of a search: parameters and statistics of its largest mixture, and a mask of all pairs of components."""
     most = max(n_components, n_sample // (_ROWS_PER_FEATURE * (n_features + 1)))
     over_fit = min(int(_OVER_FITS[0][0][0] * n_components), most)
     largest = max(over_fit, *(int(schedule[0][0] * n_components) for schedule in _ROUNDS))
-    return 8 * (_COPIES * math.prod(structure.covariance_shape(largest, n_features)) + largest**2)
+    return 8 * _COPIES * math.prod(structure.covariance_shape(largest, n_features)) + largest**2
