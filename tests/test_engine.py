@@ -250,15 +250,17 @@ class Meeting(Rounding):
 def test_threads_share_a_few_rows_and_have_no_influence_on_bits():
     dataset, tuning = as_dataset(wild(4000))[0], Tuning(few_rows_leaf=256)
     values = [FewRowsEngine(n, tuning).run(dataset, Meeting(barrier=threading.Barrier(n)), "sum") for n in (1, 2, 5)]
-    leaf = short_leaf(4000, Meeting(), tuning)
+    leaf = short_leaf(4000, 2, Meeting(), tuning)
     assert leaf == LEAF  # no longer than the leaves of the fold
     assert values == [canonical(leaves_of(Rounding(), wild(4000)))] * 3
 
 
-@pytest.mark.parametrize(("row_seconds", "leaf"), [(1e-9, 10_000), (5e-6, 5000), (1.0, 1112)])
-def test_leaves_of_a_few_rows_follow_from_rows_and_costs(row_seconds, leaf):
-    costs = Rounding(leaf_rows=1 << 16, row_seconds=row_seconds)
-    assert short_leaf(10_000, costs, Tuning(few_rows_leaf=1024)) == leaf
+@pytest.mark.parametrize(
+    ("row_seconds", "value_bytes", "leaf"), [(1e-9, 8, 10_000), (5e-6, 8, 5000), (1.0, 8, 1112), (1.0, 1 << 20, 3336)]
+)
+def test_leaves_of_a_few_rows_follow_from_rows_and_costs(row_seconds, value_bytes, leaf):
+    costs = Rounding(leaf_rows=1 << 16, row_seconds=row_seconds, value_bytes=value_bytes)
+    assert short_leaf(10_000, 40, costs, Tuning(few_rows_leaf=1024)) == leaf
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class FewRowsEngine(PlainEngine):
         return self._n_threads
 
     def run(self, dataset: Dataset, fold: CostedFold, label: str) -> Any:
-        short = _ShortLeaves(fold, short_leaf(dataset.n_rows, fold, self.tuning))
+        short = _ShortLeaves(fold, short_leaf(dataset.n_rows, dataset.n_features, fold, self.tuning))
         with self.announced(label, dataset.n_rows, 1):
             return fold_on_threads(dataset.block(), short, self._n_threads)
 
@@ -61,10 +61,14 @@ class _ShortLeaves:
         return self.fold.start()
 
 
-def short_leaf(n_rows: int, costs: Costs, tuning: Tuning) -> int:
-    """Rows of each leaf of a few rows in memory; the last leaf may be shorter."""
-    most = n_rows * costs.row_seconds / tuning.few_rows_seconds
-    n_leaves = max(1, min(n_rows // tuning.few_rows_leaf, int(most)))
+def short_leaf(n_rows: int, n_features: int, costs: Costs, tuning: Tuning) -> int:
+    """Rows of each leaf of a few rows in memory; the last leaf may be shorter.
+
+    The values of all leaves, which are in memory together, take no more memory than the rows.
+    """
+    by_time = n_rows * costs.row_seconds / tuning.few_rows_seconds
+    by_size = 8 * n_features * n_rows // max(1, costs.value_bytes)
+    n_leaves = max(1, min(n_rows // tuning.few_rows_leaf, int(by_time), by_size))
     return min(-(-n_rows // (8 * n_leaves)) * 8, costs.leaf_rows)  # whole cache lines
 
 
