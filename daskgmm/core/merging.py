@@ -161,8 +161,9 @@ class _Merger:
         found = self._pairs(other, self._n + row, 1 + row)
         least = np.full(len(pairs), np.inf)
         np.minimum.at(least, found.other - self._n, found.cost)
-        good = pairs.cost[1:] <= np.minimum.accumulate(least)[:-1]
-        n_merged = len(pairs) if good.all() else 1 + int(good.argmin())
+        # The next pair is settled if no component that an earlier pair becomes has a cheaper merge.
+        settled = np.append(True, pairs.cost[1:] <= np.minimum.accumulate(least)[:-1])
+        n_merged = len(pairs) if settled.all() else int(settled.argmin())
         self._n_pairs = min(self._most, 2 * n_merged)
         self._accept(pairs[:n_merged], found)
 
