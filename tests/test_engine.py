@@ -40,6 +40,7 @@ from daskgmm.data.dataset import Dataset
 from daskgmm.data.inputs import as_dataset
 from daskgmm.data.row_block import RowBlock
 from daskgmm.engine import blas, graph, remote
+from daskgmm.engine.few_rows import FewRowsEngine, short_leaf
 from daskgmm.engine.run import DaskEngine
 from daskgmm.engine.tree import Accumulator, leaf_rows
 from daskgmm.errors import DaskGMMError, DataChangedError, NonFiniteDataError, SchedulerError, StoreError
@@ -222,6 +223,64 @@ def test_leaves_follow_from_the_shape_alone(n_features):
     assert rows & (rows - 1) == 0
     assert 256 <= rows <= 65_536
     assert leaf_rows(n_features, 1 << 30) >= rows
+
+
+# ---- a few rows in memory
+
+
+@dataclass(frozen=True)
+class Meeting(Rounding):
+    """A fold whose first leaves wait for each other, so that one thread alone would not end."""
+
+    row_seconds: float = 1.0
+    barrier: threading.Barrier | None = None
+
+    def start(self):
+        evaluate, waits = super().start(), [self.barrier]
+
+        def meet(start, block):
+            barrier = waits.pop() if waits else None
+            if barrier is not None:
+                barrier.wait(timeout=60)
+            return evaluate(start, block)
+
+        return meet
+
+
+def test_threads_share_a_few_rows_and_have_no_influence_on_bits():
+    dataset, tuning = as_dataset(wild(4000))[0], Tuning(few_rows_leaf=256)
+    values = [FewRowsEngine(n, tuning).run(dataset, Meeting(barrier=threading.Barrier(n)), "sum") for n in (1, 2, 5)]
+    leaf = short_leaf(4000, 2, Meeting(), tuning)
+    assert leaf == LEAF  # no longer than the leaves of the fold
+    assert values == [canonical(leaves_of(Rounding(), wild(4000)))] * 3
+
+
+@pytest.mark.parametrize(
+    ("row_seconds", "value_bytes", "leaf"), [(1e-9, 8, 10_000), (5e-6, 8, 5000), (1.0, 8, 1112), (1.0, 1 << 20, 3336)]
+)
+def test_leaves_of_a_few_rows_follow_from_rows_and_costs(row_seconds, value_bytes, leaf):
+    costs = Rounding(leaf_rows=1 << 16, row_seconds=row_seconds, value_bytes=value_bytes)
+    assert short_leaf(10_000, 40, costs, Tuning(few_rows_leaf=1024)) == leaf
+
+
+@dataclass(frozen=True)
+class Failing(Rounding):
+    """A fold with a leaf that fails."""
+
+    row_seconds: float = 1.0
+
+    def start(self):
+        def evaluate(start, block):
+            if start > 2000:
+                raise DataChangedError("a leaf failed")
+            return 0.0
+
+        return evaluate
+
+
+def test_an_error_of_a_thread_is_raised():
+    with pytest.raises(DataChangedError, match="a leaf failed"):
+        FewRowsEngine(2, Tuning(few_rows_leaf=256)).run(as_dataset(wild(4000))[0], Failing(), "sum")
 
 
 # ---- the same bits on every scheduler

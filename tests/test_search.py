@@ -12,8 +12,11 @@ from sklearn.mixture import GaussianMixture as Reference
 from daskgmm import BayesianGaussianMixture, GaussianMixture, select
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.mixture import MixtureParameters
+from daskgmm.core.statistics import Frame
 from daskgmm.errors import IllDefinedCovarianceError, InitializationWarning, ReseedingWarning
 from daskgmm.events import IterationFinished, SampleFitted, SampleStepped
+from daskgmm.fitting.initialization import Sample
+from daskgmm.fitting.samples import SampleParts
 from daskgmm.names import COVARIANCE_TYPES
 
 MANY = 100_001
@@ -193,6 +196,39 @@ def test_rows_of_weight_zero_do_not_count(blobs):
     alone = GaussianMixture(5, random_state=0).fit(blobs[:500])
     among = GaussianMixture(5, random_state=0).fit(blobs, sample_weight=weights)
     np.testing.assert_allclose(among.lower_bounds_, alone.lower_bounds_, rtol=1e-9)
+
+
+def test_a_row_of_most_of_the_weight_is_in_every_part_and_not_held_out_alone():
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(2000, 2)), rng.uniform(0.5, 2, size=2000)
+    weights[77] = 1.5 * (weights.sum() - weights[77])  # 60 %
+    sample = Sample(x, weights, Frame.of(x.mean(axis=0), x.std(axis=0)), float(weights.sum()))
+    for seed in range(20):
+        parts = SampleParts(sample, 500, np.random.RandomState(seed))
+        drawn = [parts.next(100) for _ in range(3)]
+        for part in (parts.held_out, *drawn):
+            heavy = (part.rows == x[77]).all(axis=1)
+            assert part.weights[heavy].sum() / part.weights.sum() == pytest.approx(0.6, abs=0.1)
+        assert len(parts.held_out.rows) == 501
+        shared = {tuple(row) for row in parts.held_out.rows} & {tuple(row) for part in drawn for row in part.rows}
+        assert shared == {tuple(x[77])}
+
+
+def test_a_row_of_most_of_the_weight_has_its_component(blobs):
+    x, weights = blobs.copy(), np.random.default_rng(0).uniform(0.5, 2, size=MANY)
+    place, weights[5] = blobs.mean(axis=0) + 30, 1.5 * weights.sum()
+    x[5] = place
+    for seed in range(3):
+        model = GaussianMixture(6, random_state=seed).fit(x, sample_weight=weights)
+        own = np.argmin(np.linalg.norm(model.means_ - place, axis=1))
+        np.testing.assert_allclose(model.means_[own], place, atol=1e-3)
+        assert model.weights_[own] == pytest.approx(0.6, abs=1e-3)
+        others = np.delete(np.arange(6), own)
+        alone = GaussianMixture(5, random_state=seed).fit(
+            blobs, sample_weight=np.where(np.arange(MANY) == 5, 1, weights)
+        )
+        found = np.linalg.norm(model.means_[others, None] - alone.means_, axis=2).min(axis=1)
+        assert found.max() < 0.1
 
 
 def test_several_searches_are_several_starts(blobs):

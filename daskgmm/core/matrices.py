@@ -56,9 +56,7 @@ class General(CovarianceStructure):
         return triangle_size(n_features)
 
     def invert(self, covariances: Array) -> tuple[Array, Array]:
-        factors = [invert_cholesky(c) for c in covariances]
-        good = np.array([factor is not None for factor in factors], bool)
-        return np.stack([np.zeros_like(covariances[0]) if factor is None else factor for factor in factors]), good
+        return invert_cholesky(covariances)
 
     def factor_precisions(self, precisions: Array) -> Array:
         return np.stack([upper_factor(p) for p in precisions])

@@ -11,6 +11,7 @@ fold                folds: the value that a pass computes, and its costs
 tree                leaves, fragments of leaves, and the canonical tree
 combined_fold       several folds in one reading of the rows
 plain               the specification: a pass in the calling thread, without Dask
+few_rows            passes over a few rows in memory: threads share the leaves, without a graph
 events              events of a running pass
 blas                one BLAS thread for each task
 environment         software and kind of processor, on which last bits depend

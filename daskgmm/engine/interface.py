@@ -190,6 +190,11 @@ class Engine(AbstractContextManager["Engine"], ABC):
     def checksums(self, dataset: Dataset, ranges: Sequence[tuple[int, int]]) -> tuple[Checksum, ...]:
         """Return checksums of some ranges of rows, each a first row and the row after the last; no pass is counted."""
 
+    @property
+    def n_threads(self) -> int:
+        """Threads of this process that may share a pass over a few rows in memory, see `few_rows`."""
+        return 1
+
     @abstractmethod
     def in_memory(self) -> Engine:
         """Return an engine for rows in this process's memory, beside this one, without listeners."""

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..core.elementwise import ElementwiseBackend
-from ..core.kernel_choice import MixtureShape, choose_kernel
+from ..core.kernel_choice import MixtureShape
 from ..core.maximum_likelihood import maximize
 from ..core.merging import merge
 from ..core.mixture import MixtureParameters, free_parameters
@@ -36,7 +36,7 @@ from ..engine.interface import Engine
 from ..errors import IllDefinedCovarianceError
 from .estep_pass import EStepRequest
 from .initialization import Initialization, Sample
-from .samples import SampleParts, sample_pass
+from .samples import SampleParts, mean_log_likelihood, sample_pass
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -283,17 +283,14 @@ class StartSearch:
 
     def _score(self, parameters: MixtureParameters) -> float:
         """Mean log-likelihood of the rows that no round uses."""
-        rows, weights = self._parts.held_out.rows, self._parts.held_out.weights
-        backend, frame = self._backend(MixtureShape.of(parameters)), self._parts.held_out.frame
-        kind = self._parts.held_out.row_kind.name
-        log_density = choose_kernel(parameters, frame, rows.dtype, backend, rows=kind).log_density(rows)
-        self._spent += len(rows) * parameters.n_components / 2  # no sums
-        return float(np.average(log_density, weights=weights))
+        held_out = self._parts.held_out
+        self._spent += len(held_out.rows) * parameters.n_components / 2  # no sums
+        return mean_log_likelihood(self._local, held_out, parameters, self._backend)
 
 
 def search_bytes(structure: CovarianceStructure, n_components: int, n_features: int, n_sample: int) -> int:
-    """Memory of a search: parameters and statistics of its largest mixture, and the costs of all merges."""
+    """Memory of a search: parameters and statistics of its largest mixture, and a mask of all pairs of components."""
     most = max(n_components, n_sample // (_ROWS_PER_FEATURE * (n_features + 1)))
     over_fit = min(int(_OVER_FITS[0][0][0] * n_components), most)
     largest = max(over_fit, *(int(schedule[0][0] * n_components) for schedule in _ROUNDS))
-    return 8 * (_COPIES * math.prod(structure.covariance_shape(largest, n_features)) + largest**2)
+    return 8 * _COPIES * math.prod(structure.covariance_shape(largest, n_features)) + largest**2

@@ -317,6 +317,24 @@ def test_small_and_large_variances_are_not_refused(structure, library):
         )
 
 
+def test_a_bad_covariance_among_others_is_named_alone_and_changes_no_other_factor():
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(6, 3, 5))
+    good = roots @ roots.transpose(0, 2, 1)
+    bad = good.copy()
+    bad[1] *= -1
+    bad[2] = np.nan
+    bad[4, 0], bad[4, :, 0] = bad[4, 1], bad[4, :, 1]  # a feature twice
+    structure = STRUCTURES["full"]
+    with pytest.raises(errors.IllDefinedCovarianceError) as caught:
+        structure.precisions_cholesky(bad)
+    assert caught.value.components == (1, 2, 4)
+    factors, usable = structure.invert(bad)
+    np.testing.assert_array_equal(usable, [True, False, False, True, False, True])
+    np.testing.assert_array_equal(factors[usable], structure.precisions_cholesky(good)[usable])
+    np.testing.assert_allclose(factors[0] @ factors[0].T @ good[0], np.eye(3), atol=1e-12)
+
+
 def test_good_precisions_are_accepted(mixture):
     precisions = mixture.structure.precisions(mixture.precisions_cholesky)
     mixture.structure.check_precisions(precisions)

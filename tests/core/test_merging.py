@@ -59,6 +59,69 @@ def by_formula(library, parameters, one, other):
     return 0.5 * (both * log_det[0] - w[one] * log_det[1] - w[other] * log_det[2])
 
 
+def formed(kind, matrix):
+    """Dense matrix in the form of a kind of covariance."""
+    if kind == "diag":
+        return np.diag(np.diag(matrix))
+    return np.eye(len(matrix)) * np.trace(matrix) / len(matrix) if kind == "spherical" else matrix
+
+
+def merged_one_by_one(library, parameters, n_components, neighbours=12):
+    """Plain form of merging: the cheapest pair, again and again; a pair has to be near when one of them is new."""
+    (k, d), shared = parameters.means.shape, parameters.structure.shared
+    kind = parameters.structure.name.split("-")[-1]
+    weights, means = parameters.weights.copy(), parameters.means.copy()
+    matrices = library.dense(parameters.structure, parameters.covariances, k, d).copy()
+    alive, costs = list(range(k)), {}
+
+    def joint(i, j):
+        both, apart = weights[i] + weights[j], means[i] - means[j]
+        if shared:
+            return matrices[i] + formed(kind, weights[i] * weights[j] / both * np.outer(apart, apart))
+        within = (weights[i] * matrices[i] + weights[j] * matrices[j]) / both
+        return within + formed(kind, weights[i] * weights[j] / both**2 * np.outer(apart, apart))
+
+    def log_det(matrix):
+        return np.linalg.slogdet(matrix)[1]
+
+    def cost(i, j):
+        if shared:
+            return 0.5 * (log_det(joint(i, j)) - log_det(matrices[i]))
+        parts = weights[i] * log_det(matrices[i]) + weights[j] * log_det(matrices[j])
+        return 0.5 * ((weights[i] + weights[j]) * log_det(joint(i, j)) - parts)
+
+    def add(i):
+        def distance(j):
+            return ((means[i] - means[j]) ** 2 / (np.diag(matrices[i]) + np.diag(matrices[j]))).sum()
+
+        for j in sorted((each for each in alive if each != i), key=distance)[:neighbours]:
+            costs[min(i, j), max(i, j)] = cost(i, j)
+
+    for i in alive:
+        add(i)
+    while len(alive) > n_components:
+        i, j = min(costs, key=costs.get)
+        matrix = joint(i, j)
+        means[i] = (weights[i] * means[i] + weights[j] * means[j]) / (weights[i] + weights[j])
+        weights[i] += weights[j]
+        matrices[slice(None) if shared else i] = matrix
+        alive.remove(j)
+        costs = {pair: value for pair, value in costs.items() if not {i, j} & set(pair)}
+        add(i)
+    return weights[alive], means[alive], matrices[alive]
+
+
+@pytest.mark.parametrize(("k", "n_components"), [(9, 1), (50, 20)])
+def test_pairs_are_merged_together_as_they_would_be_one_by_one(structure, library, k, n_components):
+    mixture = drawn(structure, k, 2)
+    merged = merge(mixture, n_components)
+    weights, means, matrices = merged_one_by_one(library, mixture, n_components)
+    np.testing.assert_allclose(merged.weights, weights, rtol=1e-9)
+    np.testing.assert_allclose(merged.means, means, rtol=1e-9, atol=1e-12)
+    found = library.dense(structure, merged.covariances, n_components, 2)
+    np.testing.assert_allclose(found, matrices, rtol=1e-8, atol=1e-12)
+
+
 def test_merging_keeps_mean_and_covariance(mixture, library):
     for n_components in (5, 3, 1):
         merged = merge(mixture, n_components)
