@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from daskgmm.core.acceleration import Accelerator, AcceleratorState
+from daskgmm.core.acceleration import Accelerator, AcceleratorState, Proposed
 from daskgmm.core.estimation import Estimation
 from daskgmm.criteria import CRITERIA, Criterion
 from daskgmm.errors import IllDefinedCovarianceError
@@ -97,11 +97,11 @@ class Quarter(Accelerator):
     def initial(self):
         return Learnt()
 
-    def propose(self, state, current, updated, bound):
-        return replace(state, proposed=state.proposed + 1), updated / 2
+    def propose(self, state, step):
+        return Proposed(replace(state, proposed=state.proposed + 1), step.updated / 2)
 
-    def reject(self, state):
-        return replace(state, rejected=state.rejected + 1)
+    def reject(self, state, updated):
+        return replace(state, rejected=state.rejected + 1), None
 
     def settled(self, state, change, tol):
         return self.done

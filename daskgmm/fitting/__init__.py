@@ -11,6 +11,7 @@ em                expectation-maximisation: a start as a value, `advance`, and t
 low_density_rows  the rows with the lowest log-densities, kept by an E-step
 relocation        moves of components to rare clusters among these rows
 samples           samples of a sample, and E-steps over a sample
+tilted_sample     the tilted likelihood of a sample in memory
 start_search      the search for a start on small samples
 sampling          starts on samples in memory, of which the best goes on to all data
 pruning           information criteria, and the pruning of starts that can no longer reach the lowest
