@@ -95,7 +95,7 @@ class TiltedState(AcceleratorState):
 
     @property
     def gain_left(self) -> float:
-        return min(self.left, self.bfgs.gain_left)
+        return self.left if self.left < np.inf else self.bfgs.gain_left
 
     def __post_init__(self) -> None:
         for name in ("climbed", "other"):
@@ -143,7 +143,6 @@ class TiltedBFGS(Accelerator[TiltedState]):
     _LONGEST_PAUSE: ClassVar = 63
     _WORTH: ClassVar = 10.0  # tolerances that EM's first step has to promise to be worth a climb
     _FEWEST_ITERATIONS: ClassVar = 3
-    _SAFETY: ClassVar = 2.0  # of the gain that a sample predicts
 
     def initial(self) -> TiltedState:
         return TiltedState(self.bfgs.initial())
@@ -187,7 +186,7 @@ class TiltedBFGS(Accelerator[TiltedState]):
 
     def settled(self, state: TiltedState, change: float, tol: float) -> bool:
         if state.left < np.inf:
-            return state.bfgs.em_gain < tol and self._SAFETY * state.left < tol
+            return state.bfgs.em_gain < tol and state.left < tol
         return self.bfgs.settled(state.bfgs, change, tol)
 
     def _is_worth(self, state: TiltedState, step: EMStep) -> bool:

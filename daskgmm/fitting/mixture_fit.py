@@ -35,7 +35,7 @@ from .relocation import Relocation
 from .sampling import fit_by_search, fit_on_samples
 from .start_search import Found, StartSearch
 from .survey import Survey
-from .tilted_sample import tilted_sample
+from .tilted_sample import TiltedSample
 
 _GROWING = (0x6772, 0x6F77)
 """Seed of the splits of a start from a smaller mixture; number of components and of the start follow."""
@@ -229,7 +229,7 @@ class MixtureFit(Generic[State]):
         if not isinstance(accelerator, TiltedBFGS) or not self._samples or self._sample.is_complete:
             return accelerator
         n_rows, backend = self._dataset.n_rows, partial(backend_for, self._dataset)
-        likelihood = tilted_sample(self._engine, self._estimation, self._sample, n_rows, backend, accelerator.bfgs)
+        likelihood = TiltedSample(self._engine, self._estimation, self._sample, n_rows, backend, accelerator.bfgs)
         return replace(accelerator, likelihood=likelihood)
 
     def _relocator(self) -> Relocation[State] | None:

@@ -45,57 +45,44 @@ _LONGEST = 1.5
 _SEED = 0x74696C74  # any seed: the rows are a random sample already
 
 
-def tilted_sample(
-    engine: Engine,
-    estimation: Estimation[Any],
-    sample: Sample,
-    n_rows: int,
-    backend: Callable[[MixtureShape], ElementwiseBackend],
-    bfgs: LimitedMemoryBFGS,
-) -> TiltedSample:
-    """Make the tilted likelihood of some rows of a sample.
-
-    Parameters
-    ----------
-    engine : Engine
-        Engine of the whole fit. Threads of this process work on the sample.
-    estimation : Estimation
-        M-step of maximum likelihood.
-    sample : Sample
-    n_rows : int
-        Rows of all data.
-    backend : callable
-        Shape of a mixture -> `ElementwiseBackend` of the kernels.
-    bfgs : LimitedMemoryBFGS
-        Acceleration on the sample.
-    """
-    size = max(1, n_rows // _SHARE)
-    if size < len(sample.rows):
-        sample = SampleParts(sample, 0, np.random.RandomState(_SEED)).next(size)
-    return TiltedSample(engine, estimation, sample, n_rows, backend, bfgs)
-
-
 @dataclass(frozen=True)
 class TiltedSample:
-    """Tilted likelihood of a sample in memory; see `tilted_sample`."""
+    """Tilted likelihood of some rows of a sample in memory."""
 
     engine: Engine
+    """Engine of the whole fit. Threads of this process work on the sample."""
     estimation: Estimation[Any]
+    """M-step of maximum likelihood."""
     sample: Sample
     n_rows: int
+    """Rows of all data."""
     backend: Callable[[MixtureShape], ElementwiseBackend]
+    """Shape of a mixture -> `ElementwiseBackend` of the kernels."""
     bfgs: LimitedMemoryBFGS
+    """Acceleration on the sample."""
+
+    @property
+    def size(self) -> int:
+        """Number of rows of the sample that climbs use."""
+        return min(len(self.sample.rows), max(1, self.n_rows // _SHARE))
 
     @property
     def most_iterations(self) -> int:
         """EM steps on the sample that a start may take in all."""
-        return _PASSES * self.n_rows // len(self.sample.rows)
+        return _PASSES * self.n_rows // self.size
+
+    def part(self) -> Sample:
+        """Draw the rows that climbs use, always the same: drawn for each climb, they take no memory during passes."""
+        if self.size == len(self.sample.rows):
+            return self.sample
+        return SampleParts(self.sample, 0, np.random.RandomState(_SEED)).next(self.size)
 
     def climb(self, step: EMStep, damping: float, learnt: BFGSState, most: int) -> Climb:
         """Climb the tilted likelihood from the mixture of an E-step over all data; see `TiltedLikelihood`."""
-        begin, most = time.perf_counter(), min(most, int(_LONGEST * self.n_rows / len(self.sample.rows)))
+        begin, part = time.perf_counter(), self.part()
+        most = min(most, int(_LONGEST * self.n_rows / len(part.rows)))
         with self.engine.in_memory() as local:
-            tilted = _TiltedPass(sample_pass(local, self.sample, self.backend), step, damping)
+            tilted = _TiltedPass(sample_pass(local, part, self.backend), step, damping)
             ascent = _Ascent(tilted, step.tol)
             em: EMSettings[MixtureParameters] = EMSettings(0.0, most, self.bfgs)
             start = replace(em.begin(step.current), accelerator=learnt)
@@ -103,7 +90,7 @@ class TiltedSample:
         curvature = end.accelerator
         assert isinstance(curvature, BFGSState)
         learnt = BFGSState(curvature.steps, curvature.falls)
-        work = SampleWork(end.n_iter, len(self.sample.rows), time.perf_counter() - begin, ascent.arithmetic)
+        work = SampleWork(end.n_iter, len(part.rows), time.perf_counter() - begin, ascent.arithmetic)
         return Climb(end.state, ascent.gain, ascent.left, end.stopped, learnt, work)
 
 
