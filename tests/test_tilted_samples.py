@@ -131,6 +131,8 @@ def test_the_rows_are_a_share_of_the_data(rows):
     part = likelihood.part()
     assert len(part.rows) == 10_000
     assert likelihood.most_iterations == 24
+    assert likelihood.serves(1000)
+    assert not likelihood.serves(1001)
     np.testing.assert_array_equal(likelihood.part().rows, part.rows)
 
 

@@ -192,7 +192,9 @@ class TiltedBFGS(Accelerator[TiltedState]):
     def _is_worth(self, state: TiltedState, step: EMStep) -> bool:
         """Test whether a climb may save a pass, and steps on the sample are left."""
         assert self.likelihood is not None
-        if state.n_iter + self._FEWEST_ITERATIONS > self.likelihood.most_iterations or not state.bfgs.em_step.size:
+        if state.n_iter + self._FEWEST_ITERATIONS > self.likelihood.most_iterations:
+            return False
+        if not (state.bfgs.em_step.size and (step.current.weights > 0).all()):
             return False
         if step.change == np.inf:
             return state.bfgs.em_gain >= self._WORTH * step.tol

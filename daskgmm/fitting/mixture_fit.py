@@ -230,7 +230,7 @@ class MixtureFit(Generic[State]):
             return accelerator
         n_rows, backend = self._dataset.n_rows, partial(backend_for, self._dataset)
         likelihood = TiltedSample(self._engine, self._estimation, self._sample, n_rows, backend, accelerator.bfgs)
-        return replace(accelerator, likelihood=likelihood)
+        return replace(accelerator, likelihood=likelihood if likelihood.serves(self.n_free) else None)
 
     def _relocator(self) -> Relocation[State] | None:
         """Make the search for clusters that are rare in the sample; None if the fit has no use for one."""

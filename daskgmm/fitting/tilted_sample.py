@@ -39,8 +39,12 @@ _PASSES = 3
 _ENOUGH = 0.03
 _SHARE_OF_TOL = 0.1
 
-# Longest climb, in passes over all data.
+# Longest climb, in passes over all data, and in EM steps.
 _LONGEST = 1.5
+_MOST_ITERATIONS = 100
+
+# Smallest sample: with fewer rows for each free parameter its likelihood has another shape.
+_ROWS_PER_PARAMETER = 10
 
 _SEED = 0x74696C74  # any seed: the rows are a random sample already
 
@@ -66,6 +70,10 @@ class TiltedSample:
         """Number of rows of the sample that climbs use."""
         return min(len(self.sample.rows), max(1, self.n_rows // _SHARE))
 
+    def serves(self, n_free: int) -> bool:
+        """Test whether the sample is large enough for a mixture with that many free parameters."""
+        return self.size >= _ROWS_PER_PARAMETER * n_free
+
     @property
     def most_iterations(self) -> int:
         """EM steps on the sample that a start may take in all."""
@@ -80,7 +88,7 @@ class TiltedSample:
     def climb(self, step: EMStep, damping: float, learnt: BFGSState, most: int) -> Climb:
         """Climb the tilted likelihood from the mixture of an E-step over all data; see `TiltedLikelihood`."""
         begin, part = time.perf_counter(), self.part()
-        most = min(most, int(_LONGEST * self.n_rows / len(part.rows)))
+        most = min(most, int(_LONGEST * self.n_rows / len(part.rows)), _MOST_ITERATIONS)
         with self.engine.in_memory() as local:
             tilted = _TiltedPass(sample_pass(local, part, self.backend), step, damping)
             ascent = _Ascent(tilted, step.tol)
@@ -103,7 +111,8 @@ class _TiltedEstimation(Estimation[MixtureParameters]):
     measure: ClassVar[str] = "tilted log-likelihood"
 
     def update(self, statistics: SufficientStatistics) -> MixtureParameters:
-        if lost := tuple(np.flatnonzero(~(statistics.soft_counts > 0)).tolist()):
+        lost = tuple(np.flatnonzero(~(statistics.soft_counts > 0)).tolist())
+        if lost or not np.isfinite(statistics.log_likelihood):
             raise IllDefinedCovarianceError(lost)
         return self._estimation.update(statistics)
 

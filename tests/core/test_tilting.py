@@ -161,6 +161,13 @@ def test_a_first_step_that_promises_little_is_not_worth_a_climb(mixtures, librar
     assert accelerator.propose(accelerator.initial(), step_of(mixtures, library, np.inf, tol=1e-4)).work is not None
 
 
+def test_a_mixture_with_an_empty_component_does_not_climb(mixtures, library):
+    accelerator = TiltedBFGS(LimitedMemoryBFGS(1e-6), Climbs([mixtures[2]]))
+    step = step_of(mixtures, library)
+    empty = replace(step.current, weights=np.array([0.0, 1.0]))
+    assert accelerator.propose(accelerator.initial(), replace(step, current=empty)).work is None
+
+
 def test_a_converged_climb_tells_what_is_left(mixtures, library):
     likelihood = Climbs([mixtures[2]], gain=1e-3, converged=True)
     accelerator = TiltedBFGS(LimitedMemoryBFGS(1e-6), likelihood)
