@@ -133,7 +133,8 @@ class Accelerator(ABC, Generic[Learnt]):
         """
 
 
-def _no_numbers() -> Array:
+def no_numbers() -> Array:
+    """Make a vector for a field of a state that is unknown."""
     return np.empty(0)
 
 
@@ -141,13 +142,13 @@ def _no_numbers() -> Array:
 class BFGSState(AcceleratorState):
     """State of `LimitedMemoryBFGS`: m curvature pairs in the n coordinates of a mixture, and the trust radius."""
 
-    steps: Array = field(default_factory=_no_numbers)
+    steps: Array = field(default_factory=no_numbers)
     """Steps s from one E-step to the next, the latest last, (m, n)."""
-    falls: Array = field(default_factory=_no_numbers)
+    falls: Array = field(default_factory=no_numbers)
     """Decreases y of EM's step over each of the steps, (m, n)."""
-    em_step: Array = field(default_factory=_no_numbers)
+    em_step: Array = field(default_factory=no_numbers)
     """EM's step from the last E-step, (n,); empty if the step was not finite."""
-    planned: Array = field(default_factory=_no_numbers)
+    planned: Array = field(default_factory=no_numbers)
     """Step from the last E-step to the next, (n,)."""
     proposed: bool = False
     """The next E-step is at a proposal."""
@@ -238,8 +239,8 @@ class LimitedMemoryBFGS(Accelerator[BFGSState]):
         state = self._learn(state, em_step)
         known = bool(np.isfinite(em_step).all())  # otherwise the next step makes no pair
         plain: dict[str, Any] = {
-            "em_step": em_step if known else _no_numbers(),
-            "planned": em_step if known else _no_numbers(),
+            "em_step": em_step if known else no_numbers(),
+            "planned": em_step if known else no_numbers(),
             "em_gain": float(em_step @ em_step) if known else np.inf,
             "full_gain": np.inf,
             "proposed": False,
@@ -266,8 +267,8 @@ class LimitedMemoryBFGS(Accelerator[BFGSState]):
         forgets = rejected > 1
         learnt = replace(
             state,
-            steps=_no_numbers() if forgets else state.steps,
-            falls=_no_numbers() if forgets else state.falls,
+            steps=no_numbers() if forgets else state.steps,
+            falls=no_numbers() if forgets else state.falls,
             planned=state.em_step,
             proposed=False,
             trust_radius=max(state.trust_radius * self._SHRINKAGE, self._LEAST_RADIUS),

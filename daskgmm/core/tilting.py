@@ -20,7 +20,16 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from .acceleration import Accelerator, AcceleratorState, BFGSState, EMStep, LimitedMemoryBFGS, Proposed, SampleWork
+from .acceleration import (
+    Accelerator,
+    AcceleratorState,
+    BFGSState,
+    EMStep,
+    LimitedMemoryBFGS,
+    Proposed,
+    SampleWork,
+    no_numbers,
+)
 from .coordinates import displaced, displacement
 from .mixture import MixtureParameters
 
@@ -64,10 +73,6 @@ class TiltedLikelihood(Protocol):
         """
 
 
-def _no_numbers() -> Array:
-    return np.empty(0)
-
-
 @dataclass(frozen=True)
 class TiltedState(AcceleratorState):
     """State of `TiltedBFGS`."""
@@ -76,9 +81,9 @@ class TiltedState(AcceleratorState):
     """State of the quasi-Newton method on all data."""
     sampled: BFGSState = field(default_factory=BFGSState)
     """State of the quasi-Newton method on the sample, for the next climb."""
-    climbed: Array = field(default_factory=_no_numbers)
+    climbed: Array = field(default_factory=no_numbers)
     """Step to the end of a climb, (n,), where the next E-step is; empty if the next E-step is elsewhere."""
-    other: Array = field(default_factory=_no_numbers)
+    other: Array = field(default_factory=no_numbers)
     """Proposal of the quasi-Newton method, relative to the result of the M-step, (n,); empty for that result."""
     damping: float = 0.1
     """Factor ρ."""
@@ -156,8 +161,8 @@ class TiltedBFGS(Accelerator[TiltedState]):
         state = replace(
             state,
             bfgs=quasi_newton.state,
-            climbed=_no_numbers(),
-            other=_no_numbers(),
+            climbed=no_numbers(),
+            other=no_numbers(),
             left=np.inf,
             pause=state.pause - paused,
         )
@@ -172,7 +177,7 @@ class TiltedBFGS(Accelerator[TiltedState]):
         if not (climb.gain > 0 and np.isfinite(climbed).all()):
             state = state if climb.converged else self._damped(state)
             return Proposed(state, quasi_newton.mixture, climb.work)
-        other = _no_numbers()
+        other = no_numbers()
         if quasi_newton.mixture is not None:
             other = displacement(step.updated, quasi_newton.mixture)
         return Proposed(replace(state, climbed=climbed, other=other), climb.mixture, climb.work)
@@ -182,7 +187,7 @@ class TiltedBFGS(Accelerator[TiltedState]):
             bfgs, proposal = self.bfgs.reject(state.bfgs, updated)
             return replace(state, bfgs=bfgs), proposal
         proposal = displaced(updated, state.other) if state.other.size else None
-        return self._damped(replace(state, climbed=_no_numbers(), other=_no_numbers())), proposal
+        return self._damped(replace(state, climbed=no_numbers(), other=no_numbers())), proposal
 
     def settled(self, state: TiltedState, change: float, tol: float) -> bool:
         if state.left < np.inf:
