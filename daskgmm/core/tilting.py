@@ -146,7 +146,7 @@ class TiltedBFGS(Accelerator[TiltedState]):
     _DAMPING: ClassVar = 0.1  # after a step that needed damping and had none
     _MOST_DAMPING: ClassVar = 1e3
     _LONGEST_PAUSE: ClassVar = 63
-    _WORTH: ClassVar = 10.0  # tolerances that EM's first step has to promise to be worth a climb
+    _WORTH: ClassVar = 30.0  # tolerances that EM's first step has to promise to be worth a climb
     _FEWEST_ITERATIONS: ClassVar = 3
 
     def initial(self) -> TiltedState:
