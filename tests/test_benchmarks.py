@@ -56,6 +56,16 @@ def test_single_precision_is_compared_with_double() -> None:
         assert abs(result["gained"]) < 1e-4
 
 
+def test_climbs_are_compared_with_the_steps_of_lbfgs() -> None:
+    report = json.loads(
+        run("tilted.py", "--data", "full:3x4:20", "--rows", "100001", "--tols", "1e-6", "--seeds", "1", "--json")
+    )
+    (result,) = report["fits"]
+    assert result["passes"][1] < result["passes"][0]
+    assert 0 < result["work"] <= 3
+    assert abs(result["gained"]) < 1e-5
+
+
 ONEDAL = """
 class em_gmm:
     def __init__(self, k, **settings):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from daskgmm.core.acceleration import Accelerator, AcceleratorState
+from daskgmm.core.acceleration import Accelerator, AcceleratorState, Proposed, SampleWork
 from daskgmm.core.estimation import Estimation
 from daskgmm.criteria import CRITERIA, Criterion
 from daskgmm.errors import IllDefinedCovarianceError
@@ -87,11 +87,11 @@ class Quarter(Accelerator):
     def initial(self):
         return Learnt()
 
-    def propose(self, state, current, updated, bound):
-        return replace(state, proposed=state.proposed + 1), updated / 2
+    def propose(self, state, step):
+        return Proposed(replace(state, proposed=state.proposed + 1), step.updated / 2)
 
-    def reject(self, state):
-        return replace(state, rejected=state.rejected + 1)
+    def reject(self, state, updated):
+        return replace(state, rejected=state.rejected + 1), None
 
     def settled(self, state, change, tol):
         return self.done
@@ -309,11 +309,43 @@ def test_the_relocator_is_asked_once_after_the_first_plain_step():
     assert request(Halving(), settings, start).threshold == ("watched", 4.0)
     after, step = moved(start, settings)
     assert after.proposal == Proposal(1.5, "moved")
-    assert after.accelerator == Learnt()
     assert step.records == settings.relocator.records
     assert request(Halving(), settings, after).threshold is None
     after, step = moved(after, settings)
     assert (step.kind, step.records, after.proposal.kind) == ("moved", (), "accelerated")
+    assert after.accelerator == Learnt(proposed=1)  # which has forgotten the step before the move
+
+
+def test_a_move_that_is_rejected_gives_way_to_the_proposal_of_the_accelerator():
+    settings = replace(PLAIN, relocator=Elsewhere(5.0), accelerator=Quarter())
+    after, _ = moved(settings.begin(4.0), settings)
+    assert (after.proposal, after.deferred) == (Proposal(5.0, "moved"), Proposal(1.0, "accelerated"))
+    after, step = moved(after, settings)
+    assert (step.kind, after.proposal, after.deferred) == ("rejected", Proposal(1.0, "accelerated"), None)
+    assert after.accelerator == Learnt(proposed=1)  # no proposal of the accelerator was rejected
+
+
+def test_an_accelerator_may_have_another_proposal_for_a_rejected_one():
+    @dataclass(frozen=True)
+    class Second(Quarter):
+        def reject(self, state, updated):
+            return super().reject(state, updated)[0], updated * 0.75
+
+    settings = replace(PLAIN, accelerator=Second())
+    start = replace(settings.begin(4.0), proposal=Proposal(7.0, "accelerated"), compared_bound=-20.0)
+    after, step = moved(start, settings)
+    assert (step.kind, after.state, after.proposal) == ("rejected", 4.0, Proposal(3.0, "accelerated"))
+
+
+def test_work_on_a_sample_is_recorded_with_its_step():
+    @dataclass(frozen=True)
+    class Sampling(Quarter):
+        def propose(self, state, step):
+            return replace(super().propose(state, step), work=SampleWork(3, 50, 0.25, "float64"))
+
+    settings = replace(PLAIN, accelerator=Sampling())
+    _, step = moved(settings.begin(4.0), settings)
+    assert step.records == (PassRecord("sample", 0, 3, None, 50, 0, 0.25, "float64"),)
 
 
 def test_a_relocator_that_knows_no_better_place_changes_nothing():

@@ -15,7 +15,7 @@ from sklearn_shared import GaussianMixture as Reference
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, load
 from daskgmm.core import acceleration
-from daskgmm.core.acceleration import Accelerator, AcceleratorState
+from daskgmm.core.acceleration import Accelerator, AcceleratorState, Proposed
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.errors import (
     CoincidingComponentsWarning,
@@ -253,11 +253,11 @@ class Waiting(Accelerator):
     def initial(self):
         return Seen()
 
-    def propose(self, state, current, updated, bound):
-        Waiting.latest = Seen((*state.bounds, bound))
-        return Waiting.latest, None
+    def propose(self, state, step):
+        Waiting.latest = Seen((*state.bounds, step.bound))
+        return Proposed(Waiting.latest)
 
-    def reject(self, state):
+    def reject(self, state, updated):
         raise AssertionError("nothing was proposed")
 
     def settled(self, state, change, tol):

@@ -31,6 +31,7 @@ merging             merging of components at the least cost
 splitting           splitting of components into two
 coordinates         differences between mixtures as vectors
 acceleration        quasi-Newton proposals of the next E-step
+tilting             proposals by the tilted likelihood of a sample
 coincidence         groups of nearly equal components
 validity            checks of the arrays of a mixture
 state_arrays        conversion of states to named arrays, and back

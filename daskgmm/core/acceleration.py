@@ -26,6 +26,7 @@ from .. import names
 from ..errors import IllDefinedCovarianceError
 from .coordinates import displaced, displacement, shortened
 from .mixture import MixtureParameters
+from .statistics import SufficientStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -44,16 +45,56 @@ class AcceleratorState:
 Learnt = TypeVar("Learnt", bound=AcceleratorState)
 
 
-class Accelerator(ABC, Generic[Learnt]):
-    """Rule that proposes the mixture of the next E-step; it sees mixtures and bounds, never rows.
+@dataclass(frozen=True)
+class EMStep:
+    """An E-step that counts, and the M-step that followed."""
 
-    An accelerator holds hyper-parameters only. Its methods take the state that was learnt from a start, and return a
-    new one. The caller takes the E-steps one after the other, and calls:
+    current: MixtureParameters
+    """Mixture of the E-step."""
+    updated: MixtureParameters
+    """Result of the M-step."""
+    statistics: SufficientStatistics
+    """Statistics of all rows."""
+    bound: float
+    """Bound at ``current``, in nats per unit of weight."""
+    change: float
+    """Change of the bound since the previous E-step that counted, in nats per unit of weight; infinite without one."""
+    tol: float
+    """Tolerance of the fit, in nats per unit of weight."""
+
+
+@dataclass(frozen=True)
+class SampleWork:
+    """EM steps on a sample that a proposal took."""
+
+    n_iter: int
+    n_rows: int
+    seconds: float
+    """Wall time."""
+    arithmetic: str
+    """Arithmetic of the last step."""
+
+
+@dataclass(frozen=True)
+class Proposed(Generic[Learnt]):
+    """Outcome of `Accelerator.propose`."""
+
+    state: Learnt
+    mixture: MixtureParameters | None = None
+    """Valid mixture for the next E-step; None for the result of the M-step."""
+    work: SampleWork | None = None
+
+
+class Accelerator(ABC, Generic[Learnt]):
+    """Rule that proposes the mixture of the next E-step from mixtures, bounds and statistics.
+
+    An accelerator holds hyper-parameters only, and data that stay the same during a fit. Its methods take the state
+    that was learnt from a start, and return a new one. The caller takes the E-steps one after the other, and calls:
 
     * `initial` for a start, and after the mixture was changed in any other way.
     * `propose` after an E-step that counts, and its M-step.
     * `reject` if the bound at a proposal is lower than at the last E-step that counted. The next E-step is then at the
-      result of that M-step, and counts.
+      other proposal that `reject` returns, or else at the result of that M-step, where it counts.
     """
 
     state_type: ClassVar[type[AcceleratorState]]
@@ -64,31 +105,19 @@ class Accelerator(ABC, Generic[Learnt]):
         """State before the first step."""
 
     @abstractmethod
-    def propose(
-        self, state: Learnt, current: MixtureParameters, updated: MixtureParameters, bound: float
-    ) -> tuple[Learnt, MixtureParameters | None]:
-        """Learn from a step, and propose a mixture for the next E-step in place of ``updated``.
+    def propose(self, state: Learnt, step: EMStep) -> Proposed[Learnt]:
+        """Learn from a step, and propose a mixture for the next E-step in place of the result of the M-step."""
 
-        Parameters
-        ----------
-        state : AcceleratorState
-        current : MixtureParameters
-            Mixture of the last E-step.
-        updated : MixtureParameters
-            Result of the M-step that followed.
-        bound : float
-            Bound at ``current``, in nats per unit of weight.
+    @abstractmethod
+    def reject(self, state: Learnt, updated: MixtureParameters) -> tuple[Learnt, MixtureParameters | None]:
+        """Learn that the bound was lower at the last proposal; ``updated`` is the result of the last M-step.
 
         Returns
         -------
         state : AcceleratorState
         proposal : MixtureParameters or None
-            A valid mixture; None for ``updated`` itself.
+            Another proposal; None for ``updated`` itself.
         """
-
-    @abstractmethod
-    def reject(self, state: Learnt) -> Learnt:
-        """Learn that the bound was lower at the last proposal."""
 
     @abstractmethod
     def settled(self, state: Learnt, change: float, tol: float) -> bool:
@@ -104,7 +133,8 @@ class Accelerator(ABC, Generic[Learnt]):
         """
 
 
-def _no_numbers() -> Array:
+def no_numbers() -> Array:
+    """Make a vector for a field of a state that is unknown."""
     return np.empty(0)
 
 
@@ -112,13 +142,13 @@ def _no_numbers() -> Array:
 class BFGSState(AcceleratorState):
     """State of `LimitedMemoryBFGS`: m curvature pairs in the n coordinates of a mixture, and the trust radius."""
 
-    steps: Array = field(default_factory=_no_numbers)
+    steps: Array = field(default_factory=no_numbers)
     """Steps s from one E-step to the next, the latest last, (m, n)."""
-    falls: Array = field(default_factory=_no_numbers)
+    falls: Array = field(default_factory=no_numbers)
     """Decreases y of EM's step over each of the steps, (m, n)."""
-    em_step: Array = field(default_factory=_no_numbers)
+    em_step: Array = field(default_factory=no_numbers)
     """EM's step from the last E-step, (n,); empty if the step was not finite."""
-    planned: Array = field(default_factory=_no_numbers)
+    planned: Array = field(default_factory=no_numbers)
     """Step from the last E-step to the next, (n,)."""
     proposed: bool = False
     """The next E-step is at a proposal."""
@@ -204,15 +234,13 @@ class LimitedMemoryBFGS(Accelerator[BFGSState]):
     def initial(self) -> BFGSState:
         return BFGSState()
 
-    def propose(
-        self, state: BFGSState, current: MixtureParameters, updated: MixtureParameters, bound: float
-    ) -> tuple[BFGSState, MixtureParameters | None]:
-        em_step, paused = displacement(current, updated), state.pause > 0
+    def propose(self, state: BFGSState, step: EMStep) -> Proposed[BFGSState]:
+        em_step, paused = displacement(step.current, step.updated), state.pause > 0
         state = self._learn(state, em_step)
         known = bool(np.isfinite(em_step).all())  # otherwise the next step makes no pair
         plain: dict[str, Any] = {
-            "em_step": em_step if known else _no_numbers(),
-            "planned": em_step if known else _no_numbers(),
+            "em_step": em_step if known else no_numbers(),
+            "planned": em_step if known else no_numbers(),
             "em_gain": float(em_step @ em_step) if known else np.inf,
             "full_gain": np.inf,
             "proposed": False,
@@ -220,32 +248,34 @@ class LimitedMemoryBFGS(Accelerator[BFGSState]):
             "pause": state.pause - paused,
         }
         if not (len(state.steps) and known):
-            return replace(state, **plain), None
+            return Proposed(replace(state, **plain))
         direction = ascent_direction(state.steps, state.falls, em_step)
         plain["full_gain"] = 0.5 * float(em_step @ direction)
         if paused:
-            return replace(state, **plain), None
+            return Proposed(replace(state, **plain))
         longest = state.trust_radius * float(np.linalg.norm(em_step))
         length = float(np.linalg.norm(direction))
-        step = shortened(current, direction * (longest / max(length, longest, _TINY)), self._LONGEST)
-        proposal = displaced(current, step)
+        planned = shortened(step.current, direction * (longest / max(length, longest, _TINY)), self._LONGEST)
+        proposal = displaced(step.current, planned)
         if not self._wide_enough(proposal):
-            return replace(state, **plain), None
-        return replace(state, **(plain | {"planned": step, "proposed": True, "at_radius": length > longest})), proposal
+            return Proposed(replace(state, **plain))
+        learnt = replace(state, **(plain | {"planned": planned, "proposed": True, "at_radius": length > longest}))
+        return Proposed(learnt, proposal)
 
-    def reject(self, state: BFGSState) -> BFGSState:
+    def reject(self, state: BFGSState, updated: MixtureParameters) -> tuple[BFGSState, MixtureParameters | None]:
         rejected = state.rejected + 1
         forgets = rejected > 1
-        return replace(
+        learnt = replace(
             state,
-            steps=_no_numbers() if forgets else state.steps,
-            falls=_no_numbers() if forgets else state.falls,
+            steps=no_numbers() if forgets else state.steps,
+            falls=no_numbers() if forgets else state.falls,
             planned=state.em_step,
             proposed=False,
             trust_radius=max(state.trust_radius * self._SHRINKAGE, self._LEAST_RADIUS),
             rejected=rejected,
             pause=min(2 ** (rejected - 1) - 1, self._LONGEST_PAUSE),
         )
+        return learnt, None
 
     def settled(self, state: BFGSState, change: float, tol: float) -> bool:
         return state.em_gain < tol and (abs(change) < tol or state.full_gain < tol)

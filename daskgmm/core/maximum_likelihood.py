@@ -55,6 +55,20 @@ def maximize(structure: CovarianceStructure, statistics: SufficientStatistics, r
     return MixtureParameters.from_covariances(structure, *estimate(structure, statistics, reg_covar))
 
 
+def complete_log_likelihood(parameters: MixtureParameters, statistics: SufficientStatistics) -> float:
+    """Compute the expected complete-data log-likelihood of statistics, which the M-step maximises.
+
+    Constants that do not depend on the parameters are left out for statistics whose soft counts sum to zero.
+    """
+    structure = parameters.structure
+    central = statistics.about(structure, parameters.means)
+    coefficients = structure.moment_coefficients(
+        structure.scale_cholesky(parameters.precisions_cholesky, central.scale)
+    )
+    constants = parameters.log_constants
+    return float(central.soft_counts @ constants + np.vdot(coefficients, central.second_moments))
+
+
 @dataclass(frozen=True)
 class GivenParameters:
     """First parameters that the user has given; None for parameters to be estimated."""

@@ -134,6 +134,20 @@ class SufficientStatistics:
             weight_sum=self.weight_sum * factor,
         )
 
+    def about(self, structure: CovarianceStructure, reference: Array) -> SufficientStatistics:
+        """Move the reference point of the moments.
+
+        Parameters
+        ----------
+        structure : CovarianceStructure
+        reference : array of shape (D,) or (K, D)
+            Point in the units of the data, or one for each component.
+        """
+        moved = (self.reference - reference) / self.scale + np.zeros_like(self.first)
+        counts = self.soft_counts[:, None]
+        second = structure.shifted_moments(self.second_moments, self.soft_counts, self.first, moved)
+        return replace(self, reference=reference, first=self.first + counts * moved, second_moments=second)
+
     def padded(self, structure: CovarianceStructure, n_components: int) -> SufficientStatistics:
         """Add components without rows until there are ``n_components``."""
         empty = n_components - len(self.soft_counts)

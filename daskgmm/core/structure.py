@@ -232,6 +232,30 @@ class CovarianceStructure(ABC):
         return self.from_moments(moments, vectors.shape[1])
 
     @final
+    def shifted_moments(self, second_moments: Array, soft_counts: Array, first: Array, shifts: Array) -> Array:
+        """Compute second moments of rows that are shifted by ``shifts`` (K, D), Σ r (x + v)(x + v)ᵀ.
+
+        Parameters
+        ----------
+        second_moments : array
+            Second moments of the rows, `moments_shape`.
+        soft_counts : array of shape (K,)
+        first : array of shape (K, D)
+            Weighted sums of the rows.
+        """
+        shifted = second_moments + self.moments(self._by_matrix(shifts), self._by_matrix(soft_counts))
+        largest, furthest = np.abs(first).max(initial=0.0), np.abs(shifts).max(initial=0.0)
+        if largest > 0 and furthest > 0:
+            # x vᵀ + v xᵀ = ½ (x + v)(x + v)ᵀ − ½ (x − v)(x − v)ᵀ loses the fewest digits if x and v are equally long.
+            vectors, halves = (
+                first * (furthest / largest),
+                self._by_matrix(np.full(len(first), 0.5 * largest / furthest)),
+            )
+            shifted += self.moments(self._by_matrix(vectors + shifts), halves)
+            shifted -= self.moments(self._by_matrix(vectors - shifts), halves)
+        return shifted
+
+    @final
     def divide_moments(self, second_moments: Array, n_components: int) -> Array:
         """Divide the second moments of one component among ``n_components`` equal components."""
         return second_moments if self.shared else np.repeat(second_moments / n_components, n_components, axis=0)

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.utils._param_validation import StrOptions
 
-from ..core.acceleration import ACCELERATIONS
+from ..core.acceleration import ACCELERATIONS, Accelerator, LimitedMemoryBFGS
 from ..core.maximum_likelihood import MaximumLikelihood
 from ..core.mixture import MixtureParameters
 from ..core.state_arrays import MixtureArrays
+from ..core.tilting import TiltedBFGS
 from ..core.validity import weights_problem
 from ..data.failures import short_errors
 from ..fitting.folds import Score
@@ -92,7 +93,8 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         ``random_state``, not on chunks or workers.
     acceleration : {'auto', 'lbfgs'} or None, default='auto'
         Method that extrapolates the last EM steps to a longer step, kept only if the likelihood does not fall; see
-        `daskgmm.core.acceleration`. 'auto': 'lbfgs' for more than 100 000 rows with positive weight. None: plain EM.
+        `daskgmm.core.acceleration`. 'auto', for more than 100 000 rows with positive weight: 'lbfgs', and longer steps
+        that a sample in memory predicts, see `daskgmm.core.tilting`. None: plain EM.
     cache : int, str or None, default='auto'
         Memory of each process that works on the fit for rows that it has read, so that the following passes need not
         read and decode them again: a number of bytes, or a size such as ``"2 GiB"``. 'auto': what is left below 60 % of
@@ -286,14 +288,19 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
             self._structure, self.n_components, n_features, self.weights_init, self.means_init, self.precisions_init
         )
         estimation = MaximumLikelihood(self._structure, float(self.reg_covar), initial)
-        name = next(iter(ACCELERATIONS)) if self.acceleration == AUTO else self.acceleration
-        accelerator = None if name is None else ACCELERATIONS[name](float(self.reg_covar))
         return Preparation(
             lambda survey: estimation,
-            accelerator=accelerator,
+            accelerator=self._accelerator(),
             accelerates_few=self.acceleration != AUTO,
             is_free=initial.is_empty,
         )
+
+    def _accelerator(self) -> Accelerator[Any] | None:
+        if self.acceleration is None:
+            return None
+        if self.acceleration == AUTO:
+            return TiltedBFGS(LimitedMemoryBFGS(float(self.reg_covar)))
+        return ACCELERATIONS[self.acceleration](float(self.reg_covar))
 
     @property
     def _state_arrays(self) -> MixtureArrays:

@@ -15,6 +15,7 @@ samples           samples of a sample, and E-steps over a sample
 sample_steps      E-steps over a sample outside a run of starts, and their record
 sample_starts     starts on samples in memory: their context, and EM on a sample
 nested_samples    starts on nested samples, of which the best goes on to all data
+tilted_sample     the tilted likelihood of a sample in memory
 start_search      the search for a start on small samples
 searched_starts   starts by a search
 shared_search     one search for the starts of several mixtures

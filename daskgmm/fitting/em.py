@@ -21,19 +21,19 @@ end of a start belong to E-steps in the precision of the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, Protocol
 
 import numpy as np
 
-from ..core.acceleration import Accelerator, AcceleratorState
+from ..core.acceleration import Accelerator, AcceleratorState, EMStep, SampleWork
 from ..core.estimation import Estimation, State
 from ..core.kernel_choice import ARITHMETICS, finer
 from ..core.mixture import MixtureParameters
 from ..errors import IllDefinedCovarianceError
 from .em_start import EMStart, Proposal, Reseeding
-from .estep_pass import EStepPass, EStepRequest, EStepResult
+from .estep_pass import EStepRequest, EStepResult
 from .history import PassRecord
 from .low_density_rows import DensityThreshold
 
@@ -140,7 +140,7 @@ class EMRun(NamedTuple, Generic[State]):
 
 
 def run_em(
-    estep_pass: EStepPass,
+    estep_pass: Callable[[Sequence[EStepRequest]], list[EStepResult]],
     runs: Iterable[EMRun[Any]],
     on_step: Callable[[int, EMStart[Any], Step], EMStart[Any]] = lambda _, start, __: start,
     on_pass: Callable[[], Any] = lambda: None,
@@ -149,7 +149,8 @@ def run_em(
 
     Parameters
     ----------
-    estep_pass : EStepPass
+    estep_pass : callable
+        `EStepPass`, or another function from requested E-steps to their results.
     runs : iterable of EMRun
     on_step : callable
         Called with the number of a start, the start after a step, and the step; returns the start, or a stopped copy.
@@ -266,11 +267,18 @@ def _collapse(
 def _reject(
     settings: EMSettings[State], start: EMStart[State], result: EStepResult, bound: float, change: float
 ) -> tuple[EMStart[State], Step]:
-    """Drop a proposal and return to the state of the last M-step."""
-    accelerator_state = start.accelerator
+    """Drop a proposal; return to the state of the last M-step, or to another proposal of the accelerator."""
+    accelerator_state, proposal = start.accelerator, start.deferred
     if start.proposal and start.proposal.kind == "accelerated" and settings.accelerator is not None:
-        accelerator_state = settings.accelerator.reject(accelerator_state)
-    return replace(start, proposal=None, accelerator=accelerator_state), Step.of("rejected", result, bound, change)
+        accelerator_state, other = settings.accelerator.reject(accelerator_state, start.state)  # type: ignore[arg-type]
+        proposal = _accelerated(other)
+    rejected = replace(start, proposal=proposal, deferred=None, accelerator=accelerator_state)
+    return rejected, Step.of("rejected", result, bound, change)
+
+
+def _accelerated(proposed: Any) -> Proposal[Any] | None:
+    """Make the proposal of an accelerator, which knows mixture parameters only: then the state is one."""
+    return None if proposed is None else Proposal(proposed, "accelerated")
 
 
 def _reseed(
@@ -294,6 +302,7 @@ def _reseed(
         start,
         state=state,
         proposal=None,
+        deferred=None,
         lower_bounds=(*start.lower_bounds, bound),
         compared_bound=-np.inf,
         rounding=0.0,
@@ -309,11 +318,15 @@ def _accept(
 ) -> tuple[EMStart[State], Step, EStepResult]:
     """Accept the M-step; the next E-step is computed at its state, or at the accelerator's proposal."""
     accelerator_state, proposal = start.accelerator, None
+    records: tuple[PassRecord, ...] = ()
+    if start.proposal and start.proposal.kind == "moved":
+        accelerator_state = settings.initial_acceleration()
     if settings.accelerator is not None:
-        at, updated, bound = start.next_state, m_step.updated, m_step.bound
-        proposed: Any  # accelerators know mixture parameters only, and then the state is one
-        accelerator_state, proposed = settings.accelerator.propose(accelerator_state, at, updated, bound)  # type: ignore[arg-type]
-        proposal = None if proposed is None else Proposal(proposed, "accelerated")
+        at: Any = start.next_state
+        updated: Any = m_step.updated
+        step = EMStep(at, updated, result.statistics, m_step.bound, m_step.change, settings.tol)
+        proposed = settings.accelerator.propose(accelerator_state, step)
+        accelerator_state, proposal, records = proposed.state, _accelerated(proposed.mixture), _records(proposed.work)
     settled = _settled(settings, accelerator_state, m_step.change, settings.tol)
     # Before two bounds can be compared, an accelerator predicts the next gain.
     change = 0.0 if m_step.change == np.inf and settings.accelerator is not None else m_step.change
@@ -324,6 +337,7 @@ def _accept(
         start,
         state=m_step.updated,
         proposal=proposal,
+        deferred=None,
         lower_bounds=(*start.lower_bounds, m_step.bound),
         compared_bound=m_step.bound,
         rounding=m_step.rounding,
@@ -333,7 +347,14 @@ def _accept(
         accelerator=accelerator_state,
     )
     kind = start.proposal.kind if start.proposal else "em"
-    return accepted, Step.of(kind, result, m_step.bound, m_step.change), result
+    return accepted, replace(Step.of(kind, result, m_step.bound, m_step.change), records=records), result
+
+
+def _records(work: SampleWork | None) -> tuple[PassRecord, ...]:
+    """Make the record of an accelerator's steps on a sample."""
+    if work is None:
+        return ()
+    return (PassRecord("sample", 0, work.n_iter, None, work.n_rows, 0, work.seconds, work.arithmetic),)
 
 
 def _settled(
@@ -355,8 +376,7 @@ def _relocate(
     if start.is_finished(settings.max_iter) or settings.relocator is None:
         return start, step
     relocated = settings.relocator(result, start.state)
-    step = replace(step, records=relocated.records)
+    step = replace(step, records=(*step.records, *relocated.records))
     if relocated.state is None:
         return start, step
-    proposal = Proposal(relocated.state, "moved")
-    return replace(start, proposal=proposal, accelerator=settings.initial_acceleration()), step
+    return replace(start, proposal=Proposal(relocated.state, "moved"), deferred=start.proposal), step

@@ -52,6 +52,8 @@ class EMStart(Generic[State]):
     """Updated state of the last accepted M-step; at the beginning, the initial state."""
     proposal: Proposal[State] | None = None
     """Proposed state for the next E-step, tried instead of ``state``."""
+    deferred: Proposal[State] | None = None
+    """Proposed state for the E-step after next, if the next one rejects a moved state."""
     lower_bounds: tuple[float, ...] = ()
     """Bound of each E-step that was not rejected. The bounds fall only by rounding and at reseedings."""
     compared_bound: float = -np.inf

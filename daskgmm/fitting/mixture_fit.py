@@ -9,12 +9,14 @@ from typing import Any, Generic
 
 import numpy as np
 
+from ..core.acceleration import Accelerator
 from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import State
 from ..core.kernel_choice import MixtureShape
 from ..core.mixture import MixtureParameters, free_parameters
 from ..core.splitting import twins
 from ..core.statistics import Frame
+from ..core.tilting import TiltedBFGS
 from ..data.dataset import Dataset
 from ..engine.interface import Engine
 from ..errors import CheckpointError, IllDefinedCovarianceError
@@ -36,6 +38,7 @@ from .sample_starts import StartContext
 from .searched_starts import fit_by_search
 from .shared_search import Outcome
 from .survey import Survey
+from .tilted_sample import TiltedSample
 
 _GROWING = (0x6772, 0x6F77)
 """Seed of the splits of a start from a smaller mixture; number of components and of the start follow."""
@@ -79,7 +82,8 @@ class MixtureFit(Generic[State]):
         weight_sum = None if survey.is_complete else survey.weight_sum
         self._sample = Sample(survey.sample, weights, frame, weight_sum, dataset.row_kind)
         self._samples = spec.continuation is None and settings.samples(dataset.n_rows)
-        self._em = EMSettings(settings.tol, settings.max_iter, settings.accelerator, self._relocator(), settings.single)
+        accelerator = self._accelerator()
+        self._em = EMSettings(settings.tol, settings.max_iter, accelerator, self._relocator(), settings.single)
         n_starts = 1 if spec.continuation else settings.n_starts(dataset.n_rows)
         self.state: FitState[State] = FitState(n_starts, {})
 
@@ -211,6 +215,15 @@ class MixtureFit(Generic[State]):
         self._engine.emit(StartBegun(0, 1, self._spec.label))
         self._add(0, self._em.begin(fit.best.state))
 
+    def _accelerator(self) -> Accelerator[Any] | None:
+        """Give the accelerator a sample to tilt, if it tilts one and the starts are made from a sample."""
+        accelerator = self._settings.accelerator
+        if not isinstance(accelerator, TiltedBFGS) or not self._samples or self._sample.is_complete:
+            return accelerator
+        n_rows, backend = self._dataset.n_rows, partial(backend_for, self._dataset)
+        likelihood = TiltedSample(self._engine, self._estimation, self._sample, n_rows, backend, accelerator.bfgs)
+        return replace(accelerator, likelihood=likelihood if likelihood.serves(self.n_free) else None)
+
     def _relocator(self) -> Relocation[State] | None:
         """Make the search for clusters that are rare in the sample; None if the fit has no use for one."""
         n_rows = self._n_weighted
@@ -311,7 +324,9 @@ class MixtureFit(Generic[State]):
         record = PassRecord(
             kind, start, 1, lower_bound, n_rows, reading.bytes_read, seconds, arithmetic, reading.bytes_cached
         )
-        self.state = replace(self.state, history=(*self.state.history, record, *more))
+        self.state = replace(
+            self.state, history=(*self.state.history, record, *(replace(each, start=start) for each in more))
+        )
 
     def _stopped(self, number: int, start: EMStart[State]) -> EMStart[State]:
         if start.is_finished(self._em.max_iter):

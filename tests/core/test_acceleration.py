@@ -12,6 +12,7 @@ from daskgmm.core.acceleration import (
     ACCELERATIONS,
     AcceleratorState,
     BFGSState,
+    EMStep,
     LimitedMemoryBFGS,
     ascent_direction,
 )
@@ -20,6 +21,7 @@ from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.kernel_choice import choose_kernel
 from daskgmm.core.maximum_likelihood import maximize
 from daskgmm.core.mixture import MixtureParameters
+from daskgmm.core.statistics import SufficientStatistics
 from daskgmm.errors import IllDefinedCovarianceError
 
 pytestmark = pytest.mark.covering
@@ -37,6 +39,21 @@ def one_blas_thread():
 @pytest.fixture(params=list(ACCELERATIONS))
 def accelerate(request):
     return ACCELERATIONS[request.param]
+
+
+def propose(accelerator, state, current, updated, bound):
+    """State after an E-step at ``current``, and the proposal."""
+    nothing = SufficientStatistics.zero(
+        current.structure, current.means[0], np.ones(current.n_features), len(current.means)
+    )
+    proposed = accelerator.propose(state, EMStep(current, updated, nothing, bound, np.inf, 0.0))
+    return proposed.state, proposed.mixture
+
+
+def reject(accelerator, state):
+    state, proposal = accelerator.reject(state, None)
+    assert proposal is None
+    return state
 
 
 @dataclass
@@ -85,13 +102,13 @@ class Rows:
                     raise
                 bound = -np.inf
             if fallback is not None and not bound >= last - 1e-12 * abs(last):
-                state = accelerator.reject(state)
+                state = reject(accelerator, state)
                 climb.kinds.append("rejected")
                 mixture, fallback = fallback, None
                 continue
             climb.kinds.append("em" if fallback is None else "accelerated")
             climb.bounds.append(bound)
-            state, proposal = accelerator.propose(state, mixture, updated, bound)
+            state, proposal = propose(accelerator, state, mixture, updated, bound)
             climb.converged, last = accelerator.settled(state, bound - last, tol), bound
             climb.end, climb.state = updated, state
             if proposal is None:
@@ -222,13 +239,13 @@ def test_states_stay_what_they_were(accelerate, library):
     state = accelerator.initial()
     for _ in range(4):
         bound, updated = data.step(mixture)
-        state, _proposal = accelerator.propose(state, mixture, updated, bound)
+        state, _proposal = propose(accelerator, state, mixture, updated, bound)
         mixture = updated
     kept = state
     before = {name: np.array(value) for name, value in vars(kept).items()}
     for _ in range(15):
         bound, updated = data.step(mixture)
-        state = accelerator.reject(accelerator.propose(state, mixture, updated, bound)[0])
+        state = reject(accelerator, propose(accelerator, state, mixture, updated, bound)[0])
         mixture = updated
     for name, value in vars(kept).items():
         np.testing.assert_array_equal(value, before[name])
@@ -264,14 +281,14 @@ def test_a_step_without_a_number_teaches_nothing(library):
     state = accelerator.initial()
     for _ in range(3):
         bound, updated = data.step(mixture)
-        state, _ = accelerator.propose(state, mixture, updated, bound)
+        state, _ = propose(accelerator, state, mixture, updated, bound)
         mixture = updated
     nowhere = replace(updated, means=np.full_like(updated.means, np.nan))
-    after, proposal = accelerator.propose(state, mixture, nowhere, bound)
+    after, proposal = propose(accelerator, state, mixture, nowhere, bound)
     assert proposal is None
     assert not accelerator.settled(after, 0.0, 1.0)
     np.testing.assert_array_equal(after.steps, state.steps)
-    again, _ = accelerator.propose(after, mixture, data.step(mixture)[1], bound)
+    again, _ = propose(accelerator, after, mixture, data.step(mixture)[1], bound)
     np.testing.assert_array_equal(again.steps, state.steps)
 
 
@@ -283,7 +300,7 @@ def plan(library, accelerator, accepts, structure=STRUCTURES["diag"]):
     mixture, rows = drawn(library, structure, 0, spread=2.5)
     data, accepts, kinds = Rows(library, rows, structure), iter(accepts), []
     bound, updated = data.step(mixture)
-    state, proposal = accelerator.propose(accelerator.initial(), mixture, updated, bound)
+    state, proposal = propose(accelerator, accelerator.initial(), mixture, updated, bound)
     while True:
         if proposal is None:
             mixture = updated
@@ -296,10 +313,10 @@ def plan(library, accelerator, accepts, structure=STRUCTURES["diag"]):
             mixture = proposal if accept else updated
             kinds.append("accelerated" if accept else "rejected")
             if not accept:
-                state = accelerator.reject(state)
+                state = reject(accelerator, state)
                 kinds.append("em")
         bound, updated = data.step(mixture)
-        state, proposal = accelerator.propose(state, mixture, updated, bound)
+        state, proposal = propose(accelerator, state, mixture, updated, bound)
 
 
 def runs(kinds):
@@ -324,10 +341,10 @@ def test_a_second_rejection_in_a_row_makes_it_forget(library):
     known = []
 
     class Watched(LimitedMemoryBFGS):
-        def reject(self, state):
-            state = super().reject(state)
+        def reject(self, state, updated):
+            state, proposal = super().reject(state, updated)
             known.append(len(state.steps))
-            return state
+            return state, proposal
 
     plan(library, Watched(RIDGE), [True, True, False, False])
     assert known[0] > 0
@@ -339,16 +356,18 @@ def test_a_rejection_shortens_the_next_proposals(library):
     rows, mixture = overlapping(library, structure)
     data = Rows(library, rows, structure)
     lengths = {}
-    for reject in (False, True):
+    for rejects in (False, True):
         accelerator, at = LimitedMemoryBFGS(RIDGE), mixture
         state = accelerator.initial()
         for _ in range(3):
             bound, updated = data.step(at)
-            state, proposal = accelerator.propose(state, at, updated, bound)
-            if reject and proposal is not None:
-                state = accelerator.reject(state)
+            state, proposal = propose(accelerator, state, at, updated, bound)
+            if rejects and proposal is not None:
+                state = reject(accelerator, state)
             before, at = at, updated
-        lengths[reject] = np.linalg.norm(displacement(before, proposal)) / np.linalg.norm(displacement(before, updated))
+        lengths[rejects] = np.linalg.norm(displacement(before, proposal)) / np.linalg.norm(
+            displacement(before, updated)
+        )
     assert lengths[True] <= 1 + 1e-9 < lengths[False]
 
 
@@ -362,7 +381,7 @@ def test_one_small_change_is_not_the_end(accelerate, structure, library):
     state = accelerator.initial()
     for _ in range(3):
         bound, updated = data.step(mixture)
-        state, _proposal = accelerator.propose(state, mixture, updated, bound)
+        state, _proposal = propose(accelerator, state, mixture, updated, bound)
         gain = data.step(updated)[0] - bound
         assert gain > 1e-5
         assert not accelerator.settled(state, 0.0, 1e-5)
@@ -458,18 +477,18 @@ def test_a_step_that_would_be_narrower_than_an_m_step_can_be_is_not_proposed(str
     def narrowed(factor):
         return MixtureParameters.from_covariances(structure, wide.weights, wide.means, wide.covariances * factor)
 
-    def propose(smallest):
+    def proposed(smallest):
         accelerator = LimitedMemoryBFGS(smallest)
-        state, _ = accelerator.propose(accelerator.initial(), wide, narrowed(0.8), 0.0)
-        return accelerator.propose(state, narrowed(0.8), narrowed(0.66), 0.0)[1]
+        state, _ = propose(accelerator, accelerator.initial(), wide, narrowed(0.8), 0.0)
+        return propose(accelerator, state, narrowed(0.8), narrowed(0.66), 0.0)[1]
 
     def narrowest(mixture):
         return np.linalg.eigvalsh(library.dense(structure, mixture.covariances, 2, 2)).min()
 
-    free, allowed = propose(0.0), narrowest(narrowed(0.66))
+    free, allowed = proposed(0.0), narrowest(narrowed(0.66))
     assert narrowest(free) < 0.9 * allowed  # where it leads
-    assert propose(allowed) is None
-    assert propose(narrowest(free)) is not None
+    assert proposed(allowed) is None
+    assert proposed(narrowest(free)) is not None
 
 
 # ---- the recursion
@@ -496,8 +515,8 @@ def test_pairs_without_curvature_are_left_out(library):
     mixture = library.make_mixture(structure, 2, 2)
     step = displacement(mixture, library.make_mixture(structure, 2, 2, seed=1)) / 10
     accelerator = LimitedMemoryBFGS()
-    state, _ = accelerator.propose(accelerator.initial(), mixture, displaced(mixture, step), 0.0)
-    state, _ = accelerator.propose(state, mixture, displaced(mixture, 2 * step), 0.0)  # EM's step grew on its way
+    state, _ = propose(accelerator, accelerator.initial(), mixture, displaced(mixture, step), 0.0)
+    state, _ = propose(accelerator, state, mixture, displaced(mixture, 2 * step), 0.0)  # EM's step grew on its way
     assert len(state.steps) == 0
-    state, _ = accelerator.propose(state, mixture, displaced(mixture, step), 0.0)
+    state, _ = propose(accelerator, state, mixture, displaced(mixture, step), 0.0)
     assert len(state.steps) == 1

@@ -176,3 +176,21 @@ def test_features_that_do_not_vary_keep_a_unit(deviation):
 def test_squares_of_units_are_finite(deviation):
     scale = Frame.of(np.zeros(1), np.array([deviation])).scale
     assert np.all(np.isfinite(scale**2) & (scale**2 > 0) & np.isfinite(1 / scale**2))
+
+
+# ---- another reference point
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("precise", [False, True])
+def test_moments_about_another_point_are_those_of_a_kernel_about_it(name, precise, library):
+    structure = STRUCTURES[name]
+    mixture = library.make_mixture(structure, K, D, seed=3)
+    rows = library.draw(mixture, 200, seed=4)
+    frame = library.frame_of(rows)
+    kernels = [kind(mixture, frame) for kind in (QuadraticKernel, ResidualKernel)]  # about the center, and the means
+    one, other = (kernel.statistics(rows, None, kernel.workspace()) for kernel in kernels[:: -1 if precise else 1])
+    moved = one.about(structure, other.reference)
+    np.testing.assert_allclose(moved.first, other.first, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(moved.second_moments, other.second_moments, rtol=1e-10, atol=1e-9)
+    assert_equal(replace(moved, first=one.first, second_moments=one.second_moments, reference=one.reference), one)
