@@ -349,7 +349,7 @@ class Dataset:
         """The weights as rows of one feature."""
         if self.weights is None:
             raise ValueError("a data set without weights")
-        return Dataset(_Column(self.weights))
+        return Dataset(_Column(self.weights), row_kind=self.row_kind)
 
     def check_unchanged(self, checksum: Checksum) -> None:
         """Raise unless a finished pass saw the same data as the passes before, and stores still say the same; cheap.

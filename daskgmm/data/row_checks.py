@@ -1,4 +1,4 @@
-"""Checks of values and sample weights that any pass has read."""
+"""Checks of values and sample weights that any pass has read, and the treatment of incomplete rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidWeightsError, NonFiniteDataError
+from ..errors import IncompleteDataError, InvalidWeightsError, NonFiniteDataError
+from ..names import DROP, MISSING, RAISE
+from .row_block import SAMPLE_WEIGHT, RowBlock
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -28,18 +30,92 @@ def check_finite(rows: Array, start: int) -> None:
         raise NonFiniteDataError(start + int(bad[0]), is_nan=bool(np.isnan(rows[bad[0]]).any()))
 
 
+def incomplete_rows(rows: Array) -> Array | None:
+    """Return the mask of the rows that contain NaN, (n,); None if there are none. Rows of finite numbers cost a sum."""
+    if rows.dtype.kind != "f":
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(rows.sum(dtype=np.float64)):
+            return None
+        # NaN makes every sum NaN, so only these rows need a closer look; infinities and overflows are among them, too.
+        mask = np.isnan(rows @ np.ones(rows.shape[1], rows.dtype))
+    mask[mask] = np.isnan(rows[mask]).any(axis=1)
+    return mask if mask.any() else None
+
+
 @dataclass(frozen=True)
 class RowKind:
-    """Kind of rows: the kernels that compute with the rows, and the values that are valid."""
+    """Kind of rows: the kernels that compute with the rows, the values that are valid, and the rows that count.
+
+    An evaluator first calls `usable`, and then `check` for the rows of the block that it gets.
+    """
 
     name: str
     """Name by which kernels are chosen (`daskgmm.core.kernel_choice.KernelCandidate.rows`)."""
     check: Callable[[Array, int], None]
     """Check of some rows, (n, D), and the number of their first row; a module's function, because it is pickled."""
+    missing: str = RAISE
+    """Value of the parameter ``missing`` for these rows."""
+
+    @property
+    def leaves_out(self) -> bool:
+        """Test whether some rows may not count."""
+        return False
+
+    def usable(self, block: RowBlock) -> tuple[RowBlock, Array | None]:
+        """Return the block to compute with, and the mask of the rows that do not count, (n,); None if all rows do.
+
+        Rows that do not count have any finite values and the weight zero. The block itself is not changed.
+        """
+        return block, None
+
+    def usable_bytes(self, row_bytes: int) -> int:
+        """Memory that `usable` takes for a row of that size."""
+        return 0
+
+
+class _RowsLeftOut(RowKind):
+    """Rows of which those with NaN do not count."""
+
+    @property
+    def leaves_out(self) -> bool:
+        return True
+
+    def usable(self, block: RowBlock) -> tuple[RowBlock, Array | None]:
+        mask = incomplete_rows(block.rows)
+        if mask is None:
+            return block, None
+        rows = block.rows.copy()
+        # A complete row, so that values of rows without weight are in the range of the data.
+        rows[mask] = 0 if mask.all() else rows[int(np.argmin(mask))]
+        weights = np.ones(len(rows)) if block.weights is None else block.weights.copy()
+        weights[mask] = 0
+        return RowBlock(rows, {**block.beside, SAMPLE_WEIGHT.name: weights}), mask
+
+    def usable_bytes(self, row_bytes: int) -> int:
+        return 2 * row_bytes + 16  # the copy and the incomplete rows; sums or weights, and masks
 
 
 COMPLETE_ROWS = RowKind("complete", check_finite)
 """Rows of one finite number for each feature."""
+
+COMPLETE_ROWS_COUNT = _RowsLeftOut("complete", check_finite, DROP)
+"""Rows of which those with NaN do not count."""
+
+_KINDS = {kind.missing: kind for kind in (COMPLETE_ROWS, COMPLETE_ROWS_COUNT)}
+
+
+def row_kind(missing: str) -> RowKind:
+    """Return the kind of rows for a value of the parameter ``missing``.
+
+    Raises
+    ------
+    ValueError
+        For any other value.
+    """
+    if missing not in MISSING:
+        raise ValueError(f"missing={missing!r:.80}; expected None, {' or '.join(map(repr, MISSING))}")
+    return _KINDS[missing]
 
 
 def check_weights(weights: Array, start: int) -> None:
@@ -50,6 +126,12 @@ def check_weights(weights: Array, start: int) -> None:
             f"sample_weight contains {weights[bad[0]]} in row {start + int(bad[0])}; weights have to be finite and "
             f"not negative"
         )
+
+
+def check_complete(n_rows: int, n_incomplete: int, needed: int = 1) -> None:
+    """Raise `IncompleteDataError` if incomplete rows leave fewer rows than needed."""
+    if n_incomplete and n_rows - n_incomplete < needed:
+        raise IncompleteDataError(n_rows, n_incomplete, needed)
 
 
 def check_weight_sum(total: float) -> None:

@@ -16,6 +16,7 @@ from ..core.mixture import MixtureParameters, free_parameters
 from ..core.splitting import twins
 from ..core.statistics import Frame
 from ..data.dataset import Dataset
+from ..data.row_checks import check_complete
 from ..engine.interface import Engine
 from ..errors import CheckpointError, IllDefinedCovarianceError
 from . import notes
@@ -74,6 +75,8 @@ class MixtureFit(Generic[State]):
         weights = survey.sample_weight if dataset.weights is not None else None
         self._weight_sum, self._n_weighted = survey.weight_sum, survey.n_weighted
         weight_sum = None if survey.is_complete else survey.weight_sum
+        self._n_incomplete = survey.n_incomplete
+        check_complete(survey.n_rows, survey.n_incomplete, settings.initialization.n_components)
         self._sample = Sample(survey.sample, weights, frame, weight_sum, dataset.row_kind)
         self._samples = spec.continuation is None and settings.samples(dataset.n_rows)
         self._em = EMSettings(settings.tol, settings.max_iter, settings.accelerator, self._relocator(), settings.single)
@@ -377,6 +380,7 @@ class MixtureFit(Generic[State]):
             self._engine.environment() | {"loops": self.backend.made_by},
             stopped=best.stopped,
             gain_left=gain_left(best),
+            n_incomplete=self._n_incomplete,
         )
 
     def _notes_of(self, best: EMStart[State]) -> Iterator[Any]:
