@@ -5,6 +5,7 @@
     DaskGMMError
     ├── IllDefinedCovarianceError   (ValueError)         a component collapsed: no Cholesky factor exists
     ├── NonFiniteDataError          (ValueError)         NaN or infinity, with the row where it was found
+    ├── IncompleteDataError         (ValueError)         too few rows without NaN, where the others are left out
     ├── DataRangeError              (ValueError)         values whose squares double precision does not hold
     ├── InvalidAttributesError      (ValueError)         fitted attributes, set by hand, that no mixture has
     ├── InvalidWeightsError         (ValueError)         sample weights that are negative, not finite or all zero

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,13 +111,15 @@ class _Expectation:
         self._kernel, self._row_kind, self._work = kernel, row_kind, kernel.workspace()
 
     def __call__(self, start: int, block: RowBlock) -> SufficientStatistics:
-        block, _ = self._row_kind.usable(block)
+        counting = self._row_kind.counting(block)
+        if not len(counting):
+            return replace(self._kernel.zero(), n_rows=len(block))
         with np.errstate(invalid="ignore", over="ignore"):
-            statistics = self._kernel.statistics(block.rows, block.weights, self._work)
+            statistics = self._kernel.statistics(counting.rows, counting.weights, self._work)
         if not statistics.log_likelihood > _SUSPICIOUS:  # true for NaN
             # Checking every row in every pass would cost more than looking for the bad row afterwards.
-            self._row_kind.check(block.rows, start)
-        return statistics
+            self._row_kind.check(self._row_kind.usable(block)[0].rows, start)
+        return statistics if counting is block else replace(statistics, n_rows=len(block))
 
 
 @dataclass(frozen=True)

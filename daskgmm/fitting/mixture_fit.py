@@ -77,7 +77,7 @@ class MixtureFit(Generic[State]):
         weight_sum = None if survey.is_complete else survey.weight_sum
         self._n_incomplete = survey.n_incomplete
         check_complete(survey.n_rows, survey.n_incomplete, settings.initialization.n_components)
-        self._sample = Sample(survey.sample, weights, frame, weight_sum, dataset.row_kind)
+        self._sample = Sample(survey.sample, weights, frame, weight_sum, dataset.row_kind.known_complete)
         self._samples = spec.continuation is None and settings.samples(dataset.n_rows)
         self._em = EMSettings(settings.tol, settings.max_iter, settings.accelerator, self._relocator(), settings.single)
         n_starts = 1 if spec.continuation else settings.n_starts(dataset.n_rows)
