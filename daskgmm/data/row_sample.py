@@ -100,21 +100,24 @@ class ReservedRows(RowSample):
 
     sample: NumberedRows | PriorityRows
     seed: int
+    n_candidates: int
+    """Rows of positive weight from which the sample was drawn, incomplete ones included."""
     floor: float
     """Smallest priority of rows in reserve."""
 
     @classmethod
-    def of(cls, sample: NumberedRows | PriorityRows, seed: int, n_rows: int, weight: float) -> ReservedRows:
-        """Add rows in reserve to a sample of ``n_rows`` rows, which all have that weight if they have numbers."""
-        threshold = sample.threshold if isinstance(sample, PriorityRows) else weight * n_rows / sample.n_rows
-        return cls(sample, seed, threshold / (1 + _RESERVE))
+    def of(cls, sample: NumberedRows | PriorityRows, seed: int, n_candidates: int, weight: float = 1.0) -> ReservedRows:
+        """Add rows in reserve to a sample; ``weight`` is the weight of each row if the sample has numbers."""
+        threshold = sample.threshold if isinstance(sample, PriorityRows) else weight * n_candidates / sample.n_rows
+        return cls(sample, seed, n_candidates, threshold / (1 + _RESERVE))
 
     @property
     def n_rows(self) -> int:  # type: ignore[override]
         return (1 + _RESERVE) * self.sample.n_rows
 
-    def deepened(self, share: float) -> ReservedRows:
-        """Return the sample with the reserve that it needs if no more than a share of the rows count."""
+    def deepened(self, n_counted: int) -> ReservedRows:
+        """Return the sample with the reserve that it needs if ``n_counted`` of the candidates count."""
+        share = n_counted / self.n_candidates if n_counted > self.sample.n_rows else 0.0
         return replace(self, floor=share * self.floor)
 
     def __call__(self, start: int, weights: Array) -> Drawn:

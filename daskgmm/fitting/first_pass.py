@@ -63,7 +63,7 @@ def _deepened(fold: SurveyFold, survey: Survey) -> SurveyFold | None:
     sampled, n_drawn = fold.sampled, len(survey.sample)
     if not isinstance(sampled, ReservedRows) or 2 * n_drawn > min(sampled.sample.n_rows, survey.n_weighted):
         return None
-    return replace(fold, sampled=sampled.deepened(survey.n_weighted / survey.n_rows))
+    return replace(fold, sampled=sampled.deepened(survey.n_weighted))
 
 
 def n_weight_passes(dataset: Dataset, size: int) -> int:
@@ -108,7 +108,9 @@ def _sample(dataset: Dataset, drawing: _Drawing, weighed: WeightSurvey | None) -
     sample = draw_rows(n_rows, size, seed) if weighed is None else weighed.sample(seed)
     if n_rows <= size or not dataset.row_kind.leaves_out:
         return sample
-    return ReservedRows.of(sample, seed, n_rows, 1.0 if weighed is None else weighed.lowest)
+    if weighed is None:
+        return ReservedRows.of(sample, seed, n_rows)
+    return ReservedRows.of(sample, seed, weighed.n_weighted, weighed.lowest)
 
 
 def _drawing(dataset: Dataset, spec: FitSpec[Any]) -> _Drawing:

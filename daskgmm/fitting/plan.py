@@ -226,9 +226,10 @@ def _first_work(costs: Sequence[Costs]) -> int:
 def _survey(dataset: Dataset, settings: Settings) -> SurveyFold:
     n_sample = min(dataset.n_rows, settings.sample_size)
     backend = backend_for(dataset, _shape(dataset, settings))
-    sampled: RowSample = NumberedRows(range(n_sample))
+    sample = NumberedRows(range(n_sample))
+    sampled: RowSample = sample
     if dataset.row_kind.leaves_out and n_sample < dataset.n_rows:
-        sampled = ReservedRows(NumberedRows(range(n_sample)), 0, 0.0)
+        sampled = ReservedRows.of(sample, 0, dataset.n_rows)
     return survey_fold(dataset, sampled, backend, settings.scattered)
 
 
