@@ -4,6 +4,7 @@ import json
 import re
 import warnings
 
+import dask
 import dask.array as da
 import h5py
 import numpy as np
@@ -25,6 +26,7 @@ from daskgmm.errors import (
     CheckpointError,
     IncompleteDataError,
     InvalidWeightsError,
+    MissingChunkError,
     NonFiniteDataError,
     UnsupportedDataError,
 )
@@ -379,6 +381,16 @@ def test_written_predictions(models, tmp_path):
     assert np.isinf(group["log_density"].fill_value)
     read = GaussianMixture(1, missing="drop", random_state=0).fit(group["probabilities"])  # every chunk is there
     assert read.origin_.n_incomplete == (MASK | (np.arange(N) < 100)).sum()
+
+
+def test_chunks_of_missing_values_may_not_be_stored(models, tmp_path):
+    holes = HOLES.copy()
+    holes[50:100] = np.nan
+    zarr.create_array(tmp_path / "x.zarr", data=holes, chunks=(50, D), fill_value=np.nan)
+    with pytest.raises(MissingChunkError, match=r"daskgmm\.missing-chunks"):
+        fit(tmp_path / "x.zarr", missing="drop")
+    with dask.config.set({"daskgmm.missing-chunks": "fill"}):
+        assert_same_bits(fit(tmp_path / "x.zarr", missing="drop"), fit(holes, missing="drop"))
 
 
 # ---- what refuses
