@@ -438,6 +438,15 @@ def test_infinity_is_an_error_all_the_same(models, value, lazy):
             call()
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_huge_values_are_not_missing(models, dtype):
+    row, largest = int(np.flatnonzero(~MASK)[50]), np.finfo(dtype).max
+    rows = HOLES.astype(dtype)
+    rows[row] = largest, largest, -largest  # their sum may be infinity minus infinity
+    labels = models["full"].predict(rows)
+    np.testing.assert_array_equal(labels == -1, MASK)
+
+
 def test_other_values_of_the_parameter_are_named(models):
     with pytest.raises(ValueError, match=r"'missing' parameter of GaussianMixture must be .*'drop'.* Got 'skip'"):
         fit(HOLES, missing="skip")

@@ -116,7 +116,8 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
             If the checkpoint is damaged, or belongs to other data or settings; the message names the difference.
         ValueError
             If the data have the wrong shape or are not finite (`NonFiniteDataError` names the row), if a parameter is
-            out of range, or if components collapse (`IllDefinedCovarianceError`).
+            out of range, if components collapse (`IllDefinedCovarianceError`), or if too few rows are complete where
+            the others are left out (`IncompleteDataError`).
         TypeError
             If the data are not real numbers.
         SchedulerError
@@ -266,7 +267,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         Returns
         -------
         labels : array of shape (n,), int64
-            A lazy dask array for dask and Zarr data, else a NumPy array.
+            A lazy dask array for dask and Zarr data, else a NumPy array. Incomplete rows that are left out have −1.
         """
         return self._for_each_row(X, "labels")
 
@@ -282,7 +283,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         Returns
         -------
         probabilities : array of shape (n, n_components)
-            A lazy dask array for dask and Zarr data, else a NumPy array.
+            A lazy dask array for dask and Zarr data, else a NumPy array. Incomplete rows that are left out have NaN.
         """
         return self._for_each_row(X, "responsibilities")
 
@@ -298,7 +299,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         Returns
         -------
         log_density : array of shape (n,)
-            A lazy dask array for dask and Zarr data, else a NumPy array.
+            A lazy dask array for dask and Zarr data, else a NumPy array. Incomplete rows that are left out have NaN.
         """
         return self._for_each_row(X, "log_density")
 
