@@ -322,7 +322,7 @@ def test_large_complete_data_have_the_same_sample_either_way(weights):
         "different": rng.rand(len(x)),
         "few": 1.0 * (rng.rand(len(x)) < 0.05),
     }.get(weights)
-    options = {"init_size": 500, "max_iter": 1}
+    options = {"init_size": 500, "max_iter": 1, "tol": 1e-2, "n_init": 1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert_same_bits(fit(x, weights, missing="drop", **options), fit(x, weights, **options))

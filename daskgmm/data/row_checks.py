@@ -33,19 +33,25 @@ def check_finite(rows: Array, start: int) -> None:
         raise NonFiniteDataError(start + int(bad[0]), is_nan=bool(np.isnan(rows[bad[0]]).any()))
 
 
-def incomplete_rows(rows: Array) -> Array | None:
-    """Return the mask of the rows that contain NaN, (n,); None if there are none."""
+def _nan_sums(rows: Array) -> Array | None:
+    """Return the mask of the rows whose sum is NaN: of NaN, or of both infinities; None if there are none."""
     if rows.dtype.kind != "f":
         return None
     dtype = np.promote_types(rows.dtype, np.float32)
     with np.errstate(all="ignore"):
         # A product of matrices sums short rows ten times faster than `isnan(rows).any(axis=1)`.
         mask = np.isnan(rows @ np.full(rows.shape[1], _SMALL, dtype))
-    suspects = np.flatnonzero(mask)
-    if not suspects.size:
+    return mask if mask.any() else None
+
+
+def incomplete_rows(rows: Array) -> Array | None:
+    """Return the mask of the rows that contain NaN, (n,); None if there are none."""
+    mask = _nan_sums(rows)
+    if mask is None:
         return None
+    suspects = np.flatnonzero(mask)
     found = rows.take(suspects, axis=0)
-    if np.isinf(found).any():  # two infinities of different sign make NaN, too
+    if np.isinf(found).any():
         mask[suspects] = np.isnan(found).any(axis=1)
     return mask if mask.any() else None
 
@@ -55,7 +61,7 @@ class RowKind:
     """Kind of rows: the kernels that compute with the rows, the values that are valid, and the rows that count.
 
     An evaluator of results for each row calls `usable`, and then `check` for the rows of the block that it gets. An
-    evaluator of sums alone calls `counting`.
+    evaluator of sums alone, in a pass after such a one, calls `counting`.
     """
 
     name: str
@@ -117,7 +123,7 @@ class _RowsLeftOut(RowKind):
         return RowBlock(rows, {**block.beside, SAMPLE_WEIGHT.name: weights}), mask
 
     def counting(self, block: RowBlock) -> RowBlock:
-        mask = incomplete_rows(block.rows)
+        mask = _nan_sums(block.rows)  # a pass before has refused rows of both infinities
         if mask is None:
             return super().counting(block)
         counts = ~mask if block.weights is None else ~mask & (block.weights != 0)
