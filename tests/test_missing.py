@@ -1,6 +1,7 @@
 """Incomplete rows: refused, or left out of everything as if they were not there."""
 
 import json
+import pickle
 import re
 import warnings
 
@@ -20,7 +21,8 @@ from sklearn.mixture import GaussianMixture as Reference
 from daskgmm import BayesianGaussianMixture, GaussianMixture, load, select, write_predictions
 from daskgmm.cli import main
 from daskgmm.data.input_kinds import InputKind, register, unregister
-from daskgmm.data.inputs import as_dataset
+from daskgmm.data.inputs import accept, as_dataset
+from daskgmm.data.row_block import RowBlock
 from daskgmm.engine.run import DaskEngine
 from daskgmm.errors import (
     CheckpointError,
@@ -226,6 +228,21 @@ def test_stored_values_that_mean_missing_are_left_out(kind, tmp_path):
         fit(data)
     with pytest.raises(NonFiniteDataError, match="_FillValue"):  # the kept rows of one are not those of the other
         np.asarray(model.set_params(missing="raise").predict(data))
+
+
+@pytest.mark.parametrize("kind", ENCODED)
+def test_other_processes_leave_the_same_rows_out(kind, tmp_path):
+    integers, attributes, values = packed()
+    data = ENCODED[kind](tmp_path, integers, attributes)
+    if kind == "hdf5":
+        data.file.flush()
+    rows = accept(data, missing="drop").rows
+    dataset, _ = as_dataset(rows, missing="drop")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(rows.handle))[0:N], values)
+    block, mask = pickle.loads(pickle.dumps(dataset.row_kind)).usable(RowBlock(values))
+    np.testing.assert_array_equal(mask, MASK)
+    np.testing.assert_array_equal(block.weights, 1.0 - MASK)
+    np.testing.assert_array_equal(block.rows[~MASK], values[~MASK])
 
 
 def test_masked_integers_are_left_out(models):
