@@ -97,6 +97,7 @@ def _select(data: str, array: str | None, weights: str | None, as_json: bool, **
 @options.output
 @click.option("--probabilities", is_flag=True, help="Write the probability of every component, too.")
 @click.option("--log-density", is_flag=True, help="Write the log-density of every row, too.")
+@options.missing
 @options.compute
 @options.overwrite
 @options.as_json
@@ -114,6 +115,7 @@ def _predict(data: str, array: str | None, model: str, output: str, as_json: boo
 @options.data
 @options.model
 @options.weights
+@options.missing
 @options.compute
 @options.as_json
 @options.quiet
@@ -121,7 +123,7 @@ def _score(data: str, array: str | None, model: str, weights: str | None, as_jso
     """Compute the mean log-density of the rows of DATA, and information criteria."""
     with _running(values) as (jobs, callbacks):
         compute = _compute(values)
-        record = jobs.score(jobs.Rows(data, array, weights), model, compute=compute, callbacks=callbacks)
+        record = jobs.score(jobs.Rows(data, array, weights), model, compute=compute, callbacks=callbacks, **values)
     _show(record, as_json)
 
 

@@ -5,6 +5,7 @@
     DaskGMMError
     ├── IllDefinedCovarianceError   (ValueError)         a component collapsed: no Cholesky factor exists
     ├── NonFiniteDataError          (ValueError)         NaN or infinity, with the row where it was found
+    ├── IncompleteDataError         (ValueError)         too few rows without NaN, where the others are left out
     ├── DataRangeError              (ValueError)         values whose squares double precision does not hold
     ├── InvalidAttributesError      (ValueError)         fitted attributes, set by hand, that no mixture has
     ├── InvalidWeightsError         (ValueError)         sample weights that are negative, not finite or all zero
@@ -99,12 +100,35 @@ class NonFiniteDataError(DaskGMMError, ValueError):
         where = f"row {row}" + " of a chunk (the lengths of the chunks before it are not known)" * within_chunk
         why = missing and f": {missing}"
         advice = (
-            "decode the values, for example with xarray (x = xarray.open_zarr(path)[name].data), which makes NaN of "
-            "such numbers, and drop or impute these rows"
+            "leave such rows out with missing='drop', or decode the values, for example with xarray (x = "
+            "xarray.open_zarr(path)[name].data), which makes NaN of such numbers, and impute them"
             if missing
-            else "drop or impute such rows first (for a dask array for instance with x[~da.isnan(x).any(axis=1)])"
+            else "leave such rows out with missing='drop', or impute them"
+            if is_nan
+            else "drop such rows first (for a dask array for instance with x[da.isfinite(x).all(axis=1)])"
         )
         super().__init__(f"Input X contains {what} in {where}{why}. A Gaussian mixture needs finite values: {advice}.")
+
+
+class IncompleteDataError(DaskGMMError, ValueError):
+    """Too few complete rows: rows with NaN are left out with ``missing='drop'``.
+
+    Attributes
+    ----------
+    n_rows : int
+        Number of all rows.
+    n_incomplete : int
+        Number of rows that contain NaN.
+    """
+
+    def __init__(self, n_rows: int, n_incomplete: int, needed: int = 1) -> None:
+        self.n_rows, self.n_incomplete = n_rows, n_incomplete
+        n_complete = n_rows - n_incomplete
+        found = f"{n_complete} complete rows, and {needed} are needed" if n_complete else "no complete row"
+        super().__init__(
+            f"Input X has {found}: {n_incomplete} of {n_rows} rows contain NaN, and missing='drop' leaves such rows "
+            "out. Choose features that are known in the same rows, or impute missing values."
+        )
 
 
 class DataRangeError(DaskGMMError, ValueError):

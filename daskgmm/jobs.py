@@ -186,6 +186,7 @@ def fit(
     return {
         **model_record(estimator),
         "n_rows": int(data.shape[0]),
+        **_left_out(estimator.origin_.n_incomplete),
         "seconds": seconds,
         "model": without_secrets(model),
     }
@@ -310,6 +311,7 @@ def predict(
     *,
     probabilities: bool = False,
     log_density: bool = False,
+    missing: str | None = None,
     overwrite: bool = False,
     compute: Compute = Compute(),
     callbacks: Sequence[Listener] = (),
@@ -317,7 +319,7 @@ def predict(
     """Write the labels of all rows, and on request probabilities and log-densities."""
     compute.check()
     _check_output(output, RESULTS, overwrite, rows.address, model)
-    estimator, data = load(model), rows.open()
+    estimator, data = _fitted(model, missing), rows.open()
     outputs = {"probabilities": probabilities, "log_density": log_density}
     compute.check_memory(estimator, lambda model: plan_predictions(model, data, **outputs))
     begin = time.perf_counter()
@@ -335,10 +337,17 @@ def predict(
     return {**_written(RESULTS, output, shapes["labels"][0], shapes), "seconds": seconds}
 
 
-def score(rows: Rows, model: str, *, compute: Compute = Compute(), callbacks: Sequence[Listener] = ()) -> Record:
+def score(
+    rows: Rows,
+    model: str,
+    *,
+    missing: str | None = None,
+    compute: Compute = Compute(),
+    callbacks: Sequence[Listener] = (),
+) -> Record:
     """Compute the mean log-density of the rows and the model's information criteria, in one pass."""
     compute.check()
-    estimator, data, weights = load(model), rows.open(), rows.open_weights()
+    estimator, data, weights = _fitted(model, missing), rows.open(), rows.open_weights()
     entropy = estimator._has_criteria
     compute.check_memory(estimator, lambda model: model._plan_score(data, weights, entropy=entropy))
     with compute.start(callbacks) as scheduler:
@@ -348,8 +357,20 @@ def score(rows: Rows, model: str, *, compute: Compute = Compute(), callbacks: Se
         "kind": "score",
         "log_likelihood": total.mean_log_likelihood,
         "n_rows": total.n_rows,
+        **_left_out(total.n_incomplete),
         **estimator._criteria(total),
     }
+
+
+def _fitted(model: str, missing: str | None) -> BaseMixture[Any]:
+    """Load a model; ``missing`` replaces the model's own treatment of incomplete rows."""
+    estimator = load(model)
+    return estimator if missing is None else estimator.set_params(missing=missing)
+
+
+def _left_out(n_incomplete: int) -> Record:
+    """Entry with the number of incomplete rows; nothing where there are none."""
+    return {"n_incomplete": n_incomplete} if n_incomplete else {}
 
 
 def sample(

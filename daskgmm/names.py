@@ -24,6 +24,9 @@ DIRICHLET_PROCESS, DIRICHLET_DISTRIBUTION = WEIGHT_PRIORS
 MISSING_CHUNKS = ("raise", "fill")
 """Values of ``daskgmm.missing-chunks``; the first is the default."""
 
+MISSING = RAISE, DROP = ("raise", "drop")
+"""Values of ``missing``: what becomes of incomplete rows."""
+
 
 class Defaults:
     """Defaults of the estimators' parameters that are not None."""

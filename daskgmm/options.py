@@ -17,6 +17,7 @@ from .names import (
     COVARIANCE_TYPES,
     FULL,
     INIT_METHODS,
+    MISSING,
     MISSING_CHUNKS,
     NONE,
     WEIGHT_PRIORS,
@@ -196,6 +197,11 @@ checkpoint = _together(
     click.option("--checkpoint", metavar="PATH", help="Save the state of the fit there after every pass."),
     click.option("--resume", is_flag=True, help="Continue from --checkpoint, or begin if there is none yet."),
 )
+missing = _parameter(
+    "missing",
+    click.Choice(MISSING),
+    "Incomplete rows (NaN, or a stored value that means missing) are an error, or are left out and get the label -1.",
+)
 em = _together(
     _parameter("tol", _not_negative, "Stop when the mean log-likelihood changes by less, in nats per row."),
     _parameter("reg_covar", _not_negative, "Added to every variance, in squared units of the data."),
@@ -213,6 +219,7 @@ em = _together(
         "Take larger steps than EM's where they gain more; auto: if there are many rows.",
     ),
     _parameter("cache", CacheSize(), "Memory of each process to keep rows in between passes: a size, auto or none."),
+    missing,
     _parameter("verbose", click.IntRange(min=0), "1 prints iterations, 2 details, on standard error."),
     _parameter("verbose_interval", _positive, "Iterations between two printed lines."),
     random_state,

@@ -34,6 +34,11 @@ _STORED = {
 }
 """Arrays of a store of results, by the names of a model's outputs."""
 
+_STORED_WITH_GAPS = {
+    name: replace(stored, fill_value=-2 if name == "labels" else np.inf) for name, stored in _STORED.items()
+}
+"""The same arrays where −1 and NaN are the results of incomplete rows, and not the values of lost chunks."""
+
 _CHUNK_BYTES = 16 << 20
 
 _LEAST_SAMPLE_SHARE = 0.5
@@ -102,7 +107,8 @@ def write_predictions(
     with _prepared(model, X, names, callbacks) as (engine, dataset, fold):
         attributes = record(RESULTS, data=_source(dataset), model=_full(model_name))
         with new_store(output, attributes, overwrite=overwrite) as group:
-            writer = create_arrays(group, fold.outputs.outputs, _STORED, dataset.n_rows, fold.chunk_rows)
+            stored = _STORED_WITH_GAPS if dataset.row_kind.leaves_out else _STORED
+            writer = create_arrays(group, fold.outputs.outputs, stored, dataset.n_rows, fold.chunk_rows)
             engine.run(dataset, replace(fold, writer=writer), "predict")
     return {_STORED[name].name: target.shape for name, target in zip(names, writer.targets, strict=True)}
 
@@ -131,8 +137,9 @@ def _prepared(
     model: BaseMixture[Any], X: Any, names: Sequence[str], callbacks: Iterable[Listener] | None
 ) -> Iterator[tuple[DaskEngine, Dataset, PredictionFold]]:
     accepted, prepared = model._accept_new(X)
-    with model._pass_over(accepted.rows, callbacks=callbacks) as (engine, dataset):
-        yield engine, dataset, PredictionFold.over(dataset, model._outputs(dataset.rows, prepared, *names))
+    with model._pass_over(accepted, callbacks=callbacks) as (engine, dataset):
+        outputs = model._outputs(accepted.with_rows(dataset.rows), prepared, *names)
+        yield engine, dataset, PredictionFold.over(dataset, outputs)
 
 
 def _source(dataset: Dataset) -> str:

@@ -111,6 +111,7 @@ def test_every_parameter_of_the_estimator_has_an_option(run, calls):
         "init_size": 99,
         "acceleration": "lbfgs",
         "cache": "2GiB",
+        "missing": "drop",
     }
     assert given.keys() | {"warm_start", "scheduler", "callbacks"} == GaussianMixture().get_params().keys()
     more = ["--array", "x", "--sample-weight", "s.npy", "--warm-start", "old.zarr", "--overwrite", "--quiet"]
@@ -199,7 +200,7 @@ def test_where_it_runs(run, calls):
 def test_the_other_commands(run, calls):
     where = ["--model", "m.zarr"]
     run("predict", "d.zarr::x", *where, "--output", "o.zarr", "--probabilities", "--log-density", "--overwrite")
-    run("score", "d.zarr", *where, "--sample-weight", "w.npy", "--quiet")
+    run("score", "d.zarr", *where, "--sample-weight", "w.npy", "--missing", "drop", "--quiet")
     run("sample", "m.zarr", "-n", 10, "--output", "o.zarr", "--random-state", 1)
     assert calls == [
         (
@@ -209,11 +210,16 @@ def test_the_other_commands(run, calls):
                 "probabilities": True,
                 "log_density": True,
                 "overwrite": True,
+                "missing": None,
                 "shown by": ["ProgressBar"],
                 "compute": jobs.Compute(),
             },
         ),
-        ("score", (jobs.Rows("d.zarr", None, "w.npy"), "m.zarr"), {"compute": jobs.Compute(), "shown by": []}),
+        (
+            "score",
+            (jobs.Rows("d.zarr", None, "w.npy"), "m.zarr"),
+            {"missing": "drop", "compute": jobs.Compute(), "shown by": []},
+        ),
         ("sample", ("m.zarr", 10, "o.zarr"), {"random_state": 1, "overwrite": False}),
     ]
 

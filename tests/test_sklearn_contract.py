@@ -102,7 +102,7 @@ CHECKS = parametrize_with_checks(
     [
         GaussianMixture(),
         GaussianMixture(covariance_type="tied", init_params="k-means++"),
-        GaussianMixture(2, covariance_type="diag", init_params="random"),
+        GaussianMixture(2, covariance_type="diag", init_params="random", missing="drop"),
     ],
     expected_failed_checks=expected_failures,
 )
@@ -120,7 +120,7 @@ def test_the_constructor_is_scikit_learns_and_a_little_more():
     theirs, ours = Reference().get_params(), GaussianMixture().get_params()
     # With at most 100,000 rows, "auto" means one start.
     assert {name: ours[name] for name in theirs} == theirs | {"n_init": "auto"}
-    assert ours.keys() - theirs.keys() == {"init_size", "acceleration", "cache", "scheduler", "callbacks"}
+    assert ours.keys() - theirs.keys() == {"init_size", "acceleration", "cache", "missing", "scheduler", "callbacks"}
 
 
 # ---- the same trajectory

@@ -183,10 +183,9 @@ class Kernel(ABC):
 
 
 def weighted_sum(values: Array, weights: Array | None) -> float:
-    """Sum Σ w v in double precision; without weights, Σ v."""
-    if weights is None:
-        return float(values.sum(dtype=np.float64))
-    return float(values @ weights)
+    """Sum Σ w v in double precision; without weights, Σ v, in the same bits as with weights of one."""
+    values = values.astype(np.float64, copy=False)
+    return float((values if weights is None else values * weights).sum())
 
 
 def total_weight(weights: Array | None, n_rows: int) -> float:

@@ -114,7 +114,8 @@ class General(CovarianceStructure):
 
     def block_moments(self, z: Array, weights: Array | None) -> Array:
         z = z.astype(np.float64, copy=False)  # sums of equal rows would lose digits in single precision
-        return pack(z @ z.T if weights is None else (z * weights) @ z.T)
+        weighted = z if weights is None else z * np.sqrt(weights)
+        return pack(weighted @ weighted.T)
 
     def scatter(self, residual: Array, weights: Array, work: Array) -> Array:
         np.multiply(residual, np.sqrt(weights), out=work)
@@ -225,7 +226,7 @@ class Diagonal(_Variances):
 
     def block_moments(self, z: Array, weights: Array | None) -> Array:
         squares = np.square(z, dtype=np.float64)
-        return np.asarray(squares.sum(axis=1) if weights is None else squares @ weights)
+        return np.asarray((squares if weights is None else squares * weights).sum(axis=1))
 
     def scatter(self, residual: Array, weights: Array, work: Array) -> Array:
         np.multiply(residual, residual, out=work)
@@ -306,7 +307,7 @@ class Scalar(_Variances):
 
     def block_moments(self, z: Array, weights: Array | None) -> Array:
         squares = np.square(z, dtype=np.float64).sum(axis=0)
-        return np.atleast_1d(squares.sum() if weights is None else squares @ weights)
+        return np.atleast_1d((squares if weights is None else squares * weights).sum())
 
     def scatter(self, residual: Array, weights: Array, work: Array) -> Array:
         return np.atleast_1d(np.dot(np.einsum("db,db->b", residual, residual), weights))

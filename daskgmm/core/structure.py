@@ -360,7 +360,10 @@ class CovarianceStructure(ABC):
 
     @abstractmethod
     def block_moments(self, z: Array, weights: Array | None) -> Array:
-        """Second moments of all rows of a block (D, B), shape (P,), from the fast kernel's transposed rows."""
+        """Second moments of all rows of a block (D, B), shape (P,), from the fast kernel's transposed rows.
+
+        Weights of one give the same bits as no weights.
+        """
 
     @abstractmethod
     def scatter(self, residual: Array, weights: Array, work: Array) -> Array:

@@ -24,7 +24,7 @@ encoding       attributes that define how stored numbers become values
 Checks of what is read:
 
 store_checks   checks of a store's declarations before memory is allocated for the store
-row_checks     checks of values and weights: finite, not negative, with a usable sum
+row_checks     checks of values and weights: finite, not negative, with a usable sum; incomplete rows
 checksum       checksums of the rows of a pass, compared from one pass to the next
 blosc          check of the length of chunks that Blosc compressed
 retry          repetition of reads that failed

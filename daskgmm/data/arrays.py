@@ -94,9 +94,17 @@ def check_unmasked(values: Any) -> None:
     """Raise `UnsupportedDataError` if any value is masked: NumPy would use the numbers under the mask."""
     if isinstance(values, np.ma.MaskedArray) and _any(np.ma.getmaskarray(values)):
         raise UnsupportedDataError(
-            "The data are masked in places, and a Gaussian mixture has no meaning for missing values. Drop such rows, "
-            "or fill them, for example with x.filled(…)."
+            "The data are masked in places, and a Gaussian mixture has no meaning for missing values. Leave such rows "
+            "out with missing='drop', or fill them, for example with x.filled(…)."
         )
+
+
+def unmasked(values: Any) -> Any:
+    """Return the values of a masked array, NaN where they are masked; other data, and records, unchanged."""
+    if not isinstance(values, np.ma.MaskedArray) or values.dtype.kind not in "biuf":
+        return values
+    dtype = values.dtype if values.dtype.kind == "f" else np.result_type(values.dtype, np.float32)
+    return np.ma.filled(values.astype(dtype), np.nan)
 
 
 def _any(mask: Array) -> bool:

@@ -281,6 +281,10 @@ class Dataset:
         """Return a data set with one aligned input more, or another source for it; no pass has seen the data set."""
         return Dataset(self.rows, {**self.beside, kind: source}, row_kind=self.row_kind)
 
+    def known_complete(self) -> Dataset:
+        """Return the data set once a pass has found that no row is incomplete: later passes need not look."""
+        return replace(self, row_kind=self.row_kind.known_complete)
+
     @property
     def in_process(self) -> bool:
         """True for rows in this process's memory."""
@@ -349,7 +353,7 @@ class Dataset:
         """The weights as rows of one feature."""
         if self.weights is None:
             raise ValueError("a data set without weights")
-        return Dataset(_Column(self.weights))
+        return Dataset(_Column(self.weights), row_kind=self.row_kind)
 
     def check_unchanged(self, checksum: Checksum) -> None:
         """Raise unless a finished pass saw the same data as the passes before, and stores still say the same; cheap.

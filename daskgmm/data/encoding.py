@@ -89,8 +89,8 @@ def decoding_bytes(encoding: Encoding | None, n_values: int) -> int:
     return 0 if encoding is None else n_values * (encoding.dtype.itemsize + 3)
 
 
-def decoded(encoding: Encoding, stored: Array, start: int, name: str, place: str) -> Array:
-    """Decode some rows, in which no value may be missing.
+def decoded(encoding: Encoding, stored: Array, start: int, name: str, place: str, *, may_miss: bool = False) -> Array:
+    """Decode some rows.
 
     Parameters
     ----------
@@ -103,14 +103,16 @@ def decoded(encoding: Encoding, stored: Array, start: int, name: str, place: str
         Name of the parameter that the values are for.
     place : str
         Name of the array in errors.
+    may_miss : bool
+        Missing values become NaN.
 
     Raises
     ------
     NonFiniteDataError, InvalidWeightsError, UnsupportedDataError
-        If a value is missing; the message names the first such row.
+        If a value is missing and may not be; the message names the first such row.
     """
     values, missing = encoding.decode(stored)
-    if missing is None:
+    if missing is None or may_miss:
         return values
     first = np.unravel_index(int(np.argmax(missing)), missing.shape)
     row, value = int(first[0]), stored[first]

@@ -6,6 +6,7 @@ and opens the dataset for reading. h5py is needed only if there is such a datase
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
@@ -57,15 +58,17 @@ class DatasetRows:
     dataset : h5py.Dataset
     name : str
         Name of the parameter in errors.
+    may_miss : bool
+        Values that mean "missing" are NaN, and not an error.
     """
 
-    def __init__(self, dataset: Any, name: str) -> None:
+    def __init__(self, dataset: Any, name: str, *, may_miss: bool = False) -> None:
         if not dataset:
             raise StoreError(
                 f"{name} is a dataset of an HDF5 file that was closed. Open the file again, and keep it open until "
                 "everything has been computed."
             )
-        self._dataset = dataset
+        self._dataset, self._may_miss = dataset, may_miss
         self.name, self.file, self.path, self._driver = name, dataset.file.filename, dataset.name, dataset.file.driver
         self.file_number = dataset.file.id.id
         self.shape, self.stored = tuple(dataset.shape or ()), np.dtype(dataset.dtype)
@@ -105,7 +108,13 @@ class DatasetRows:
                 f"Rows {start} to {stop} of {self} cannot be read ({describe_error(error)}). The file is damaged, "
                 "or its storage fails."
             ) from error
-        return stored if self.encoding is None else decoded(self.encoding, stored, start, self.name, str(self))
+        if self.encoding is None:
+            return stored
+        return decoded(self.encoding, stored, start, self.name, str(self), may_miss=self._may_miss)
+
+    def with_missing(self) -> DatasetRows:
+        """Return the same rows, in which values that mean "missing" are NaN."""
+        return DatasetRows(self._dataset, self.name, may_miss=True)
 
     def check_open(self) -> None:
         """Raise unless the file is open and the dataset has its old shape."""
@@ -164,6 +173,11 @@ class DatasetSource(Source):
 
     def __str__(self) -> str:
         return str(self.handle)
+
+    def with_missing(self) -> Source:
+        source = copy.copy(self)
+        source.handle = self.handle.with_missing()
+        return source
 
     def place(self, start: int, stop: int) -> str:
         return f"rows {start} to {stop} of {self}"

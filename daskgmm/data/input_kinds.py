@@ -6,14 +6,18 @@ A kind of input is one class, which `register` adds to the known kinds. CONTRIBU
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
+from ..names import RAISE
 from .output import RowOutput
 
 
 class InputKind(ABC):
     """Conversion of one kind of input to rows, and of results to this kind. Stateless."""
+
+    missing: ClassVar[str] = RAISE
+    """Treatment of incomplete rows by an estimator with ``missing=None``: one of `daskgmm.names.MISSING`."""
 
     @abstractmethod
     def recognises(self, data: Any, name: str) -> bool:
@@ -70,10 +74,12 @@ class Input:
     feature_names: tuple[str, ...] | None = None
     steps: tuple[tuple[InputKind, Any], ...] = ()
     """Kinds that converted the input to the rows, in order, each with the input that it recognised."""
+    missing: str = RAISE
+    """Treatment of incomplete rows, one of `daskgmm.names.MISSING`."""
 
     def with_rows(self, rows: Any) -> Input:
         """Return the same input with the rows in another form."""
-        return self if rows is self.rows else Input(rows, self.feature_names, self.steps)
+        return self if rows is self.rows else replace(self, rows=rows)
 
     def wrap(self, result: Any, output: RowOutput) -> Any:
         """Convert results for the rows to the form of the input; see `InputKind.wrap`."""
@@ -105,6 +111,8 @@ def unregister(kind: InputKind) -> None:
 def unwrap(data: Any, name: str) -> Input:
     """Convert an input to rows, kind by kind; an object that no kind recognises is the rows.
 
+    Incomplete rows are treated as the first of these kinds that leaves them out treats them, and else refused.
+
     Parameters
     ----------
     data : object
@@ -118,7 +126,8 @@ def unwrap(data: Any, name: str) -> Input:
         steps.append((kind, data))
         names = names or kind.feature_names(data)
         data = kind.rows(data, name)
-    return Input(data, names, tuple(steps))
+    missing = next((kind.missing for kind, _ in steps if kind.missing != RAISE), RAISE)
+    return Input(data, names, tuple(steps), missing)
 
 
 def _recognising(kinds: list[InputKind], data: Any, name: str) -> InputKind | None:

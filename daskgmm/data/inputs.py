@@ -19,12 +19,14 @@ import numpy as np
 import zarr
 
 from ..errors import DaskGMMError, UnsupportedDataError
-from .arrays import ArraySource, check_unmasked, mapped_source
+from ..names import RAISE
+from .arrays import ArraySource, check_unmasked, mapped_source, unmasked
 from .dask_blocks import BlockSource, with_known_chunks
 from .dataset import Dataset
 from .hdf5 import DatasetSource, is_dataset
 from .input_kinds import Input, InputKind, register, unwrap
 from .row_block import SAMPLE_WEIGHT, AlignedInput
+from .row_checks import row_kind
 from .source import Source
 from .store import open_zarr, pick_array
 from .store_checks import MOST_ROWS, product
@@ -39,7 +41,7 @@ _MOST_NAMES = 5  # variables that a message lists
 _LAZY = (np.memmap, da.Array, Source, zarr.Array)
 
 
-def accept(data: Any, name: str = "X") -> Input:
+def accept(data: Any, name: str = "X", missing: str | None = None) -> Input:
     """Open addresses and unwrap data frames, labelled arrays and other wrappers; nothing is loaded.
 
     Parameters
@@ -49,6 +51,8 @@ def accept(data: Any, name: str = "X") -> Input:
         dataset of an HDF5 file, or an object of a registered kind. Fields of records become columns.
     name : str
         Name of the parameter in errors.
+    missing : str, optional
+        Treatment of incomplete rows, one of `daskgmm.names.MISSING`. None: the default of the kind of input.
 
     Returns
     -------
@@ -58,16 +62,27 @@ def accept(data: Any, name: str = "X") -> Input:
     """
     with naming(name):
         unwrapped = unwrap(data, name)
-        _check_one_array(unwrapped.rows, name)
-        check_unmasked(unwrapped.rows)
-        rows = as_columns(unwrapped.rows, name)
-        names = rows.feature_names if isinstance(rows, Source) else field_names(unwrapped.rows)
-        return Input(rows, unwrapped.feature_names or names, unwrapped.steps)
+        missing = missing or unwrapped.missing
+        found = _with_missing(unwrapped.rows) if row_kind(missing).leaves_out else unwrapped.rows
+        _check_one_array(found, name)
+        check_unmasked(found)
+        rows = as_columns(found, name)
+        names = rows.feature_names if isinstance(rows, Source) else field_names(found)
+        return Input(rows, unwrapped.feature_names or names, unwrapped.steps, missing)
 
 
-def resolve(data: Any, name: str = "X") -> Any:
+def _with_missing(rows: Any) -> Any:
+    """Return the rows with NaN for values that are masked, or are stored as missing values."""
+    if isinstance(rows, Source):
+        return rows.with_missing()
+    if isinstance(rows, da.Array) and isinstance(rows._meta, np.ma.MaskedArray):
+        return rows.map_blocks(unmasked, dtype=unmasked(rows._meta).dtype, meta=unmasked(rows._meta))
+    return unmasked(rows)
+
+
+def resolve(data: Any, name: str = "X", missing: str | None = None) -> Any:
     """Rows of an input, without its other properties; see `accept`."""
-    return accept(data, name).rows
+    return accept(data, name, missing).rows
 
 
 class _Address(InputKind):
@@ -185,7 +200,10 @@ def is_lazy(data: Any) -> bool:
 
 
 def as_dataset(
-    data: Any, sample_weight: Any = None, compute: Callable[[Any], Any] = operator.methodcaller("compute")
+    data: Any,
+    sample_weight: Any = None,
+    compute: Callable[[Any], Any] = operator.methodcaller("compute"),
+    missing: str = RAISE,
 ) -> tuple[Dataset, int]:
     """Make a data set of resolved rows and of weights.
 
@@ -197,6 +215,8 @@ def as_dataset(
         Weights in any form that `accept` knows.
     compute : callable
         Computes a dask collection, if chunk lengths have to be counted.
+    missing : str
+        Treatment of incomplete rows, one of `daskgmm.names.MISSING`.
 
     Returns
     -------
@@ -219,7 +239,7 @@ def as_dataset(
     if isinstance(data, da.Array):
         data, counted = with_known_chunks(data, compute)
         check_layout(data)  # the number of rows is known only now
-    dataset = Dataset(_source(data))
+    dataset = Dataset(_source(data), row_kind=row_kind(missing))
     if sample_weight is not None:
         dataset = with_input(dataset, SAMPLE_WEIGHT, sample_weight, compute)
     return dataset, int(counted)
@@ -250,7 +270,7 @@ def with_input(
         If the shape is wrong; for sample weights InvalidWeightsError.
     """
     expected = kind.shape(dataset.n_rows, dataset.n_features)
-    values = resolve(values, kind.name)
+    values = resolve(values, kind.name, dataset.row_kind.missing)
     if not is_lazy(values):
         values = np.asarray(values)
         if values.ndim == 0:

@@ -36,6 +36,11 @@ class RowOutput:
     """Number of entries of a row; None for a single number without an axis."""
 
     @property
+    def missing(self) -> float:
+        """Result of a row that is left out: NaN, or −1 for labels."""
+        return np.nan if self.dtype.kind == "f" else -1
+
+    @property
     def row_bytes(self) -> int:
         """Size of the result of one row, in bytes."""
         return self.dtype.itemsize * (self.n_columns or 1)

@@ -85,6 +85,11 @@ class RowBlock:
         """View of some of the rows."""
         return RowBlock(self.rows[chosen], {name: values[chosen] for name, values in self.beside.items()})
 
+    def take(self, positions: Array) -> RowBlock:
+        """Copy the rows at some positions."""
+        beside = {name: values.take(positions, axis=0) for name, values in self.beside.items()}
+        return RowBlock(self.rows.take(positions, axis=0), beside)
+
     def copy(self) -> RowBlock:
         """Return a block with memory of its own."""
         return RowBlock(self.rows.copy(), {name: values.copy() for name, values in self.beside.items()})

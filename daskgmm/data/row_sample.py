@@ -6,13 +6,16 @@ m highest priorities are drawn. In the sample a row has the weight max(w, τ), w
 expectation of a sum over the sample then equals the sum over all rows. A row of weight zero is never drawn.
 
 τ depends on the weights alone. A pass over the weights determines τ before the rows are read.
+
+Which rows are incomplete shows only when they are read. A sample of rows that may not count is therefore drawn with
+rows in reserve (`ReservedRows`), and settled when all rows have been read.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +27,17 @@ _PER_COUNT = 4  # numbers that Philox makes for each value of its counter
 _PRIORITIES = 1 << 64
 
 
+class Drawn(NamedTuple):
+    """Rows drawn from a range of rows."""
+
+    positions: Array
+    """Positions in the range, ascending, shape (n_drawn,)."""
+    weights: Array
+    """Weights in the sample, shape (n_drawn,)."""
+    priorities: Array | None = None
+    """Priorities of `ReservedRows`, shape (n_drawn,)."""
+
+
 class RowSample(ABC):
     """A rule that draws rows, range by range."""
 
@@ -31,16 +45,8 @@ class RowSample(ABC):
     """Largest number of rows in the sample."""
 
     @abstractmethod
-    def __call__(self, start: int, weights: Array) -> tuple[Array, Array]:
-        """Draw from the rows that begin with number ``start`` and have the given weights.
-
-        Returns
-        -------
-        positions : array of shape (n_drawn,)
-            Positions of the drawn rows, counted from ``start``, ascending.
-        weights : array of shape (n_drawn,)
-            Weights of the drawn rows in the sample.
-        """
+    def __call__(self, start: int, weights: Array) -> Drawn:
+        """Draw from the rows that begin with number ``start`` and have the given weights."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,13 @@ class NumberedRows(RowSample):
     def n_rows(self) -> int:  # type: ignore[override]
         return len(self.numbers)
 
-    def __call__(self, start: int, weights: Array) -> tuple[Array, Array]:
-        positions = self._between(start, start + len(weights)) - start
+    def __call__(self, start: int, weights: Array) -> Drawn:
+        positions = self.between(start, start + len(weights)) - start
         positions = positions[weights[positions] > 0]
-        return positions, weights[positions]
+        return Drawn(positions, weights[positions])
 
-    def _between(self, start: int, stop: int) -> Array:
+    def between(self, start: int, stop: int) -> Array:
+        """Return the numbers of the drawn rows in a range of rows."""
         if isinstance(self.numbers, range):
             return np.arange(start, max(start, min(stop, self.numbers.stop)))
         lo, hi = np.searchsorted(self.numbers, [start, stop])
@@ -75,9 +82,59 @@ class PriorityRows(RowSample):
     threshold: float
     """Threshold of the priority; zero draws all rows of positive weight, with their own weights."""
 
-    def __call__(self, start: int, weights: Array) -> tuple[Array, Array]:
+    def __call__(self, start: int, weights: Array) -> Drawn:
         positions = np.flatnonzero(priorities(self.seed, start, weights) > self.threshold)
-        return positions, np.maximum(weights[positions], self.threshold)
+        return Drawn(positions, np.maximum(weights[positions], self.threshold))
+
+
+#: Rows in reserve for each row of a sample: the sample has its size if at least every second row counts.
+_RESERVE = 1
+
+
+@dataclass(frozen=True)
+class ReservedRows(RowSample):
+    """A sample, with rows in reserve in place of those rows of the sample that turn out not to count.
+
+    If all rows count, the settled sample is the sample itself.
+    """
+
+    sample: NumberedRows | PriorityRows
+    seed: int
+    n_candidates: int
+    """Rows of positive weight from which the sample was drawn, incomplete ones included."""
+    floor: float
+    """Smallest priority of rows in reserve."""
+
+    @classmethod
+    def of(cls, sample: NumberedRows | PriorityRows, seed: int, n_candidates: int, weight: float = 1.0) -> ReservedRows:
+        """Add rows in reserve to a sample; ``weight`` is the weight of each row if the sample has numbers."""
+        threshold = sample.threshold if isinstance(sample, PriorityRows) else weight * n_candidates / sample.n_rows
+        return cls(sample, seed, n_candidates, threshold / (1 + _RESERVE))
+
+    @property
+    def n_rows(self) -> int:  # type: ignore[override]
+        return (1 + _RESERVE) * self.sample.n_rows
+
+    def deepened(self, n_counted: int) -> ReservedRows:
+        """Return the sample with the reserve that it needs if ``n_counted`` of the candidates count."""
+        share = n_counted / self.n_candidates if n_counted > self.sample.n_rows else 0.0
+        return replace(self, floor=share * self.floor)
+
+    def __call__(self, start: int, weights: Array) -> Drawn:
+        found = priorities(self.seed, start, weights)
+        if isinstance(self.sample, NumberedRows):
+            positions = self.sample.between(start, start + len(weights)) - start
+            found[positions[weights[positions] > 0]] = np.inf
+        positions = np.flatnonzero(found > self.floor)
+        return Drawn(positions, weights[positions], found[positions])
+
+    def settle(self, weights: Array, found: Array) -> Drawn:
+        """Choose from all drawn rows, given their weights and priorities; positions are places among these rows."""
+        size = self.sample.n_rows
+        best = np.sort(np.argsort(-found, kind="stable")[:size])
+        if isinstance(self.sample, NumberedRows):
+            return Drawn(best, weights[best])
+        return Drawn(best, np.maximum(weights[best], max(self.floor, threshold(found, size))))
 
 
 def draw_rows(n_rows: int, size: int, seed: int) -> NumberedRows:
@@ -97,7 +154,8 @@ def draw_by_weight(weights: Array, size: int, seed: int) -> tuple[Array, Array]:
     weights : array of shape (n_drawn,)
         Weights of the drawn rows in the sample.
     """
-    return PriorityRows(size, seed, threshold(priorities(seed, 0, weights), size))(0, weights)
+    drawn = PriorityRows(size, seed, threshold(priorities(seed, 0, weights), size))(0, weights)
+    return drawn.positions, drawn.weights
 
 
 def draw_seed(random_state: np.random.RandomState) -> int:

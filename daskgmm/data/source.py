@@ -138,6 +138,10 @@ class Source(ABC):
         """
         return None
 
+    def with_missing(self) -> Source:
+        """Return a source of the same rows in which stored values that mean "missing" are NaN, and not an error."""
+        return self
+
     def check_unchanged(self) -> None:  # noqa: B027  # most kinds have nothing to check
         """Raise `DataChangedError` if the description of the stored rows has changed since the source was made."""
 
@@ -178,6 +182,9 @@ class DerivedSource(Source):
 
     def __str__(self) -> str:
         return str(self.source)
+
+    def with_missing(self) -> Source:
+        return self.made_of(self.source.with_missing())
 
     def part(self, start: int, stop: int) -> Part:
         return self.source.part(start, stop)

@@ -9,6 +9,7 @@ array. The cost is a comparison of one number of each chunk, and a request for e
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from collections.abc import Iterator
@@ -85,10 +86,12 @@ class StoredRows:
     reading : Reading
     name : str
         Name of the parameter in errors.
+    may_miss : bool
+        Values that mean "missing" are NaN, and not an error.
     """
 
-    def __init__(self, array: zarr.Array[Any], reading: Reading, name: str = "X") -> None:
-        self.array, self.reading, self.name = array, reading, name
+    def __init__(self, array: zarr.Array[Any], reading: Reading, name: str = "X", *, may_miss: bool = False) -> None:
+        self.array, self.reading, self.name, self.may_miss = array, reading, name, may_miss
         self.encoding = zarr_encoding(array, describe(array))
         self._checked = checked(array)
         self.chunks = tuple(max(1, n) for n in array.chunks)
@@ -124,7 +127,13 @@ class StoredRows:
             self.reading.retries,
             f"Rows {start} to {stop} of {self}",
         )
-        return stored if self.encoding is None else decoded(self.encoding, stored, start, self.name, str(self))
+        if self.encoding is None:
+            return stored
+        return decoded(self.encoding, stored, start, self.name, str(self), may_miss=self.may_miss)
+
+    def with_missing(self) -> StoredRows:
+        """Return the same rows, in which values that mean "missing" are NaN."""
+        return StoredRows(self.array, self.reading, self.name, may_miss=True)
 
     def __str__(self) -> str:
         return describe(self.array)
@@ -351,6 +360,11 @@ class StoreSource(Source):
     def __str__(self) -> str:
         return str(self.handle)
 
+    def with_missing(self) -> Source:
+        source = copy.copy(self)
+        source.handle = self.handle.with_missing()
+        return source
+
     def reading_bytes(self, n_rows: int) -> int:
         # Besides the rows, Zarr holds the chunks that it is reading, and decodes each into a separate array.
         at_once = min(n_rows, self.chunk_rows * int(zarr.config.get("async.concurrency") or n_rows))
@@ -369,7 +383,8 @@ class StoreSource(Source):
         if place is None:
             return None
         handle, metadata = self.handle, self.handle.array.metadata
-        return tokenize(place, handle.array.path, _entries(metadata), str(handle.encoding), handle.reading, handle.name)
+        decoding = str(handle.encoding), handle.may_miss
+        return tokenize(place, handle.array.path, _entries(metadata), decoding, handle.reading, handle.name)
 
     def check_unchanged(self) -> None:
         check_unchanged(self.handle.array, self.handle.reading.retries)

@@ -96,9 +96,14 @@ def selection_summary(record: Record) -> str:
     at_the_end = ", the most that were tried" if best["n_components"] == max(numbers) > min(numbers) else ""
     return (
         f"best by {record['criterion'].replace('_', ' ')}: {best['n_components']} component{plural}{at_the_end}, "
-        f"{best['covariance_type']} covariance; {record['n_rows']:,} rows read {record['n_passes']} times for "
-        f"{len(record['candidates'])} candidates{_doubt(record)}"
+        f"{best['covariance_type']} covariance; {record['n_rows']:,} rows{_left_out(record)} read "
+        f"{record['n_passes']} times for {len(record['candidates'])} candidates{_doubt(record)}"
     )
+
+
+def _left_out(record: Record) -> str:
+    n_incomplete = record["n_incomplete"]
+    return f" ({n_incomplete:,} of them incomplete and left out)" if n_incomplete else ""
 
 
 def _doubt(record: Record) -> str:

@@ -114,6 +114,8 @@ def _origin_fields(record: Record) -> Record:
     if origin is not None:
         weights = origin["sample_weight"]
         shown["data"] = _array_words(origin["data"]) + (f"; weights: {_array_words(weights)}" if weights else "")
+        if origin["n_incomplete"]:
+            shown["left out"] = f"{origin['n_incomplete']:,} incomplete rows"
         shown["fitted"] = f"{origin['date'][:16].replace('T', ' ')} UTC"
     return shown
 
@@ -132,7 +134,8 @@ def _array_words(origin: Record) -> str:
 
 
 def _rows_of_fit(record: Record) -> int | None:
-    return None if record["origin"] is None else record["origin"]["data"]["shape"][0]
+    origin = record["origin"]
+    return None if origin is None else origin["data"]["shape"][0] - origin["n_incomplete"]
 
 
 def _ending(record: Record) -> str:

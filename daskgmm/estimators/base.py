@@ -24,7 +24,7 @@ from ..data.failures import short_errors
 from ..data.input_kinds import Input
 from ..data.inputs import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
 from ..data.output import apply_rows, as_blocks, map_rows
-from ..data.row_checks import check_weight_sum
+from ..data.row_checks import check_complete, check_weight_sum, row_kind
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
 from ..engine.events import Listener
@@ -116,7 +116,8 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
             If the checkpoint is damaged, or belongs to other data or settings; the message names the difference.
         ValueError
             If the data have the wrong shape or are not finite (`NonFiniteDataError` names the row), if a parameter is
-            out of range, or if components collapse (`IllDefinedCovarianceError`).
+            out of range, if components collapse (`IllDefinedCovarianceError`), or if too few rows are complete where
+            the others are left out (`IncompleteDataError`).
         TypeError
             If the data are not real numbers.
         SchedulerError
@@ -133,7 +134,8 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
             return self._fit(X, sample_weight, stored_fit)
 
     def _fit(self, X: Any, sample_weight: Any, stored_fit: Checkpoint | None) -> Self:
-        data = self._accept(X, reset=True)
+        accepted = self._accept_input(X, reset=True)
+        data = accepted.rows
         if data.shape[0] < 2:  # false for a dask array of unknown length (NaN), whose rows are counted later
             raise ValueError(
                 f"Found array with {data.shape[0]} sample(s) (shape={tuple(data.shape)}) while a minimum of 2 is "
@@ -142,7 +144,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         printing: list[Listener] = [VerboseListener(self.verbose, self.verbose_interval)] if self.verbose else []
         listeners = [*printing, *check_callbacks(self.callbacks)]
         with DaskEngine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
-            dataset, n_passes = as_dataset(data, sample_weight, engine.compute)
+            dataset, n_passes = as_dataset(data, sample_weight, engine.compute, accepted.missing)
             if dataset.n_rows < self.n_components:
                 raise ValueError(
                     f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
@@ -225,9 +227,9 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
             If the scheduler does not answer.
         """
         self._check_settings()
-        data = clone(self)._accept(X, reset=True)  # a plan leaves no trace on the estimator
-        with DaskEngine(self.scheduler, in_process=not is_lazy(data)) as engine:
-            dataset, _ = as_dataset(data, sample_weight, engine.compute)
+        accepted = clone(self)._accept_input(X, reset=True)  # a plan leaves no trace on the estimator
+        with DaskEngine(self.scheduler, in_process=not is_lazy(accepted.rows)) as engine:
+            dataset, _ = as_dataset(accepted.rows, sample_weight, engine.compute, accepted.missing)
             settings = self._settings(self._prepare(dataset.n_features))
             check_parameters(dataset, [settings])
             return plan_fit(engine, dataset, settings, check_cache(self.cache))
@@ -265,7 +267,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         Returns
         -------
         labels : array of shape (n,), int64
-            A lazy dask array for dask and Zarr data, else a NumPy array.
+            A lazy dask array for dask and Zarr data, else a NumPy array. Incomplete rows that are left out have −1.
         """
         return self._for_each_row(X, "labels")
 
@@ -281,7 +283,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         Returns
         -------
         probabilities : array of shape (n, n_components)
-            A lazy dask array for dask and Zarr data, else a NumPy array.
+            A lazy dask array for dask and Zarr data, else a NumPy array. Incomplete rows that are left out have NaN.
         """
         return self._for_each_row(X, "responsibilities")
 
@@ -297,7 +299,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         Returns
         -------
         log_density : array of shape (n,)
-            A lazy dask array for dask and Zarr data, else a NumPy array.
+            A lazy dask array for dask and Zarr data, else a NumPy array. Incomplete rows that are left out have NaN.
         """
         return self._for_each_row(X, "log_density")
 
@@ -340,13 +342,9 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
 
     # ---- internal methods
 
-    def _accept(self, X: Any, *, reset: bool) -> Any:
-        """Return the rows of `_accept_input`."""
-        return self._accept_input(X, reset=reset).rows
-
     def _accept_input(self, X: Any, *, reset: bool) -> Input:
         """Resolve the data, check layout and dtype without reading rows, and record or check the feature names."""
-        accepted = accept(X)
+        accepted = accept(X, missing=self.missing)
         data = accepted.rows
         if accepted.feature_names is not None:
             data = data if is_lazy(data) else np.asarray(data)
@@ -410,7 +408,7 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         self.lower_bounds_ = run.lower_bounds
         self.history_ = run.history
         self.environment_ = dict(run.environment)
-        self.origin_ = Origin.of(dataset)
+        self.origin_ = Origin.of(dataset, run.n_incomplete)
 
     def _kernel(self, data: Any) -> Kernel:
         """Make the kernel for one pass over data in the range of the mixture."""
@@ -434,54 +432,59 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
         return accepted, prepared
 
     @contextmanager
-    def _pass_over(self, data: Any, weights: Any = None, callbacks: Any = None) -> Iterator[tuple[DaskEngine, Dataset]]:
+    def _pass_over(
+        self, accepted: Input, weights: Any = None, callbacks: Any = None
+    ) -> Iterator[tuple[DaskEngine, Dataset]]:
         """Open an engine for one pass over accepted data; ``callbacks`` replace the estimator's own."""
+        data = accepted.rows
         listeners = check_callbacks(self.callbacks if callbacks is None else callbacks)
         with DaskEngine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
-            dataset, _ = as_dataset(data, weights, engine.compute)
+            dataset, _ = as_dataset(data, weights, engine.compute, accepted.missing)
             yield engine, dataset
 
     def _score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
         accepted, prepared = self._accept_new(X)
-        data, weights = accepted.rows, None if sample_weight is None else resolve(sample_weight, "sample_weight")
-        score = self._score_here(data, prepared, weights, entropy=entropy)
+        weights = None if sample_weight is None else resolve(sample_weight, "sample_weight", accepted.missing)
+        score = self._score_here(accepted, prepared, weights, entropy=entropy)
         if score is None:
-            with self._pass_over(data, weights) as (engine, dataset):
+            with self._pass_over(accepted, weights) as (engine, dataset):
                 score = engine.run(dataset, self._score_fold(dataset, prepared, entropy=entropy), "score")
+        check_complete(score.n_rows, score.n_incomplete)
         check_weight_sum(score.weight_sum)
         return score
 
     def _plan_score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> PassPlan:
         """Plan the pass of `score`; raise `WorkerMemoryError` if the pass does not fit into the workers."""
         accepted, prepared = self._accept_new(X)
-        with self._pass_over(accepted.rows, sample_weight) as (engine, dataset):
+        with self._pass_over(accepted, sample_weight) as (engine, dataset):
             return engine.plan(dataset, self._score_fold(dataset, prepared, entropy=entropy))
 
-    def _score_here(self, data: Any, prepared: Prepared[State], weights: Any, *, entropy: bool) -> Score | None:
+    def _score_here(self, accepted: Input, prepared: Prepared[State], weights: Any, *, entropy: bool) -> Score | None:
         """Compute the score of few rows in memory; None if the data need an engine."""
+        data = accepted.rows
         if self.scheduler is not None or self.callbacks or is_lazy(data) or is_lazy(weights):
             return None
-        dataset, _ = as_dataset(data, weights)
+        dataset, _ = as_dataset(data, weights, missing=accepted.missing)
         fold = self._score_fold(dataset, prepared, entropy=entropy)
         return run_here(dataset, fold) if is_short(dataset, fold) else None
 
     def _score_fold(self, dataset: Dataset, prepared: Prepared[State], *, entropy: bool) -> ScoreFold:
         return ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy, row_kind=dataset.row_kind)
 
-    def _outputs(self, data: Any, prepared: Prepared[State], *names: str) -> KernelOutputs:
+    def _outputs(self, accepted: Input, prepared: Prepared[State], *names: str) -> KernelOutputs:
         """Outputs of the model for each row; ``names`` are fields of `RowResults`."""
         dtype = np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64
-        return KernelOutputs.named(self._kept_kernel(prepared, data), names, dtype)
+        return KernelOutputs.named(self._kept_kernel(prepared, accepted.rows), names, dtype, row_kind(accepted.missing))
 
     def _for_each_row(self, X: Any, name: str) -> Any:
         accepted, prepared = self._accept_new(X)
         data = accepted.rows
-        function = self._outputs(data, prepared, name)
+        function = self._outputs(accepted, prepared, name)
         if isinstance(data, np.ndarray):
             with one_blas_thread():
                 (result,) = apply_rows(data, function, n_threads=None)
         else:
-            every = self._outputs(data, prepared, "labels", "responsibilities", "log_density")
+            every = self._outputs(accepted, prepared, "labels", "responsibilities", "log_density")
             result = map_rows(as_blocks(data, function.row_bytes, every.row_bytes), function)
         return accepted.wrap(result, function.outputs[0])
 

@@ -105,6 +105,9 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         ``random_state``, not on chunks or workers.
     cache : int, str or None, default='auto'
         Memory of each process for rows that were read, as in `GaussianMixture`. None: every pass reads all rows.
+    missing : {'raise', 'drop'} or None, default=None
+        What becomes of incomplete rows, as in `GaussianMixture`. None: 'raise' for arrays and data frames, and 'drop'
+        for labelled grids of xarray.
     scheduler : None, str or distributed.Client, default=None
         Scheduler of the passes: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None:
         the client in scope, or threads of this process.
@@ -215,6 +218,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         verbose_interval: int = Defaults.verbose_interval,
         init_size: int | str | None = Defaults.init_size,
         cache: int | str | None = Defaults.cache,
+        missing: str | None = None,
         scheduler: Any = None,
         callbacks: Any = (),
     ) -> None:
@@ -237,6 +241,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
         self.verbose_interval = verbose_interval
         self.init_size = init_size
         self.cache = cache
+        self.missing = missing
         self.scheduler = scheduler
         self.callbacks = callbacks
 

@@ -68,7 +68,7 @@ def checkpointer_for(
     TypeError
         If a file could not restore the state of an estimator, such as one of a user-defined class.
     """
-    settings = {**(more or {}), **_settings(models)}
+    settings = {**(more or {}), **_settings(models), "missing": dataset.row_kind.missing}
     return checkpoint.checkpointer(dataset, settings, [_stored_kind(model, dataset.n_features) for model in models])
 
 

@@ -101,6 +101,12 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         a worker's memory limit, or half of what this machine has left; a size is an upper limit within that. The rows
         go when the fit ends, and the result has the same bits. Rows that are in memory anyway are not kept. None: every
         pass reads all rows.
+    missing : {'raise', 'drop'} or None, default=None
+        What becomes of incomplete rows, which have NaN in a feature, a masked value, or a stored value that means
+        "missing" (``_FillValue``). 'raise': an error names the first one. 'drop': they take no part in a fit, as if
+        they had the weight zero, nor in scores and criteria; `predict` gives them the label −1, `predict_proba` and
+        `score_samples` give NaN. Their weights are not looked at. Infinity is always an error. None: 'raise' for arrays
+        and data frames, as in scikit-learn, and 'drop' for labelled grids of xarray, whose own sums skip NaN.
     scheduler : None, str or distributed.Client, default=None
         Scheduler of the passes: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None:
         the client in scope, or threads of this process.
@@ -145,7 +151,8 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         compiled loops, and workers that differ from this process. Loaded models keep them.
     origin_ : Origin
         Data and date of the fit: ``date`` (the end of the fit), ``data`` and ``sample_weight``, the latter two with
-        ``kind``, ``address`` (without passwords), ``shape`` and ``dtype``. Loaded models keep the origin.
+        ``kind``, ``address`` (without passwords), ``shape`` and ``dtype``; and ``n_incomplete``, the number of rows
+        that were left out because they are incomplete. Loaded models keep the origin.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -199,6 +206,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         init_size: int | str | None = Defaults.init_size,
         acceleration: str | None = Defaults.acceleration,
         cache: int | str | None = Defaults.cache,
+        missing: str | None = None,
         scheduler: Any = None,
         callbacks: Any = (),
     ) -> None:
@@ -219,6 +227,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         self.init_size = init_size
         self.acceleration = acceleration
         self.cache = cache
+        self.missing = missing
         self.scheduler = scheduler
         self.callbacks = callbacks
 

@@ -27,6 +27,7 @@ from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS
 from ..fitting.origin import Origin
 from ..fitting.survey import Survey
+from ..names import DROP, MISSING
 from .attributes import COVARIANCES, Memory, Prepared, agreed_covariances, as_array, check_usable, fingerprint
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -69,6 +70,7 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "init_size": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"}), None],
         "cache": "no_validation",  # `check_cache`
+        "missing": [StrOptions(set(MISSING)), None],
         "scheduler": "no_validation",
         "callbacks": "no_validation",
     }
@@ -90,6 +92,7 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
     verbose_interval: int
     init_size: int | str | None
     cache: int | str | None
+    missing: str | None
     scheduler: Any
     callbacks: Any
 
@@ -180,6 +183,11 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
     def __sklearn_is_fitted__(self) -> bool:
         """Test whether the attributes of a mixture are set, by a fit or by hand."""
         return all(hasattr(self, name) for name in self._followed) and any(hasattr(self, name) for name in COVARIANCES)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing == DROP
+        return tags
 
     def __sklearn_clone__(self) -> Self:
         # A distributed.Client cannot be copied, so clones share the scheduler and the callbacks.

@@ -78,6 +78,8 @@ class Selection:
         Number of all rows, held-out rows included.
     n_passes : int
         Number of passes over the data, for all candidates together.
+    n_incomplete : int
+        Number of rows that were left out because they are incomplete (``missing='drop'``).
     """
 
     criterion: str
@@ -86,6 +88,7 @@ class Selection:
     best: Key
     n_rows: int
     n_passes: int
+    n_incomplete: int = 0
 
     @property
     def model(self) -> Any:
@@ -99,6 +102,7 @@ class Selection:
             "criterion": self.criterion,
             "best": {"n_components": self.best[0], "covariance_type": self.best[1]},
             "n_rows": self.n_rows,
+            "n_incomplete": self.n_incomplete,
             "n_passes": self.n_passes,
             "candidates": [dict(row) for row in self.table],
         }
@@ -262,12 +266,12 @@ def _select(
     for model in models.values():
         model._check_settings()
     first = models[keys[0]]
-    data = first._accept(X, reset=True)
+    accepted = first._accept_input(X, reset=True)
     _copy_features(first, models.values())
     rule = None if share is None else HeldOut(share, base.random_state)
     listeners = [*_printing(base), *check_callbacks(callbacks or base.callbacks)]
-    with DaskEngine(base.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
-        dataset, counting = as_dataset(data, sample_weight, engine.compute)
+    with DaskEngine(base.scheduler, in_process=not is_lazy(accepted.rows), listeners=listeners) as engine:
+        dataset, counting = as_dataset(accepted.rows, sample_weight, engine.compute, accepted.missing)
         check_rows(dataset, keys, rule)
         training = dataset if rule is None else rule.training(dataset)
         check_parameters(training, [_settings(model, training.n_features) for model in models.values()])
@@ -293,7 +297,8 @@ def _select(
     best = best_key(criterion, table)
     for note in coincidences(runs[best]):
         warnings.warn(note, stacklevel=4)
-    return Selection(criterion, table, fitted, best, dataset.n_rows, n_passes)
+    n_incomplete = next((run.n_incomplete for run in runs.values() if isinstance(run, FitResult)), 0)
+    return Selection(criterion, table, fitted, best, dataset.n_rows, n_passes, n_incomplete)
 
 
 # ---- fits and scores
@@ -381,7 +386,11 @@ def _score(
     engine: DaskEngine, dataset: Dataset, fitted: Mapping[Key, BaseMixture[Any]], rule: HeldOut | None
 ) -> dict[Key, SplitScore]:
     """Compute the scores of all mixtures in one pass."""
-    folds = [SplitScoreFold(model._kernel(dataset.rows), model._has_criteria, rule) for model in fitted.values()]
+    kind = dataset.row_kind
+    folds = [
+        SplitScoreFold(model._kernel(dataset.rows), model._has_criteria, rule, row_kind=kind)
+        for model in fitted.values()
+    ]
     scores: list[SplitScore] = engine.run_together(dataset, folds, "score")
     check_weight_sum(scores[0].training.weight_sum)
     return dict(zip(fitted, scores, strict=True))

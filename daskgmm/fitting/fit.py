@@ -75,6 +75,8 @@ class MixtureFits(Generic[State]):
             If the scheduler does not answer.
         """
         surveys, seconds, snapshot = self._survey()
+        if surveys[0].n_incomplete == 0:
+            self._dataset = self._dataset.known_complete()
         frame, weight_sum = Frame.of(surveys[0].mean, surveys[0].deviation), surveys[0].weight_sum
         estep_pass = EStepPass(self._engine, self._dataset, frame, partial(backend_for, self._dataset), weight_sum)
         fits = [

@@ -127,6 +127,8 @@ class FitResult(Generic[State]):
     """Stopped before convergence by an `EarlyStop`."""
     gain_left: float = 0.0
     """Gain that is left up to the maximum, at most, in nats; see `daskgmm.fitting.comparison.gain_left`."""
+    n_incomplete: int = 0
+    """Rows that took no part because they are incomplete."""
 
     @property
     def lower_bound(self) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,15 +43,16 @@ class Cost:
         n_features: int,
         block: BlockPlan,
         backend: ElementwiseBackend,
+        row_kind: RowKind = COMPLETE_ROWS,
     ) -> Cost:
-        """Cost of a kernel with the given blocks and backend."""
+        """Cost of a kernel with the given blocks and backend, for rows of that kind."""
         second_moments = math.prod(structure.moments_shape(n_components, n_features))
         value_bytes = 8 * (n_components * (1 + n_features) + second_moments)
         rows = leaf_rows(n_features, value_bytes)
         # Two products with K × P coefficients, and K exponentials.
         row_seconds = 1e-8 * n_components + 4 * (value_bytes / 8) / 4e9
         # A leaf may have to be copied to change its dtype or memory order; densities and their parts; sums of features.
-        work = block.n_bytes + rows * 8 * (n_features + 4) + 3 * value_bytes
+        work = block.n_bytes + rows * (8 * (n_features + 4) + row_kind.usable_bytes(8 * n_features)) + 3 * value_bytes
         return cls(rows, row_seconds, work, value_bytes, backend.process_bytes)
 
 
@@ -67,7 +68,7 @@ class KernelFold:
 
     def __post_init__(self) -> None:
         p, kernel = self.kernel.parameters, self.kernel
-        cost = Cost.of(p.structure, p.n_components, p.n_features, kernel.plan, kernel.backend)
+        cost = Cost.of(p.structure, p.n_components, p.n_features, kernel.plan, kernel.backend, self.row_kind)
         object.__setattr__(self, "cost", cost)
 
     @property
@@ -110,12 +111,15 @@ class _Expectation:
         self._kernel, self._row_kind, self._work = kernel, row_kind, kernel.workspace()
 
     def __call__(self, start: int, block: RowBlock) -> SufficientStatistics:
+        counting = self._row_kind.counting(block)
+        if not len(counting):
+            return replace(self._kernel.zero(), n_rows=len(block))
         with np.errstate(invalid="ignore", over="ignore"):
-            statistics = self._kernel.statistics(block.rows, block.weights, self._work)
+            statistics = self._kernel.statistics(counting.rows, counting.weights, self._work)
         if not statistics.log_likelihood > _SUSPICIOUS:  # true for NaN
             # Checking every row in every pass would cost more than looking for the bad row afterwards.
-            self._row_kind.check(block.rows, start)
-        return statistics
+            self._row_kind.check(self._row_kind.usable(block)[0].rows, start)
+        return statistics if counting is block else replace(statistics, n_rows=len(block))
 
 
 @dataclass(frozen=True)
@@ -131,12 +135,16 @@ class Score:
     entropy: float = math.nan
     """Entropy of the responsibilities, −Σ w Σ_k r log r, in nats; NaN if not requested."""
 
+    n_incomplete: int = 0
+    """Rows that were left out because they are incomplete."""
+
     def __add__(self, other: Score) -> Score:
         return Score(
             self.log_likelihood + other.log_likelihood,
             self.weight_sum + other.weight_sum,
             self.n_rows + other.n_rows,
             self.entropy + other.entropy,
+            self.n_incomplete + other.n_incomplete,
         )
 
     @property
@@ -169,27 +177,41 @@ class _Scorer:
         self._work = fold.kernel.workspace()
 
     def __call__(self, start: int, block: RowBlock) -> Score:
-        density, entropy = self.evaluate(start, block)
-        return _sum(density, entropy, block.weights)
+        return _sum(*self.evaluate(start, block))
 
-    def evaluate(self, start: int, block: RowBlock) -> tuple[Array, Array | None]:
+    def evaluate(self, start: int, block: RowBlock) -> _Scored:
         """Compute the log-density of every row, and the entropy if requested."""
+        block, left_out = self._row_kind.usable(block)
         self._row_kind.check(block.rows, start)
         if block.weights is not None:
             check_weights(block.weights, start)
         density, entropy = np.empty(len(block)), np.empty(len(block)) if self._entropy else None
         self._kernel.fill(RowResults(log_density=density, entropy=entropy), block.rows, self._work)
-        return density, entropy
+        return _Scored(density, entropy, block.weights, left_out)
+
+
+class _Scored(NamedTuple):
+    """Results for the rows of a leaf."""
+
+    density: Array
+    entropy: Array | None
+    weights: Array | None
+    left_out: Array | None
+    """Mask of the incomplete rows; None if there are none."""
 
 
 @np.errstate(over="ignore")  # `check_weight_sum` reports weights whose sum overflows
-def _sum(density: Array, entropy: Array | None, weights: Array | None) -> Score:
-    n_rows = len(density)
-    if weights is None:
-        return Score(float(density.sum()), float(n_rows), n_rows, math.nan if entropy is None else float(entropy.sum()))
-    heavy = weights > 0  # a density of −∞ times a weight of 0 would be NaN
-    total = math.nan if entropy is None else float(entropy[heavy] @ weights[heavy])
-    return Score(float(density[heavy] @ weights[heavy]), float(weights.sum()), n_rows, total)
+def _sum(density: Array, entropy: Array | None, weights: Array | None, left_out: Array | None) -> Score:
+    """Add the results of the rows; weights of one give the same bits as no weights."""
+    n_rows, n_incomplete = len(density), 0 if left_out is None else int(np.count_nonzero(left_out))
+    weight_sum = float(n_rows)
+    if weights is not None:
+        heavy = weights > 0  # a density of −∞ times a weight of 0 would be NaN
+        weight_sum, weights = float(weights.sum()), weights[heavy]
+        density = density[heavy] * weights
+        entropy = None if entropy is None else entropy[heavy] * weights
+    total = math.nan if entropy is None else float(entropy.sum())
+    return Score(float(density.sum()), weight_sum, n_rows, total, n_incomplete)
 
 
 @dataclass(frozen=True)
@@ -220,11 +242,10 @@ class _SplitScorer:
         self._scorer, self._held_out = scorer, held_out
 
     def __call__(self, start: int, block: RowBlock) -> SplitScore:
-        density, entropy = self._scorer.evaluate(start, block)
+        scored = self._scorer.evaluate(start, block)
         if self._held_out is None:
-            return SplitScore(_sum(density, entropy, block.weights), Score(0.0, 0.0, 0, 0.0))
-        weights = np.ones(len(block)) if block.weights is None else block.weights
+            return SplitScore(_sum(*scored), Score(0.0, 0.0, 0, 0.0))
+        weights = np.ones(len(block)) if scored.weights is None else scored.weights
         out = self._held_out(start, start + len(block))
-        return SplitScore(
-            _sum(density, entropy, np.where(out, 0.0, weights)), _sum(density, entropy, np.where(out, weights, 0.0))
-        )
+        training, held_out = np.where(out, 0.0, weights), np.where(out, weights, 0.0)
+        return SplitScore(_sum(*scored._replace(weights=training)), _sum(*scored._replace(weights=held_out)))

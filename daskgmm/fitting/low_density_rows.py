@@ -86,7 +86,9 @@ class _LowDensityFinder:
         self._lowest, self._highest = np.empty(0), fold.threshold.highest
 
     def __call__(self, start: int, block: RowBlock) -> LowDensityRows:
-        fold, rows = self._fold, block.rows
+        fold = self._fold
+        block, _ = fold.row_kind.usable(block)
+        rows = block.rows
         w = np.ones(len(block)) if block.weights is None else block.weights
         with np.errstate(invalid="ignore", over="ignore"):
             density = fold.kernel.log_density(rows, self._work)

@@ -18,6 +18,7 @@ from ..core.splitting import twins
 from ..core.statistics import Frame
 from ..core.tilting import TiltedBFGS
 from ..data.dataset import Dataset
+from ..data.row_checks import check_complete
 from ..engine.interface import Engine
 from ..errors import CheckpointError, IllDefinedCovarianceError
 from . import notes
@@ -80,7 +81,9 @@ class MixtureFit(Generic[State]):
         weights = survey.sample_weight if dataset.weights is not None else None
         self._weight_sum, self._n_weighted = survey.weight_sum, survey.n_weighted
         weight_sum = None if survey.is_complete else survey.weight_sum
-        self._sample = Sample(survey.sample, weights, frame, weight_sum, dataset.row_kind)
+        self._n_incomplete = survey.n_incomplete
+        check_complete(survey.n_rows, survey.n_incomplete, settings.initialization.n_components)
+        self._sample = Sample(survey.sample, weights, frame, weight_sum, dataset.row_kind.known_complete)
         self._samples = spec.continuation is None and settings.samples(dataset.n_rows)
         accelerator = self._accelerator()
         self._em = EMSettings(settings.tol, settings.max_iter, accelerator, self._relocator(), settings.single)
@@ -383,6 +386,7 @@ class MixtureFit(Generic[State]):
             self._engine.environment() | {"loops": self.backend.made_by},
             stopped=best.stopped,
             gain_left=gain_left(best),
+            n_incomplete=self._n_incomplete,
         )
 
     def _notes_of(self, best: EMStart[State]) -> Iterator[Any]:

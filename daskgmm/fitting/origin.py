@@ -66,19 +66,25 @@ class Origin:
     sample_weight: ArrayOrigin | None
     """Sample weights; None for a fit without them."""
 
+    n_incomplete: int = 0
+    """Rows of the data that took no part because they contain NaN (``missing='drop'``)."""
+
     def __post_init__(self) -> None:
         _check(_matches(_DATE, self.date), "date", self.date, "a time in UTC")
         datetime.fromisoformat(self.date)
         _check(len(self.data.shape) == 2, "shape", self.data.shape, "rows and features")
+        n_rows, count = self.data.shape[0], self.n_incomplete
+        _check(type(count) is int and 0 <= count < n_rows, "n_incomplete", count, f"0 to {n_rows - 1}")
         if self.sample_weight is not None:
             expected = self.data.shape[:1]
             _check(self.sample_weight.shape == expected, "shape", self.sample_weight.shape, f"{expected} for weights")
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Self:
-        """Make the origin of a fit that ends now."""
+    def of(cls, dataset: Dataset, n_incomplete: int = 0) -> Self:
+        """Make the origin of a fit that ends now, and that has left out incomplete rows."""
         weights = None if dataset.weights is None else ArrayOrigin.of(dataset.weights)
-        return cls(datetime.now(UTC).isoformat(timespec="seconds"), ArrayOrigin.of(dataset.rows), weights)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(now, ArrayOrigin.of(dataset.rows), weights, n_incomplete)
 
     @classmethod
     def from_record(cls, record: Any) -> Self:

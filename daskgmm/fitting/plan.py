@@ -12,13 +12,13 @@ from dask.utils import format_bytes
 
 from ..core.kernel_choice import MixtureShape, plan_blocks
 from ..data.dataset import Dataset
-from ..data.row_sample import NumberedRows
+from ..data.row_sample import NumberedRows, ReservedRows, RowSample
 from ..engine.combined_fold import SharedCosts
 from ..engine.fold import Costs
 from ..engine.memory import PassPlan, Worker, machine_bytes
 from ..engine.run import DaskEngine
 from ..errors import WorkerMemoryError
-from .first_pass import backend_for, n_weight_passes
+from .first_pass import backend_for, n_survey_passes, n_weight_passes
 from .fit_spec import Settings
 from .folds import Cost
 from .low_density_rows import low_density_cost, n_kept
@@ -54,7 +54,10 @@ class FitPlan:
     """Size of all rows in memory. Every pass reads this many bytes, or fewer from a compressed store."""
 
     most_passes: int
-    """Largest number of passes: a survey, all iterations, and a pass over the weights if rows are drawn by weight."""
+    """Largest number of passes: a survey, all iterations, and a pass over the weights if rows are drawn by weight.
+
+    If most rows of large data are incomplete and left out, a second survey samples the others.
+    """
 
     survey: PassPlan
     estep: PassPlan
@@ -193,7 +196,9 @@ def plan_fit(engine: DaskEngine, dataset: Dataset, settings: Settings, cache: in
         n_components=how.n_components,
         covariance_type=how.structure.name,
         data_bytes=dataset.n_rows * dataset.rows.row_bytes,
-        most_passes=n_weight_passes(dataset, settings.sample_size) + 1 + max(map(len, groups)) * settings.max_iter,
+        most_passes=n_weight_passes(dataset, settings.sample_size)
+        + n_survey_passes(dataset, settings.sample_size)
+        + max(map(len, groups)) * settings.max_iter,
         survey=engine.plan(dataset, _survey(dataset, settings)),
         estep=max(esteps, key=lambda plan: plan.task.total),
         n_threads=engine.scheduler.n_threads,
@@ -236,7 +241,11 @@ def _first_work(costs: Sequence[Costs]) -> int:
 def _survey(dataset: Dataset, settings: Settings) -> SurveyFold:
     n_sample = min(dataset.n_rows, settings.sample_size)
     backend = backend_for(dataset, _shape(dataset, settings))
-    return survey_fold(dataset, NumberedRows(range(n_sample)), backend, settings.scattered)
+    sample = NumberedRows(range(n_sample))
+    sampled: RowSample = sample
+    if dataset.row_kind.leaves_out and n_sample < dataset.n_rows:
+        sampled = ReservedRows.of(sample, 0, dataset.n_rows)
+    return survey_fold(dataset, sampled, backend, settings.scattered)
 
 
 def _n_kept(dataset: Dataset, settings: Settings) -> int:
@@ -258,7 +267,8 @@ def _iterations(dataset: Dataset, settings: Settings) -> list[list[Cost]]:
     """Costs of the first iteration, in each arithmetic that the kernels may use."""
     kept = _n_kept(dataset, settings)
     # Only the survey tells how many rows have a positive weight; the settings depend on that number.
-    counts = (dataset.n_rows,) if dataset.weights is None else (dataset.n_rows, 0)
+    all_count = dataset.weights is None and not dataset.row_kind.leaves_out
+    counts = (dataset.n_rows,) if all_count else (dataset.n_rows, 0)
     possible = [settings.resolved(count) for count in counts]
     return [
         [cost, low_density_cost(cost, dataset.n_features, kept)]
@@ -281,7 +291,8 @@ def _costs(dataset: Dataset, settings: Settings) -> list[Cost]:
     shape = _shape(dataset, settings)
     backend = backend_for(dataset, shape)
     blocks = plan_blocks(shape, dataset.dtype, backend, dataset.row_kind.name)
-    return [Cost.of(shape.structure, shape.n_components, shape.n_features, block, backend) for block in blocks]
+    kind = dataset.row_kind
+    return [Cost.of(shape.structure, shape.n_components, shape.n_features, block, backend, kind) for block in blocks]
 
 
 def _shape(dataset: Dataset, settings: Settings) -> MixtureShape:

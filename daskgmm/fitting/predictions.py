@@ -42,7 +42,9 @@ class KernelOutputs:
     row_kind: RowKind = COMPLETE_ROWS
 
     @classmethod
-    def named(cls, kernel: Kernel, names: Sequence[str], dtype: Any) -> KernelOutputs:
+    def named(
+        cls, kernel: Kernel, names: Sequence[str], dtype: Any, row_kind: RowKind = COMPLETE_ROWS
+    ) -> KernelOutputs:
         """Make the outputs with the given names, which are fields of `RowResults`.
 
         Parameters
@@ -51,9 +53,10 @@ class KernelOutputs:
         names : sequence of str
         dtype : dtype
             Dtype of responsibilities and densities.
+        row_kind : RowKind
         """
         known = _outputs(kernel.parameters.n_components, np.dtype(dtype))
-        return cls(kernel, tuple(output for output in known if output.name in names))
+        return cls(kernel, tuple(output for output in known if output.name in names), row_kind)
 
     @property
     def row_bytes(self) -> int:
@@ -62,9 +65,13 @@ class KernelOutputs:
 
     def __call__(self, rows: Array, start: int, results: Sequence[Array], work: Any = None) -> None:
         """Fill the results of some rows, see `RowFunction`; ``work`` is the kernel's workspace."""
-        self.row_kind.check(rows, start)
+        block, left_out = self.row_kind.usable(RowBlock(rows))
+        self.row_kind.check(block.rows, start)
         arrays = {output.name: array for output, array in zip(self.outputs, results, strict=True)}
-        self.kernel.fill(RowResults(**arrays), rows, work)
+        self.kernel.fill(RowResults(**arrays), block.rows, work)
+        if left_out is not None:
+            for output, array in zip(self.outputs, results, strict=True):
+                array[left_out] = output.missing
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,9 @@ class PredictionFold(KernelFold):
     def work_bytes(self) -> int:
         """Size of the scratch arrays, the results of a leaf, one encoded array, and concatenated rows."""
         encoded = max(output.row_bytes for output in self.outputs.outputs)
-        return self.kernel.plan.n_bytes + self.chunk_rows * (self.outputs.row_bytes + 2 * encoded + 2 * self.row_bytes)
+        usable = self.outputs.row_kind.usable_bytes(self.row_bytes)
+        row_bytes = self.outputs.row_bytes + 2 * encoded + 2 * self.row_bytes + usable
+        return self.kernel.plan.n_bytes + self.chunk_rows * row_bytes
 
     @property
     def value_bytes(self) -> int:

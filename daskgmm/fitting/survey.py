@@ -7,7 +7,7 @@ of rows (see `row_sample`), which does not depend on chunks or workers; it also 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..core.structure import CovarianceStructure
 from ..data.dataset import Dataset
 from ..data.row_block import RowBlock
 from ..data.row_checks import COMPLETE_ROWS, RowKind, check_weights
-from ..data.row_sample import RowSample
+from ..data.row_sample import ReservedRows, RowSample
 from ..engine.tree import leaf_rows
 from ..errors import DataRangeError
 
@@ -64,6 +64,12 @@ class Survey:
     scatter: Scatter | None = None
     """All second moments, if they were requested."""
 
+    n_incomplete: int = 0
+    """Rows that do not count because they are incomplete."""
+
+    sample_priority: Array | None = None
+    """Priorities of the sampled rows, shape (n_sample,), in a sample with rows in reserve; None once it is settled."""
+
     def __post_init__(self) -> None:
         n_features, n_sampled = len(self.mean), len(self.sample)
         shapes = {"sample": (n_sampled, n_features), "sample_weight": (n_sampled,)}
@@ -90,9 +96,12 @@ class Survey:
         ------
         ValueError
         """
-        if self.n_rows != n_rows or not 0 < self.weight_sum < np.inf or not (weighted or self.weight_sum == n_rows):
+        if not 0 <= self.n_incomplete < max(1, n_rows) or self.sample_priority is not None:
+            raise ValueError(f"{name} has {self.n_incomplete} incomplete rows of {n_rows}, or is not settled")
+        complete = n_rows - self.n_incomplete
+        if self.n_rows != n_rows or not 0 < self.weight_sum < np.inf or not (weighted or self.weight_sum == complete):
             raise ValueError(f"{name} is of {self.n_rows} rows of weight {self.weight_sum}")
-        if not (weighted or self.n_weighted == n_rows):
+        if self.n_weighted > complete or not (weighted or self.n_weighted == complete):
             raise ValueError(f"{name} is of {self.n_weighted} rows that count, out of {n_rows}")
         if len(self.mean) != n_features:
             raise ValueError(f"{name}/mean has shape {self.mean.shape}; expected ({n_features},)")
@@ -136,7 +145,17 @@ class Survey:
             np.concatenate([self.sample, other.sample]),
             np.concatenate([self.sample_weight, other.sample_weight]),
             _join(self.scatter, other.scatter, difference, self.weight_sum * share),
+            self.n_incomplete + other.n_incomplete,
+            None if self.sample_priority is None else np.concatenate([self.sample_priority, other.sample_priority]),
         )
+
+    def settled(self, sampled: RowSample) -> Survey:
+        """Return the survey with the final sample; ``sampled`` is the rule that has drawn the rows."""
+        if self.sample_priority is None or not isinstance(sampled, ReservedRows):
+            return self
+        drawn = sampled.settle(self.sample_weight, self.sample_priority)
+        sample = np.ascontiguousarray(self.sample[drawn.positions])
+        return replace(self, sample=sample, sample_weight=drawn.weights, sample_priority=None)
 
 
 @dataclass(frozen=True)
@@ -198,8 +217,9 @@ class SurveyFold:
         All values of leaves together hold each sampled row once, and once more while two values are joined.
         """
         copies = 3 if self.structure is None else 5
-        sample = 8 * self.sampled.n_rows * (self.n_features + 1)
-        return copies * 8 * self.leaf_rows * self.n_features + 3 * self._scatter_bytes + 2 * sample
+        row_bytes = 8 * self.n_features
+        leaf = self.leaf_rows * (copies * row_bytes + self.row_kind.usable_bytes(row_bytes))
+        return leaf + 3 * self._scatter_bytes + 2 * self.sampled.n_rows * (row_bytes + 16)
 
     @property
     def value_bytes(self) -> int:
@@ -227,6 +247,7 @@ class _Surveyor:
 
     @np.errstate(over="ignore", invalid="ignore")  # `check_weight_sum` reports weights whose sum overflows
     def __call__(self, start: int, block: RowBlock) -> Survey:
+        block, left_out = self.fold.row_kind.usable(block)
         rows, weights = block.rows, block.weights
         self.fold.row_kind.check(rows, start)
         if weights is not None:
@@ -244,18 +265,21 @@ class _Surveyor:
         offsets -= shift
         structure = self.fold.structure
         scatter = None if structure is None else Scatter.of(structure, offsets, w)
-        chosen, counts = self.fold.sampled(start, w)
+        drawn = self.fold.sampled(start, w)
+        counted = x if left_out is None else x[~left_out]
         return Survey(
             len(rows),
             int(np.count_nonzero(w)),
             total,
             origin + shift,
             w @ (offsets * offsets),
-            x.min(axis=0),
-            x.max(axis=0),
-            np.ascontiguousarray(rows[chosen], dtype=self.fold.dtype),
-            counts,
+            counted.min(axis=0, initial=np.inf),
+            counted.max(axis=0, initial=-np.inf),
+            np.ascontiguousarray(rows[drawn.positions], dtype=self.fold.dtype),
+            drawn.weights,
             scatter,
+            len(rows) - len(counted),
+            drawn.priorities,
         )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..data.row_block import RowBlock
-from ..data.row_checks import check_weights
-from ..data.row_sample import PriorityRows, RowSample, draw_rows, highest, priorities, threshold
+from ..data.row_checks import COMPLETE_ROWS, RowKind, check_weights
+from ..data.row_sample import NumberedRows, PriorityRows, draw_rows, highest, priorities, threshold
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,7 +47,7 @@ class WeightSurvey:
         """Test whether the sample has all rows with positive weight, so that no random number decides."""
         return self.n_weighted < self.limit
 
-    def sample(self, seed: int) -> RowSample:
+    def sample(self, seed: int) -> NumberedRows | PriorityRows:
         """Draw the sample; ``seed`` must be the seed of the priorities.
 
         Equal weights draw the same rows as no weights.
@@ -65,6 +65,8 @@ class WeightSurveyFold:
     size: int
     """Number of rows to draw."""
     seed: int
+    row_kind: RowKind = COMPLETE_ROWS
+    """Kind of the rows that the weights belong to."""
 
     leaf_rows = _LEAF_ROWS
     row_seconds = 2e-8
@@ -93,12 +95,15 @@ class _WeightSurveyor:
 
     def __call__(self, start: int, block: RowBlock) -> WeightSurvey:
         w, limit = block.rows[:, 0].astype(np.float64, copy=False), self._fold.size + 1
+        n_rows, known = len(w), w
+        if self._fold.row_kind.leaves_out and np.isnan(w).any():
+            # An incomplete row needs no weight. The survey, which reads the rows, checks the others.
+            known, w = w[~np.isnan(w)], np.nan_to_num(w, nan=0.0, posinf=np.inf, neginf=-np.inf)
         check_weights(w, start)
         candidates = priorities(self._fold.seed, start, w)
         candidates = candidates[candidates > self._floor]
         self._highest = highest(np.concatenate([self._highest, candidates]), limit)
         if len(self._highest) == limit:
             self._floor = np.nextafter(self._highest.min(), 0)
-        return WeightSurvey(
-            limit, len(w), int(np.count_nonzero(w)), float(w.min()), float(w.max()), highest(candidates, limit)
-        )
+        lowest, largest = float(known.min(initial=np.inf)), float(known.max(initial=-np.inf))
+        return WeightSurvey(limit, n_rows, int(np.count_nonzero(w)), lowest, largest, highest(candidates, limit))

@@ -22,7 +22,7 @@ def drawn(weights, size, seed=3, pieces=(1000,)):
     numbers, counts, start = [], [], 0
     while start < len(weights):
         piece = weights[start : start + pieces[len(numbers) % len(pieces)]]
-        positions, of_piece = rule(start, piece)
+        positions, of_piece, _ = rule(start, piece)
         numbers.append(start + positions)
         counts.append(of_piece)
         start += len(piece)
