@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import cache
 from typing import Any
@@ -10,7 +11,7 @@ import numba
 import numpy as np
 from numba.core.registry import cpu_target
 
-from . import compiled_whitening
+from . import compiled_diagonal, compiled_whitening
 from .compiled_loops import jit, normalise, standardise
 from .covariance import STRUCTURES
 from .elementwise import ElementwiseBackend, FeatureMap, Scratch
@@ -28,6 +29,9 @@ _BLOCK_BYTES = 96 << 10
 # Size of a component's residuals in a block.
 _RESIDUAL_BYTES = 64 << 10
 
+# Size of a block's rows that are read twice for each component under diagonal covariances.
+_ROW_BYTES = 64 << 10
+
 
 class CompiledBackend(ElementwiseBackend):
     """Compiled loops: one pass over memory for each loop, and one call for any number of blocks."""
@@ -43,7 +47,8 @@ class CompiledBackend(ElementwiseBackend):
 
     @property
     def is_loaded(self) -> bool:
-        return bool(_expectation.signatures and compiled_whitening.expectation.signatures)
+        loops = _expectation, compiled_whitening.expectation, compiled_diagonal.expectation
+        return all(loop.signatures for loop in loops)
 
     def warm_up(self, dtype: np.dtype[Any], *, rounds: bool = False) -> None:
         _warm_up_once(np.dtype(dtype).name, rounds)
@@ -83,6 +88,9 @@ class CompiledBackend(ElementwiseBackend):
     def whitened_log_joints(self, whitening: Whitening, rows: Array, scratch: WhiteningScratch) -> Array:
         n = len(rows)
         joint = columns(scratch.joint, n)
+        if whitening.is_diagonal:
+            _diagonal_log_joints(whitening, rows, joint)
+            return joint
         compiled_whitening.log_joints(
             _plain(rows, whitening.dtype),
             *whitening.bounds,
@@ -105,29 +113,97 @@ class CompiledBackend(ElementwiseBackend):
         sums: WhiteningSums,
     ) -> tuple[Array, Array]:
         peak, total, deficits = np.empty((3, len(rows)), whitening.dtype)
-        compiled_whitening.expectation(
-            _plain(rows, whitening.dtype),
-            _EVEN if weights is None else weights,
-            block_step(len(rows), min(_whitened_rows(whitening), scratch.z.shape[1])),
-            *whitening.bounds,
-            *whitening.means,
-            whitening.factors,
-            whitening.constants,
-            scratch.z,
-            scratch.residual,
-            scratch.whitened,
-            scratch.joint,
-            scratch.logs,
-            scratch.scatter,
-            peak,
-            total,
-            deficits,
-            sums.counts,
-            sums.first,
-            sums.second,
-        )
+        weights = _EVEN if weights is None else weights
+        if whitening.is_diagonal:
+            _add_diagonal(whitening, rows, weights, scratch, (peak, total, deficits), sums)
+        else:
+            _add_general(whitening, rows, weights, scratch, (peak, total, deficits), sums)
         logs = np.log(total, out=total)
         return np.add(peak, logs, out=peak), np.subtract(logs, deficits, out=deficits)
+
+
+def _add_general(
+    whitening: Whitening,
+    rows: Array,
+    weights: Array,
+    scratch: WhiteningScratch,
+    results: tuple[Array, Array, Array],
+    sums: WhiteningSums,
+) -> None:
+    compiled_whitening.expectation(
+        _plain(rows, whitening.dtype),
+        weights,
+        block_step(len(rows), min(_whitened_rows(whitening), scratch.z.shape[1])),
+        *whitening.bounds,
+        *whitening.means,
+        whitening.factors,
+        whitening.constants,
+        scratch.z,
+        scratch.residual,
+        scratch.whitened,
+        scratch.joint,
+        scratch.logs,
+        scratch.scatter,
+        *results,
+        sums.counts,
+        sums.first,
+        sums.second,
+    )
+
+
+def _add_diagonal(
+    whitening: Whitening,
+    rows: Array,
+    weights: Array,
+    scratch: WhiteningScratch,
+    results: tuple[Array, Array, Array],
+    sums: WhiteningSums,
+) -> None:
+    step = block_step(len(rows), min(_diagonal_rows(whitening), scratch.z.shape[1]))
+
+    def run(rows: Array, farthest: float) -> bool:
+        return bool(
+            compiled_diagonal.expectation(
+                _plain(rows, whitening.dtype),
+                weights,
+                step,
+                *_residual_terms(whitening),
+                whitening.remainders,
+                whitening.dtype.type(farthest),
+                scratch.joint,
+                scratch.logs,
+                *results,
+                sums.counts,
+                sums.first,
+                sums.second,
+            )
+        )
+
+    if run(rows, whitening.farthest):
+        run(whitening.clipped(rows), math.inf)
+
+
+def _diagonal_log_joints(whitening: Whitening, rows: Array, joint: Array) -> None:
+    def run(rows: Array, farthest: float) -> bool:
+        return bool(
+            compiled_diagonal.log_joints(
+                _plain(rows, whitening.dtype), *_residual_terms(whitening), whitening.dtype.type(farthest), joint
+            )
+        )
+
+    if run(rows, whitening.farthest):
+        run(whitening.clipped(rows), math.inf)
+
+
+def _residual_terms(whitening: Whitening) -> tuple[Array, ...]:
+    """Parameters of whitened residuals (x / s − center) factor − shift, (K, D) each, and the constants."""
+    return (
+        whitening.inverse_scale.astype(whitening.dtype),
+        whitening.centers,
+        whitening.remainders * whitening.factors,
+        whitening.factors,
+        whitening.constants,
+    )
 
 
 def _block_rows(scratch: Scratch) -> int:
@@ -141,6 +217,12 @@ def _whitened_rows(whitening: Whitening) -> int:
     """Rows of a block of whitened residuals: few enough for BLAS's kernels for small products."""
     rows = _RESIDUAL_BYTES // (whitening.dtype.itemsize * whitening.centers.shape[1])
     return min(max(rows, 192), 1024) // 8 * 8 - 8
+
+
+def _diagonal_rows(whitening: Whitening) -> int:
+    """Rows of a block that stays in the innermost cache, or near it."""
+    rows = _ROW_BYTES // (whitening.dtype.itemsize * whitening.centers.shape[1])
+    return min(max(rows, 8), _BLOCK_ROWS) // 8 * 8
 
 
 # Placeholder for weights that are all one.
@@ -169,11 +251,12 @@ def _call(dtype: str, rounds: bool) -> None:
         scratch = Scratch(*(np.zeros(shape, products) for shape in ((1, 3), (3, 8), (1, 8), (1, 3))))
         CompiledBackend().expectation(features, np.zeros((8, 1), rows), None, scratch, np.zeros((1, 3)))
     for products in dict.fromkeys((dtype, "float64")):
-        one, whole, square = np.ones(1), np.zeros((1, 8), products), np.ones((1, 1, 1), products)
-        whitening = Whitening.of(one[None], square, one, one, one, 1.0, products)
-        sums = WhiteningSums(np.zeros(1), np.zeros((1, 1)), np.zeros((1, 1)))
-        work = WhiteningScratch(whole, whole.copy(), whole.copy(), whole.copy(), whole.copy(), square[0])
-        CompiledBackend().whitened_expectation(whitening, np.zeros((8, 1), products), None, work, sums)
+        one, whole = np.ones(1), np.zeros((1, 8), products)
+        for factors in np.ones((1, 1), products), np.ones((1, 1, 1), products):
+            whitening = Whitening.of(one[None], factors, one, one, one, 1.0, products)
+            sums = WhiteningSums(np.zeros(1), np.zeros((1, 1)), np.zeros((1, 1)))
+            work = WhiteningScratch(whole, whole.copy(), whole.copy(), whole.copy(), whole.copy(), factors[0])
+            CompiledBackend().whitened_expectation(whitening, np.zeros((8, 1), products), None, work, sums)
 
 
 @jit

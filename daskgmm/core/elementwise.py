@@ -18,7 +18,6 @@ import numpy as np
 
 from .row_blocks import blocks, columns
 from .structure import CovarianceStructure
-from .triangle import pack, whitened_square
 from .whitening import NEGLIGIBLE, Whitening, WhiteningScratch, WhiteningSums, standardised
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -181,7 +180,7 @@ class ElementwiseBackend(ABC):
         residual, whitened = columns(scratch.residual, n), columns(scratch.whitened, n)
         for k, constant in enumerate(whitening.constants):
             whitening.residual(k, z, residual)
-            np.multiply(whitened_square(whitening.factors[k], residual, whitened), -0.5, out=joint[k])
+            np.multiply(whitening.squared_lengths(k, residual, whitened), -0.5, out=joint[k])
             joint[k] += constant
         return joint
 
@@ -231,8 +230,7 @@ class ElementwiseBackend(ABC):
             for part in _summed_together(n, residual.dtype):
                 piece = residual[:, part]
                 sums.first[k] += piece @ root[part]
-                np.matmul(piece, piece.T, out=scratch.scatter)
-                sums.second[k] += pack(scratch.scatter)
+                sums.second[k] += whitening.scatter(piece, scratch.scatter)
 
 
 class NumpyBackend(ElementwiseBackend):
@@ -285,7 +283,7 @@ def row_entropies(responsibilities: Array, scratch: Array | None = None) -> Arra
 def _log_joints_of_few(whitening: Whitening, z: Array, joint: Array) -> Array:
     """Compute the log-joints of all components at once: for few rows, calls to NumPy take most of the time."""
     residuals = z.T - whitening.centers[:, None] - whitening.remainders[:, None]
-    whitened = residuals @ whitening.factors
+    whitened = whitening.whiten_rows(residuals)
     np.einsum("kbd,kbd->kb", whitened, whitened, out=joint)
     joint *= -0.5
     joint += whitening.constants[:, None]

@@ -80,6 +80,12 @@ _WHITENED = {
     ("numpy", 8): _ResidualCosts(4.6, 4.1, 14.0, 4.5, 0.080),
     ("numpy", 4): _ResidualCosts(4.6, 4.1, 10.0, 3.0, 0.040),
 }
+_DIAGONAL = {
+    ("compiled", 8): _ResidualCosts(7.1, 1.03, 4.8, 0.30, 0.0),
+    ("compiled", 4): _ResidualCosts(5.6, 0.58, 4.0, 0.15, 0.0),
+    ("numpy", 8): _ResidualCosts(8.9, 2.7, 7.6, 5.0, 0.0),
+    ("numpy", 4): _ResidualCosts(8.0, 4.1, 15.2, 2.0, 0.0),
+}
 _RESIDUALS = _ResidualCosts(0.6, 3.4, 14.0, 4.5, 0.064)
 
 
@@ -95,7 +101,8 @@ def products_cost(shape: MixtureShape, itemsize: int, backend: str) -> float:
 
 def whitened_cost(shape: MixtureShape, itemsize: int, backend: str) -> float:
     """Estimate the time of a row in `WhitenedKernel`, in nanoseconds."""
-    return _residual_cost(_WHITENED[backend, itemsize], shape)
+    table = _WHITENED if shape.structure.has_matrices else _DIAGONAL
+    return _residual_cost(table[backend, itemsize], shape)
 
 
 def residual_cost(shape: MixtureShape) -> float:
