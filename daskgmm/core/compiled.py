@@ -14,7 +14,7 @@ from numba.core.registry import cpu_target
 from . import compiled_diagonal, compiled_whitening
 from .compiled_loops import jit, normalise, standardise
 from .covariance import STRUCTURES
-from .elementwise import ElementwiseBackend, FeatureMap, Scratch
+from .elementwise import ElementwiseBackend, FeatureMap, Scratch, weighted_sum
 from .row_blocks import block_step, columns
 from .whitening import NEGLIGIBLE, Whitening, WhiteningScratch, WhiteningSums
 
@@ -111,28 +111,18 @@ class CompiledBackend(ElementwiseBackend):
         weights: Array | None,
         scratch: WhiteningScratch,
         sums: WhiteningSums,
-    ) -> tuple[Array, Array]:
-        peak, total, deficits = np.empty((3, len(rows)), whitening.dtype)
-        weights = _EVEN if weights is None else weights
-        if whitening.is_diagonal:
-            _add_diagonal(whitening, rows, weights, scratch, (peak, total, deficits), sums)
-        else:
-            _add_general(whitening, rows, weights, scratch, (peak, total, deficits), sums)
-        logs = np.log(total, out=total)
-        return np.add(peak, logs, out=peak), np.subtract(logs, deficits, out=deficits)
+    ) -> tuple[float, float]:
+        expectation = _expectation_of_diagonal if whitening.is_diagonal else _expectation_of_general
+        return expectation(whitening, rows, weights, scratch, sums)
 
 
-def _add_general(
-    whitening: Whitening,
-    rows: Array,
-    weights: Array,
-    scratch: WhiteningScratch,
-    results: tuple[Array, Array, Array],
-    sums: WhiteningSums,
-) -> None:
+def _expectation_of_general(
+    whitening: Whitening, rows: Array, weights: Array | None, scratch: WhiteningScratch, sums: WhiteningSums
+) -> tuple[float, float]:
+    peak, total, deficits = np.empty((3, len(rows)), whitening.dtype)
     compiled_whitening.expectation(
         _plain(rows, whitening.dtype),
-        weights,
+        _EVEN if weights is None else weights,
         block_step(len(rows), min(_whitened_rows(whitening), scratch.z.shape[1])),
         *whitening.bounds,
         *whitening.means,
@@ -144,43 +134,41 @@ def _add_general(
         scratch.joint,
         scratch.logs,
         scratch.scatter,
-        *results,
+        peak,
+        total,
+        deficits,
         sums.counts,
         sums.first,
         sums.second,
     )
+    logs = np.log(total, out=total)
+    log_density, entropy = np.add(peak, logs, out=peak), np.subtract(logs, deficits, out=deficits)
+    return weighted_sum(log_density, weights), weighted_sum(entropy, weights)
 
 
-def _add_diagonal(
-    whitening: Whitening,
-    rows: Array,
-    weights: Array,
-    scratch: WhiteningScratch,
-    results: tuple[Array, Array, Array],
-    sums: WhiteningSums,
-) -> None:
+def _expectation_of_diagonal(
+    whitening: Whitening, rows: Array, weights: Array | None, scratch: WhiteningScratch, sums: WhiteningSums
+) -> tuple[float, float]:
+    one = len(whitening.centers) == 1
+    total, partial = np.empty(0 if one else len(rows), whitening.dtype), np.zeros(2)
     step = block_step(len(rows), min(_diagonal_rows(whitening), scratch.z.shape[1]))
+    inverse_scale, *terms, constants = _residual_terms(whitening)
 
     def run(rows: Array, farthest: float) -> bool:
-        return bool(
-            compiled_diagonal.expectation(
-                _plain(rows, whitening.dtype),
-                weights,
-                step,
-                *_residual_terms(whitening),
-                whitening.remainders,
-                whitening.dtype.type(farthest),
-                scratch.joint,
-                scratch.logs,
-                *results,
-                sums.counts,
-                sums.first,
-                sums.second,
-            )
-        )
+        given = _plain(rows, whitening.dtype), _EVEN if weights is None else weights, step, inverse_scale
+        if one:
+            center, _, factor = terms
+            parameters = center, factor, float(constants[0]), whitening.remainders, farthest
+            loop, scratches = compiled_diagonal.expectation_of_one, (partial,)
+        else:
+            parameters = *terms, constants, whitening.remainders, whitening.dtype.type(farthest)
+            loop, scratches = compiled_diagonal.expectation, (scratch.joint, scratch.logs, total, partial)
+        return bool(loop(*given, *parameters, *scratches, sums.counts, sums.first, sums.second))
 
     if run(rows, whitening.farthest):
         run(whitening.clipped(rows), math.inf)
+    logs = weighted_sum(np.log(total, out=total), None if one else weights)
+    return float(partial[0]) + logs, logs - float(partial[1])
 
 
 def _diagonal_log_joints(whitening: Whitening, rows: Array, joint: Array) -> None:
@@ -220,9 +208,9 @@ def _whitened_rows(whitening: Whitening) -> int:
 
 
 def _diagonal_rows(whitening: Whitening) -> int:
-    """Rows of a block that stays in the innermost cache, or near it."""
+    """Rows of a block that stays in the inner caches."""
     rows = _ROW_BYTES // (whitening.dtype.itemsize * whitening.centers.shape[1])
-    return min(max(rows, 8), _BLOCK_ROWS) // 8 * 8
+    return min(max(rows, 32), _BLOCK_ROWS) // 8 * 8
 
 
 # Placeholder for weights that are all one.

@@ -1,6 +1,6 @@
 """The E-step on residuals from means under diagonal covariances, compiled by numba.
 
-Rows are read where they lie, along their features, and a block of them stays in the innermost cache: nothing is
+Rows are read where they lie, along their features, and a block of them stays in a core's own cache: nothing is
 transposed, and no residual is written to memory.
 """
 
@@ -17,6 +17,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 # Sums over the features of a row in any fixed order: compilers vectorise no other.
 _jit_sums = jit_with(FLAGS | {"reassoc"})
+
+_CACHE_LINE = 64
 
 
 @jit
@@ -75,71 +77,149 @@ def expectation(
     farthest: float,
     joint: Array,
     kept: Array,
-    peaks: Array,
     totals: Array,
-    deficits: Array,
+    partial: Array,
     counts: Array,
     first: Array,
     second: Array,
 ) -> bool:
     """Run the E-step of any number of rows; tell whether a squared distance exceeds ``farthest``, and add nothing then.
 
-    ``deficits`` are Σ_k r (log-joint − its largest), for the entropies.
+    ``totals`` are the sums of exponentials of each row. Added to ``partial`` are Σ w times the largest log-joint, and
+    Σ w Σ_k r (log-joint − its largest), for the entropies.
     """
     n_components, d = centers.shape
     flat_joint, flat_kept = joint.reshape(-1), kept.reshape(-1)
-    peak, total = np.empty(step, joint.dtype), np.empty(step, joint.dtype)
-    total_counts, total_first, total_second = np.zeros(n_components), np.zeros((n_components, d)), np.zeros((n_components, d))
-    block_first, block_second = np.empty(d, joint.dtype), np.empty(d, joint.dtype)
+    peak, deficit, touched = np.empty(step, joint.dtype), np.empty(step, joint.dtype), np.zeros(1, rows.dtype)
+    new_counts, new_first, new_second = np.zeros(n_components), np.zeros((n_components, d)), np.zeros((n_components, d))
+    block_first, block_second = np.zeros(d), np.zeros(d)
+    total_peak = total_deficit = 0.0
     for start in range(0, len(rows), step):
         stop = min(len(rows), start + step)
         n = stop - start
         block = rows[start:stop]
         r = flat_joint[: n_components * n].reshape(n_components, n)
         log_r = flat_kept[: n_components * n].reshape(n_components, n)
+        _touch(block.reshape(-1), touched)
         if log_joints(block, inverse_scale, centers, shifts, factors, constants, farthest, r):
             return True
         for k in range(n_components):
             for j in range(n):
                 log_r[k, j] = r[k, j]
-        exponentiate(r, peak[:n], total[:n])
-        finish(r, log_r, weights[start:stop], peak[:n], total[:n], deficits[start:stop])
-        for j in range(n):
-            peaks[start + j], totals[start + j] = peak[j], total[j]
+        total, w = totals[start:stop], weights[start:stop]
+        exponentiate(r, peak[:n], total)
+        finish(r, log_r, w, peak[:n], total, deficit[:n])
+        total_peak += _sum(peak[:n], w)
+        total_deficit += _sum(deficit[:n], w)
         for k in range(n_components):
-            for i in range(d):
-                block_first[i], block_second[i] = 0.0, 0.0
-            total_counts[k] += _add_moments(
-                block, inverse_scale, centers[k], remainders[k], r[k], block_first, block_second
-            )
-            for i in range(d):
-                total_first[k, i] += block_first[i]
-                total_second[k, i] += block_second[i]
+            new_counts[k] += _add_moments(block, inverse_scale, centers[k], r[k], block_first, block_second)
+            _move(block_first, new_first[k])
+            _move(block_second, new_second[k])
+    _about_means(remainders, new_counts, new_first, new_second)
+    partial[0] += total_peak
+    partial[1] += total_deficit
     for k in range(n_components):
-        counts[k] += total_counts[k]
+        counts[k] += new_counts[k]
         for i in range(d):
-            first[k, i] += total_first[k, i]
-            second[k, i] += total_second[k, i]
+            first[k, i] += new_first[k, i]
+            second[k, i] += new_second[k, i]
     return False
 
 
 @jit
-def _add_moments(
+def expectation_of_one(
     rows: Array,
+    weights: Array,
+    step: int,
     inverse_scale: Array,
     center: Array,
+    factor: Array,
+    constant: float,
     remainder: Array,
-    responsibilities: Array,
+    farthest: float,
+    partial: Array,
+    counts: Array,
     first: Array,
     second: Array,
+) -> bool:
+    """Run the E-step of a single component as `expectation` does: the log-likelihood follows from the moments."""
+    d = rows.shape[1]
+    ones = np.ones(step, factor.dtype)
+    new_counts, new_first, new_second = np.zeros(1), np.zeros((1, d)), np.zeros((1, d))
+    block_first, block_second = np.zeros(d), np.zeros(d)
+    for start in range(0, len(rows), step):
+        stop = min(len(rows), start + step)
+        r = ones[: stop - start]
+        w = weights[start:stop]
+        for j in range(len(w)):
+            r[j] = w[j]
+        new_counts[0] += _add_moments(rows[start:stop], inverse_scale, center[0], r, block_first, block_second)
+        _move(block_first, new_first[0])
+        _move(block_second, new_second[0])
+    _about_means(remainder, new_counts, new_first, new_second)
+    squares = 0.0
+    for i in range(d):
+        squares += np.float64(factor[0, i]) * np.float64(factor[0, i]) * new_second[0, i]
+    if not squares <= farthest and farthest < np.inf:  # NaN may come of an infinite residual of weight zero
+        return True
+    partial[0] += constant * new_counts[0] - 0.5 * squares
+    counts[0] += new_counts[0]
+    for i in range(d):
+        first[0, i] += new_first[0, i]
+        second[0, i] += new_second[0, i]
+    return False
+
+
+@_jit_sums
+def _touch(values: Array, out: Array) -> None:
+    """Read a value of every cache line, in order: processors fetch lines ahead when these follow each other."""
+    line = _CACHE_LINE // values.itemsize
+    total = out[0]
+    for i in range(len(values) // line):
+        total += values[line * i]
+    out[0] = total
+
+
+@jit
+def _sum(values: Array, weights: Array) -> float:
+    total = 0.0
+    for j in range(len(weights)):
+        total += weights[j] * values[j]
+    if len(weights) == 0:
+        for j in range(len(values)):
+            total += values[j]
+    return total
+
+
+@jit
+def _move(source: Array, target: Array) -> None:
+    """Add the sums of a block to those of all blocks: long sums would lose more digits."""
+    for i in range(len(source)):
+        target[i] += source[i]
+        source[i] = 0.0
+
+
+@jit
+def _about_means(remainders: Array, counts: Array, first: Array, second: Array) -> None:
+    """Shift moments about rounded means to the means themselves."""
+    for k in range(len(counts)):
+        for i in range(first.shape[1]):
+            shift = np.float64(remainders[k, i])
+            second[k, i] -= shift * (2.0 * first[k, i] - shift * counts[k])
+            first[k, i] -= shift * counts[k]
+
+
+@jit
+def _add_moments(
+    rows: Array, inverse_scale: Array, center: Array, responsibilities: Array, first: Array, second: Array
 ) -> float:
-    """Add Σ r y and Σ r y² of the residuals y from a mean, (D,) each; return Σ r.
+    """Add Σ r y and Σ r y² of the residuals y from a rounded mean, (D,) each; return Σ r.
 
     Eight rows at a time, so that sums are read and written less often; in the last eight, the last row may repeat, with
     zero for its responsibility.
     """
     n, d = rows.shape
-    zero, count = first.dtype.type(0.0), 0.0
+    zero, count = responsibilities.dtype.type(0.0), 0.0
     for group in range((n + 7) // 8):
         j0 = 8 * group
         j1, j2, j3, j4 = min(j0 + 1, n - 1), min(j0 + 2, n - 1), min(j0 + 3, n - 1), min(j0 + 4, n - 1)
@@ -159,11 +239,9 @@ def _add_moments(
         x0, x1, x2, x3 = rows[j0], rows[j1], rows[j2], rows[j3]
         x4, x5, x6, x7 = rows[j4], rows[j5], rows[j6], rows[j7]
         for i in range(d):
-            s, high, low = inverse_scale[i], center[i], remainder[i]
-            y0, y1 = (x0[i] * s - high) - low, (x1[i] * s - high) - low
-            y2, y3 = (x2[i] * s - high) - low, (x3[i] * s - high) - low
-            y4, y5 = (x4[i] * s - high) - low, (x5[i] * s - high) - low
-            y6, y7 = (x6[i] * s - high) - low, (x7[i] * s - high) - low
+            s, c = inverse_scale[i], center[i]
+            y0, y1, y2, y3 = x0[i] * s - c, x1[i] * s - c, x2[i] * s - c, x3[i] * s - c
+            y4, y5, y6, y7 = x4[i] * s - c, x5[i] * s - c, x6[i] * s - c, x7[i] * s - c
             t0, t1, t2, t3, t4, t5, t6, t7 = r0 * y0, r1 * y1, r2 * y2, r3 * y3, r4 * y4, r5 * y5, r6 * y6, r7 * y7
             first[i] += ((t0 + t1) + (t2 + t3)) + ((t4 + t5) + (t6 + t7))
             second[i] += ((t0 * y0 + t1 * y1) + (t2 * y2 + t3 * y3)) + ((t4 * y4 + t5 * y5) + (t6 * y6 + t7 * y7))

@@ -191,7 +191,7 @@ class ElementwiseBackend(ABC):
         weights: Array | None,
         scratch: WhiteningScratch,
         sums: WhiteningSums,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[float, float]:
         """Run the E-step of any number of rows on whitened residuals: add their moments to ``sums``, in place.
 
         Parameters
@@ -204,7 +204,8 @@ class ElementwiseBackend(ABC):
 
         Returns
         -------
-        log_density, entropy : arrays of shape (n,), floating
+        log_likelihood, entropy : float
+            Σ w log p and Σ w times the entropy of the responsibilities, in double precision.
         """
         log_density, entropy = np.empty((2, len(rows)))
         for block in blocks(len(rows), scratch.z.shape[1]):
@@ -215,7 +216,7 @@ class ElementwiseBackend(ABC):
             if weights is not None:
                 joint *= weights[block].astype(joint.dtype)
             self._add_whitened_moments(whitening, joint, scratch, sums)
-        return log_density, entropy
+        return weighted_sum(log_density, weights), weighted_sum(entropy, weights)
 
     def _add_whitened_moments(
         self, whitening: Whitening, responsibilities: Array, scratch: WhiteningScratch, sums: WhiteningSums
@@ -270,6 +271,13 @@ class NumpyBackend(ElementwiseBackend):
 def _summed_together(n_rows: int, dtype: np.dtype[Any]) -> Iterator[slice]:
     """Slices of the rows of a block that may be summed in that precision."""
     return blocks(n_rows, n_rows if dtype == np.float64 else _SINGLE_ROWS)
+
+
+def weighted_sum(values: Array, weights: Array | None) -> float:
+    """Sum Σ w v in double precision; without weights, Σ v."""
+    if weights is None:
+        return float(values.sum(dtype=np.float64))
+    return float(values @ weights)
 
 
 def row_entropies(responsibilities: Array, scratch: Array | None = None) -> Array:

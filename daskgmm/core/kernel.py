@@ -182,13 +182,6 @@ class Kernel(ABC):
         return labels
 
 
-def weighted_sum(values: Array, weights: Array | None) -> float:
-    """Sum Σ w v in double precision; without weights, Σ v."""
-    if weights is None:
-        return float(values.sum(dtype=np.float64))
-    return float(values @ weights)
-
-
 def total_weight(weights: Array | None, n_rows: int) -> float:
     """Sum Σ w; without weights, the number of rows."""
     return float(n_rows) if weights is None else float(weights.sum())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .elementwise import PLAIN, ElementwiseBackend
-from .kernel import BlockPlan, Kernel, clip_limit, largest_constant, total_weight, weighted_sum
+from .kernel import BlockPlan, Kernel, clip_limit, largest_constant, total_weight
 from .mixture import MixtureParameters
 from .row_blocks import block_rows
 from .statistics import Frame, SufficientStatistics
@@ -126,7 +126,7 @@ class WhitenedKernel(Kernel):
         total = self.zero()
         second = total.second_moments if structure.has_matrices else np.zeros(means.shape)
         sums = WhiteningSums(total.soft_counts, total.first, second)
-        log_density, entropy = self.backend.whitened_expectation(self.whitening, rows, weights, work, sums)
+        log_likelihood, entropy = self.backend.whitened_expectation(self.whitening, rows, weights, work, sums)
         weight_sum = total_weight(weights, len(rows))
         return SufficientStatistics(
             self.reference,
@@ -134,8 +134,8 @@ class WhitenedKernel(Kernel):
             total.soft_counts,
             total.first,
             second if structure.has_matrices else _moments_of_squares(structure, second),
-            weighted_sum(log_density, weights) + self.offset * weight_sum,
-            weighted_sum(entropy, weights),
+            log_likelihood + self.offset * weight_sum,
+            entropy,
             n_rows=len(rows),
             weight_sum=weight_sum,
         )
