@@ -92,7 +92,7 @@ def expectation(
     flat_joint, flat_kept = joint.reshape(-1), kept.reshape(-1)
     peak, deficit, touched = np.empty(step, joint.dtype), np.empty(step, joint.dtype), np.zeros(1, rows.dtype)
     new_counts, new_first, new_second = np.zeros(n_components), np.zeros((n_components, d)), np.zeros((n_components, d))
-    block_first, block_second = np.zeros(d), np.zeros(d)
+    block_first, block_second = np.zeros(d, joint.dtype), np.zeros(d, joint.dtype)
     total_peak = total_deficit = 0.0
     for start in range(0, len(rows), step):
         stop = min(len(rows), start + step)
@@ -146,7 +146,7 @@ def expectation_of_one(
     d = rows.shape[1]
     ones = np.ones(step, factor.dtype)
     new_counts, new_first, new_second = np.zeros(1), np.zeros((1, d)), np.zeros((1, d))
-    block_first, block_second = np.zeros(d), np.zeros(d)
+    block_first, block_second = np.zeros(d), np.zeros(d)  # in double precision: the log-likelihood follows from these
     for start in range(0, len(rows), step):
         stop = min(len(rows), start + step)
         r = ones[: stop - start]

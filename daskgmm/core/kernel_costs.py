@@ -81,10 +81,14 @@ _WHITENED = {
     ("numpy", 4): _ResidualCosts(4.6, 4.1, 10.0, 3.0, 0.040),
 }
 _DIAGONAL = {
-    ("compiled", 8): _ResidualCosts(7.1, 1.03, 4.8, 0.30, 0.0),
-    ("compiled", 4): _ResidualCosts(5.6, 0.58, 4.0, 0.15, 0.0),
+    ("compiled", 8): _ResidualCosts(4.9, 0.89, 4.7, 0.31, 0.0),
+    ("compiled", 4): _ResidualCosts(5.6, 0.55, 4.0, 0.15, 0.0),
     ("numpy", 8): _ResidualCosts(8.9, 2.7, 7.6, 5.0, 0.0),
     ("numpy", 4): _ResidualCosts(8.0, 4.1, 15.2, 2.0, 0.0),
+}
+_ONE_DIAGONAL = {
+    ("compiled", 8): _ResidualCosts(2.0, 0.95, 0.0, 0.0, 0.0),
+    ("compiled", 4): _ResidualCosts(2.0, 0.55, 0.0, 0.0, 0.0),
 }
 _RESIDUALS = _ResidualCosts(0.6, 3.4, 14.0, 4.5, 0.064)
 
@@ -101,8 +105,11 @@ def products_cost(shape: MixtureShape, itemsize: int, backend: str) -> float:
 
 def whitened_cost(shape: MixtureShape, itemsize: int, backend: str) -> float:
     """Estimate the time of a row in `WhitenedKernel`, in nanoseconds."""
-    table = _WHITENED if shape.structure.has_matrices else _DIAGONAL
-    return _residual_cost(table[backend, itemsize], shape)
+    form = backend, itemsize
+    if shape.structure.has_matrices:
+        return _residual_cost(_WHITENED[form], shape)
+    one = shape.n_components == 1 and form in _ONE_DIAGONAL
+    return _residual_cost((_ONE_DIAGONAL if one else _DIAGONAL)[form], shape)
 
 
 def residual_cost(shape: MixtureShape) -> float:
