@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -47,8 +48,8 @@ class CompiledBackend(ElementwiseBackend):
 
     @property
     def is_loaded(self) -> bool:
-        loops = _expectation, compiled_whitening.expectation, compiled_diagonal.expectation
-        return all(loop.signatures for loop in loops)
+        diagonal = compiled_diagonal.expectation, compiled_diagonal.expectation_of_one
+        return all(loop.signatures for loop in (_expectation, compiled_whitening.expectation, *diagonal))
 
     def warm_up(self, dtype: np.dtype[Any], *, rounds: bool = False) -> None:
         _warm_up_once(np.dtype(dtype).name, rounds)
@@ -112,8 +113,11 @@ class CompiledBackend(ElementwiseBackend):
         scratch: WhiteningScratch,
         sums: WhiteningSums,
     ) -> tuple[float, float]:
-        expectation = _expectation_of_diagonal if whitening.is_diagonal else _expectation_of_general
-        return expectation(whitening, rows, weights, scratch, sums)
+        if not whitening.is_diagonal:
+            return _expectation_of_general(whitening, rows, weights, scratch, sums)
+        if len(whitening.centers) == 1:
+            return _expectation_of_one_diagonal(whitening, rows, weights, scratch, sums)
+        return _expectation_of_diagonal(whitening, rows, weights, scratch, sums)
 
 
 def _expectation_of_general(
@@ -149,38 +153,47 @@ def _expectation_of_general(
 def _expectation_of_diagonal(
     whitening: Whitening, rows: Array, weights: Array | None, scratch: WhiteningScratch, sums: WhiteningSums
 ) -> tuple[float, float]:
-    one = len(whitening.centers) == 1
-    total, partial = np.empty(0 if one else len(rows), whitening.dtype), np.zeros(2)
+    total, partial = np.empty(len(rows), whitening.dtype), np.zeros(2)
     step = block_step(len(rows), min(_diagonal_rows(whitening), scratch.z.shape[1]))
-    inverse_scale, *terms, constants = _residual_terms(whitening)
 
-    def run(rows: Array, farthest: float) -> bool:
-        given = _plain(rows, whitening.dtype), _EVEN if weights is None else weights, step, inverse_scale
-        if one:
-            center, _, factor = terms
-            parameters = center, factor, float(constants[0]), whitening.remainders, farthest
-            loop, scratches = compiled_diagonal.expectation_of_one, (partial,)
-        else:
-            parameters = *terms, constants, whitening.remainders, whitening.dtype.type(farthest)
-            loop, scratches = compiled_diagonal.expectation, (scratch.joint, scratch.logs, total, partial)
-        return bool(loop(*given, *parameters, *scratches, sums.counts, sums.first, sums.second))
+    def loop(rows: Array, farthest: float) -> bool:
+        given = rows, _EVEN if weights is None else weights, step, *_residual_terms(whitening), whitening.remainders
+        results = total, partial, sums.counts, sums.first, sums.second
+        return bool(compiled_diagonal.expectation(*given, farthest, scratch.joint, scratch.logs, *results))
 
-    if run(rows, whitening.farthest):
-        run(whitening.clipped(rows), math.inf)
-    logs = weighted_sum(np.log(total, out=total), None if one else weights)
+    _run_on_near_rows(whitening, rows, loop)
+    logs = weighted_sum(np.log(total, out=total), weights)
     return float(partial[0]) + logs, logs - float(partial[1])
 
 
-def _diagonal_log_joints(whitening: Whitening, rows: Array, joint: Array) -> None:
-    def run(rows: Array, farthest: float) -> bool:
-        return bool(
-            compiled_diagonal.log_joints(
-                _plain(rows, whitening.dtype), *_residual_terms(whitening), whitening.dtype.type(farthest), joint
-            )
-        )
+def _expectation_of_one_diagonal(
+    whitening: Whitening, rows: Array, weights: Array | None, scratch: WhiteningScratch, sums: WhiteningSums
+) -> tuple[float, float]:
+    log_likelihood = np.zeros(1)
+    step = block_step(len(rows), min(_diagonal_rows(whitening), scratch.z.shape[1]))
+    inverse_scale, center, _, factor, constant = _residual_terms(whitening)
 
-    if run(rows, whitening.farthest):
-        run(whitening.clipped(rows), math.inf)
+    def loop(rows: Array, farthest: float) -> bool:
+        given = rows, _EVEN if weights is None else weights, step, inverse_scale, center, factor, constant
+        results = log_likelihood, sums.counts, sums.first, sums.second
+        return bool(compiled_diagonal.expectation_of_one(*given, whitening.remainders, farthest, *results))
+
+    _run_on_near_rows(whitening, rows, loop)
+    return float(log_likelihood[0]), 0.0
+
+
+def _diagonal_log_joints(whitening: Whitening, rows: Array, joint: Array) -> None:
+    def loop(rows: Array, farthest: float) -> bool:
+        return bool(compiled_diagonal.log_joints(rows, *_residual_terms(whitening), farthest, joint))
+
+    _run_on_near_rows(whitening, rows, loop)
+
+
+def _run_on_near_rows(whitening: Whitening, rows: Array, loop: Callable[[Array, float], bool]) -> None:
+    """Run a loop over rows, and again over clipped rows if the loop tells of rows so far that squares may overflow."""
+    number = whitening.dtype.type
+    if loop(_plain(rows, whitening.dtype), number(whitening.farthest)):
+        loop(_plain(whitening.clipped(rows), whitening.dtype), number(math.inf))
 
 
 def _residual_terms(whitening: Whitening) -> tuple[Array, ...]:
@@ -239,12 +252,19 @@ def _call(dtype: str, rounds: bool) -> None:
         scratch = Scratch(*(np.zeros(shape, products) for shape in ((1, 3), (3, 8), (1, 8), (1, 3))))
         CompiledBackend().expectation(features, np.zeros((8, 1), rows), None, scratch, np.zeros((1, 3)))
     for products in dict.fromkeys((dtype, "float64")):
-        one, whole = np.ones(1), np.zeros((1, 8), products)
-        for factors in np.ones((1, 1), products), np.ones((1, 1, 1), products):
-            whitening = Whitening.of(one[None], factors, one, one, one, 1.0, products)
-            sums = WhiteningSums(np.zeros(1), np.zeros((1, 1)), np.zeros((1, 1)))
-            work = WhiteningScratch(whole, whole.copy(), whole.copy(), whole.copy(), whole.copy(), factors[0])
-            CompiledBackend().whitened_expectation(whitening, np.zeros((8, 1), products), None, work, sums)
+        for shape in (1, 1, 1), (1, 1), (2, 1):  # general matrices, one diagonal, several
+            _whiten_nothing(np.ones(shape, products))
+
+
+def _whiten_nothing(factors: Array) -> None:
+    k, products = len(factors), factors.dtype
+    one, ones = np.ones(1), np.ones((k, 1))
+    whitening = Whitening.of(ones, factors, np.ones(k), one, one, 1.0, products)
+    sums = WhiteningSums(np.zeros(k), np.zeros((k, 1)), np.zeros((k, 1)))
+    z, residual, whitened = np.zeros((3, 1, 8), products)
+    joint, logs = np.zeros((2, k, 8), products)
+    work = WhiteningScratch(z, residual, whitened, joint, logs, factors[0])
+    CompiledBackend().whitened_expectation(whitening, np.zeros((8, 1), products), None, work, sums)
 
 
 @jit

@@ -134,10 +134,10 @@ def expectation_of_one(
     inverse_scale: Array,
     center: Array,
     factor: Array,
-    constant: float,
+    constant: Array,
     remainder: Array,
     farthest: float,
-    partial: Array,
+    log_likelihood: Array,
     counts: Array,
     first: Array,
     second: Array,
@@ -162,7 +162,7 @@ def expectation_of_one(
         squares += np.float64(factor[0, i]) * np.float64(factor[0, i]) * new_second[0, i]
     if not squares <= farthest and farthest < np.inf:  # NaN may come of an infinite residual of weight zero
         return True
-    partial[0] += constant * new_counts[0] - 0.5 * squares
+    log_likelihood[0] += constant[0] * new_counts[0] - 0.5 * squares
     counts[0] += new_counts[0]
     for i in range(d):
         first[0, i] += new_first[0, i]

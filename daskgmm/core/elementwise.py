@@ -292,7 +292,7 @@ def _log_joints_of_few(whitening: Whitening, z: Array, joint: Array) -> Array:
     """Compute the log-joints of all components at once: for few rows, calls to NumPy take most of the time."""
     residuals = z.T - whitening.centers[:, None] - whitening.remainders[:, None]
     whitened = whitening.whiten_rows(residuals)
-    np.einsum("kbd,kbd->kb", whitened, whitened, out=joint)
+    np.sum(np.square(whitened, out=whitened), axis=2, out=joint)  # pairwise: einsum's sums lose more digits
     joint *= -0.5
     joint += whitening.constants[:, None]
     return joint

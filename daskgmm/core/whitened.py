@@ -53,20 +53,20 @@ class WhitenedKernel(Kernel):
         self.arithmetic = "precise" if self.dtype == np.float64 else self.dtype.name
         self.reference = parameters.means
         self.cholesky = parameters.structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
-        structure, shape = parameters.structure, parameters.means.shape
-        diagonal = None if structure.has_matrices else structure.whiten(self.cholesky, np.ones(shape))
+        structure, (k, d) = parameters.structure, parameters.means.shape
+        factors = self.cholesky if structure.has_matrices else structure.whiten(self.cholesky, np.ones((k, d)))
         self.offset = 0.0 if self.dtype == np.float64 else largest_constant(parameters)
         """Constant that the log-joints leave out."""
         self.whitening = Whitening.of(
             parameters.means,
-            self.cholesky if diagonal is None else diagonal,
+            factors,
             parameters.log_constants - self.offset,
             self.frame.scale,
             self.frame.center,
             clip_limit(self.dtype),
             self.dtype,
         )
-        self.plan = self.plan_block(structure, *shape, self.dtype, backend)
+        self.plan = self.plan_block(structure, k, d, self.dtype, backend)
 
     @staticmethod
     def serves(structure: CovarianceStructure) -> bool:
@@ -146,7 +146,7 @@ def _moments_of_squares(structure: CovarianceStructure, squares: Array) -> Array
     k, d = squares.shape
     features, _, moments = structure.moment_terms(d)
     sums = np.zeros((k, structure.n_moments(d)))
-    np.add.at(sums, (slice(None), moments), squares[:, features])
+    np.add.at(sums.T, moments, squares[:, features].T)
     return sums.sum(axis=0, keepdims=True) if structure.shared else sums
 
 

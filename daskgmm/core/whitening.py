@@ -15,6 +15,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # Responsibilities below this become zero: they are ten digits smaller than the rounding of one row.
 NEGLIGIBLE = 1e-26
 
+# Features whose squares NumPy adds together.
+_PANEL = 32
+
 
 @dataclass(frozen=True)
 class Whitening:
@@ -81,11 +84,12 @@ class Whitening:
     def farthest(self) -> float:
         """Squared distance from each mean, in standard deviations, up to which a row needs no clipping."""
         distance = float((self.highest - self.lowest).min()) / 4 * float(self.factors.min())  # half of the way
-        return distance * distance
+        return min(distance * distance, float(np.finfo(self.dtype).max))
 
     def clipped(self, rows: Array) -> Array:
-        """Rows clipped to the limits, in the units of the data."""
-        return np.clip(rows, self.lowest / self.inverse_scale, self.highest / self.inverse_scale)
+        """Rows clipped to the limits, in the units of the data and the dtype of the products."""
+        clipped = np.clip(rows, self.lowest / self.inverse_scale, self.highest / self.inverse_scale)
+        return clipped.astype(self.dtype, copy=False)
 
     @property
     def bounds(self) -> tuple[Array, Array, Array]:
@@ -108,7 +112,9 @@ class Whitening:
         if not self.is_diagonal:
             return whitened_square(factor, residual, work)
         np.multiply(residual, factor[:, None], out=work)
-        return np.asarray(np.einsum("db,db->b", work, work))
+        # NumPy adds one feature after the other: shorter sums lose fewer digits.
+        panels = [work[start : start + _PANEL] for start in range(0, len(work), _PANEL)]
+        return np.sum([np.einsum("db,db->b", panel, panel) for panel in panels], axis=0)
 
     def whiten_rows(self, residuals: Array) -> Array:
         """Whiten the residuals of all components, (K, B, D)."""

@@ -100,12 +100,14 @@ def test_single_precision_errs_less_than_its_bound(library, backend, n_features,
 
 
 @each_backend
+@pytest.mark.parametrize("name", ["full", "diag"])
 @pytest.mark.parametrize(("n_features", "unit"), [(120, 1.0), (400, 1.0), (1000, 1.0), (120, 1e-9), (784, 100.0)])
-def test_the_bound_counts_the_size_of_log_densities(library, backend, n_features, unit):
+def test_the_bound_counts_the_size_of_log_densities(library, backend, name, n_features, unit):
     """With many features, single precision rounds a log-density by more than its distance errs; units do not matter."""
     rows = np.random.default_rng(0).normal(0, unit, (1000, n_features)).astype(np.float32)
-    means, covariances = np.zeros((1, n_features)), unit**2 * np.eye(n_features)[None]
-    mixture = MixtureParameters.from_covariances(FULL, np.ones(1), means, covariances)
+    covariances = unit**2 * (np.eye(n_features) if name == "full" else np.ones(n_features))[None]
+    means = np.zeros((1, n_features))
+    mixture = MixtureParameters.from_covariances(STRUCTURES[name], np.ones(1), means, covariances)
     frame = library.frame_of(rows)
     single, double = (WhitenedKernel(mixture, frame, dtype, backend) for dtype in (np.float32, np.float64))
     errors = np.abs(single.log_density(rows) - double.log_density(rows))
@@ -122,6 +124,39 @@ def test_single_precision_does_not_sum_many_rows(library, backend):
     assert whole.log_likelihood == pytest.approx(8000 * one.log_likelihood, rel=1e-9)
     np.testing.assert_allclose(whole.first, 8000 * one.first, rtol=3e-6)
     np.testing.assert_allclose(whole.second_moments, 8000 * one.second_moments, rtol=3e-6)
+
+
+@each_dtype
+@each_backend
+def test_the_log_likelihood_of_one_component_follows_from_its_moments(library, structure, backend, dtype):
+    """Also of rows of weight zero, however far away, and of equal rows, whose rounding does not average out."""
+    mixture = library.make_mixture(structure, 1, 5)
+    rows = np.tile(library.draw(mixture, 3), (3000, 1)).astype(dtype)
+    kernel = WhitenedKernel(mixture, library.frame_of(rows), dtype, backend)
+    few, weights = rows[:3], np.array([0.5, 2, 1])
+    one = float(weights @ kernel.log_density(few))
+    many = statistics(kernel, rows, np.tile(weights, 3000))
+    assert many.log_likelihood == pytest.approx(3000 * one, rel=1e-13 if dtype == np.float64 else 1e-6)
+    assert many.entropy == 0
+    far = np.concatenate([few, np.full((1, 5), np.finfo(dtype).max)])
+    with_far = statistics(kernel, far, np.append(weights, 0.0))
+    assert with_far.log_likelihood == pytest.approx(one, rel=1e-13 if dtype == np.float64 else 1e-6)
+    np.testing.assert_allclose(with_far.second_moments, statistics(kernel, few, weights).second_moments, rtol=1e-6)
+    assert np.isfinite(statistics(kernel, far).second_moments).all()
+
+
+@each_dtype
+@each_backend
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_a_row_far_away_does_not_change_the_others(library, structure, backend, dtype, n_components):
+    mixture = library.make_mixture(structure, n_components, 4)
+    rows = library.draw(mixture, 301).astype(dtype)
+    kernel = WhitenedKernel(mixture, library.frame_of(rows), dtype, backend)
+    before = kernel.log_density(rows)
+    rows[150] = np.finfo(dtype).max / 4
+    after = kernel.log_density(rows)
+    assert after[150] < -1e10
+    np.testing.assert_array_equal(np.delete(after, 150), np.delete(before, 150))
 
 
 @long_double
