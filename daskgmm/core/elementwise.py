@@ -290,9 +290,9 @@ def row_entropies(responsibilities: Array, scratch: Array | None = None) -> Arra
 
 def _log_joints_of_few(whitening: Whitening, z: Array, joint: Array) -> Array:
     """Compute the log-joints of all components at once: for few rows, calls to NumPy take most of the time."""
-    residuals = z.T - whitening.centers[:, None] - whitening.remainders[:, None]
+    residuals = np.ascontiguousarray(z.T) - whitening.centers[:, None] - whitening.remainders[:, None]
     whitened = whitening.whiten_rows(residuals)
-    np.sum(np.square(whitened, out=whitened), axis=2, out=joint)  # pairwise: einsum's sums lose more digits
+    np.sum(np.square(whitened, out=whitened), axis=2, out=joint)  # pairwise along contiguous features
     joint *= -0.5
     joint += whitening.constants[:, None]
     return joint
