@@ -177,7 +177,7 @@ def rows_for(structure: str, d: int, k: int, seconds: float) -> int:
     """As many as take about that time, and so many that covariances are regular and the M-step is short."""
     shape = MixtureShape(STRUCTURES[structure], k, d)
     cost = products_cost(shape, 8, "compiled")
-    if structure == "full":
+    if structure != "tied":
         cost = min(cost, whitened_cost(shape, 8, "compiled"))
     return int(max(1e9 * seconds / cost, 128 * d, 1000))
 

@@ -14,7 +14,8 @@ row_blocks          lengths of blocks of rows, and views of scratch arrays for t
 whitening           parameters, scratch arrays and sums of loops over whitened residuals
 elementwise         the loops of an E-step: their interface, and NumPy's form
 compiled_loops      loops over a block that compiled kernels share
-compiled_whitening  the loops over whitened residuals compiled by numba
+compiled_whitening  the loops over whitened residuals of general matrices, compiled by numba
+compiled_diagonal   the loops over rows under diagonal covariances, compiled by numba
 compiled            all loops compiled by numba
 kernel              the interface of E-step kernels; results for each row
 quadratic           the kernel for many components: two matrix products on features

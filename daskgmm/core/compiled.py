@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -10,10 +12,10 @@ import numba
 import numpy as np
 from numba.core.registry import cpu_target
 
-from . import compiled_whitening
+from . import compiled_diagonal, compiled_whitening
 from .compiled_loops import jit, normalise, standardise
 from .covariance import STRUCTURES
-from .elementwise import ElementwiseBackend, FeatureMap, Scratch
+from .elementwise import ElementwiseBackend, FeatureMap, Scratch, weighted_sum
 from .row_blocks import block_step, columns
 from .whitening import NEGLIGIBLE, Whitening, WhiteningScratch, WhiteningSums
 
@@ -27,6 +29,9 @@ _BLOCK_BYTES = 96 << 10
 
 # Size of a component's residuals in a block.
 _RESIDUAL_BYTES = 64 << 10
+
+# Size of a block's rows that are read twice for each component under diagonal covariances.
+_ROW_BYTES = 64 << 10
 
 
 class CompiledBackend(ElementwiseBackend):
@@ -43,7 +48,8 @@ class CompiledBackend(ElementwiseBackend):
 
     @property
     def is_loaded(self) -> bool:
-        return bool(_expectation.signatures and compiled_whitening.expectation.signatures)
+        diagonal = compiled_diagonal.expectation, compiled_diagonal.expectation_of_one
+        return all(loop.signatures for loop in (_expectation, compiled_whitening.expectation, *diagonal))
 
     def warm_up(self, dtype: np.dtype[Any], *, rounds: bool = False) -> None:
         _warm_up_once(np.dtype(dtype).name, rounds)
@@ -83,6 +89,9 @@ class CompiledBackend(ElementwiseBackend):
     def whitened_log_joints(self, whitening: Whitening, rows: Array, scratch: WhiteningScratch) -> Array:
         n = len(rows)
         joint = columns(scratch.joint, n)
+        if whitening.is_diagonal:
+            _diagonal_log_joints(whitening, rows, joint)
+            return joint
         compiled_whitening.log_joints(
             _plain(rows, whitening.dtype),
             *whitening.bounds,
@@ -103,31 +112,99 @@ class CompiledBackend(ElementwiseBackend):
         weights: Array | None,
         scratch: WhiteningScratch,
         sums: WhiteningSums,
-    ) -> tuple[Array, Array]:
-        peak, total, deficits = np.empty((3, len(rows)), whitening.dtype)
-        compiled_whitening.expectation(
-            _plain(rows, whitening.dtype),
-            _EVEN if weights is None else weights,
-            block_step(len(rows), min(_whitened_rows(whitening), scratch.z.shape[1])),
-            *whitening.bounds,
-            *whitening.means,
-            whitening.factors,
-            whitening.constants,
-            scratch.z,
-            scratch.residual,
-            scratch.whitened,
-            scratch.joint,
-            scratch.logs,
-            scratch.scatter,
-            peak,
-            total,
-            deficits,
-            sums.counts,
-            sums.first,
-            sums.second,
-        )
-        logs = np.log(total, out=total)
-        return np.add(peak, logs, out=peak), np.subtract(logs, deficits, out=deficits)
+    ) -> tuple[float, float]:
+        if not whitening.is_diagonal:
+            return _expectation_of_general(whitening, rows, weights, scratch, sums)
+        if len(whitening.centers) == 1:
+            return _expectation_of_one_diagonal(whitening, rows, weights, scratch, sums)
+        return _expectation_of_diagonal(whitening, rows, weights, scratch, sums)
+
+
+def _expectation_of_general(
+    whitening: Whitening, rows: Array, weights: Array | None, scratch: WhiteningScratch, sums: WhiteningSums
+) -> tuple[float, float]:
+    peak, total, deficits = np.empty((3, len(rows)), whitening.dtype)
+    compiled_whitening.expectation(
+        _plain(rows, whitening.dtype),
+        _EVEN if weights is None else weights,
+        block_step(len(rows), min(_whitened_rows(whitening), scratch.z.shape[1])),
+        *whitening.bounds,
+        *whitening.means,
+        whitening.factors,
+        whitening.constants,
+        scratch.z,
+        scratch.residual,
+        scratch.whitened,
+        scratch.joint,
+        scratch.logs,
+        scratch.scatter,
+        peak,
+        total,
+        deficits,
+        sums.counts,
+        sums.first,
+        sums.second,
+    )
+    logs = np.log(total, out=total)
+    log_density, entropy = np.add(peak, logs, out=peak), np.subtract(logs, deficits, out=deficits)
+    return weighted_sum(log_density, weights), weighted_sum(entropy, weights)
+
+
+def _expectation_of_diagonal(
+    whitening: Whitening, rows: Array, weights: Array | None, scratch: WhiteningScratch, sums: WhiteningSums
+) -> tuple[float, float]:
+    total, partial = np.empty(len(rows), whitening.dtype), np.zeros(2)
+    step = block_step(len(rows), min(_diagonal_rows(whitening), scratch.z.shape[1]))
+
+    def loop(rows: Array, farthest: float) -> bool:
+        given = rows, _EVEN if weights is None else weights, step, *_residual_terms(whitening), whitening.remainders
+        results = total, partial, sums.counts, sums.first, sums.second
+        return bool(compiled_diagonal.expectation(*given, farthest, scratch.joint, scratch.logs, *results))
+
+    _run_on_near_rows(whitening, rows, loop)
+    logs = weighted_sum(np.log(total, out=total), weights)
+    return float(partial[0]) + logs, logs - float(partial[1])
+
+
+def _expectation_of_one_diagonal(
+    whitening: Whitening, rows: Array, weights: Array | None, scratch: WhiteningScratch, sums: WhiteningSums
+) -> tuple[float, float]:
+    log_likelihood = np.zeros(1)
+    step = block_step(len(rows), min(_diagonal_rows(whitening), scratch.z.shape[1]))
+    inverse_scale, center, _, factor, constant = _residual_terms(whitening)
+
+    def loop(rows: Array, farthest: float) -> bool:
+        given = rows, _EVEN if weights is None else weights, step, inverse_scale, center, factor, constant
+        results = log_likelihood, sums.counts, sums.first, sums.second
+        return bool(compiled_diagonal.expectation_of_one(*given, whitening.remainders, farthest, *results))
+
+    _run_on_near_rows(whitening, rows, loop)
+    return float(log_likelihood[0]), 0.0
+
+
+def _diagonal_log_joints(whitening: Whitening, rows: Array, joint: Array) -> None:
+    def loop(rows: Array, farthest: float) -> bool:
+        return bool(compiled_diagonal.log_joints(rows, *_residual_terms(whitening), farthest, joint))
+
+    _run_on_near_rows(whitening, rows, loop)
+
+
+def _run_on_near_rows(whitening: Whitening, rows: Array, loop: Callable[[Array, float], bool]) -> None:
+    """Run a loop over rows, and again over clipped rows if the loop tells of rows so far that squares may overflow."""
+    number = whitening.dtype.type
+    if loop(_plain(rows, whitening.dtype), number(whitening.farthest)):
+        loop(_plain(whitening.clipped(rows), whitening.dtype), number(math.inf))
+
+
+def _residual_terms(whitening: Whitening) -> tuple[Array, ...]:
+    """Parameters of whitened residuals (x / s − center) factor − shift, (K, D) each, and the constants."""
+    return (
+        whitening.inverse_scale.astype(whitening.dtype),
+        whitening.centers,
+        whitening.remainders * whitening.factors,
+        whitening.factors,
+        whitening.constants,
+    )
 
 
 def _block_rows(scratch: Scratch) -> int:
@@ -141,6 +218,12 @@ def _whitened_rows(whitening: Whitening) -> int:
     """Rows of a block of whitened residuals: few enough for BLAS's kernels for small products."""
     rows = _RESIDUAL_BYTES // (whitening.dtype.itemsize * whitening.centers.shape[1])
     return min(max(rows, 192), 1024) // 8 * 8 - 8
+
+
+def _diagonal_rows(whitening: Whitening) -> int:
+    """Rows of a block that stays in the inner caches."""
+    rows = _ROW_BYTES // (whitening.dtype.itemsize * whitening.centers.shape[1])
+    return min(max(rows, 32), _BLOCK_ROWS) // 8 * 8
 
 
 # Placeholder for weights that are all one.
@@ -169,11 +252,19 @@ def _call(dtype: str, rounds: bool) -> None:
         scratch = Scratch(*(np.zeros(shape, products) for shape in ((1, 3), (3, 8), (1, 8), (1, 3))))
         CompiledBackend().expectation(features, np.zeros((8, 1), rows), None, scratch, np.zeros((1, 3)))
     for products in dict.fromkeys((dtype, "float64")):
-        one, whole, square = np.ones(1), np.zeros((1, 8), products), np.ones((1, 1, 1), products)
-        whitening = Whitening.of(one[None], square, one, one, one, 1.0, products)
-        sums = WhiteningSums(np.zeros(1), np.zeros((1, 1)), np.zeros((1, 1)))
-        work = WhiteningScratch(whole, whole.copy(), whole.copy(), whole.copy(), whole.copy(), square[0])
-        CompiledBackend().whitened_expectation(whitening, np.zeros((8, 1), products), None, work, sums)
+        for shape in (1, 1, 1), (1, 1), (2, 1):  # general matrices, one diagonal, several
+            _whiten_nothing(np.ones(shape, products))
+
+
+def _whiten_nothing(factors: Array) -> None:
+    k, products = len(factors), factors.dtype
+    one, ones = np.ones(1), np.ones((k, 1))
+    whitening = Whitening.of(ones, factors, np.ones(k), one, one, 1.0, products)
+    sums = WhiteningSums(np.zeros(k), np.zeros((k, 1)), np.zeros((k, 1)))
+    z, residual, whitened = np.zeros((3, 1, 8), products)
+    joint, logs = np.zeros((2, k, 8), products)
+    work = WhiteningScratch(z, residual, whitened, joint, logs, factors[0])
+    CompiledBackend().whitened_expectation(whitening, np.zeros((8, 1), products), None, work, sums)
 
 
 @jit

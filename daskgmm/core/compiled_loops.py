@@ -7,6 +7,7 @@ loops over short columns compute it, because compilers vectorise such loops.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
@@ -29,19 +30,24 @@ _TILE = 256
 _STRIP_BYTES = 16 << 10
 
 # Without "reassoc", which would cancel the rounding constant: the constant is added and subtracted again.
-_FLAGS = {"contract", "nsz", "arcp"}
+FLAGS = frozenset({"contract", "nsz", "arcp"})
 
 # log 2 in two parts, the first with trailing zeros, so that n times it is exact.
 _DOUBLE_LOG2 = (6.93145751953125e-1, 1.42860682030941723212e-6)
 _SINGLE_LOG2 = (np.float32(0.693359375), np.float32(-2.12194440e-4))
 
 
-def jit(function: Callable[..., Any]) -> Any:
+def jit(function: Callable[..., Any], flags: frozenset[str] = FLAGS) -> Any:
     """Compile a function, and keep the machine code on disk if a directory for it can be written."""
     try:
-        return numba.njit(nogil=True, error_model="numpy", fastmath=_FLAGS, cache=True)(function)
+        return numba.njit(nogil=True, error_model="numpy", fastmath=set(flags), cache=True)(function)
     except RuntimeError:  # no directory for the compiled code can be written
-        return numba.njit(nogil=True, error_model="numpy", fastmath=_FLAGS)(function)
+        return numba.njit(nogil=True, error_model="numpy", fastmath=set(flags))(function)
+
+
+def jit_with(flags: frozenset[str]) -> Callable[[Callable[..., Any]], Any]:
+    """Make the decorator that compiles a function with other freedoms of arithmetic than `FLAGS`."""
+    return partial(jit, flags=flags)
 
 
 @jit
@@ -99,7 +105,7 @@ def exponentiate(joint: Array, peaks: Array, totals: Array) -> None:
     raise NotImplementedError("only compiled code calls this")
 
 
-@overload(exponentiate, jit_options={"fastmath": _FLAGS, "error_model": "numpy"})  # type: ignore[untyped-decorator]
+@overload(exponentiate, jit_options={"fastmath": set(FLAGS), "error_model": "numpy"})  # type: ignore[untyped-decorator]
 def _exponentiate_by_dtype(joint: Array, peaks: Array, totals: Array) -> Callable[..., None]:
     # The arguments are numba's types; numba requires equal annotations of all three functions.
     return _exponentiate_double if joint.dtype == numba.float64 else _exponentiate_single

@@ -149,7 +149,7 @@ def expectation(
             for j in range(n):
                 log_r[k, j] = r[k, j]
         exponentiate(r, peak[:n], total[:n])
-        _finish(r, log_r, weights[start:stop], peak[:n], total[:n], deficits[start:stop])
+        finish(r, log_r, weights[start:stop], peak[:n], total[:n], deficits[start:stop])
         for j in range(n):
             peaks[start + j], totals[start + j] = peak[j], total[j]
         for k in range(n_components):
@@ -190,7 +190,7 @@ def _select(responsibilities: Array, members: Array, root: Array) -> int:
 
 
 @jit
-def _finish(joint: Array, logs: Array, weights: Array, peak: Array, total: Array, deficits: Array) -> None:
+def finish(joint: Array, logs: Array, weights: Array, peak: Array, total: Array, deficits: Array) -> None:
     """Divide exponentials by their totals and multiply the weights, with zero for what is negligible; sum r log r."""
     n = len(total)
     factor = np.empty_like(total)

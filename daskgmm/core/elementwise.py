@@ -18,7 +18,6 @@ import numpy as np
 
 from .row_blocks import blocks, columns
 from .structure import CovarianceStructure
-from .triangle import pack, whitened_square
 from .whitening import NEGLIGIBLE, Whitening, WhiteningScratch, WhiteningSums, standardised
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -181,7 +180,7 @@ class ElementwiseBackend(ABC):
         residual, whitened = columns(scratch.residual, n), columns(scratch.whitened, n)
         for k, constant in enumerate(whitening.constants):
             whitening.residual(k, z, residual)
-            np.multiply(whitened_square(whitening.factors[k], residual, whitened), -0.5, out=joint[k])
+            np.multiply(whitening.squared_lengths(k, residual, whitened), -0.5, out=joint[k])
             joint[k] += constant
         return joint
 
@@ -192,7 +191,7 @@ class ElementwiseBackend(ABC):
         weights: Array | None,
         scratch: WhiteningScratch,
         sums: WhiteningSums,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[float, float]:
         """Run the E-step of any number of rows on whitened residuals: add their moments to ``sums``, in place.
 
         Parameters
@@ -205,7 +204,8 @@ class ElementwiseBackend(ABC):
 
         Returns
         -------
-        log_density, entropy : arrays of shape (n,), floating
+        log_likelihood, entropy : float
+            Σ w log p and Σ w times the entropy of the responsibilities, in double precision.
         """
         log_density, entropy = np.empty((2, len(rows)))
         for block in blocks(len(rows), scratch.z.shape[1]):
@@ -216,7 +216,7 @@ class ElementwiseBackend(ABC):
             if weights is not None:
                 joint *= weights[block].astype(joint.dtype)
             self._add_whitened_moments(whitening, joint, scratch, sums)
-        return log_density, entropy
+        return weighted_sum(log_density, weights), weighted_sum(entropy, weights)
 
     def _add_whitened_moments(
         self, whitening: Whitening, responsibilities: Array, scratch: WhiteningScratch, sums: WhiteningSums
@@ -231,8 +231,7 @@ class ElementwiseBackend(ABC):
             for part in _summed_together(n, residual.dtype):
                 piece = residual[:, part]
                 sums.first[k] += piece @ root[part]
-                np.matmul(piece, piece.T, out=scratch.scatter)
-                sums.second[k] += pack(scratch.scatter)
+                sums.second[k] += whitening.scatter(piece, scratch.scatter)
 
 
 class NumpyBackend(ElementwiseBackend):
@@ -274,6 +273,12 @@ def _summed_together(n_rows: int, dtype: np.dtype[Any]) -> Iterator[slice]:
     return blocks(n_rows, n_rows if dtype == np.float64 else _SINGLE_ROWS)
 
 
+def weighted_sum(values: Array, weights: Array | None) -> float:
+    """Sum Σ w v in double precision; without weights, Σ v, in the same bits as with weights of one."""
+    values = values.astype(np.float64, copy=False)
+    return float((values if weights is None else values * weights).sum())
+
+
 def row_entropies(responsibilities: Array, scratch: Array | None = None) -> Array:
     """Entropy −Σ_k r log r of each row, in nats, (B,), for responsibilities of shape (K, B)."""
     tiny = np.finfo(responsibilities.dtype).tiny
@@ -284,9 +289,9 @@ def row_entropies(responsibilities: Array, scratch: Array | None = None) -> Arra
 
 def _log_joints_of_few(whitening: Whitening, z: Array, joint: Array) -> Array:
     """Compute the log-joints of all components at once: for few rows, calls to NumPy take most of the time."""
-    residuals = z.T - whitening.centers[:, None] - whitening.remainders[:, None]
-    whitened = residuals @ whitening.factors
-    np.einsum("kbd,kbd->kb", whitened, whitened, out=joint)
+    residuals = np.ascontiguousarray(z.T) - whitening.centers[:, None] - whitening.remainders[:, None]
+    whitened = whitening.whiten_rows(residuals)
+    np.sum(np.square(whitened, out=whitened), axis=2, out=joint)  # pairwise along contiguous features
     joint *= -0.5
     joint += whitening.constants[:, None]
     return joint

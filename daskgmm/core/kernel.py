@@ -182,12 +182,6 @@ class Kernel(ABC):
         return labels
 
 
-def weighted_sum(values: Array, weights: Array | None) -> float:
-    """Sum Σ w v in double precision; without weights, Σ v, in the same bits as with weights of one."""
-    values = values.astype(np.float64, copy=False)
-    return float((values if weights is None else values * weights).sum())
-
-
 def total_weight(weights: Array | None, n_rows: int) -> float:
     """Sum Σ w; without weights, the number of rows."""
     return float(n_rows) if weights is None else float(weights.sum())

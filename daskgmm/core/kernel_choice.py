@@ -7,8 +7,8 @@ Three kernels compute the E-step of complete rows:
     Θ Φ; log-sum-exp by column in place; statistics R Φᵀ. Two matrix products and no array of rows × components ×
     features.
 `WhitenedKernel`
-    residuals Uᵀ(x − μ_k) of general matrices, one component at a time, and moments about the current means. With few
-    components this takes less time than the features do.
+    residuals Uᵀ(x − μ_k) of general or diagonal matrices, one component at a time, and moments about the current
+    means. With few components this takes less time than the features do.
 `ResidualKernel`
     the same residuals for any structure, in NumPy; pairs of row and component that cannot matter are left out.
 

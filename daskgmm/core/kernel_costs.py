@@ -74,18 +74,38 @@ _PRODUCTS = {
     ("numpy", 8): _ProductCosts(1.9, 3.5, 1.48, 0.0, 0.72, 3.27, 0.079),
     ("numpy", 4): _ProductCosts(1.9, 3.5, 1.0, 0.0, 0.50, 2.2, 0.040),
 }
+# Features of diagonal covariances; for the other forms of the loops, `_PRODUCTS` are near enough.
+_DIAGONAL_PRODUCTS = {
+    ("compiled", 8): _ProductCosts(3.6, 1.8, 0.53, 0.0, 0.60, 1.9, 0.066),
+    ("compiled", 4): _ProductCosts(3.2, 1.1, 0.37, 0.0, 0.41, 0.82, 0.032),
+}
 _WHITENED = {
     ("compiled", 8): _ResidualCosts(8.6, 1.3, 4.6, 1.29, 0.050),
     ("compiled", 4): _ResidualCosts(6.9, 1.1, 2.1, 0.68, 0.026),
     ("numpy", 8): _ResidualCosts(4.6, 4.1, 14.0, 4.5, 0.080),
     ("numpy", 4): _ResidualCosts(4.6, 4.1, 10.0, 3.0, 0.040),
 }
+# The same residuals under diagonal covariances.
+_DIAGONAL = {
+    ("compiled", 8): _ResidualCosts(4.9, 0.89, 4.7, 0.31, 0.0),
+    ("compiled", 4): _ResidualCosts(5.6, 0.55, 4.0, 0.15, 0.0),
+    ("numpy", 8): _ResidualCosts(8.9, 2.7, 7.6, 5.0, 0.0),
+    ("numpy", 4): _ResidualCosts(8.0, 4.1, 15.2, 2.0, 0.0),
+}
+# A single component needs no responsibilities, and its log-likelihood follows from its moments.
+_ONE_DIAGONAL = {
+    ("compiled", 8): _ResidualCosts(2.0, 0.95, 0.0, 0.0, 0.0),
+    ("compiled", 4): _ResidualCosts(2.0, 0.55, 0.0, 0.0, 0.0),
+}
 _RESIDUALS = _ResidualCosts(0.6, 3.4, 14.0, 4.5, 0.064)
 
 
 def products_cost(shape: MixtureShape, itemsize: int, backend: str) -> float:
     """Estimate the time of a row in `QuadraticKernel`, in nanoseconds."""
-    c, k, d = _PRODUCTS[backend, itemsize], shape.n_components, shape.n_features
+    k, d = shape.n_components, shape.n_features
+    c = _PRODUCTS[backend, itemsize]
+    if not shape.structure.has_matrices:
+        c = _DIAGONAL_PRODUCTS.get((backend, itemsize), c)
     quadratic = shape.structure.for_components(k).n_quadratic(d)
     p = quadratic + d + 1
     far = c.far_feature * quadratic if _BLOCK_ROWS * itemsize * quadratic > _CACHE_BYTES else 0.0
@@ -95,7 +115,11 @@ def products_cost(shape: MixtureShape, itemsize: int, backend: str) -> float:
 
 def whitened_cost(shape: MixtureShape, itemsize: int, backend: str) -> float:
     """Estimate the time of a row in `WhitenedKernel`, in nanoseconds."""
-    return _residual_cost(_WHITENED[backend, itemsize], shape)
+    form = backend, itemsize
+    if shape.structure.has_matrices:
+        return _residual_cost(_WHITENED[form], shape)
+    single = _ONE_DIAGONAL.get(form) if shape.n_components == 1 else None
+    return _residual_cost(single or _DIAGONAL[form], shape)
 
 
 def residual_cost(shape: MixtureShape) -> float:

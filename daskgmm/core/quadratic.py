@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .elementwise import PLAIN, ElementwiseBackend, FeatureMap, Scratch
-from .kernel import BlockPlan, Kernel, clip_limit, largest_constant, total_weight, weighted_sum
+from .elementwise import PLAIN, ElementwiseBackend, FeatureMap, Scratch, weighted_sum
+from .kernel import BlockPlan, Kernel, clip_limit, largest_constant, total_weight
 from .mixture import MixtureParameters
 from .row_blocks import block_rows, columns
 from .statistics import Frame, SufficientStatistics

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .elementwise import FEW_PAIRS, PLAIN, ElementwiseBackend, Scratch, row_entropies
-from .kernel import BlockPlan, Kernel, clip_limit, total_weight, weighted_sum
+from .elementwise import FEW_PAIRS, PLAIN, ElementwiseBackend, Scratch, row_entropies, weighted_sum
+from .kernel import BlockPlan, Kernel, clip_limit, total_weight
 from .mixture import MixtureParameters
 from .quadratic import QuadraticKernel
 from .row_blocks import block_rows, columns

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .elementwise import PLAIN, ElementwiseBackend
-from .kernel import BlockPlan, Kernel, clip_limit, largest_constant, total_weight, weighted_sum
+from .kernel import BlockPlan, Kernel, clip_limit, largest_constant, total_weight
 from .mixture import MixtureParameters
 from .row_blocks import block_rows
 from .statistics import Frame, SufficientStatistics
@@ -25,16 +25,20 @@ _RESOLUTION = 1e-2
 # in units of the frame.
 _NARROWEST = 1e-4
 
+# Single precision holds units of the frame up to this power of two, and their reciprocals.
+_LARGEST_UNIT = 100
+
 # Factor of `WhitenedKernel.rounding`, as in the quadratic kernel.
 _ROUNDING = 2.0
 
 
 class WhitenedKernel(Kernel):
-    """Whitened residuals and moments about the means, component by component, for general matrices.
+    """Whitened residuals and moments about the means, component by component.
 
     In double precision the kernel is exact to a few units of rounding for any parameters, as `ResidualKernel` is, but
-    computes every pair of row and component. A pair takes D² operations, and no features are built: with few components
-    this takes less time than products on features, which all components share.
+    computes every pair of row and component. A pair takes D² operations for general matrices, D for diagonal ones, and
+    no features are built: with few components this takes less time than products on features, which all components
+    share.
     """
 
     def __init__(
@@ -49,24 +53,25 @@ class WhitenedKernel(Kernel):
         self.arithmetic = "precise" if self.dtype == np.float64 else self.dtype.name
         self.reference = parameters.means
         self.cholesky = parameters.structure.scale_cholesky(parameters.precisions_cholesky, self.frame.scale)
+        structure, (k, d) = parameters.structure, parameters.means.shape
+        factors = self.cholesky if structure.has_matrices else structure.whiten(self.cholesky, np.ones((k, d)))
         self.offset = 0.0 if self.dtype == np.float64 else largest_constant(parameters)
         """Constant that the log-joints leave out."""
         self.whitening = Whitening.of(
             parameters.means,
-            self.cholesky,
+            factors,
             parameters.log_constants - self.offset,
             self.frame.scale,
             self.frame.center,
             clip_limit(self.dtype),
             self.dtype,
         )
-        shape = parameters.structure, parameters.n_components, parameters.n_features
-        self.plan = self.plan_block(*shape, self.dtype, backend)
+        self.plan = self.plan_block(structure, k, d, self.dtype, backend)
 
     @staticmethod
     def serves(structure: CovarianceStructure) -> bool:
         """Test whether the kernel is made for mixtures of that structure."""
-        return structure.has_matrices and not structure.shared
+        return not (structure.has_matrices and structure.shared)
 
     @staticmethod
     def plan_block(
@@ -79,14 +84,15 @@ class WhitenedKernel(Kernel):
         """Plan the kernel's blocks for mixtures of that shape, with products in that dtype."""
         columns = 3 * n_features + 2 * n_components
         rows = block_rows(backend.block_bytes, dtype.itemsize * columns)
-        return BlockPlan(rows, dtype.itemsize * (columns * rows + n_features**2))
+        n_scatter = n_features ** (2 if structure.has_matrices else 1)
+        return BlockPlan(rows, dtype.itemsize * (columns * rows + n_scatter))
 
     def workspace(self) -> WhiteningScratch:
         (k, d), n = self.parameters.means.shape, self.plan.rows
         shapes = {"z": (d, n), "residual": (d, n), "whitened": (d, n), "joint": (k, n), "logs": (k, n)}
         return WhiteningScratch(
             **{name: np.empty(shape, self.dtype) for name, shape in shapes.items()},
-            scatter=np.empty((d, d), self.dtype),
+            scatter=np.empty_like(self.whitening.factors[0]),
         )
 
     def log_joint(self, rows: Array, work: WhiteningScratch) -> Array:
@@ -116,21 +122,32 @@ class WhitenedKernel(Kernel):
         return _ROUNDING * float(np.finfo(self.dtype).eps) * float(moments.weights @ terms)
 
     def statistics(self, rows: Array, weights: Array | None, work: WhiteningScratch) -> SufficientStatistics:
+        structure, means = self.parameters.structure, self.parameters.means
         total = self.zero()
-        sums = WhiteningSums(total.soft_counts, total.first, total.second_moments)
-        log_density, entropy = self.backend.whitened_expectation(self.whitening, rows, weights, work, sums)
+        second = total.second_moments if structure.has_matrices else np.zeros(means.shape)
+        sums = WhiteningSums(total.soft_counts, total.first, second)
+        log_likelihood, entropy = self.backend.whitened_expectation(self.whitening, rows, weights, work, sums)
         weight_sum = total_weight(weights, len(rows))
         return SufficientStatistics(
             self.reference,
             self.frame.scale,
             total.soft_counts,
             total.first,
-            total.second_moments,
-            weighted_sum(log_density, weights) + self.offset * weight_sum,
-            weighted_sum(entropy, weights),
+            second if structure.has_matrices else _moments_of_squares(structure, second),
+            log_likelihood + self.offset * weight_sum,
+            entropy,
             n_rows=len(rows),
             weight_sum=weight_sum,
         )
+
+
+def _moments_of_squares(structure: CovarianceStructure, squares: Array) -> Array:
+    """Second moments, (L, P), from the squares of every feature in every component, (K, D)."""
+    k, d = squares.shape
+    features, _, moments = structure.moment_terms(d)
+    sums = np.zeros((k, structure.n_moments(d)))
+    np.add.at(sums.T, moments, squares[:, features].T)
+    return sums.sum(axis=0, keepdims=True) if structure.shared else sums
 
 
 def whitened_bound(parameters: MixtureParameters, frame: Frame) -> float:
@@ -144,10 +161,10 @@ def whitened_bound(parameters: MixtureParameters, frame: Frame) -> float:
     structure = parameters.structure
     scale = structure.frame_scale(frame.scale)
     factors = structure.scale_cholesky(parameters.precisions_cholesky, scale)
-    if np.abs(factors).max() > 1 / _NARROWEST:
+    if np.abs(factors).max() > 1 / _NARROWEST or np.abs(np.log2(scale)).max() > _LARGEST_UNIT:
         return math.inf
     d = parameters.n_features
-    condition = structure.amplification(np.zeros((len(factors), d)), factors) / 9
+    condition = structure.amplification(np.zeros((len(factors), d)), factors) / 9 if structure.has_matrices else 1.0
     size = 3 + math.sqrt(d)
     constants = parameters.log_constants[np.isfinite(parameters.log_constants)] - largest_constant(parameters)
     sums = (1 + math.sqrt(d) / 8) * size**2 / 2 + float(np.abs(constants).max())

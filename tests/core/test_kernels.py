@@ -234,6 +234,18 @@ def test_the_cheapest_kernel_that_is_accurate_enough_is_chosen(library):
         assert choose_kernel(tight, frame, np.dtype(float), backend).arithmetic == "precise"
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_few_components_with_diagonal_covariances_are_whitened(library, dtype):
+    """Compiled, rows are read where they lie; features pay with many components."""
+    for name in ("diag", "spherical"):
+        chosen = []
+        for n_components, n_features in [(1, 2), (1, 64), (2, 64), (3, 128), (16, 16), (64, 64)]:
+            mixture = library.make_mixture(STRUCTURES[name], n_components, n_features, spread=0.1)
+            frame = Frame(np.zeros(n_features), np.ones(n_features))
+            chosen.append(type(choose_kernel(mixture, frame, np.dtype(dtype), BACKENDS[-1])).__name__)
+        assert chosen == 4 * ["WhitenedKernel"] + 2 * ["QuadraticKernel"]
+
+
 def test_one_component_shares_its_matrix(library):
     """Of one component every structure is a shared one: its second moments are those of all rows, whatever it is."""
     for name in ("full", "diag", "spherical"):

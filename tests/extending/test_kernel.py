@@ -12,7 +12,8 @@ import pytest
 from scipy.stats import norm
 
 from daskgmm.core.covariance import STRUCTURES
-from daskgmm.core.kernel import BlockPlan, Kernel, total_weight, weighted_sum
+from daskgmm.core.elementwise import weighted_sum
+from daskgmm.core.kernel import BlockPlan, Kernel, total_weight
 from daskgmm.core.kernel_choice import CANDIDATES, KernelCandidate, choose_kernel
 from daskgmm.core.maximum_likelihood import MaximumLikelihood, maximize
 from daskgmm.core.mixture import MixtureParameters
