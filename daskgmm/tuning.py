@@ -31,11 +31,11 @@ class Tuning:
     longest_leaf: int = 65_536
     """Rows of the longest leaf: longer ones would leave data of few features too few leaves to share."""
 
-    few_rows_leaf: int = 4096
+    few_rows_leaf: int = 8192
     """Rows of the shortest leaf of a sample in memory, which threads share: shorter ones cost more than a twentieth of
     their arithmetic."""
 
-    few_rows_seconds: float = 0.02
+    few_rows_seconds: float = 0.04
     """Estimated seconds of the shortest leaf of a sample in memory; compiled loops take a tenth of the estimate."""
 
     # ---- tasks

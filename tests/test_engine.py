@@ -256,7 +256,7 @@ def test_threads_share_a_few_rows_and_have_no_influence_on_bits():
 
 
 @pytest.mark.parametrize(
-    ("row_seconds", "value_bytes", "leaf"), [(1e-9, 8, 10_000), (5e-6, 8, 5000), (1.0, 8, 1112), (1.0, 1 << 20, 3336)]
+    ("row_seconds", "value_bytes", "leaf"), [(1e-9, 8, 10_000), (1e-5, 8, 5000), (1.0, 8, 1112), (1.0, 1 << 20, 3336)]
 )
 def test_leaves_of_a_few_rows_follow_from_rows_and_costs(row_seconds, value_bytes, leaf):
     costs = Rounding(leaf_rows=1 << 16, row_seconds=row_seconds, value_bytes=value_bytes)

@@ -11,12 +11,15 @@ from sklearn.mixture import GaussianMixture as Reference
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, select
 from daskgmm.core.covariance import STRUCTURES
+from daskgmm.core.elementwise import PLAIN
 from daskgmm.core.mixture import MixtureParameters
 from daskgmm.core.statistics import Frame
+from daskgmm.engine.plain import PlainEngine
 from daskgmm.errors import IllDefinedCovarianceError, InitializationWarning, ReseedingWarning
 from daskgmm.events import IterationFinished, SampleFitted, SampleStepped
-from daskgmm.fitting.initialization import Sample
+from daskgmm.fitting.initialization import Initialization, Sample
 from daskgmm.fitting.samples import SampleParts
+from daskgmm.fitting.start_search import StartSearch
 from daskgmm.names import COVARIANCE_TYPES
 
 MANY = 100_001
@@ -240,6 +243,19 @@ def test_several_searches_are_several_starts(blobs):
     assert len({record.seconds for record in searches[:3]}) == 3  # the searches run one after the other
     assert {event.start for event in events if isinstance(event, SampleStepped)} >= {0, 1, 2}
     assert [event.n_starts for event in events if isinstance(event, SampleFitted)] == [3]
+
+
+@pytest.mark.parametrize(("n_components", "most_in_vain"), [(2, 6), (8, 16), (15, 20)])
+def test_a_search_ends_after_rounds_in_vain(blobs, n_components, most_in_vain):
+    sample = Sample(blobs, None, Frame.of(blobs.mean(axis=0), blobs.std(axis=0)), 1e8)
+    how, rounds = Initialization(STRUCTURES["full"], n_components, "kmeans"), []
+    with PlainEngine() as engine:  # no gain counts
+        search = StartSearch(engine, how, 1e-6, sample, 10**8, np.random.RandomState(0), lambda _: PLAIN, tol=np.inf)
+        found = search.run(rounds.append)
+    assert len(rounds) == 1 + most_in_vain
+    bounds = [each.log_likelihood for each in rounds]
+    assert bounds == sorted(bounds)
+    assert found.log_likelihood == bounds[-1]
 
 
 def test_searches_cost_less_than_a_few_passes(blobs):

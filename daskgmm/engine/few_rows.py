@@ -74,7 +74,10 @@ def short_leaf(n_rows: int, n_features: int, costs: Costs, tuning: Tuning) -> in
 
 def fold_on_threads(block: RowBlock, fold: Fold, n_threads: int) -> Any:
     """Return the value of a fold over rows in memory; up to ``n_threads`` threads evaluate its leaves."""
-    starts = range(0, len(block), fold.leaf_rows)
+    total, starts = Accumulator(fold, len(block)), range(0, len(block), fold.leaf_rows)
+    if n_threads == 1 or len(starts) == 1:
+        total.add_rows(0, block)
+        return total.total()
     values: list[Any] = [None] * len(starts)
     numbers = iter(range(len(starts)))  # threads share it: taking the next number is atomic
 
@@ -85,13 +88,9 @@ def fold_on_threads(block: RowBlock, fold: Fold, n_threads: int) -> Any:
             values[number] = evaluator(start, block[start : start + fold.leaf_rows])
 
     n_threads = min(n_threads, len(starts))
-    if n_threads == 1:
-        evaluate()
-    else:
-        with ThreadPoolExecutor(n_threads, thread_name_prefix="gmm-few-rows") as pool:
-            for future in [pool.submit(copy_context().run, evaluate) for _ in range(n_threads)]:
-                future.result()
-    total = Accumulator(fold, len(block))
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="gmm-few-rows") as pool:
+        for future in [pool.submit(copy_context().run, evaluate) for _ in range(n_threads)]:
+            future.result()
     for number, value in enumerate(values):
         total.add(Node(0, number, value))
     return total.total()

@@ -82,9 +82,10 @@ _MERGES: Schedule = ((2, 2), (1.5, 2), (1, 6))
 # Covariances, factors and second moments, of the mixture, of splits and of merges; up to 9.8 were measured.
 _COPIES = 10
 
-# The search ends after this many rounds, or after some rounds in a row that gained less than the tolerance.
-_MOST_ROUNDS = 40
-_PATIENCE = 6
+# The search ends after this many rounds, or after some in a row that gained less than the tolerance: two for each
+# component, within limits. With 6, searches on real data ended 0.006 nats a row lower in the mean, after half as many.
+_MOST_ROUNDS = 60
+_PATIENCE_PER_COMPONENT, _LEAST_PATIENCE, _MOST_PATIENCE = 2, 6, 20
 
 _SEEDS = "k-means++"
 
@@ -195,7 +196,8 @@ class StartSearch:
     def _improved(self, best: Found, on_round: Callable[[Found], Any]) -> Found:
         """Run rounds of split and merge from the first mixture."""
         on_round(best)
-        patience = _PATIENCE
+        most_in_vain = min(max(_PATIENCE_PER_COMPONENT * self._k, _LEAST_PATIENCE), _MOST_PATIENCE)
+        patience = most_in_vain
         for schedule in islice(cycle(_ROUNDS), _MOST_ROUNDS):
             if not patience or self._spent + self._cost(schedule, self._n_rows) > self._budget:
                 break
@@ -205,7 +207,7 @@ class StartSearch:
             except IllDefinedCovarianceError:
                 continue
             if other.log_likelihood > best.log_likelihood + self._tol:
-                patience = _PATIENCE
+                patience = most_in_vain
             best = max(best, other, key=lambda found: found.log_likelihood)
             on_round(replace(best, n_iter=self._n_iter))
         return replace(best, n_iter=self._n_iter)
