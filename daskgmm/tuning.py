@@ -32,7 +32,7 @@ class Tuning:
     """Rows of the longest leaf: longer ones would leave data of few features too few leaves to share."""
 
     few_rows_leaf: int = 8192
-    """Rows of the shortest leaf of a sample in memory, which threads share: shorter ones cost more than a twentieth of
+    """Rows of the shortest leaf of a sample in memory, which threads share: shorter ones cost more than a tenth of
     their arithmetic."""
 
     few_rows_seconds: float = 0.04
