@@ -114,7 +114,7 @@ def test_estimator_checks(estimator, check):
 def test_the_constructor_is_scikit_learns_and_a_little_more():
     theirs, ours = Reference().get_params(), BayesianGaussianMixture().get_params()
     assert {name: ours[name] for name in theirs} == theirs | {"n_init": "auto"}
-    assert ours.keys() - theirs.keys() == {"init_size", "cache", "scheduler", "callbacks"}
+    assert ours.keys() - theirs.keys() == {"init_size", "cache", "missing", "scheduler", "callbacks"}
 
 
 def test_there_are_no_information_criteria_as_in_scikit_learn():

@@ -56,6 +56,7 @@ def test_single_precision_is_compared_with_double() -> None:
         assert abs(result["gained"]) < 1e-4
 
 
+@pytest.mark.slow
 def test_climbs_are_compared_with_the_steps_of_lbfgs() -> None:
     report = json.loads(
         run("tilted.py", "--data", "full:3x4:20", "--rows", "100001", "--tols", "1e-6", "--seeds", "1", "--json")

@@ -269,6 +269,7 @@ def killed_everywhere(folder, first, step):
     assert found[0][1] == whole.fit(X[:900]).means_.tobytes().hex()
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_killed_while_it_writes_goes_on(tmp_path):
     killed_everywhere(tmp_path / "a", 3, 37)
 

@@ -528,7 +528,9 @@ def test_a_selection_with_rows_held_out_sends_them_once(client, all_rows_are_lar
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("kind", ["numpy", "dask", "rechunked"])
+@pytest.mark.parametrize(
+    "kind", ["numpy", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dask", "rechunked"))]
+)
 def test_rows_in_memory_are_sent_once_to_processes(kind, expected, processes, all_rows_are_large):
     assert_same_bits(model(scheduler=processes).fit(in_memory(kind, processes)), expected)
 

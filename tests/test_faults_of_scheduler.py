@@ -253,6 +253,7 @@ def test_a_scheduler_that_comes_back_without_workers_is_told(cluster, gate, impa
 
 @pytest.mark.parametrize("moment", [pytest.param("before the survey", marks=pytest.mark.slow), "in an E-step"])
 @pytest.mark.parametrize("own", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_scheduler_that_is_stopped_is_told(own, moment, cluster, gate, impatient):
     """It holds its connections and answers nothing, as a machine does that swaps or whose network is gone."""
     with cluster.connect(2, timeout="1s") as client:

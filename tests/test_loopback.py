@@ -146,6 +146,7 @@ def test_nothing_is_left_after_ctrl_c(started, temporary):
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_what_a_killed_process_left_goes_with_the_next_cluster(started, temporary):
     (left,) = temporary.iterdir()
     with cluster._scratch():

@@ -1037,6 +1037,7 @@ print(model.means_.tobytes().hex(), model.lower_bound_.hex())
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_fits_of_one_store_on_one_cluster_do_not_disturb_each_other(tmp_path):
     distributed = pytest.importorskip("distributed")
     path = stored(tmp_path / "x.zarr", FILLED)

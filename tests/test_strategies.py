@@ -42,8 +42,7 @@ def test_data_sets_cover_what_a_default_has_to_serve() -> None:
         assert 20 * data.n_components <= data.init_size <= data.n_rows / 2.5
 
 
-@pytest.mark.covering
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES[:4], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[4:])])
 def test_rows_are_the_same_every_time(name: str) -> None:
     data = (DATA_SETS | APART | REAL)[name]
     if data.missing():
@@ -260,7 +259,7 @@ def test_the_command_measures_losses(tmp_path: Path, data: tuple[str, ...]) -> N
     assert "| default |" in table
 
 
-@pytest.mark.parametrize("script", ["strategies.py", "optima.py"])
+@pytest.mark.parametrize("script", ["strategies.py", pytest.param("optima.py", marks=pytest.mark.slow)])
 def test_a_name_that_is_no_data_set(tmp_path: Path, script: str) -> None:
     command = [sys.executable, str(BENCHMARKS / script), "--output", str(tmp_path / "x.jsonl"), "--data", "y"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
