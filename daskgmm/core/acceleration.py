@@ -61,6 +61,8 @@ class EMStep:
     """Change of the bound since the previous E-step that counted, in nats per unit of weight; infinite without one."""
     tol: float
     """Tolerance of the fit, in nats per unit of weight."""
+    is_last: bool = False
+    """The start has reached its limit: a proposal would not be used."""
 
 
 @dataclass(frozen=True)

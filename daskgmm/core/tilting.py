@@ -201,6 +201,8 @@ class TiltedBFGS(Accelerator[TiltedState]):
             return False
         if not (state.bfgs.em_step.size and (step.current.weights > 0).all()):
             return False
+        if step.is_last and state.bfgs.em_gain >= step.tol:
+            return False  # the climb could only show that the start has converged, and it has not
         if step.change == np.inf:
             return state.bfgs.em_gain >= self._WORTH * step.tol
         return not self.bfgs.settled(state.bfgs, step.change, step.tol)
