@@ -102,6 +102,10 @@ class TiltedState(AcceleratorState):
     def gain_left(self) -> float:
         return self.left if self.left < np.inf else self.bfgs.gain_left
 
+    def check_size(self, n_coordinates: int) -> None:
+        self.bfgs.check_size(n_coordinates)
+        self.sampled.check_size(n_coordinates)
+
     def __post_init__(self) -> None:
         for name in ("climbed", "other"):
             array = getattr(self, name)
