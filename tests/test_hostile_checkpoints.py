@@ -17,11 +17,20 @@ from hostile import D, N, X, edit_json, good_store, refuse
 import daskgmm
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.cli import main
+from daskgmm.core.acceleration import BFGSState, LimitedMemoryBFGS
+from daskgmm.core.covariance import STRUCTURES
+from daskgmm.core.mixture import MixtureParameters
+from daskgmm.core.state_arrays import MixtureArrays
+from daskgmm.core.tilting import TiltedBFGS, TiltedState
 from daskgmm.diagnostics.summary import print_record
 from daskgmm.errors import CheckpointError, CheckpointWarning, StoreError
 from daskgmm.events import PassFinished
+from daskgmm.fitting.em_start import EMStart
+from daskgmm.fitting.fit_state import FitState, Snapshot
 from daskgmm.inspection import store_record
 from daskgmm.persistence import layout
+from daskgmm.persistence.codec import dump
+from daskgmm.persistence.fit_records import StoredKind, restore_snapshot, snapshot_codec
 
 pytestmark = [
     pytest.mark.covering,
@@ -574,3 +583,22 @@ def test_one_that_was_copied_to_an_object_store(stopped):
 def test_a_zarr_store_of_another_kind_of_node(tmp_path):
     zarr.create_group(tmp_path / "c")
     refused("accelerated", tmp_path / "c", "no checkpoint that daskgmm wrote")
+
+
+@pytest.mark.parametrize("where", ["bfgs", "sampled", None])
+def test_vectors_of_an_accelerator_for_a_mixture_of_another_size(where):
+    right = BFGSState(*(np.ones(shape) for shape in [(1, 12), (1, 12), 12, 12]))  # of K = D = 2
+    wrong = BFGSState(*(np.ones(shape) for shape in [(1, 9), (1, 9), 9, 9]))
+    state = TiltedState(**{"bfgs": right, "sampled": right, **({where: wrong} if where else {})})
+    accelerator = TiltedBFGS(LimitedMemoryBFGS())
+    kinds = [StoredKind(STRUCTURES["full"], 2, 2, MixtureArrays(), scatter=False, accelerator=accelerator)]
+    covariances = np.stack([np.eye(2)] * 2)
+    mixture = MixtureParameters.from_covariances(STRUCTURES["full"], np.full(2, 0.5), np.eye(2), covariances)
+    snapshot = Snapshot(1, {}, (FitState(1, {0: EMStart(mixture, accelerator=state)}),))
+    made = snapshot_codec(kinds)
+    written, arrays = dump(made, snapshot)
+    if where is None:
+        assert restore_snapshot(made, written, arrays, kinds).fits[0].starts[0].accelerator.bfgs.em_step.size == 12
+    else:
+        with pytest.raises(ValueError, match=r"has shape \(9,\); the mixture has 12 coordinates"):
+            restore_snapshot(made, written, arrays, kinds)

@@ -201,6 +201,24 @@ def test_rows_of_weight_zero_do_not_count(blobs):
     np.testing.assert_allclose(among.lower_bounds_, alone.lower_bounds_, rtol=1e-9)
 
 
+def test_rows_that_do_not_count_cost_no_iterations_on_samples(blobs):
+    missing = np.full((3 * len(blobs), blobs.shape[1]), np.nan)
+    missing[::3] = blobs
+    zero, weights = np.nan_to_num(missing, nan=1.0), np.isfinite(missing[:, 0]).astype(float)
+    alone = GaussianMixture(5, random_state=0).fit(blobs)
+    dropped = GaussianMixture(5, random_state=0, missing="drop").fit(missing)
+    weighted = GaussianMixture(5, random_state=0).fit(zero, sample_weight=weights)
+    expected = on_samples(alone)
+    assert [record.n_rows for record in expected[:3]] == [record.n_rows for record in on_samples(dropped)[:3]]
+    assert [record.n_rows for record in expected[:3]] == [record.n_rows for record in on_samples(weighted)[:3]]
+    for fitted in (dropped, weighted):
+        assert sum(record.n_iter * record.n_rows for record in on_samples(fitted)) < 6 * MANY
+
+
+def on_samples(fitted):
+    return [record for record in fitted.history_ if record.kind == "sample"]
+
+
 def test_a_row_of_most_of_the_weight_is_in_every_part_and_not_held_out_alone():
     rng = np.random.default_rng(0)
     x, weights = rng.normal(size=(2000, 2)), rng.uniform(0.5, 2, size=2000)

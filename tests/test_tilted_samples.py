@@ -6,6 +6,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from sklearn.exceptions import ConvergenceWarning
 
 from daskgmm import GaussianMixture
 from daskgmm.core.acceleration import BFGSState, EMStep, LimitedMemoryBFGS
@@ -188,3 +189,11 @@ def test_a_fit_that_was_stopped_after_any_pass_goes_on_with_the_same_bits(rows, 
 
 def test_default_tolerance_takes_no_climbs_that_save_nothing(rows):
     assert len(e_steps(model(tol=1e-3).fit(rows))) <= len(e_steps(model(tol=1e-3, acceleration="lbfgs").fit(rows)))
+
+
+@pytest.mark.parametrize("max_iter", [1, 2])
+def test_no_climb_follows_the_last_pass(rows, max_iter):
+    with pytest.warns(ConvergenceWarning):
+        fitted = model(max_iter=max_iter).fit(rows)
+    assert fitted.history_[-1] in e_steps(fitted)
+    assert len(climbs(fitted)) == max_iter - 1

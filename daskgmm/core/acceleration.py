@@ -41,6 +41,9 @@ class AcceleratorState:
         """Predicted gain up to the maximum, in nats per unit of weight; infinite if it is unknown."""
         return np.inf
 
+    def check_size(self, n_coordinates: int) -> None:
+        """Raise ValueError if vectors are not those of mixtures with that many coordinates, see `coordinates`."""
+
 
 Learnt = TypeVar("Learnt", bound=AcceleratorState)
 
@@ -61,6 +64,8 @@ class EMStep:
     """Change of the bound since the previous E-step that counted, in nats per unit of weight; infinite without one."""
     tol: float
     """Tolerance of the fit, in nats per unit of weight."""
+    is_last: bool = False
+    """The start has reached its limit: a proposal would not be used."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,12 @@ class BFGSState(AcceleratorState):
     @property
     def gain_left(self) -> float:
         return self.full_gain
+
+    def check_size(self, n_coordinates: int) -> None:
+        for name in ("em_step", "steps"):
+            array = getattr(self, name)
+            if array.size and array.shape[-1] != n_coordinates:
+                raise ValueError(f"{name} has shape {array.shape}; the mixture has {n_coordinates} coordinates")
 
     def __post_init__(self) -> None:
         n = self.em_step.size

@@ -28,10 +28,16 @@ from typing import Any
 import numpy as np
 
 from .mixture import MixtureParameters
+from .structure import CovarianceStructure
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _TINY = np.finfo(np.float64).tiny
+
+
+def n_coordinates(structure: CovarianceStructure, n_components: int, n_features: int) -> int:
+    """Number of coordinates of a mixture."""
+    return n_components * (1 + n_features) + structure.n_covariance_parameters(n_components, n_features)
 
 
 def displacement(origin: MixtureParameters, target: MixtureParameters) -> Array:

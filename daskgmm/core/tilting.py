@@ -102,6 +102,10 @@ class TiltedState(AcceleratorState):
     def gain_left(self) -> float:
         return self.left if self.left < np.inf else self.bfgs.gain_left
 
+    def check_size(self, n_coordinates: int) -> None:
+        self.bfgs.check_size(n_coordinates)
+        self.sampled.check_size(n_coordinates)
+
     def __post_init__(self) -> None:
         for name in ("climbed", "other"):
             array = getattr(self, name)
@@ -201,6 +205,8 @@ class TiltedBFGS(Accelerator[TiltedState]):
             return False
         if not (state.bfgs.em_step.size and (step.current.weights > 0).all()):
             return False
+        if step.is_last and state.bfgs.em_gain >= step.tol:
+            return False  # the climb could only show that the start has converged, and it has not
         if step.change == np.inf:
             return state.bfgs.em_gain >= self._WORTH * step.tol
         return not self.bfgs.settled(state.bfgs, step.change, step.tol)

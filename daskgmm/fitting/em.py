@@ -324,7 +324,8 @@ def _accept(
     if settings.accelerator is not None:
         at: Any = start.next_state
         updated: Any = m_step.updated
-        step = EMStep(at, updated, result.statistics, m_step.bound, m_step.change, settings.tol)
+        is_last = start.n_iter >= settings.max_iter
+        step = EMStep(at, updated, result.statistics, m_step.bound, m_step.change, settings.tol, is_last)
         proposed = settings.accelerator.propose(accelerator_state, step)
         accelerator_state, proposal, records = proposed.state, _accelerated(proposed.mixture), _records(proposed.work)
     settled = _settled(settings, accelerator_state, m_step.change, settings.tol)

@@ -147,7 +147,7 @@ class MixtureFit(Generic[State]):
             self._settings,
             self._estimation,
             self._sample,
-            self._dataset.n_rows,
+            self._n_weighted,
             self._spec.random_state,
             self.state.n_starts,
             partial(backend_for, self._dataset),
@@ -223,7 +223,7 @@ class MixtureFit(Generic[State]):
         accelerator = self._settings.accelerator
         if not isinstance(accelerator, TiltedBFGS) or not self._samples or self._sample.is_complete:
             return accelerator
-        n_rows, backend = self._dataset.n_rows, partial(backend_for, self._dataset)
+        n_rows, backend = self._n_weighted, partial(backend_for, self._dataset)
         likelihood = TiltedSample(self._engine, self._estimation, self._sample, n_rows, backend, accelerator.bfgs)
         return replace(accelerator, likelihood=likelihood if likelihood.serves(self.n_free) else None)
 

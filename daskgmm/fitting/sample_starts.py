@@ -36,7 +36,7 @@ class StartContext(Generic[State]):
     estimation: Estimation[State]
     sample: Sample
     n_rows: int
-    """Rows of all data."""
+    """Rows of all data with positive weight: their number limits the arithmetic on samples."""
     random_state: np.random.RandomState
     n_starts: int
     backend: Callable[[MixtureShape], ElementwiseBackend]

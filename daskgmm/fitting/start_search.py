@@ -119,7 +119,7 @@ class StartSearch:
     sample : Sample
         Sample of the data.
     n_rows : int
-        Rows of all data, by which the search limits its arithmetic.
+        Rows of all data with positive weight, by which the search limits its arithmetic.
     random_state : numpy.random.RandomState
     backend : callable
         Shape of a mixture -> `ElementwiseBackend` of the kernels.

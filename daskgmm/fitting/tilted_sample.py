@@ -60,7 +60,7 @@ class TiltedSample:
     """M-step of maximum likelihood."""
     sample: Sample
     n_rows: int
-    """Rows of all data."""
+    """Rows of all data with positive weight."""
     backend: Callable[[MixtureShape], ElementwiseBackend]
     """Shape of a mixture -> `ElementwiseBackend` of the kernels."""
     bfgs: LimitedMemoryBFGS

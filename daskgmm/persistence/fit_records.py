@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.acceleration import Accelerator, AcceleratorState
+from ..core.coordinates import n_coordinates
 from ..core.covariance import STRUCTURES
 from ..core.estimation import State
 from ..core.state_arrays import StateArrays
@@ -187,6 +188,8 @@ def _check_fit(fit: FitState[Any], kind: StoredKind) -> None:
         plain = start.accelerator is None
         if plain != (kind.accelerator_state is None) and not (plain and not kind.accelerates_few):
             raise ValueError("a start has no state of the mixture's accelerator, or the mixture has no accelerator")
+        if start.accelerator is not None:
+            start.accelerator.check_size(n_coordinates(kind.structure, kind.n_components, kind.n_features))
     for collapsed in (fit.collapsed, *(start.collapsed for start in fit.starts.values())):
         if collapsed is None:
             continue

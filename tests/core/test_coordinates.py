@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from daskgmm.core.coordinates import displaced, displacement, shortened
+from daskgmm.core.coordinates import displaced, displacement, n_coordinates, shortened
 from daskgmm.core.covariance import STRUCTURES
 from daskgmm.core.kernel_choice import ResidualKernel
 from daskgmm.core.maximum_likelihood import maximize
@@ -35,6 +35,18 @@ def assert_same(found, expected, rtol=1e-8):
 
 def matrices(library, mixture):
     return library.dense(mixture.structure, mixture.covariances, mixture.n_components, mixture.n_features)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_number_of_coordinates(name, n_components):
+    structure = STRUCTURES[name]
+    covariances = np.ones(structure.covariance_shape(n_components, 2))
+    if structure.has_matrices:
+        covariances = covariances + np.eye(2)
+    weights, means = np.full(n_components, 1 / n_components), np.zeros((n_components, 2))
+    origin = MixtureParameters.from_covariances(structure, weights, means, covariances)
+    assert len(displacement(origin, origin)) == n_coordinates(structure, n_components, 2)
 
 
 # ---- there and back
