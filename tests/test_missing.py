@@ -252,6 +252,15 @@ def test_masked_integers_are_left_out(models):
     assert_same_bits(fit(da.from_array(integers, chunks=(50, D), asarray=False), missing="drop"), expected)
 
 
+@pytest.mark.parametrize("dtype", ["?", "u1", "i2", "i4"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_mask_of_nothing_changes_no_bits_of_small_integers(dtype, lazy):
+    rows = np.ma.masked_array(np.clip(np.abs(X * 10), 0, 200).astype(dtype), mask=False)
+    given_rows = da.from_array(rows, chunks=(50, D), asarray=False) if lazy else rows
+    options = {"max_iter": 1, "init_params": "random_from_data"}
+    assert_same_bits(fit(given_rows, missing="drop", **options), fit(given_rows, missing="raise", **options))
+
+
 # ---- weights
 
 
@@ -452,6 +461,14 @@ def test_infinity_is_an_error_all_the_same(models, value, lazy):
     ]
     for call in calls:
         with pytest.raises(NonFiniteDataError, match=f"infinity in row {row}"):
+            call()
+
+
+def test_an_infinity_after_incomplete_rows_is_named(models):
+    rows = HOLES.copy()
+    rows[:3, 0], rows[3] = np.nan, np.inf  # the first complete row
+    for call in (lambda: fit(rows, missing="drop"), lambda: models["full"].predict(rows)):
+        with pytest.raises(NonFiniteDataError, match="infinity in row 3"):
             call()
 
 
