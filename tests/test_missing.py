@@ -339,6 +339,22 @@ def test_a_second_survey_samples_the_few_complete_rows(weighted):
     np.testing.assert_array_equal(survey.sample, x[~mask])
 
 
+@pytest.mark.parametrize("weight", [np.nan, -1.0, np.inf, 50.0, 1e6, 1e300])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_sample_may_meet_any_weights_of_incomplete_rows(weight, lazy):
+    x, mask, holes = large(0.4)
+    weights = np.where(mask, weight, 0.5 + np.random.RandomState(8).rand(len(x)))
+    survey, n_passes = surveyed(holes, da.from_array(weights, chunks=700) if lazy else weights)
+    assert n_passes <= 2 + lazy  # the weights have a pass of their own
+    assert 400 < len(survey.sample) <= 500
+    known = {tuple(row) for row in x[~mask]}
+    assert all(tuple(row) in known for row in survey.sample)
+    assert survey.sample_weight.sum() == pytest.approx(survey.weight_sum, rel=0.1)
+    weights[row := int(np.flatnonzero(~mask)[7])] = -1.0
+    with pytest.raises(InvalidWeightsError, match=f"sample_weight contains -1.0 in row {row}"):
+        surveyed(holes, weights)
+
+
 @pytest.mark.parametrize("weights", [None, "equal", "different", "few"])
 def test_large_complete_data_have_the_same_sample_either_way(weights):
     x, _, _ = large(0)
