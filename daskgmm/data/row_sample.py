@@ -118,8 +118,8 @@ class ReservedRows(RowSample):
     def deepened(self, n_counted: int, weight_sum: float) -> ReservedRows:
         """Return the sample with the reserve that it needs if ``n_counted`` of the candidates count.
 
-        The incomplete rows may have been the heavy ones. So the smallest priority is no higher than the weight of the
-        rows that count permits.
+        The incomplete rows may have been the heavy ones, so ``weight_sum``, the weight of the rows that count, limits
+        the smallest priority, too.
         """
         if n_counted <= self.sample.n_rows:
             return replace(self, floor=0.0)
