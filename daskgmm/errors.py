@@ -124,7 +124,8 @@ class IncompleteDataError(DaskGMMError, ValueError):
     def __init__(self, n_rows: int, n_incomplete: int, needed: int = 1) -> None:
         self.n_rows, self.n_incomplete = n_rows, n_incomplete
         n_complete = n_rows - n_incomplete
-        found = f"{n_complete} complete rows, and {needed} are needed" if n_complete else "no complete row"
+        rows = "row" if n_complete == 1 else "rows"
+        found = f"{n_complete} complete {rows}, and {needed} are needed" if n_complete else "no complete row"
         super().__init__(
             f"Input X has {found}: {n_incomplete} of {n_rows} rows contain NaN, and missing='drop' leaves such rows "
             "out. Choose features that are known in the same rows, or impute missing values."

@@ -252,6 +252,15 @@ def test_masked_integers_are_left_out(models):
     assert_same_bits(fit(da.from_array(integers, chunks=(50, D), asarray=False), missing="drop"), expected)
 
 
+@pytest.mark.parametrize("dtype", ["?", "u1", "i2", "i4"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_mask_of_nothing_changes_no_bits_of_small_integers(dtype, lazy):
+    rows = np.ma.masked_array(np.clip(np.abs(X * 10), 0, 200).astype(dtype), mask=False)
+    given_rows = da.from_array(rows, chunks=(50, D), asarray=False) if lazy else rows
+    options = {"max_iter": 1, "init_params": "random_from_data"}
+    assert_same_bits(fit(given_rows, missing="drop", **options), fit(given_rows, missing="raise", **options))
+
+
 # ---- weights
 
 
@@ -328,6 +337,22 @@ def test_a_second_survey_samples_the_few_complete_rows(weighted):
     assert n_passes == 2
     assert survey.is_complete
     np.testing.assert_array_equal(survey.sample, x[~mask])
+
+
+@pytest.mark.parametrize("weight", [np.nan, -1.0, np.inf, 50.0, 1e6, 1e300])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_sample_may_meet_any_weights_of_incomplete_rows(weight, lazy):
+    x, mask, holes = large(0.4)
+    weights = np.where(mask, weight, 0.5 + np.random.RandomState(8).rand(len(x)))
+    survey, n_passes = surveyed(holes, da.from_array(weights, chunks=700) if lazy else weights)
+    assert n_passes <= 2 + lazy  # the weights have a pass of their own
+    assert 400 < len(survey.sample) <= 500
+    known = {tuple(row) for row in x[~mask]}
+    assert all(tuple(row) in known for row in survey.sample)
+    assert survey.sample_weight.sum() == pytest.approx(survey.weight_sum, rel=0.1)
+    weights[row := int(np.flatnonzero(~mask)[7])] = -1.0
+    with pytest.raises(InvalidWeightsError, match=f"sample_weight contains -1.0 in row {row}"):
+        surveyed(holes, weights)
 
 
 @pytest.mark.parametrize("weights", [None, "equal", "different", "few"])
@@ -452,6 +477,14 @@ def test_infinity_is_an_error_all_the_same(models, value, lazy):
     ]
     for call in calls:
         with pytest.raises(NonFiniteDataError, match=f"infinity in row {row}"):
+            call()
+
+
+def test_an_infinity_after_incomplete_rows_is_named(models):
+    rows = HOLES.copy()
+    rows[:3, 0], rows[3] = np.nan, np.inf  # the first complete row
+    for call in (lambda: fit(rows, missing="drop"), lambda: models["full"].predict(rows)):
+        with pytest.raises(NonFiniteDataError, match="infinity in row 3"):
             call()
 
 

@@ -103,7 +103,8 @@ def unmasked(values: Any) -> Any:
     """Return the values of a masked array, NaN where they are masked; other data, and records, unchanged."""
     if not isinstance(values, np.ma.MaskedArray) or values.dtype.kind not in "biuf":
         return values
-    dtype = values.dtype if values.dtype.kind == "f" else np.result_type(values.dtype, np.float32)
+    # Integers become double precision, as in a fit of integers: a mask of nothing changes no bits.
+    dtype = values.dtype if values.dtype.kind == "f" else np.float64
     return np.ma.filled(values.astype(dtype), np.nan)
 
 

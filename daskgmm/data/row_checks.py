@@ -116,8 +116,9 @@ class _RowsLeftOut(RowKind):
         if mask is None:
             return block, None
         rows = block.rows.copy()
-        # A complete row, so that values of rows without weight are in the range of the data.
-        rows[np.flatnonzero(mask)] = 0 if mask.all() else rows[int(np.argmin(mask))]
+        # A complete row, so that values of rows without weight are in the range of the data, but never an infinite one.
+        first = rows[int(np.argmin(mask))].copy()
+        rows[np.flatnonzero(mask)] = first if np.isfinite(first).all() else 0
         weights = np.ones(len(rows)) if block.weights is None else block.weights.copy()
         weights[mask] = 0
         return RowBlock(rows, {**block.beside, SAMPLE_WEIGHT.name: weights}), mask

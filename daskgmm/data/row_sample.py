@@ -115,10 +115,16 @@ class ReservedRows(RowSample):
     def n_rows(self) -> int:  # type: ignore[override]
         return (1 + _RESERVE) * self.sample.n_rows
 
-    def deepened(self, n_counted: int) -> ReservedRows:
-        """Return the sample with the reserve that it needs if ``n_counted`` of the candidates count."""
-        share = n_counted / self.n_candidates if n_counted > self.sample.n_rows else 0.0
-        return replace(self, floor=share * self.floor)
+    def deepened(self, n_counted: int, weight_sum: float) -> ReservedRows:
+        """Return the sample with the reserve that it needs if ``n_counted`` of the candidates count.
+
+        The incomplete rows may have been the heavy ones, so ``weight_sum``, the weight of the rows that count, limits
+        the smallest priority, too.
+        """
+        if n_counted <= self.sample.n_rows:
+            return replace(self, floor=0.0)
+        share = n_counted / self.n_candidates
+        return replace(self, floor=min(share * self.floor, weight_sum / self.n_rows))
 
     def __call__(self, start: int, weights: Array) -> Drawn:
         found = priorities(self.seed, start, weights)

@@ -52,7 +52,8 @@ def take_surveys(engine: Engine, dataset: Dataset, specs: Sequence[FitSpec[Any]]
     again = {key: fold for key, fold in thin.items() if fold is not None}
     if again:
         by_key |= dict(zip(again, engine.run_together(dataset, list(again.values()), "survey"), strict=True))
-    surveys: list[Survey] = [by_key[key].settled(folds[key].sampled) for key in keys]
+    taken = folds | again
+    surveys: list[Survey] = [by_key[key].settled(taken[key].sampled) for key in keys]
     check_weight_sum(surveys[0].weight_sum)
     check_range(surveys[0])
     return surveys
@@ -63,7 +64,7 @@ def _deepened(fold: SurveyFold, survey: Survey) -> SurveyFold | None:
     sampled, n_drawn = fold.sampled, len(survey.sample)
     if not isinstance(sampled, ReservedRows) or 2 * n_drawn > min(sampled.sample.n_rows, survey.n_weighted):
         return None
-    return replace(fold, sampled=sampled.deepened(survey.n_weighted))
+    return replace(fold, sampled=sampled.deepened(survey.n_weighted, survey.weight_sum))
 
 
 def n_weight_passes(dataset: Dataset, size: int) -> int:

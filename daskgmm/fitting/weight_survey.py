@@ -96,10 +96,12 @@ class _WeightSurveyor:
     def __call__(self, start: int, block: RowBlock) -> WeightSurvey:
         w, limit = block.rows[:, 0].astype(np.float64, copy=False), self._fold.size + 1
         n_rows, known = len(w), w
-        if self._fold.row_kind.leaves_out and np.isnan(w).any():
-            # An incomplete row needs no weight. The survey, which reads the rows, checks the others.
-            known, w = w[~np.isnan(w)], np.nan_to_num(w, nan=0.0, posinf=np.inf, neginf=-np.inf)
-        check_weights(w, start)
+        if self._fold.row_kind.leaves_out:
+            # An incomplete row needs no valid weight. The survey, which reads the rows, checks the others.
+            valid = np.isfinite(w) & (w >= 0)
+            known, w = w[valid], np.where(valid, w, 0.0)
+        else:
+            check_weights(w, start)
         candidates = priorities(self._fold.seed, start, w)
         candidates = candidates[candidates > self._floor]
         self._highest = highest(np.concatenate([self._highest, candidates]), limit)
