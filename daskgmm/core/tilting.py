@@ -183,7 +183,8 @@ class TiltedBFGS(Accelerator[TiltedState]):
             return Proposed(state, quasi_newton.mixture, climb.work)
         other = no_numbers()
         if quasi_newton.mixture is not None:
-            other = displacement(step.updated, quasi_newton.mixture)
+            apart = displacement(step.updated, quasi_newton.mixture)
+            other = apart if np.isfinite(apart).all() else other
         return Proposed(replace(state, climbed=climbed, other=other), climb.mixture, climb.work)
 
     def reject(self, state: TiltedState, updated: MixtureParameters) -> tuple[TiltedState, MixtureParameters | None]:
