@@ -60,7 +60,8 @@ def checksum_of(values: Array) -> int:
     size = values.dtype.itemsize
     if size > 8:  # some bytes of a long double are padding; passes compute in double precision
         values, size = values.astype(np.float64), 8
-    words = values.view(f"u{size}")
+    # In their own byte order: blocks of big-endian rows are of either order where pieces of them were joined.
+    words = values.view(np.dtype(f"u{size}").newbyteorder(values.dtype.byteorder))
     return int(np.add.reduce(words, axis=None, dtype=np.uint64))
 
 

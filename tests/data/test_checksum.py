@@ -68,6 +68,20 @@ def test_rows_that_are_missing_or_seen_twice_are_noticed(wrong):
         guard.check(Checksum.of(RowBlock(wrong(rows))))
 
 
+@pytest.mark.parametrize("dtype", ["i2", "u4", "f4", "f8"])
+def test_the_order_of_bytes_does_not_matter(dtype):
+    rows = rows_of(dtype)
+    assert Checksum.of(RowBlock(rows.astype(rows.dtype.newbyteorder()))) == Checksum.of(RowBlock(rows))
+
+
+def test_blocks_of_big_endian_rows_may_be_joined_in_some_passes():
+    x = np.random.default_rng(0).normal(size=(300, 3))
+    model = GaussianMixture(2, random_state=0)
+    expected = model.fit(x).lower_bounds_
+    for lengths in ((299, 1), (1, 299), (100, 1, 199)):
+        assert model.fit(da.from_array(x.astype(">f8"), chunks=(lengths, 3))).lower_bounds_ == expected
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_numbers_with_bytes_that_mean_nothing():
     """Of a long double's sixteen bytes six are whatever lay in memory."""
