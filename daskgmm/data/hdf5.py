@@ -6,7 +6,6 @@ and opens the dataset for reading. h5py is needed only if there is such a datase
 
 from __future__ import annotations
 
-import copy
 import os
 from typing import Any
 
@@ -175,9 +174,7 @@ class DatasetSource(Source):
         return str(self.handle)
 
     def with_missing(self) -> Source:
-        source = copy.copy(self)
-        source.handle = self.handle.with_missing()
-        return source
+        return self.with_handle(self.handle.with_missing())
 
     def place(self, start: int, stop: int) -> str:
         return f"rows {start} to {stop} of {self}"

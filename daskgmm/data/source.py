@@ -8,11 +8,12 @@ is cut into slabs, so the graph of a pass carries a few bytes for each task, how
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -141,6 +142,12 @@ class Source(ABC):
     def with_missing(self) -> Source:
         """Return a source of the same rows in which stored values that mean "missing" are NaN, and not an error."""
         return self
+
+    def with_handle(self, handle: Any) -> Self:
+        """Return the source with another handle to the same rows."""
+        source = copy.copy(self)
+        source.handle = handle
+        return source
 
     def check_unchanged(self) -> None:  # noqa: B027  # most kinds have nothing to check
         """Raise `DataChangedError` if the description of the stored rows has changed since the source was made."""

@@ -9,7 +9,6 @@ array. The cost is a comparison of one number of each chunk, and a request for e
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 from collections.abc import Iterator
@@ -361,9 +360,7 @@ class StoreSource(Source):
         return str(self.handle)
 
     def with_missing(self) -> Source:
-        source = copy.copy(self)
-        source.handle = self.handle.with_missing()
-        return source
+        return self.with_handle(self.handle.with_missing())
 
     def reading_bytes(self, n_rows: int) -> int:
         # Besides the rows, Zarr holds the chunks that it is reading, and decodes each into a separate array.

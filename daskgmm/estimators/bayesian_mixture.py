@@ -106,8 +106,8 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     cache : int, str or None, default='auto'
         Memory of each process for rows that were read, as in `GaussianMixture`. None: every pass reads all rows.
     missing : {'raise', 'drop'} or None, default=None
-        What becomes of incomplete rows, as in `GaussianMixture`. None: 'raise' for arrays and data frames, and 'drop'
-        for labelled grids of xarray.
+        What becomes of incomplete rows, as in `GaussianMixture`. None: 'raise', unless a registered kind of
+        input says otherwise.
     scheduler : None, str or distributed.Client, default=None
         Scheduler of the passes: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None:
         the client in scope, or threads of this process.

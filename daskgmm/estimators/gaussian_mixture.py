@@ -105,8 +105,8 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
         What becomes of incomplete rows, which have NaN in a feature, a masked value, or a stored value that means
         "missing" (``_FillValue``). 'raise': an error names the first one. 'drop': they take no part in a fit, as if
         they had the weight zero, nor in scores and criteria; `predict` gives them the label −1, `predict_proba` and
-        `score_samples` give NaN. Their weights are not looked at. Infinity is always an error. None: 'raise' for arrays
-        and data frames, as in scikit-learn, and 'drop' for labelled grids of xarray, whose own sums skip NaN.
+        `score_samples` give NaN. Their weights may be any numbers. Infinity is always an error. None: the default of
+        the kind of input, which is 'raise' as in scikit-learn, unless a registered kind says otherwise.
     scheduler : None, str or distributed.Client, default=None
         Scheduler of the passes: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None:
         the client in scope, or threads of this process.
