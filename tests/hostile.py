@@ -1,12 +1,12 @@
 """What the tests of hostile input share: rows, a store to tamper with, and an error that came promptly and cheaply."""
 
 import json
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from tracing import traced
 
 from daskgmm import GaussianMixture
 
@@ -27,15 +27,10 @@ def fit(x=X, sample_weight=None, **parameters):
 
 def refuse(error, message, function, *arguments, **named):
     """The error that a call ends in: of that type, with that message, and without a large allocation."""
-    tracemalloc.start()
-    try:
-        with pytest.raises(error, match=message) as caught:
-            function(*arguments, **named)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    with traced() as peak, pytest.raises(error, match=message) as caught:
+        function(*arguments, **named)
     assert not isinstance(caught.value, NO_ANSWER)
-    assert peak < MOST_BYTES, f"{peak} bytes for a refusal"
+    assert peak.n_bytes < MOST_BYTES, f"{peak.n_bytes} bytes for a refusal"
     assert len(str(caught.value)) < 4000
     return caught.value
 

@@ -6,7 +6,6 @@ Every test is a table; a row of it is something bad, and what has to be read in 
 import json
 import re
 import tempfile
-import tracemalloc
 
 import dask
 import dask.array as da
@@ -16,6 +15,7 @@ import pytest
 import scipy.sparse
 import xarray as xr
 import zarr
+from tracing import traced
 
 from daskgmm import GaussianMixture, ProgressBar, open_zarr, select
 from daskgmm.errors import (
@@ -143,12 +143,9 @@ def test_rows_and_columns_that_are_exchanged(kind, function):
     data = EXCHANGED[kind]()
     functions = {"fit": fit, "plan": GaussianMixture(2).plan, "select": lambda x: select(x, [1, 2])}
     message = r"X has 16 rows and 1000000 features\. The covariances \(full\) .* pass X\.T"
-    tracemalloc.start()
-    try:
+    with traced() as peak:
         assert isinstance(expect(WorkerMemoryError, message, functions[function], data), MemoryError)
-        assert tracemalloc.get_traced_memory()[1] < 300e6  # the rows themselves have 128 MB
-    finally:
-        tracemalloc.stop()
+    assert peak.n_bytes < 300e6  # the rows themselves have 128 MB
 
 
 def test_many_features_of_few_rows_are_fitted_where_there_is_room():
@@ -681,13 +678,10 @@ def test_a_bad_parameter_is_told_before_the_data_are_read():
 
 
 def test_a_huge_array_of_no_meaning_is_refused_without_being_made():
-    tracemalloc.start()
-    try:
+    with traced() as peak:
         expect(UnsupportedDataError, "dtype complex", fit, da.zeros((10**9, 10), dtype=complex, chunks=(10**6, 10)))
         expect(ValueError, r"3D array", fit, da.zeros((10**9, 10, 2), chunks=(10**6, 10, 2)))
-        assert tracemalloc.get_traced_memory()[1] < 50e6
-    finally:
-        tracemalloc.stop()
+    assert peak.n_bytes < 50e6
 
 
 def test_a_failed_fit_leaves_the_last_one_usable():

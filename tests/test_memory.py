@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import distributed
 import numpy as np
 import pytest
 import zarr
+from tracing import traced
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, select, write_predictions
 from daskgmm.cli import main
@@ -93,13 +93,9 @@ def test_what_reading_takes_is_what_the_plan_says(tmp_path: Path) -> None:
     planned = dataset.rows.reading_bytes(rows)
     reader, batch = dataset.reader(Tuning.slab_bytes), dataset.batch(0, dataset.n_rows)
     reader.read(batch, 0, rows, {})  # once before: what loading code takes is not meant
-    tracemalloc.start()
-    try:
+    with traced() as peak:
         reader.read(batch, 0, rows, {})
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert 0.5 * planned < peak < 1.2 * planned
+    assert 0.5 * planned < peak.n_bytes < 1.2 * planned
 
 
 def test_blocks_of_a_dask_array_are_read_whole() -> None:
@@ -130,14 +126,10 @@ def test_a_pass_takes_no_more_than_planned(tmp_path: Path, structure: str) -> No
         plan = plan_fit(engine, dataset, settings, None)
         assert plan.cache_bytes == dataset.n_rows * dataset.rows.row_bytes
         model._score(array)
-        tracemalloc.start()
-        try:
+        with traced() as peak:
             model.set_params(warm_start=True).fit(array)
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
     passes = 1.2 * max(plan.survey.task.total, plan.estep.task.total)
-    assert peak < passes + plan.driver_bytes + plan.cache_bytes + 2 * MIB
+    assert peak.n_bytes < passes + plan.driver_bytes + plan.cache_bytes + 2 * MIB
 
 
 @pytest.mark.parametrize(
@@ -162,13 +154,9 @@ def test_predictions_take_no_more_than_planned(tmp_path: Path, layout: str) -> N
     asked = {"probabilities": True, "log_density": True}
     plan = plan_predictions(model, data, **asked)
     write_predictions(model, data, tmp_path / "once.zarr", **asked)  # what loading code takes is not meant
-    tracemalloc.start()
-    try:
+    with traced() as peak:
         write_predictions(model, data, tmp_path / "out.zarr", **asked)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < plan.task.total + 2 * MIB
+    assert peak.n_bytes < plan.task.total + 2 * MIB
 
 
 # ---- against the workers
