@@ -151,12 +151,12 @@ class DataRangeError(DaskGMMError, ValueError):
 
 
 class InvalidAttributesError(DaskGMMError, ValueError):
-    """Fitted attributes that no mixture has, because they were set by hand.
+    """Fitted attributes that no mixture has, because they were set by hand, or arguments of `from_parameters`.
 
     Attributes
     ----------
     attribute : str
-        Name of the invalid attribute, such as ``"weights_"``.
+        Name of the invalid attribute, such as ``"weights_"``, or of the argument, such as ``"weights"``.
     """
 
     def __init__(self, attribute: str, problem: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .structure import CovarianceStructure
+from .structure import Conditioned, CovarianceStructure
 from .triangle import (
     amplification,
     check_positive_definite,
@@ -87,6 +87,15 @@ class General(CovarianceStructure):
 
     def color_rows(self, covariance: Array, noise: Array) -> Array:
         return noise @ np.linalg.cholesky(covariance).T
+
+    def select_features(self, covariances: Array, features: Array) -> Array:
+        return covariances[:, features[:, None], features]
+
+    def condition(self, precisions_cholesky: Array, n_given: int, n_features: int) -> Conditioned:
+        # With covariance = L Lᵀ the factor is L⁻ᵀ: its diagonal blocks are those of L, inverted and transposed.
+        across, factors = precisions_cholesky[:, :n_given, n_given:], precisions_cholesky[:, n_given:, n_given:]
+        coefficients = np.stack([-unwhitened(u, c.T) for u, c in zip(factors, across, strict=True)])
+        return Conditioned(precisions_cholesky[:, :n_given, :n_given], factors, coefficients)
 
     def scale_cholesky(self, precisions_cholesky: Array, scale: Array) -> Array:
         return precisions_cholesky * scale[:, None]
@@ -208,6 +217,13 @@ class Diagonal(_Variances):
     def color_rows(self, covariance: Array, noise: Array) -> Array:
         return noise * np.sqrt(covariance)
 
+    def select_features(self, covariances: Array, features: Array) -> Array:
+        return covariances[:, features]
+
+    def condition(self, precisions_cholesky: Array, n_given: int, n_features: int) -> Conditioned:
+        given, factors = precisions_cholesky[:, :n_given], precisions_cholesky[:, n_given:]
+        return Conditioned(given, factors, np.zeros((len(factors), n_features - n_given, n_given)))
+
     def scale_cholesky(self, precisions_cholesky: Array, scale: Array) -> Array:
         return precisions_cholesky * scale
 
@@ -284,6 +300,13 @@ class Scalar(_Variances):
 
     def color_rows(self, covariance: Array, noise: Array) -> Array:
         return noise * math.sqrt(covariance)
+
+    def select_features(self, covariances: Array, features: Array) -> Array:
+        return covariances
+
+    def condition(self, precisions_cholesky: Array, n_given: int, n_features: int) -> Conditioned:
+        coefficients = np.zeros((len(precisions_cholesky), n_features - n_given, n_given))
+        return Conditioned(precisions_cholesky, precisions_cholesky, coefficients)
 
     def frame_scale(self, scale: Array) -> Array:
         # One variance for all features means one unit for all of them: the widest feature sets it.

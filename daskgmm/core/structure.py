@@ -25,6 +25,20 @@ _NO_TERM = np.empty(0, np.intp)
 
 
 @dataclass(frozen=True)
+class Conditioned:
+    """Distribution of some features given the others, for every matrix: Bishop (2006), equations (2.81) and (2.82)."""
+
+    given_factors: Array
+    """Factors of the precisions of the given features, in the shape of q features."""
+
+    factors: Array
+    """Factors of the precisions of the other features under the condition, in the shape of D − q features."""
+
+    coefficients: Array
+    """Matrices B with E[y | x] = μ_y + B (x − μ_x), shape (L, D − q, q)."""
+
+
+@dataclass(frozen=True)
 class CovarianceStructure(ABC):
     """Structure of the covariance matrices of a mixture; each subclass implements one kind of matrix.
 
@@ -325,6 +339,19 @@ class CovarianceStructure(ABC):
     @abstractmethod
     def color_rows(self, covariance: Array, noise: Array) -> Array:
         """Turn standard normal rows, (n, D), into rows with that covariance, `matrix_shape`, and mean zero."""
+
+    # ---- some of the features
+
+    @abstractmethod
+    def select_features(self, covariances: Array, features: Array) -> Array:
+        """Covariances of some features, (d,), in the given order: those of the marginal distribution.
+
+        They have the same structure.
+        """
+
+    @abstractmethod
+    def condition(self, precisions_cholesky: Array, n_given: int, n_features: int) -> Conditioned:
+        """Split the factors of the precisions between the first ``n_given`` features and the others."""
 
     # ---- change of units: z = x / scale
 

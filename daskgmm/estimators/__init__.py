@@ -6,6 +6,8 @@ selection          `select`: a comparison of several mixtures of the same data
 selection_table    table of the candidates of a selection, the best candidate, and warnings about their order
 grid               validated arguments of `select`: candidates and criterion
 base               base class of both mixtures: fit, predict, score
+explicit           base class of `GaussianMixture`: models of given parameters, marginals and conditionals
+features           choices of features by position or name
 model              base class without data: constructor parameters, fitted attributes, sampling
 attributes         validation of fitted attributes, and a cache of parameters and kernels computed from them
 validation         validation of parameters that depend on each other or on the data

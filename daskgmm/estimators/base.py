@@ -23,7 +23,7 @@ from ..data.dataset import Dataset
 from ..data.failures import short_errors
 from ..data.input_kinds import Input
 from ..data.inputs import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
-from ..data.output import apply_rows, as_blocks, map_rows
+from ..data.output import RowFunction, apply_rows, as_blocks, map_rows
 from ..data.row_checks import check_complete, check_weight_sum, row_kind
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
@@ -478,15 +478,29 @@ class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
 
     def _for_each_row(self, X: Any, name: str) -> Any:
         accepted, prepared = self._accept_new(X)
-        data = accepted.rows
-        function = self._outputs(accepted, prepared, name)
-        if isinstance(data, np.ndarray):
-            with one_blas_thread():
-                (result,) = apply_rows(data, function, n_threads=None)
-        else:
-            every = self._outputs(accepted, prepared, "labels", "responsibilities", "log_density")
-            result = map_rows(as_blocks(data, function.row_bytes, every.row_bytes), function)
-        return accepted.wrap(result, function.outputs[0])
+        shared_bytes = 0
+        if not isinstance(accepted.rows, np.ndarray):
+            shared_bytes = self._outputs(accepted, prepared, "labels", "responsibilities", "log_density").row_bytes
+        return for_each_row(accepted, self._outputs(accepted, prepared, name), shared_bytes)
+
+
+def for_each_row(accepted: Input, function: RowFunction, shared_bytes: int = 0) -> Any:
+    """Results of a function with one output for all rows, in the form of the input: lazy for lazy rows.
+
+    Parameters
+    ----------
+    accepted : Input
+    function : RowFunction
+    shared_bytes : int
+        Size of all results of a row that may share the blocks of rows; see `as_blocks`.
+    """
+    (output,), data = function.outputs, accepted.rows
+    if isinstance(data, np.ndarray):
+        with one_blas_thread():
+            (result,) = apply_rows(data, function, n_threads=None)
+    else:
+        result = map_rows(as_blocks(data, output.row_bytes, max(shared_bytes, output.row_bytes)), function)
+    return accepted.wrap(result, output)
 
 
 def _backend(prepared: Prepared[Any], data: Any) -> ElementwiseBackend:

@@ -20,14 +20,15 @@ from ..fitting.folds import Score
 from ..fitting.pruning import information_criteria
 from ..names import AUTO, Defaults
 from .attributes import check_covariances, check_means, check_problem, checked
-from .base import Array, BaseMixture
+from .base import Array
+from .explicit import ExplicitMixture
 from .model import Preparation
 from .model_kinds import storable
 from .validation import check_given
 
 
 @storable("weights_init", "means_init", "precisions_init")
-class GaussianMixture(BaseMixture[MixtureParameters]):
+class GaussianMixture(ExplicitMixture):
     """Gaussian mixture fitted by expectation-maximisation to data of any size.
 
     The class has the interface of `sklearn.mixture.GaussianMixture`. Data may be a NumPy array or memmap, a dask array
@@ -176,7 +177,7 @@ class GaussianMixture(BaseMixture[MixtureParameters]):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **BaseMixture._parameter_constraints,
+        **ExplicitMixture._parameter_constraints,
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from dask.utils import parse_bytes
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 
 from ..core.maximum_likelihood import GivenParameters
@@ -80,6 +82,25 @@ def check_priors(
         None if degrees_of_freedom is None else float(degrees_of_freedom),
         None if covariance is None else _check_covariance_prior(structure, covariance, n_features),
     )
+
+
+def check_parameter_names(kind: type[BaseEstimator], names: Iterable[str], function: str) -> None:
+    """Raise `TypeError` for names that are no constructor parameters of an estimator, with the nearest names.
+
+    Parameters
+    ----------
+    kind : type
+    names : iterable of str
+        Keywords that a function has got.
+    function : str
+        Name of the function in the error.
+    """
+    known = kind._get_param_names()
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 3, 0.5)
+            hint = f"; near it: {', '.join(near)}" if near else f"; it has {', '.join(known)}"
+            raise TypeError(f"{function} got the keyword {name!r}, which is no parameter of {kind.__name__}{hint}")
 
 
 def check_callbacks(callbacks: Any) -> tuple[Listener, ...]:

@@ -126,6 +126,28 @@ def test_marginal_variances_are_the_diagonals(mixture, matrices):
     np.testing.assert_array_equal(np.broadcast_to(variances, expected.shape), expected)
 
 
+@pytest.mark.parametrize("features", [[0], [2, 0], [1, 2, 0]], ids=str)
+def test_some_features_have_their_rows_and_columns(structure, features, library):
+    p = library.make_mixture(structure, K, 3)
+    chosen = structure.select_features(p.covariances, np.array(features))
+    assert chosen.shape == structure.covariance_shape(K, len(features))
+    expected = library.dense(structure, p.covariances, K, 3)[:, features][:, :, features]
+    np.testing.assert_array_equal(library.dense(structure, chosen, K, len(features)), expected)
+
+
+@pytest.mark.parametrize("q", [1, 3])
+def test_conditions_are_schur_complements(structure, q, library):
+    p, d = library.make_mixture(structure, K, 4), 4
+    found = structure.condition(p.precisions_cholesky, q, d)
+    whole = library.dense(structure, p.covariances, K, d)
+    given, across, rest = whole[:, :q, :q], whole[:, q:, :q], whole[:, q:, q:]
+    slopes = across @ np.linalg.inv(given)
+    np.testing.assert_allclose(np.broadcast_to(found.coefficients, slopes.shape), slopes, rtol=1e-10, atol=1e-12)
+    for factors, expected in ((found.given_factors, given), (found.factors, rest - slopes @ across.transpose(0, 2, 1))):
+        covariances = library.dense(structure, structure.covariances(factors), K, expected.shape[-1])
+        np.testing.assert_allclose(covariances, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_ridge_adds_to_variances_in_place(mixture, matrices):
     covariances = mixture.covariances.copy()
     ridged = mixture.structure.add_ridge(covariances, 0.5)
