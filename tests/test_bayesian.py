@@ -473,6 +473,7 @@ def test_lazy_data_give_lazy_results(tmp_path):
         assert model.score(data) == model.score(x)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_cluster_gives_the_same_bits():
     x = da.from_array(overlapping(2000), chunks=(300, 4))

@@ -158,7 +158,8 @@ ENGINE_KINDS = ["zarr", "random", "chain", "rechunk", "delayed"]
 ENGINE = ("engine.py", "--units", "50", "--batches", "2", "--work", "1", "--rounds", "1")
 
 
-@pytest.mark.parametrize("kinds", [["zarr"], pytest.param(ENGINE_KINDS, marks=pytest.mark.slow)], ids=len)
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", [["zarr"], ENGINE_KINDS], ids=len)
 def test_engine_plans_every_kind(kinds: list[str]) -> None:
     report = json.loads(run(*ENGINE, "--schedulers", "threads", "--kinds", *kinds, "--json"))
     assert {"processor", "cores", "versions"} <= report["machine"].keys()
@@ -177,6 +178,7 @@ def test_engine_table() -> None:
     assert [line.partition(":")[0] for line in lines[-2:]] == ["threads", "processes"]
 
 
+@pytest.mark.slow
 def test_fits_of_both_libraries() -> None:
     command = ("fits.py", "--cases", "full:2x3", "tied:3x2", "--rows", "5000", "--rounds", "1")
     report = json.loads(run(*command, "--json"))

@@ -224,6 +224,7 @@ DRIVER = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_nothing_is_kept_for_a_driver_that_died(folder, client):
     command = [sys.executable, "-c", textwrap.dedent(DRIVER), client.scheduler.address, str(folder / "x.zarr")]
@@ -234,6 +235,7 @@ def test_nothing_is_kept_for_a_driver_that_died(folder, client):
     wait_until_nothing_is_kept()
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_workers_that_die_cost_only_time(folder):
     with (

@@ -309,6 +309,7 @@ def test_a_process_that_is_killed_in_a_pass_goes_on_with_that_pass(tmp_path):
     assert len(seen.labels) == model.n_passes_ - 3
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_fit_whose_scheduler_is_gone_for_good_goes_on_elsewhere(tmp_path):
     path = tmp_path / "x.zarr"

@@ -706,6 +706,7 @@ def test_names_in_files_cannot_drive_the_terminal(fitted, run):
 # ---- processes
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_worker_processes_of_its_own(here, run):
     base = ["--workers", 2, "--memory-limit", "1GB"]
@@ -734,9 +735,8 @@ def test_as_a_program_and_interrupted(here, rows):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(
-    "words", [pytest.param("loading packages", marks=pytest.mark.slow), "starting 2 worker processes"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["loading packages", "starting 2 worker processes"])
 def test_interrupted_while_workers_start(here, words):
     """One line, and no process is left; the terminal sends Ctrl-C to all of them."""
     asked = ["fit", "data.zarr", "-k", "3", "--model", "m.zarr", "--workers", "2"]

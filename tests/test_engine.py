@@ -521,6 +521,7 @@ def test_weights_in_memory_that_a_sample_is_drawn_by_are_sent_once(criterion, cl
     assert found.table == expected.table
 
 
+@pytest.mark.slow
 def test_a_selection_with_rows_held_out_sends_them_once(client, all_rows_are_large):
     found = select(X, [1, 2], criterion="held_out", estimator=model(), scheduler=client, sample_weight=WEIGHTS)
     expected = select(X, [1, 2], criterion="held_out", estimator=model(), sample_weight=WEIGHTS)
@@ -528,9 +529,8 @@ def test_a_selection_with_rows_held_out_sends_them_once(client, all_rows_are_lar
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(
-    "kind", ["numpy", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dask", "rechunked"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["numpy", "dask", "rechunked"])
 def test_rows_in_memory_are_sent_once_to_processes(kind, expected, processes, all_rows_are_large):
     assert_same_bits(model(scheduler=processes).fit(in_memory(kind, processes)), expected)
 
@@ -553,6 +553,7 @@ def page_faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this is about glibc's malloc")
 def test_worker_processes_use_memory_again(processes, tmp_path, tune):
@@ -596,6 +597,7 @@ print(*kept)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this is about glibc's malloc")
 def test_a_worker_with_little_room_gives_memory_back():
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC", "GLIBC"))}
@@ -623,6 +625,7 @@ print(plan.n_threads, planned.n_threads, sum(name.startswith("gmm-rows") for nam
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot confine a process")
 def test_a_confined_process_has_as_many_threads_as_processors():
     run = subprocess.run([sys.executable, "-c", CONFINED], capture_output=True, text=True, check=True)
@@ -1245,6 +1248,7 @@ def test_an_engine_counts_its_passes():
     assert len(set(values)) == 1
 
 
+@pytest.mark.slow
 def test_an_error_of_the_users_own_graph_stays_what_it_is(client):
     """A file that a block wants to read is missing: that says nothing of the scheduler."""
 

@@ -98,10 +98,8 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "moment",
-    ["in an E-step", *(pytest.param(name, marks=pytest.mark.slow) for name in MOMENTS if name != "in an E-step")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_scheduler_that_is_replaced_changes_no_bit(moment, cluster, gate, expected, caplog):
     strike = Strike(MOMENTS[moment], lambda: replace_scheduler(cluster), gate)
     fitted = model(scheduler=cluster.address, callbacks=[strike]).fit(gated(gate))
@@ -169,6 +167,7 @@ def closed_after_tls(client):
             client.status = "closed"  # its finaliser would close it once more
 
 
+@pytest.mark.slow
 def test_encrypted_schedulers_are_found_again_with_the_same_security(tmp_path, gate, expected):
     script = Path(__file__).parents[1] / "cluster_configs" / "tls" / "make_certificates.sh"
     subprocess.run(["sh", script, tmp_path / "tls", "localhost"], check=True, capture_output=True)

@@ -91,6 +91,7 @@ def test_forked_children_compute_the_same_unless_they_have_their_parents_client(
     assert with_client["score"] == [parent, parent]  # rows in memory need none
 
 
+@pytest.mark.slow
 def test_zarrs_in_the_parent_is_told(path):
     pytest.importorskip("zarrs")
     found = answers(path, "zarrs")

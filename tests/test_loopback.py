@@ -136,6 +136,7 @@ def started(tmp_path, temporary):
         yield process
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_nothing_is_left_after_ctrl_c(started, temporary):
     assert len(list(temporary.iterdir())) == 1

@@ -42,9 +42,8 @@ SIZE = "n_profiles, chunk = 3_000_000, 250_000"
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(
-    "size", ["n_profiles, chunk = 100_000, 30_000", pytest.param(SIZE, marks=pytest.mark.slow)], ids=["small", "as is"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["n_profiles, chunk = 100_000, 30_000", SIZE], ids=["small", "as is"])
 def test_getting_started(size: str, figures: Any, capsys: pytest.CaptureFixture[str]) -> None:
     (path,) = (path for path in NOTEBOOKS if path.stem == "getting_started")
     assert any(SIZE in "".join(cell["source"]) for cell in code_cells(path))

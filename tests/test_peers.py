@@ -50,6 +50,7 @@ def test_every_contestant_is_measured_or_missing(tol: tuple[str, ...]) -> None:
     assert max(levels) - min(levels) < 1e-8
 
 
+@pytest.mark.slow
 def test_table_and_what_takes_too_long() -> None:
     lines = run(*SMALL, "--only", "scikit-learn", "--time-limit", "0.1").splitlines()
     assert "| scikit-learn | time limit of 0.1 s | | | | | | | |" in lines

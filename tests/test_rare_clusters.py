@@ -72,8 +72,8 @@ def small(**parameters):
 # ---- what is found
 
 
-@pytest.mark.parametrize("n_features", [2, 3, 4])
-@pytest.mark.parametrize("seed", [2, 3])
+@pytest.mark.parametrize("n_features", [2, *(pytest.param(more, marks=pytest.mark.slow) for more in (3, 4))])
+@pytest.mark.parametrize("seed", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_one_row_in_ten_thousand_is_a_cluster(n_features, seed, monkeypatch):
     x, place = make_data(seed, 1_000_000, n_features, 100)
     model = model_of(random_state=seed).fit(x)
@@ -85,7 +85,7 @@ def test_one_row_in_ten_thousand_is_a_cluster(n_features, seed, monkeypatch):
     assert model.lower_bound_ > lost.lower_bound_ + model.tol
 
 
-@pytest.mark.parametrize("n_features", [2, 4])
+@pytest.mark.parametrize("n_features", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_cluster_that_lives_in_one_chunk(n_features, monkeypatch):
     x, place = make_data(5, 1_000_000, n_features, 100, together=True)
     chunked = da.from_array(x, chunks=(50_000, n_features))
@@ -335,6 +335,7 @@ def test_chunks_and_schedulers_do_not_matter(kind, tmp_path, tune):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_workers_do_not_matter():
     x, _, model = small()

@@ -182,6 +182,7 @@ def blas_threads():
     return max(pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas")
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_worker_processes(stores, expected, monkeypatch):
     for name in ("OMP", "OPENBLAS", "MKL"):
@@ -468,6 +469,7 @@ def unlike_workers(*variables):
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_workers_that_differ_are_told(stores):
     with unlike_workers({}, OTHER_BLAS) as client:

@@ -588,6 +588,7 @@ class CountingStore(MemoryStore):
         return await super().get(key, prototype, byte_range)
 
 
+@pytest.mark.slow
 def test_reads_are_those_of_the_slowest_candidate_alone():
     store = CountingStore()
     rows = zarr.create_array(store, data=X, chunks=(250, D))
@@ -678,6 +679,7 @@ def overlapping():
     return rng.normal(size=(N, D)) * [1.0, 2.0] + 3 * rng.integers(2, size=(N, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["bic", "aic"])
 def test_patience_saves_passes_and_finds_the_same(criterion):
     how = {"criterion": criterion, "estimator": GaussianMixture(random_state=0, tol=1e-5, max_iter=500)}
@@ -1031,6 +1033,7 @@ def bic_score(model, x):
     return -model.bic(x)
 
 
+@pytest.mark.slow
 def test_grid_search_finds_the_same():
     grid = {"n_components": [1, 2, 3, 4], "covariance_type": ["full", "spherical"]}
     search = GridSearchCV(GaussianMixture(random_state=0), grid, scoring=bic_score).fit(X)

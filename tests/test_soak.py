@@ -56,6 +56,7 @@ def heard_rows(scheduler, n_rows=6000):
     return sum(event.n_rows for event in seen if isinstance(event, BatchFinished))
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_fits_that_tell_what_they_do_leave_no_topics_behind(client):
     address = client.scheduler.address

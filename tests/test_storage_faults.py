@@ -718,6 +718,7 @@ print(sorted(os.listdir(".")), before == {name: open(os.path.join(name, "zarr.js
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(tmp_path):
     """Of one megabyte, mounted for this process alone."""
     script = tmp_path / "script.py"
@@ -971,6 +972,7 @@ def writer(folder, model, *arguments):
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_two_processes_that_write_one_output(fitted, tmp_path):
     with writer(tmp_path, fitted) as process:

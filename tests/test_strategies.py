@@ -27,7 +27,6 @@ from trials import Trial  # noqa: E402
 NAMES = ["full:2x8:30%", "tied:3x5:30%", "diag:2x5:20%", "spherical:2x16:1%"]
 NAMES += [name for name, data in DATA_SETS.items() if data.rows.modules or name.startswith("digits")]
 NAMES += ["apart:3x8", *REAL]
-QUICK = ["default", "plain", "both-auto", SCIKIT_LEARN]  # the others are slow tests
 
 
 # ---- data sets
@@ -42,7 +41,8 @@ def test_data_sets_cover_what_a_default_has_to_serve() -> None:
         assert 20 * data.n_components <= data.init_size <= data.n_rows / 2.5
 
 
-@pytest.mark.parametrize("name", [*NAMES[:4], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[4:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_rows_are_the_same_every_time(name: str) -> None:
     data = (DATA_SETS | APART | REAL)[name]
     if data.missing():
@@ -139,10 +139,8 @@ def test_plain_is_the_fit_that_scikit_learn_makes() -> None:
     assert ours["log_likelihood"] == pytest.approx(theirs["log_likelihood"], rel=1e-10)
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_records_say_what_fits_took(strategy: str) -> None:
     data = DATA_SETS["full:2x8:30%"].with_rows(1500)
     trial = Trial(data, strategy, 0, 1e-3, 100)
@@ -259,7 +257,8 @@ def test_the_command_measures_losses(tmp_path: Path, data: tuple[str, ...]) -> N
     assert "| default |" in table
 
 
-@pytest.mark.parametrize("script", ["strategies.py", pytest.param("optima.py", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["strategies.py", "optima.py"])
 def test_a_name_that_is_no_data_set(tmp_path: Path, script: str) -> None:
     command = [sys.executable, str(BENCHMARKS / script), "--output", str(tmp_path / "x.jsonl"), "--data", "y"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -302,7 +302,8 @@ VARIABLES = r"^export (DASK_DISTRIBUTED__\w+=.*)$"
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("by", ["file", pytest.param("variables", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["file", "variables"])
 def test_same_bits_in_the_terminal(cluster, home, ours, data, tmp_path, terminal, by):
     """With the README's command, and its two ways to tell where the certificates are."""
     command = shlex.split(readme("daskgmm fit").replace("tls://127.0.0.1:8786", cluster[0]).replace("-k 16", "-k 3"))
@@ -471,6 +472,7 @@ def test_who_may_be_a_scheduler(ours, foreign, posing_as):
         asyncio.run(greet())
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_worker_is_refused(home, ours, foreign, data, tmp_path):
     """Of another authority, and one that speaks no TLS."""

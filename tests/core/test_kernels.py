@@ -200,6 +200,7 @@ def test_arithmetic_follows_from_tightness(structure, library):
     assert chosen == [["float32", "float64", "float64"], ["float64"] * 3, ["precise"] * 3]
 
 
+@pytest.mark.slow
 def test_wide_rows_are_whitened(library):
     """Quadratic features grow with the square of the features: from some width on they are not built."""
     chosen = []
