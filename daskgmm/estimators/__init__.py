@@ -7,6 +7,7 @@ selection_table    table of the candidates of a selection, the best candidate, a
 grid               validated arguments of `select`: candidates and criterion
 base               base class of both mixtures: fit, predict, score
 explicit           base class of `GaussianMixture`: models of given parameters, marginals and conditionals
+conversion         conversion to scikit-learn's classes, and back
 features           choices of features by position or name
 model              base class without data: constructor parameters, fitted attributes, sampling
 attributes         validation of fitted attributes, and a cache of parameters and kernels computed from them

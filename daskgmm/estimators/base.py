@@ -44,7 +44,8 @@ from ..names import AUTO, Defaults
 from ..persistence.checkpoint import Checkpoint
 from .attributes import Memory, Prepared, as_array
 from .checkpointing import check_checkpoint, checkpointer_for
-from .model import MixtureModel, Preparation
+from .conversion import SklearnConversion
+from .model import Preparation
 from .saving import save
 from .validation import check_cache, check_callbacks, check_init_size
 
@@ -53,7 +54,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _FEATURES = ("n_features_in_", "feature_names_in_")
 
 
-class BaseMixture(DensityMixin, MixtureModel[State]):  # type: ignore[misc]
+class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
     """Base class of the estimators: fit, plan, predict, score and save. Subclasses add the M-step."""
 
     _has_criteria: ClassVar[bool] = False

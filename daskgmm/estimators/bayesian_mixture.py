@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
+from sklearn import mixture
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..core.concentration import WEIGHT_DISTRIBUTIONS, WeightDistribution
@@ -18,7 +19,7 @@ from ..core.variational import Posterior, Priors, Variational
 from ..errors import InvalidAttributesError
 from ..fitting.survey import Survey
 from ..names import Defaults
-from .attributes import as_array, check_covariances, check_means, check_positive, checked
+from .attributes import COVARIANCES, as_array, check_covariances, check_means, check_positive, checked
 from .base import Array, BaseMixture
 from .model import Preparation
 from .model_kinds import storable
@@ -31,6 +32,9 @@ _PRIORS = (
     "degrees_of_freedom_prior_",
     "covariance_prior_",
 )
+
+_ROUNDING = 1e-9
+"""Largest relative error of a number of rows that was computed from a posterior."""
 
 
 @storable("mean_prior", "covariance_prior")
@@ -195,6 +199,8 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     }
 
     _followed = ("weight_concentration_", "mean_precision_", "means_", "degrees_of_freedom_")
+    _sklearn_class = mixture.BayesianGaussianMixture
+    _state_attributes = (*_followed, "weights_", *COVARIANCES, *_PRIORS)
 
     def __init__(
         self,
@@ -356,6 +362,14 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
             float(check_positive(_PRIORS[3], arrays[_PRIORS[3]], (), d - 1)),
             checked(_PRIORS[4], arrays[_PRIORS[4]], self._structure.prior_shape(d)),
         )
+
+    @staticmethod
+    def _bound_unit(model: Any) -> float:
+        """Sum of the weights of the rows, by which the strengths of the means have grown; 1 if it is unknown."""
+        if not hasattr(model, "mean_precision_prior_"):
+            return 1.0
+        total = float((np.asarray(model.mean_precision_, np.float64) - model.mean_precision_prior_).sum())
+        return round(total) if abs(total - round(total)) <= _ROUNDING * total else total
 
     def _fit_facts(self) -> dict[str, Any]:
         names = "weight_concentration_prior_", "mean_precision_prior_", "degrees_of_freedom_prior_"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+from sklearn import mixture
 from sklearn.utils._param_validation import StrOptions
 
 from ..core.acceleration import ACCELERATIONS, Accelerator, LimitedMemoryBFGS
@@ -19,7 +20,7 @@ from ..data.failures import short_errors
 from ..fitting.folds import Score
 from ..fitting.pruning import information_criteria
 from ..names import AUTO, Defaults
-from .attributes import check_covariances, check_means, check_problem, checked
+from .attributes import COVARIANCES, check_covariances, check_means, check_problem, checked
 from .base import Array
 from .explicit import ExplicitMixture
 from .model import Preparation
@@ -186,6 +187,8 @@ class GaussianMixture(ExplicitMixture):
 
     _has_criteria = True
     _followed = ("weights_", "means_")
+    _sklearn_class = mixture.GaussianMixture
+    _state_attributes = ("weights_", "means_", *COVARIANCES)
 
     def __init__(
         self,
