@@ -54,7 +54,7 @@ class _Reader(StoredGroup):
         """Read the whole model."""
         name = self.attributes.get("estimator")
         if not isinstance(name, str) or name not in kinds:
-            raise self.error("estimator", f"is {name!r:.40}; expected one of {', '.join(kinds)}")
+            raise self.error("estimator", f"is {name!r:.40}; expected one of {', '.join(sorted(kinds, reverse=True))}")
         kind = kinds[name]
         parameters, given = self._parameters(kind), self._given(kind)
         try:
