@@ -383,9 +383,7 @@ def test_dask_data_frames(whole):
     model = fit(lazy)
     assert_same_bits(model, whole["full"])
     assert list(model.feature_names_in_) == list("abc")
-    labels = model.predict(lazy)
-    assert isinstance(labels, da.Array)
-    np.testing.assert_array_equal(labels.compute(), whole["full"].predict(X))
+    np.testing.assert_array_equal(model.predict(lazy).compute(), whole["full"].predict(X))
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(lazy[["c", "b", "a"]])
 

@@ -70,6 +70,7 @@ EXTERNAL = {
     "distributed": {"engine"},
     "yaml": {"config"},
     "h5py": {"data"},
+    "pandas": {"data"},
     "zarr": {"data", "persistence", "results", "inspection", "demo"},
     "fsspec": {"data"},
     "sklearn": {"fitting", "estimators", "demo", "jobs"},
@@ -80,7 +81,7 @@ EXTERNAL = {
     "matplotlib": {"diagnostics", "demo"},
     "PIL": {"demo"},
 }
-OPTIONAL = {"h5py", "matplotlib", "PIL"}
+OPTIONAL = {"h5py", "matplotlib", "pandas", "PIL"}
 ON_DEMAND = {"daskgmm.core.compiled"}  # imported where its package is installed, and never with daskgmm itself
 
 

@@ -11,6 +11,8 @@ inputs         conversion of every input to rows, and of rows and weights to a `
 Kinds of source:
 
 arrays         NumPy arrays and memory maps
+frames         data frames of dask
+tables         tables in memory: data frames, Arrow tables, tables of astropy; columns of weights
 structured     arrays of records, whose fields are the features
 dask_blocks    dask arrays
 task_graphs    small graphs of tasks, split and evaluated without a scheduler

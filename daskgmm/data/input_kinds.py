@@ -6,11 +6,12 @@ A kind of input is one class, which `register` adds to the known kinds. CONTRIBU
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..names import RAISE
-from .output import RowOutput
+from .output import RowFunction, RowOutput
 
 
 class InputKind(ABC):
@@ -51,6 +52,24 @@ class InputKind(ABC):
         """Names of the features; None if the input has none."""
         return None
 
+    def frame(self, data: Any) -> Any:
+        """Empty data frame with the columns of the input, for scikit-learn's checks; None if the input is no frame."""
+        return None
+
+    def map_rows(self, data: Any, function: RowFunction, rows: Any) -> Any:
+        """Compute results for the rows in the form of the input, lazily; None to have `wrap` convert them.
+
+        Parameters
+        ----------
+        data : object
+            Input from which the rows were made.
+        function : RowFunction
+            Function with one output.
+        rows : dask.array.Array or Source
+            Rows of the input, which this kind made.
+        """
+        return None
+
     def wrap(self, data: Any, result: Any, output: RowOutput) -> Any:
         """Convert results for the rows to the form of the input.
 
@@ -80,6 +99,30 @@ class Input:
     def with_rows(self, rows: Any) -> Input:
         """Return the same input with the rows in another form."""
         return self if rows is self.rows else replace(self, rows=rows)
+
+    @property
+    def frame(self) -> Any:
+        """Empty data frame with the columns of the input; None if no kind knows one."""
+        frames = (kind.frame(data) for kind, data in self.steps)
+        return next((frame for frame in frames if frame is not None), None)
+
+    def map_rows(self, function: RowFunction, compute: Callable[[], Any]) -> Any:
+        """Compute results for the rows in the form of the input.
+
+        Parameters
+        ----------
+        function : RowFunction
+            Function with one output.
+        compute : callable
+            Computes the results, (n,) or (n, K), if the kind that made the rows does not.
+        """
+        (output,) = function.outputs
+        if self.steps:
+            kind, data = self.steps[-1]
+            result = kind.map_rows(data, function, self.rows)
+            if result is not None:
+                return Input(None, steps=self.steps[:-1]).wrap(result, output)
+        return self.wrap(compute(), output)
 
     def wrap(self, result: Any, output: RowOutput) -> Any:
         """Convert results for the rows to the form of the input; see `InputKind.wrap`."""

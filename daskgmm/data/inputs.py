@@ -23,6 +23,7 @@ from ..names import RAISE
 from .arrays import ArraySource, check_unmasked, mapped_source, unmasked
 from .dask_blocks import BlockSource, with_known_chunks
 from .dataset import Dataset
+from .frames import DaskFrame
 from .hdf5 import DatasetSource, is_dataset
 from .input_kinds import Input, InputKind, register, unwrap
 from .row_block import SAMPLE_WEIGHT, AlignedInput
@@ -31,7 +32,8 @@ from .source import Source
 from .store import open_zarr, pick_array
 from .store_checks import MOST_ROWS, product
 from .stored_rows import StoreSource
-from .structured import as_columns, field_names
+from .structured import as_columns, field_names, masked_columns
+from .tables import TABLES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,7 +49,7 @@ def accept(data: Any, name: str = "X", missing: str | None = None) -> Input:
     Parameters
     ----------
     data : object
-        An array of any kind, a dask or pandas data frame, an xarray DataArray, a Zarr array or group, a path or URL, a
+        An array of any kind, a data frame or table, an xarray DataArray, a Zarr array or group, a path or URL, a
         dataset of an HDF5 file, or an object of a registered kind. Fields of records become columns.
     name : str
         Name of the parameter in errors.
@@ -63,21 +65,21 @@ def accept(data: Any, name: str = "X", missing: str | None = None) -> Input:
     with naming(name):
         unwrapped = unwrap(data, name)
         missing = missing or unwrapped.missing
-        found = _with_missing(unwrapped.rows) if row_kind(missing).leaves_out else unwrapped.rows
+        found = _with_missing(unwrapped.rows, name) if row_kind(missing).leaves_out else unwrapped.rows
         _check_one_array(found, name)
         check_unmasked(found)
         rows = as_columns(found, name)
-        names = rows.feature_names if isinstance(rows, Source) else field_names(found)
+        names = rows.feature_names if isinstance(rows, Source) else field_names(unwrapped.rows)
         return Input(rows, unwrapped.feature_names or names, unwrapped.steps, missing)
 
 
-def _with_missing(rows: Any) -> Any:
+def _with_missing(rows: Any, name: str) -> Any:
     """Return the rows with NaN for values that are masked, or are stored as missing values."""
     if isinstance(rows, Source):
         return rows.with_missing()
     if isinstance(rows, da.Array) and isinstance(rows._meta, np.ma.MaskedArray):
         return rows.map_blocks(unmasked, dtype=unmasked(rows._meta).dtype, meta=unmasked(rows._meta))
-    return unmasked(rows)
+    return unmasked(masked_columns(rows, name) if isinstance(rows, np.ma.MaskedArray) else rows)
 
 
 def resolve(data: Any, name: str = "X", missing: str | None = None) -> Any:
@@ -121,14 +123,6 @@ class _Dataset(InputKind):
         return DatasetSource(data, name)
 
 
-class _DaskFrame(InputKind):
-    def recognises(self, data: Any, name: str) -> bool:
-        return hasattr(type(data), "to_dask_array")  # the type, because a Delayed object has every attribute
-
-    def rows(self, data: Any, name: str) -> Any:
-        return data.to_dask_array()
-
-
 class _DataArray(InputKind):
     """An xarray DataArray: np.asarray would load the values of a lazy one."""
 
@@ -141,7 +135,7 @@ class _DataArray(InputKind):
         return data.data
 
 
-for _kind in (_Address(), _ZarrGroup(), _ZarrArray(), _Dataset(), _DaskFrame(), _DataArray()):
+for _kind in (_Address(), _ZarrGroup(), _ZarrArray(), _Dataset(), DaskFrame(), _DataArray(), *TABLES):
     register(_kind, last=True)
 
 

@@ -174,13 +174,26 @@ def map_rows(blocks: da.Array, function: RowFunction) -> da.Array:
 
 
 def _apply(block: Any, function: RowFunction, block_info: Any = None) -> Array:
-    tell_briefly()
     start = block_info[0]["array-location"][0][0] if block_info else np.nan
-    known = not np.isnan(start)
+    return block_results(dense(block), function, None if np.isnan(start) else int(start))
+
+
+def block_results(rows: Array, function: RowFunction, start: int | None = None) -> Array:
+    """Compute the results for a block of rows in a task.
+
+    Parameters
+    ----------
+    rows : array of shape (n, D)
+    function : RowFunction
+        Function with one output.
+    start : int, optional
+        Number of the first row; None if it is not known.
+    """
+    tell_briefly()
     try:
-        (result,) = apply_rows(dense(block), function, int(start) if known else 0)
+        (result,) = apply_rows(rows, function, start or 0)
     except NonFiniteDataError as error:
-        if known:
+        if start is not None:
             raise
         raise NonFiniteDataError(error.row, is_nan=error.is_nan, within_chunk=True) from None
     return result

@@ -51,6 +51,20 @@ def as_columns(data: Any, name: str) -> Any:
     return _columns(data, dtype) if source is None else RecordSource(source, names, dtype)
 
 
+def masked_columns(data: np.ma.MaskedArray[Any, Any], name: str) -> np.ma.MaskedArray[Any, Any]:
+    """Convert masked records to a masked array of rows × fields; return other masked arrays unchanged.
+
+    Raises
+    ------
+    UnsupportedDataError
+        If a field does not contain real numbers.
+    """
+    if field_names(data) is None or data.ndim != 1:
+        return data
+    masks: Any = np.ma.getmaskarray(data)
+    return np.ma.array(_columns(data.data, _common_dtype(data.dtype, name)), mask=structured_to_unstructured(masks))
+
+
 def _columns(records: Array, dtype: np.dtype[Any]) -> Array:
     return np.asarray(structured_to_unstructured(np.asarray(records), dtype))
 

@@ -25,6 +25,7 @@ from ..data.input_kinds import Input
 from ..data.inputs import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
 from ..data.output import RowFunction, apply_rows, as_blocks, map_rows
 from ..data.row_checks import check_complete, check_weight_sum, row_kind
+from ..data.tables import split_weights
 from ..diagnostics.verbose import VerboseListener
 from ..engine.blas import one_blas_thread
 from ..engine.events import Listener
@@ -96,8 +97,9 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             Data; rows are samples. The class docstring lists the kinds of arrays and stores.
         y : None
             Ignored.
-        sample_weight : array-like of shape (n,), optional
-            Weights of the rows; a row of weight 2 counts as two equal rows.
+        sample_weight : array-like of shape (n,) or str, optional
+            Weights of the rows, a path of them, or the name of a column of the table ``X``; a row of weight 2 counts as
+            two equal rows.
         checkpoint : str or path, optional
             Directory, on a local or mounted file system, in which the fit saves its state after every pass over the
             data.
@@ -135,6 +137,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             return self._fit(X, sample_weight, stored_fit)
 
     def _fit(self, X: Any, sample_weight: Any, stored_fit: Checkpoint | None) -> Self:
+        X, sample_weight = split_weights(X, sample_weight)
         accepted = self._accept_input(X, reset=True)
         data = accepted.rows
         if data.shape[0] < 2:  # false for a dask array of unknown length (NaN), whose rows are counted later
@@ -228,6 +231,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             If the scheduler does not answer.
         """
         self._check_settings()
+        X, sample_weight = split_weights(X, sample_weight)
         accepted = clone(self)._accept_input(X, reset=True)  # a plan leaves no trace on the estimator
         with DaskEngine(self.scheduler, in_process=not is_lazy(accepted.rows)) as engine:
             dataset, _ = as_dataset(accepted.rows, sample_weight, engine.compute, accepted.missing)
@@ -252,6 +256,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         labels : array of shape (n,), int64
             Most probable component of every row, as from `predict`.
         """
+        X, sample_weight = split_weights(X, sample_weight)  # a column of weights is no feature
         return self.fit(X, y, sample_weight).predict(X)
 
     # ---- predictions
@@ -268,7 +273,8 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         Returns
         -------
         labels : array of shape (n,), int64
-            A lazy dask array for dask and Zarr data, else a NumPy array. Incomplete rows that are left out have −1.
+            Lazy for dask and Zarr data: a dask array, or a dask series for a dask data frame; else a NumPy array.
+            Incomplete rows that are left out have −1.
         """
         return self._for_each_row(X, "labels")
 
@@ -284,7 +290,8 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         Returns
         -------
         probabilities : array of shape (n, n_components)
-            A lazy dask array for dask and Zarr data, else a NumPy array. Incomplete rows that are left out have NaN.
+            Lazy for dask and Zarr data: a dask array, or a dask data frame with the columns ``component_0``, … for
+            another; else a NumPy array. Incomplete rows that are left out have NaN.
         """
         return self._for_each_row(X, "responsibilities")
 
@@ -300,7 +307,8 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         Returns
         -------
         log_density : array of shape (n,)
-            A lazy dask array for dask and Zarr data, else a NumPy array. Incomplete rows that are left out have NaN.
+            Lazy for dask and Zarr data: a dask array, or a dask series for a dask data frame; else a NumPy array.
+            Incomplete rows that are left out have NaN.
         """
         return self._for_each_row(X, "log_density")
 
@@ -354,8 +362,8 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             return accepted.with_rows(data)
         if is_lazy(data):
             check_layout(data)
-            named = getattr(X, "_meta", data) if hasattr(X, "to_dask_array") else data
-            validate_data(self, named, reset=reset, skip_check_array=True)
+            named = accepted.frame
+            validate_data(self, data if named is None else named, reset=reset, skip_check_array=True)
             return accepted
         if not hasattr(data, "dtype") or hasattr(data, "__array__"):
             dtype = getattr(data, "dtype", None)
@@ -444,6 +452,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             yield engine, dataset
 
     def _score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
+        X, sample_weight = split_weights(X, sample_weight)
         accepted, prepared = self._accept_new(X)
         weights = None if sample_weight is None else resolve(sample_weight, "sample_weight", accepted.missing)
         score = self._score_here(accepted, prepared, weights, entropy=entropy)
@@ -456,6 +465,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
 
     def _plan_score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> PassPlan:
         """Plan the pass of `score`; raise `WorkerMemoryError` if the pass does not fit into the workers."""
+        X, sample_weight = split_weights(X, sample_weight)
         accepted, prepared = self._accept_new(X)
         with self._pass_over(accepted, sample_weight) as (engine, dataset):
             return engine.plan(dataset, self._score_fold(dataset, prepared, entropy=entropy))
@@ -496,12 +506,14 @@ def for_each_row(accepted: Input, function: RowFunction, shared_bytes: int = 0) 
         Size of all results of a row that may share the blocks of rows; see `as_blocks`.
     """
     (output,), data = function.outputs, accepted.rows
-    if isinstance(data, np.ndarray):
-        with one_blas_thread():
-            (result,) = apply_rows(data, function, n_threads=None)
-    else:
-        result = map_rows(as_blocks(data, output.row_bytes, max(shared_bytes, output.row_bytes)), function)
-    return accepted.wrap(result, output)
+
+    def compute() -> Any:
+        if isinstance(data, np.ndarray):
+            with one_blas_thread():
+                return apply_rows(data, function, n_threads=None)[0]
+        return map_rows(as_blocks(data, output.row_bytes, max(shared_bytes, output.row_bytes)), function)
+
+    return accepted.map_rows(function, compute)
 
 
 def _backend(prepared: Prepared[Any], data: Any) -> ElementwiseBackend:

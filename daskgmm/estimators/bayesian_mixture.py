@@ -165,7 +165,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features; only for data frames whose column names are all strings, and for structured rows.
+        Names of the features; only for tables whose column names are all strings, and for structured rows.
 
     See Also
     --------

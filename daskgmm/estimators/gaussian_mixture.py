@@ -33,11 +33,11 @@ class GaussianMixture(ExplicitMixture):
     """Gaussian mixture fitted by expectation-maximisation to data of any size.
 
     The class has the interface of `sklearn.mixture.GaussianMixture`. Data may be a NumPy array or memmap, a dask array
-    or data frame, a Zarr array or group, the path or URL of one (``"data.zarr"``,
-    ``"s3://bucket/data.zarr::temperature"``), or a dataset opened by h5py. dask, Zarr and HDF5 data are read chunk by
-    chunk, once in each iteration, and are never in memory as a whole. The E-step computes sufficient statistics of each
-    chunk, a tree adds the statistics, and the M-step needs only their sum (Dempster, Laird & Rubin, J. R. Stat. Soc. B
-    39, 1977).
+    or data frame, a table (pandas, polars, Arrow, astropy), a Zarr array or group, the path or URL of one
+    (``"data.zarr"``, ``"s3://bucket/data.zarr::temperature"``), or a dataset opened by h5py. dask, Zarr and HDF5 data
+    are read chunk by chunk, once in each iteration, and are never in memory as a whole. The E-step computes sufficient
+    statistics of each chunk, a tree adds the statistics, and the M-step needs only their sum (Dempster, Laird & Rubin,
+    J. R. Stat. Soc. B 39, 1977).
 
     Passes over the data run on the `dask.distributed.Client` in scope, or on threads of this process without a client;
     data in the memory of this process are always processed here. The result has the same bits for every chunking,
@@ -158,7 +158,7 @@ class GaussianMixture(ExplicitMixture):
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features; only for data frames whose column names are all strings, and for structured rows.
+        Names of the features; only for tables whose column names are all strings, and for structured rows.
 
     See Also
     --------

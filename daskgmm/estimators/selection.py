@@ -21,6 +21,7 @@ from ..data.failures import short_errors
 from ..data.held_out import HeldOut
 from ..data.inputs import as_dataset, is_lazy
 from ..data.row_checks import check_weight_sum
+from ..data.tables import split_weights
 from ..diagnostics.selection_view import draw_criterion, new_axes, selection_html, selection_text
 from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener
@@ -266,6 +267,7 @@ def _select(
     for model in models.values():
         model._check_settings()
     first = models[keys[0]]
+    X, sample_weight = split_weights(X, sample_weight)
     accepted = first._accept_input(X, reset=True)
     _copy_features(first, models.values())
     rule = None if share is None else HeldOut(share, base.random_state)
