@@ -32,6 +32,10 @@ class WeightDistribution(ABC):
     def shape(self, n_components: int) -> tuple[int, ...]:
         """Shape of the family's parameters."""
 
+    def dimensions(self) -> tuple[str, ...]:
+        """Names of the axes of `shape`."""
+        return ("parameter", "component")[-len(self.shape(1)) :]
+
     @abstractmethod
     def posterior(self, prior: float, soft_counts: Array) -> Array:
         """Parameters of the posterior after ``soft_counts`` (K,) rows, from the prior's concentration."""

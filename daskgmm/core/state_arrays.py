@@ -22,6 +22,7 @@ from .variational import Posterior, Priors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shapes = dict[str, tuple[int, ...]]
+Dimensions = dict[str, tuple[str, ...]]
 
 
 class StateArrays(ABC, Generic[State]):
@@ -33,6 +34,10 @@ class StateArrays(ABC, Generic[State]):
     @abstractmethod
     def shapes(self, structure: CovarianceStructure, n_components: int, n_features: int) -> Shapes:
         """Shape of every array by name."""
+
+    @abstractmethod
+    def dimensions(self, structure: CovarianceStructure) -> Dimensions:
+        """Names of the axes of every array by name; axes with one name have one length in all arrays."""
 
     @abstractmethod
     def arrays(self, state: State) -> dict[str, Array]:
@@ -94,6 +99,10 @@ class MixtureArrays(StateArrays[MixtureParameters]):
         shapes = (n_components,), (n_components, n_features), matrices, matrices
         return dict(zip(self._NAMES, shapes, strict=True))
 
+    def dimensions(self, structure: CovarianceStructure) -> Dimensions:
+        matrices = structure.covariance_dimensions()
+        return dict(zip(self._NAMES, (("component",), ("component", "feature"), matrices, matrices), strict=True))
+
     def arrays(self, state: MixtureParameters) -> dict[str, Array]:
         return {name: getattr(state, name) for name in self._NAMES}
 
@@ -136,6 +145,20 @@ class PosteriorArrays(StateArrays[Posterior]):
             **dict.fromkeys(self._SCALARS, ()),
             "prior_mean": (n_features,),
             "prior_covariance": structure.prior_shape(n_features),
+        }
+
+    def dimensions(self, structure: CovarianceStructure) -> Dimensions:
+        matrices = structure.covariance_dimensions()
+        return {
+            "weight_concentration": self.weight_distribution.dimensions(),
+            "mean_precision": ("component",),
+            "means": ("component", "feature"),
+            "degrees_of_freedom": matrices[:1],
+            "covariances": matrices,
+            "precisions_cholesky": matrices,
+            **dict.fromkeys(self._SCALARS, ()),
+            "prior_mean": ("feature",),
+            "prior_covariance": structure.prior_dimensions(),
         }
 
     def arrays(self, state: Posterior) -> dict[str, Array]:

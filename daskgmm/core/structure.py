@@ -71,6 +71,11 @@ class CovarianceStructure(ABC):
         return self.n_matrices(n_components), *self.matrix_shape(n_features)
 
     @final
+    def covariance_dimensions(self) -> tuple[str, ...]:
+        """Names of the axes of ``covariances``; the axis of a shared matrix has the length 1 and a name of its own."""
+        return "shared" if self.shared else "component", *self.prior_dimensions()
+
+    @final
     def moments_shape(self, n_components: int, n_features: int) -> tuple[int, int]:
         """Shape of the second moments in the sufficient statistics, (L, P)."""
         return self.n_matrices(n_components), self.n_moments(n_features)
@@ -79,6 +84,11 @@ class CovarianceStructure(ABC):
     def prior_shape(self, n_features: int) -> tuple[int, ...]:
         """Shape of a prior covariance, which serves all components."""
         return self.matrix_shape(n_features)
+
+    @final
+    def prior_dimensions(self) -> tuple[str, ...]:
+        """Names of the axes of a prior covariance, all different: ``"feature"``, ``"feature_"`` and so on."""
+        return tuple("feature" + "_" * i for i in range(len(self.matrix_shape(1))))
 
     @final
     def n_covariance_parameters(self, n_components: int, n_features: int) -> int:

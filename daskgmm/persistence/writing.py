@@ -54,6 +54,7 @@ def write_model(path: Address, model: StoredModel, *, overwrite: bool = False) -
     attributes["checksums"] = {key: checksum(array) for key, array in arrays.items()} | {
         "attributes": digest(attributes)
     }
+    dimensions = model.state_arrays.dimensions(model.state.structure)
     with new_store(path, attributes, overwrite=overwrite) as group:
         for key, array in arrays.items():
             stored = group.create_array(
@@ -63,6 +64,7 @@ def write_model(path: Address, model: StoredModel, *, overwrite: bool = False) -
                 dtype=array.dtype,
                 compressors=None,
                 filters=None,
+                dimension_names=dimensions.get(key, [f"{key}_{axis}" for axis in range(array.ndim)]),
                 config={"write_empty_chunks": True},  # zeros, too: a missing chunk is always damage
             )
             stored[...] = array
