@@ -16,6 +16,7 @@ from ..core.validity import covariances_problem, weights_problem
 from ..data.failures import short_errors
 from ..data.inputs import accept, in_memory, is_lazy
 from ..data.row_checks import row_kind
+from ..data.tables import column_names
 from ..engine.blas import one_blas_thread
 from ..errors import InvalidAttributesError
 from ..fitting.regression import ConditionalMean
@@ -180,7 +181,7 @@ class ExplicitMixture(BaseMixture[MixtureParameters]):
         with one_blas_thread():
             conditional = Conditional.of(mixture, chosen, others)
         model = self._of(conditional.given, chosen)
-        if accept(X, missing=self.missing).feature_names is None and not hasattr(X, "columns"):
+        if accept(X, missing=self.missing).feature_names is None and column_names(X) is None:
             model.__dict__.pop("feature_names_in_", None)  # ``given`` says what the columns of a plain array are
         accepted, prepared = model._accept_new(X)
         dtype = np.dtype(np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64)
