@@ -10,6 +10,7 @@
     ├── InvalidAttributesError      (ValueError)         fitted attributes, set by hand, that no mixture has
     ├── InvalidWeightsError         (ValueError)         sample weights that are negative, not finite or all zero
     ├── UnsupportedDataError        (TypeError, ValueError)  a kind of data or a dtype that a mixture cannot describe
+    ├── DimensionError              (ValueError)         dimensions that the input does not have, or cannot be divided
     ├── DataChangedError            (ValueError)         a pass saw other rows than the passes before it
     ├── StoreError                  (ValueError)         a Zarr store that is damaged, ambiguous or not Zarr
     │   └── ChunkError                               one chunk of it is damaged, or its storage does not answer
@@ -170,6 +171,10 @@ class InvalidWeightsError(DaskGMMError, ValueError):
 
 class UnsupportedDataError(DaskGMMError, TypeError, ValueError):
     """A kind of data, or a dtype, that a Gaussian mixture cannot describe."""
+
+
+class DimensionError(DaskGMMError, ValueError):
+    """Dimensions that the input does not have, or that cannot be divided into samples and features."""
 
 
 class DataChangedError(DaskGMMError, ValueError):

@@ -320,7 +320,7 @@ def predict(
     compute.check()
     _check_output(output, RESULTS, overwrite, rows.address, model)
     estimator, data = _fitted(model, missing), rows.open()
-    outputs = {"probabilities": probabilities, "log_density": log_density}
+    outputs: dict[str, Any] = {"probabilities": probabilities, "log_density": log_density}
     compute.check_memory(estimator, lambda model: plan_predictions(model, data, **outputs))
     begin = time.perf_counter()
     with compute.start(callbacks) as scheduler:

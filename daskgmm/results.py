@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .data.dataset import Dataset
+from .data.dimensions import Layout, given_layout
 from .data.failures import short_errors
 from .data.row_arrays import StoredOutput, create_arrays
 from .data.store import describe, local_path, without_secrets
@@ -17,6 +18,7 @@ from .data.write import Address, check_room, check_target, new_store, record, wr
 from .engine.events import Listener
 from .engine.memory import PassPlan
 from .engine.run import DaskEngine
+from .errors import UnsupportedDataError
 from .estimators.base import BaseMixture
 from .fitting.predictions import PredictionFold
 
@@ -51,6 +53,8 @@ def write_predictions(
     X: Any,
     output: Address,
     *,
+    dim: str | Sequence[str] | None = None,
+    feature_axis: int | None = None,
     probabilities: bool = False,
     log_density: bool = False,
     overwrite: bool = False,
@@ -70,6 +74,10 @@ def write_predictions(
     output : str or path
         A new Zarr group with the arrays ``labels`` (n,), ``probabilities`` (n, K) and ``log_density`` (n,). Their
         chunks follow from the shape and the chunks of the data.
+    dim : str or sequence of str, optional
+        Sample dimensions, as for the model's `predict`.
+    feature_axis : int, optional
+        Axis of the features, as for the model's `predict`.
     probabilities, log_density : bool, default=False
         Also write these arrays.
     overwrite : bool, default=False
@@ -104,7 +112,8 @@ def write_predictions(
     """
     check_target(output, RESULTS, overwrite=overwrite)
     names = _names(probabilities=probabilities, log_density=log_density)
-    with _prepared(model, X, names, callbacks) as (engine, dataset, fold):
+    layout = given_layout(dim, feature_axis)
+    with _prepared(model, X, names, layout, callbacks) as (engine, dataset, fold):
         attributes = record(RESULTS, data=_source(dataset), model=_full(model_name))
         with new_store(output, attributes, overwrite=overwrite) as group:
             stored = _STORED_WITH_GAPS if dataset.row_kind.leaves_out else _STORED
@@ -114,7 +123,13 @@ def write_predictions(
 
 
 def plan_predictions(
-    model: BaseMixture[Any], X: Any, *, probabilities: bool = False, log_density: bool = False
+    model: BaseMixture[Any],
+    X: Any,
+    *,
+    dim: str | Sequence[str] | None = None,
+    feature_axis: int | None = None,
+    probabilities: bool = False,
+    log_density: bool = False,
 ) -> PassPlan:
     """Plan the pass of `write_predictions`; the rows are not read.
 
@@ -124,7 +139,7 @@ def plan_predictions(
         If the pass would not fit into the workers.
     """
     names = _names(probabilities=probabilities, log_density=log_density)
-    with _prepared(model, X, names, ()) as (engine, dataset, fold):
+    with _prepared(model, X, names, given_layout(dim, feature_axis), ()) as (engine, dataset, fold):
         return engine.plan(dataset, fold)
 
 
@@ -134,9 +149,15 @@ def _names(*, probabilities: bool, log_density: bool) -> list[str]:
 
 @contextmanager
 def _prepared(
-    model: BaseMixture[Any], X: Any, names: Sequence[str], callbacks: Iterable[Listener] | None
+    model: BaseMixture[Any], X: Any, names: Sequence[str], layout: Layout, callbacks: Iterable[Listener] | None
 ) -> Iterator[tuple[DaskEngine, Dataset, PredictionFold]]:
-    accepted, prepared = model._accept_new(X)
+    accepted, prepared = model._accept_new(X, layout)
+    if (grid := accepted.grid) is not None and len(grid.raveling.shape) > 1:
+        raise UnsupportedDataError(
+            f"write_predictions writes one result after the other, and X has samples on a grid of the shape "
+            f"{grid.raveling.shape!s:.200}. Write the lazy results themselves, for example "
+            "model.predict(X).to_dataset(name='labels').to_zarr(path)."
+        )
     with model._pass_over(accepted, callbacks=callbacks) as (engine, dataset):
         outputs = model._outputs(accepted.with_rows(dataset.rows), prepared, *names)
         yield engine, dataset, PredictionFold.over(dataset, outputs)

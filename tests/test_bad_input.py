@@ -132,7 +132,6 @@ EXCHANGED = {
     "dask": lambda: WIDE,
     "numpy": lambda: np.broadcast_to(np.arange(16.0)[:, None], (16, 1_000_000)),
     "zarr": lambda: zarr.create_array({}, shape=(16, 1_000_000), chunks=(16, 10_000), dtype="f8"),
-    "xarray": lambda: xr.DataArray(WIDE, dims=("feature", "sample")),
 }
 
 
@@ -198,12 +197,7 @@ KIND_ERRORS = {
     "ragged lists": (lambda: [[1, 2], [3]], ValueError, "inhomogeneous"),
     "a bag": (lambda: pytest.importorskip("dask.bag").from_sequence([1, 2]), UnsupportedDataError, "X is a dask Bag"),
     "delayed": (lambda: dask.delayed(X), UnsupportedDataError, "X is a dask Delayed.*from_delayed"),
-    "a dataset": (
-        lambda: xr.Dataset({"a": (("i", "j"), X), "b": (("i", "j"), X)}),
-        UnsupportedDataError,
-        r"xarray Dataset; expected one array.*ds\['a'\].*ds\[\['a', 'b'\]\]\.to_dataarray.*reshape\(-1, 2\)",
-    ),
-    "a lazy dataset": (lambda: xr.Dataset({"a": (("i", "j"), X)}).chunk(), UnsupportedDataError, "xarray Dataset"),
+    "a tree": (lambda: xr.DataTree(xr.Dataset({"a": (("i", "j"), X)})), UnsupportedDataError, r"DataTree.*to_dataset"),
     "sparse": (lambda: scipy.sparse.csr_matrix(X), TypeError, "Sparse data was passed for X"),
     "masked": (lambda: np.ma.masked_greater(X, 6), UnsupportedDataError, "masked in places.*filled"),
 }

@@ -393,7 +393,7 @@ def test_xarray(whole):
     lazy = xarray.DataArray(da.from_array(X, chunks=(60, D)), dims=("row", "feature"))
     with forbidden_compute():
         labels = whole["full"].predict(lazy)
-    assert isinstance(labels, da.Array)
+    assert isinstance(labels.data, da.Array)
     for x in (lazy, xarray.DataArray(X, dims=("row", "feature"))):
         assert_same_bits(fit(x), whole["full"])
         np.testing.assert_array_equal(whole["full"].predict(x), whole["full"].predict(X))
@@ -401,13 +401,16 @@ def test_xarray(whole):
 
 def test_xarray_of_a_file_is_not_loaded(whole, tmp_path):
     xarray = pytest.importorskip("xarray")
-    xarray.Dataset({"rows": (("row", "feature"), X)}).to_zarr(tmp_path / "x.zarr", consolidated=False)
+    encoding = {"rows": {"chunks": (60, D)}}
+    xarray.Dataset({"rows": (("row", "feature"), X)}).to_zarr(
+        tmp_path / "x.zarr", consolidated=False, encoding=encoding
+    )
     lazy = xarray.open_zarr(tmp_path / "x.zarr", chunks=None, consolidated=False)["rows"]
-    with dask.config.set({"array.chunk-size": "2kB"}):
+    with tuned(slab_bytes=100 * D * 8):
         assert_same_bits(fit(lazy), whole["full"])
         labels = whole["full"].predict(lazy)
-    assert isinstance(labels, da.Array)
-    assert max(labels.chunks[0]) < N
+    assert isinstance(labels.data, da.Array)
+    assert max(labels.chunks[0]) == 60
     np.testing.assert_array_equal(labels.compute(), whole["full"].predict(X))
 
 

@@ -71,6 +71,7 @@ EXTERNAL = {
     "yaml": {"config"},
     "h5py": {"data"},
     "pandas": {"data"},
+    "xarray": {"estimators"},
     "zarr": {"data", "persistence", "results", "inspection", "demo"},
     "fsspec": {"data"},
     "sklearn": {"fitting", "estimators", "demo", "jobs"},
@@ -81,7 +82,7 @@ EXTERNAL = {
     "matplotlib": {"diagnostics", "demo"},
     "PIL": {"demo"},
 }
-OPTIONAL = {"h5py", "matplotlib", "pandas", "PIL"}
+OPTIONAL = {"h5py", "matplotlib", "pandas", "PIL", "xarray"}
 ON_DEMAND = {"daskgmm.core.compiled"}  # imported where its package is installed, and never with daskgmm itself
 
 

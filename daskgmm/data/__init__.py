@@ -6,6 +6,11 @@ source         sources of rows, and the parts of a source that one task reads
 row_block      blocks of rows in memory with their aligned inputs; kinds of aligned inputs
 dataset        data sets: rows and the inputs aligned with them, read in batches
 input_kinds    registered kinds of input: rows of an input, and results in the form of the input
+dimensions     division of an input's dimensions into samples and features
+raveling       samples on a grid as rows, block by block, and results on the grid
+labelled       DataArrays and Datasets of xarray
+grids          arrays of more than two dimensions
+grid_weights   weights of samples on a grid
 inputs         conversion of every input to rows, and of rows and weights to a `Dataset`
 
 Kinds of source:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..names import RAISE
+from .dimensions import Layout, unnamed
 from .output import RowFunction, RowOutput
+from .raveling import Raveling
 
 
 class InputKind(ABC):
@@ -19,6 +21,9 @@ class InputKind(ABC):
 
     missing: ClassVar[str] = RAISE
     """Treatment of incomplete rows by an estimator with ``missing=None``: one of `daskgmm.names.MISSING`."""
+
+    only_grids: ClassVar[bool] = False
+    """Inputs for which `arranged` returns None are rows already."""
 
     @abstractmethod
     def recognises(self, data: Any, name: str) -> bool:
@@ -47,6 +52,57 @@ class InputKind(ABC):
         dask.array.Array, Source or object
             Rows, or an input of another kind, which is converted in turn.
         """
+
+    def arranged(self, data: Any, name: str, layout: Layout) -> Any:
+        """Divide the dimensions of the input into samples and features; no values are loaded.
+
+        A kind whose inputs have several sample dimensions, or variables to choose from, overrides this method. The
+        other methods then get its result instead of the input. By default, the layout is for the input of another kind
+        that `rows` returns.
+
+        Parameters
+        ----------
+        data : object
+        name : str
+            Name of the parameter in errors.
+        layout : Layout
+            Dimensions that the caller and the fit have named.
+
+        Returns
+        -------
+        object or None
+            None if the layout does not concern this kind.
+        """
+        return None
+
+    def grid(self, data: Any) -> Grid | None:
+        """Grid of the samples; None for inputs whose samples have one dimension without a name.
+
+        Parameters
+        ----------
+        data : object
+            Result of `arranged`.
+        """
+        return None
+
+    def aligned(self, data: Any, values: Any, name: str) -> Any:
+        """Bring the values of an aligned input, such as sample weights, into the order of the rows.
+
+        Parameters
+        ----------
+        data : object
+            Input from which the rows were made, or the result of `arranged`.
+        values : object
+            Anything that the caller passed, such as an array of the samples' shape, or the name of a variable.
+        name : str
+            Name of the parameter in errors, for example ``"sample_weight"``.
+
+        Returns
+        -------
+        object
+            One entry for each row in any form that rows may have.
+        """
+        return values
 
     def feature_names(self, data: Any) -> tuple[str, ...] | None:
         """Names of the features; None if the input has none."""
@@ -83,6 +139,19 @@ class InputKind(ABC):
             ``labels``, ``responsibilities`` or ``log_density``.
         """
         return result
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Grid of the samples of an input, and the dimensions that are the features."""
+
+    raveling: Raveling
+    dims: tuple[str, ...] | None = None
+    """Names of the sample dimensions; None where dimensions have no names."""
+    feature_dims: tuple[str, ...] | None = None
+    """Names of the feature dimensions; empty where variables are the features."""
+    feature_axis: int | None = None
+    """Axis of the features, where dimensions have no names."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +193,18 @@ class Input:
                 return Input(None, steps=self.steps[:-1]).wrap(result, output)
         return self.wrap(compute(), output)
 
+    @property
+    def grid(self) -> Grid | None:
+        """Grid of the samples; None for plain rows."""
+        return next((grid for kind, data in self.steps if (grid := kind.grid(data)) is not None), None)
+
+    def align(self, values: Any, name: str) -> Any:
+        """Bring the values of an aligned input into the order of the rows; see `InputKind.aligned`."""
+        for kind, data in self.steps:
+            if values is not None:
+                values = kind.aligned(data, values, name)
+        return values
+
     def wrap(self, result: Any, output: RowOutput) -> Any:
         """Convert results for the rows to the form of the input; see `InputKind.wrap`."""
         for kind, data in reversed(self.steps):
@@ -151,7 +232,7 @@ def unregister(kind: InputKind) -> None:
     _kinds.remove(kind)
 
 
-def unwrap(data: Any, name: str) -> Input:
+def unwrap(data: Any, name: str, layout: Layout) -> Input:
     """Convert an input to rows, kind by kind; an object that no kind recognises is the rows.
 
     Incomplete rows are treated as the first of these kinds that leaves them out treats them, and else refused.
@@ -161,14 +242,27 @@ def unwrap(data: Any, name: str) -> Input:
     data : object
     name : str
         Name of the parameter in errors.
+    layout : Layout
+        Dimensions of the samples and the features, for the first kind that has dimensions.
+
+    Raises
+    ------
+    DimensionError
+        If the layout names dimensions that the input does not have.
     """
     steps: list[tuple[InputKind, Any]] = []
-    kinds, names = list(_kinds), None
+    kinds, names, is_arranged = list(_kinds), None, False
     while (kind := _recognising(kinds, data, name)) is not None:
         kinds.remove(kind)  # so that the loop ends
+        if not is_arranged and (arranged := kind.arranged(data, name, layout)) is not None:
+            data, is_arranged = arranged, True
+        elif kind.only_grids:
+            continue
         steps.append((kind, data))
         names = names or kind.feature_names(data)
         data = kind.rows(data, name)
+    if layout.is_given and not is_arranged:
+        raise unnamed(layout, name, f"a {type(steps[0][1] if steps else data).__name__}")
     missing = next((kind.missing for kind, _ in steps if kind.missing != RAISE), RAISE)
     return Input(data, names, tuple(steps), missing)
 

@@ -11,6 +11,7 @@ import operator
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import dask
@@ -23,9 +24,12 @@ from ..names import RAISE
 from .arrays import ArraySource, check_unmasked, mapped_source, unmasked
 from .dask_blocks import BlockSource, with_known_chunks
 from .dataset import Dataset
+from .dimensions import PLAIN, Layout
 from .frames import DaskFrame
+from .grids import Arrays
 from .hdf5 import DatasetSource, is_dataset
 from .input_kinds import Input, InputKind, register, unwrap
+from .labelled import LabelledArrays
 from .row_block import SAMPLE_WEIGHT, AlignedInput
 from .row_checks import row_kind
 from .source import Source
@@ -38,23 +42,24 @@ from .tables import TABLES
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _KINDS = "a NumPy array, a memmap, a dask array, a Zarr array or its path or URL, an h5py.Dataset"
-_MOST_NAMES = 5  # variables that a message lists
 
 _LAZY = (np.memmap, da.Array, Source, zarr.Array)
 
 
-def accept(data: Any, name: str = "X", missing: str | None = None) -> Input:
+def accept(data: Any, name: str = "X", missing: str | None = None, layout: Layout = PLAIN) -> Input:
     """Open addresses and unwrap data frames, labelled arrays and other wrappers; nothing is loaded.
 
     Parameters
     ----------
     data : object
-        An array of any kind, a data frame or table, an xarray DataArray, a Zarr array or group, a path or URL, a
-        dataset of an HDF5 file, or an object of a registered kind. Fields of records become columns.
+        An array of any kind, a data frame or table, an xarray DataArray or Dataset, a Zarr array or group, a path or
+        URL, a dataset of an HDF5 file, or an object of a registered kind. Fields of records become columns.
     name : str
         Name of the parameter in errors.
     missing : str, optional
         Treatment of incomplete rows, one of `daskgmm.names.MISSING`. None: the default of the kind of input.
+    layout : Layout
+        Dimensions of the samples and the features, for inputs of more than two dimensions.
 
     Returns
     -------
@@ -63,14 +68,14 @@ def accept(data: Any, name: str = "X", missing: str | None = None) -> Input:
         converts to a NumPy array.
     """
     with naming(name):
-        unwrapped = unwrap(data, name)
+        unwrapped = unwrap(data, name, layout)
         missing = missing or unwrapped.missing
         found = _with_missing(unwrapped.rows, name) if row_kind(missing).leaves_out else unwrapped.rows
         _check_one_array(found, name)
         check_unmasked(found)
         rows = as_columns(found, name)
         names = rows.feature_names if isinstance(rows, Source) else field_names(unwrapped.rows)
-        return Input(rows, unwrapped.feature_names or names, unwrapped.steps, missing)
+        return replace(unwrapped, rows=rows, feature_names=unwrapped.feature_names or names, missing=missing)
 
 
 def _with_missing(rows: Any, name: str) -> Any:
@@ -123,30 +128,16 @@ class _Dataset(InputKind):
         return DatasetSource(data, name)
 
 
-class _DataArray(InputKind):
-    """An xarray DataArray: np.asarray would load the values of a lazy one."""
-
-    def recognises(self, data: Any, name: str) -> bool:
-        return hasattr(type(data), "variable")
-
-    def rows(self, data: Any, name: str) -> Any:
-        if not getattr(data.variable, "_in_memory", True) and not dask.is_dask_collection(data):
-            data = data.chunk("auto")  # opened lazily from a file, without chunks
-        return data.data
-
-
-for _kind in (_Address(), _ZarrGroup(), _ZarrArray(), _Dataset(), DaskFrame(), _DataArray(), *TABLES):
+for _kind in (_Address(), _ZarrGroup(), _ZarrArray(), _Dataset(), DaskFrame(), LabelledArrays(), *TABLES, Arrays()):
     register(_kind, last=True)
 
 
 def _check_one_array(data: Any, name: str) -> None:
     """Raise `UnsupportedDataError` for an object that contains several arrays, or is lazy and not an array."""
     if hasattr(type(data), "data_vars"):
-        variables = [str(key) for key in data.data_vars][:_MOST_NAMES]
         raise UnsupportedDataError(
-            f"{name} is an xarray {type(data).__name__}; expected one array. Take a variable whose last dimension has "
-            f"the features, such as ds[{(variables or ['name'])[0]!r}], or make variables the features: "
-            f"ds[{variables}].to_dataarray('feature').transpose(..., 'feature').data.reshape(-1, {len(variables)})."
+            f"{name} is an xarray {type(data).__name__}; expected a DataArray"
+            + (" or a Dataset, such as tree['name'].to_dataset()." if name == "X" else ", such as ds['name'].")
         )
     if name == "X" and isinstance(data, list | tuple) and data and isinstance(data[0], str | os.PathLike):
         raise UnsupportedDataError(
@@ -285,8 +276,8 @@ def check_layout(data: Any) -> None:
         advice = (
             "reshape your data with X.reshape(-1, 1) if they have one feature, or X.reshape(1, -1) for one sample."
             if data.ndim < 2
-            else "move the dimension of the features to the end, and make rows of the others: "
-            "numpy.moveaxis(X, axis, -1).reshape(-1, n_features), or the same with dask.array."
+            else "say which axis has the features with feature_axis=, or name the sample dimensions of an xarray "
+            "object with dim=; or make rows of the samples: numpy.moveaxis(X, axis, -1).reshape(-1, n_features)."
         )
         raise ValueError(
             f"X: expected 2D array, got {data.ndim}D array of shape {tuple(data.shape)!s:.100} instead. Rows are "

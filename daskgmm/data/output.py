@@ -34,6 +34,12 @@ class RowOutput:
     dtype: np.dtype[Any]
     n_columns: int | None = None
     """Number of entries of a row; None for a single number without an axis."""
+    column_dim: str = "component"
+    """Name of the dimension of these entries, where dimensions have names."""
+    title: str = ""
+    """Name of the result where it is labelled or stored."""
+    attributes: tuple[tuple[str, Any], ...] = ()
+    """Names and values of CF attributes, values for JSON."""
 
     @property
     def missing(self) -> float:

@@ -242,8 +242,8 @@ def split_weights(X: Any, sample_weight: Any) -> tuple[Any, Any]:
     StoreNotFoundError
         If the data are no table, and there is nothing at such a path.
     """
-    if not isinstance(sample_weight, str):
-        return X, sample_weight
+    if not isinstance(sample_weight, str) or _is(X, "xarray", "DataArray", "Dataset"):
+        return X, sample_weight  # weights of labelled samples are found by their grid
     names = column_names(X)
     if names is not None and sample_weight in names:
         if names.count(sample_weight) > 1:

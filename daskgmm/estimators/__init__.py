@@ -12,7 +12,9 @@ features           choices of features by position or name
 model              base class without data: constructor parameters, fitted attributes, sampling
 attributes         validation of fitted attributes, and a cache of parameters and kernels computed from them
 validation         validation of parameters that depend on each other or on the data
+layouts            dimensions of the features: those that a caller names, and those of the fit
 checkpointing      the parameters ``checkpoint`` and ``resume``, and the settings that a checkpoint stores
+labelled_parameters  parameters of a mixture as an xarray Dataset
 model_kinds        registry of the classes that model files and checkpoints can hold
 saving             storage of a fitted estimator in a model file
 loading            restoration of a fitted estimator from a model file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Self
 
@@ -20,6 +20,7 @@ from ..core.elementwise import ElementwiseBackend
 from ..core.estimation import State
 from ..core.kernel_choice import Kernel, MixtureShape, choose_backend
 from ..data.dataset import Dataset
+from ..data.dimensions import PLAIN, Layout, given_layout
 from ..data.failures import short_errors
 from ..data.input_kinds import Input
 from ..data.inputs import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
@@ -46,13 +47,12 @@ from ..persistence.checkpoint import Checkpoint
 from .attributes import Memory, Prepared, as_array
 from .checkpointing import check_checkpoint, checkpointer_for
 from .conversion import SklearnConversion
+from .layouts import FEATURES, fit_layout, record_grid, recorded_layout
 from .model import Preparation
 from .saving import save
 from .validation import check_cache, check_callbacks, check_init_size
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-_FEATURES = ("n_features_in_", "feature_names_in_")
 
 
 class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
@@ -86,6 +86,8 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         y: Any = None,
         sample_weight: Any = None,
         *,
+        dim: str | Sequence[str] | None = None,
+        feature_axis: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
     ) -> Self:
@@ -99,7 +101,14 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             Ignored.
         sample_weight : array-like of shape (n,) or str, optional
             Weights of the rows, a path of them, or the name of a column of the table ``X``; a row of weight 2 counts as
-            two equal rows.
+            two equal rows. For labelled data also a DataArray with some of the sample dimensions, or the name of a
+            coordinate or variable of ``X``; for samples on a grid also an array of the grid's shape.
+        dim : str or sequence of str, optional
+            Names of the sample dimensions, for xarray objects; the other dimensions are the features. None: for a
+            Dataset, whose variables are the features, all dimensions; for a DataArray all but the one named
+            ``feature``, ``variable``, ``band``, ``channel`` or ``c``, or else all but the last.
+        feature_axis : int, optional
+            Axis of the features, for arrays of more than two dimensions; the other axes are a grid of samples.
         checkpoint : str or path, optional
             Directory, on a local or mounted file system, in which the fit saves its state after every pass over the
             data.
@@ -118,9 +127,9 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         CheckpointError
             If the checkpoint is damaged, or belongs to other data or settings; the message names the difference.
         ValueError
-            If the data have the wrong shape or are not finite (`NonFiniteDataError` names the row), if a parameter is
-            out of range, if components collapse (`IllDefinedCovarianceError`), or if too few rows are complete where
-            the others are left out (`IncompleteDataError`).
+            If the data have the wrong shape or dimensions (`DimensionError`) or are not finite (`NonFiniteDataError`
+            names the row), if a parameter is out of range, if components collapse (`IllDefinedCovarianceError`), or if
+            too few rows are complete where the others are left out (`IncompleteDataError`).
         TypeError
             If the data are not real numbers.
         SchedulerError
@@ -133,12 +142,14 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             parameters so far, if there are any, as after a fit that did not converge; the exception is raised.
         """
         self._check_settings()
+        layout = fit_layout(dim, feature_axis, sample_weight)
         with check_checkpoint(checkpoint, resume) as stored_fit, self._features_restored_on_error():
-            return self._fit(X, sample_weight, stored_fit)
+            return self._fit(X, sample_weight, layout, stored_fit)
 
-    def _fit(self, X: Any, sample_weight: Any, stored_fit: Checkpoint | None) -> Self:
+    def _fit(self, X: Any, sample_weight: Any, layout: Layout, stored_fit: Checkpoint | None) -> Self:
         X, sample_weight = split_weights(X, sample_weight)
-        accepted = self._accept_input(X, reset=True)
+        accepted = self._accept_input(X, reset=True, layout=layout)
+        weights = accepted.align(sample_weight, "sample_weight")
         data = accepted.rows
         if data.shape[0] < 2:  # false for a dask array of unknown length (NaN), whose rows are counted later
             raise ValueError(
@@ -148,7 +159,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         printing: list[Listener] = [VerboseListener(self.verbose, self.verbose_interval)] if self.verbose else []
         listeners = [*printing, *check_callbacks(self.callbacks)]
         with DaskEngine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
-            dataset, n_passes = as_dataset(data, sample_weight, engine.compute, accepted.missing)
+            dataset, n_passes = as_dataset(data, weights, engine.compute, accepted.missing)
             if dataset.n_rows < self.n_components:
                 raise ValueError(
                     f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
@@ -201,14 +212,21 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             yield
         except BaseException:
             if attributes.get("means_") is before.get("means_"):
-                for name in _FEATURES:
+                for name in FEATURES:
                     attributes.pop(name, None)
                     if name in before:
                         attributes[name] = before[name]
             raise
 
     @short_errors
-    def plan(self, X: Any, sample_weight: Any = None) -> FitPlan:
+    def plan(
+        self,
+        X: Any,
+        sample_weight: Any = None,
+        *,
+        dim: str | Sequence[str] | None = None,
+        feature_axis: int | None = None,
+    ) -> FitPlan:
         """Plan the passes and the memory of a `fit` to these data, without reading the rows.
 
         Parameters
@@ -217,6 +235,10 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             Data. Only a dask array of unknown length is read, to count its rows.
         sample_weight : array-like of shape (n,), optional
             Weights of the rows.
+        dim : str or sequence of str, optional
+            Sample dimensions, as for `fit`.
+        feature_axis : int, optional
+            Axis of the features, as for `fit`.
 
         Returns
         -------
@@ -231,15 +253,25 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             If the scheduler does not answer.
         """
         self._check_settings()
+        layout = fit_layout(dim, feature_axis, sample_weight)
         X, sample_weight = split_weights(X, sample_weight)
-        accepted = clone(self)._accept_input(X, reset=True)  # a plan leaves no trace on the estimator
+        accepted = clone(self)._accept_input(X, reset=True, layout=layout)  # a plan leaves no trace on the estimator
+        weights = accepted.align(sample_weight, "sample_weight")
         with DaskEngine(self.scheduler, in_process=not is_lazy(accepted.rows)) as engine:
-            dataset, _ = as_dataset(accepted.rows, sample_weight, engine.compute, accepted.missing)
+            dataset, _ = as_dataset(accepted.rows, weights, engine.compute, accepted.missing)
             settings = self._settings(self._prepare(dataset.n_features))
             check_parameters(dataset, [settings])
             return plan_fit(engine, dataset, settings, check_cache(self.cache))
 
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+    def fit_predict(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        dim: str | Sequence[str] | None = None,
+        feature_axis: int | None = None,
+    ) -> Any:
         """Fit the mixture, then predict the labels of the same data: ``fit(X).predict(X)``.
 
         Parameters
@@ -250,6 +282,10 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             Ignored.
         sample_weight : array-like of shape (n,), optional
             Weights of the rows in the fit.
+        dim : str or sequence of str, optional
+            Sample dimensions, as for `fit`.
+        feature_axis : int, optional
+            Axis of the features, as for `fit`.
 
         Returns
         -------
@@ -257,52 +293,67 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             Most probable component of every row, as from `predict`.
         """
         X, sample_weight = split_weights(X, sample_weight)  # a column of weights is no feature
-        return self.fit(X, y, sample_weight).predict(X)
+        fitted = self.fit(X, y, sample_weight, dim=dim, feature_axis=feature_axis)
+        return fitted.predict(X, dim=dim, feature_axis=feature_axis)
 
     # ---- predictions
 
     @short_errors
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any, *, dim: str | Sequence[str] | None = None, feature_axis: int | None = None) -> Any:
         """Predict the most probable component of every row.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
             Data, as for `fit`.
+        dim : str or sequence of str, optional
+            Sample dimensions, as for `fit`. None: all but the feature dimensions of the fit.
+        feature_axis : int, optional
+            Axis of the features, as for `fit`. None: that of the fit.
 
         Returns
         -------
         labels : array of shape (n,), int64
             Lazy for dask and Zarr data: a dask array, or a dask series for a dask data frame; else a NumPy array.
-            Incomplete rows that are left out have −1.
+            Incomplete rows that are left out have −1. For samples on a grid, an array of the grid's shape; for xarray
+            objects, a DataArray with the dimensions, coordinates and blocks of the samples.
         """
-        return self._for_each_row(X, "labels")
+        return self._for_each_row(X, "labels", given_layout(dim, feature_axis))
 
     @short_errors
-    def predict_proba(self, X: Any) -> Any:
+    def predict_proba(self, X: Any, *, dim: str | Sequence[str] | None = None, feature_axis: int | None = None) -> Any:
         """Compute the posterior probability of every component for every row.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
             Data, as for `fit`.
+        dim : str or sequence of str, optional
+            Sample dimensions, as for `fit`. None: all but the feature dimensions of the fit.
+        feature_axis : int, optional
+            Axis of the features, as for `fit`. None: that of the fit.
 
         Returns
         -------
         probabilities : array of shape (n, n_components)
             Lazy for dask and Zarr data: a dask array, or a dask data frame with the columns ``component_0``, … for
-            another; else a NumPy array. Incomplete rows that are left out have NaN.
+            another; else a NumPy array. Incomplete rows that are left out have NaN. In a DataArray, the last
+            dimension is named ``component``.
         """
-        return self._for_each_row(X, "responsibilities")
+        return self._for_each_row(X, "responsibilities", given_layout(dim, feature_axis))
 
     @short_errors
-    def score_samples(self, X: Any) -> Any:
+    def score_samples(self, X: Any, *, dim: str | Sequence[str] | None = None, feature_axis: int | None = None) -> Any:
         """Compute the log-density of every row, in nats.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
             Data, as for `fit`.
+        dim : str or sequence of str, optional
+            Sample dimensions, as for `fit`. None: all but the feature dimensions of the fit.
+        feature_axis : int, optional
+            Axis of the features, as for `fit`. None: that of the fit.
 
         Returns
         -------
@@ -310,10 +361,18 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             Lazy for dask and Zarr data: a dask array, or a dask series for a dask data frame; else a NumPy array.
             Incomplete rows that are left out have NaN.
         """
-        return self._for_each_row(X, "log_density")
+        return self._for_each_row(X, "log_density", given_layout(dim, feature_axis))
 
     @short_errors
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+    def score(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        dim: str | Sequence[str] | None = None,
+        feature_axis: int | None = None,
+    ) -> float:
         """Compute the mean log-density of the rows, in nats, in one pass over the data.
 
         Parameters
@@ -324,12 +383,16 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             Ignored.
         sample_weight : array-like of shape (n,), optional
             Weights of the rows in the mean.
+        dim : str or sequence of str, optional
+            Sample dimensions, as for `fit`. None: all but the feature dimensions of the fit.
+        feature_axis : int, optional
+            Axis of the features, as for `fit`. None: that of the fit.
 
         Returns
         -------
         float
         """
-        return self._score(X, sample_weight).mean_log_likelihood
+        return self._score(X, sample_weight, given_layout(dim, feature_axis)).mean_log_likelihood
 
     @short_errors
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -351,9 +414,15 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
 
     # ---- internal methods
 
-    def _accept_input(self, X: Any, *, reset: bool) -> Input:
-        """Resolve the data, check layout and dtype without reading rows, and record or check the feature names."""
-        accepted = accept(X, missing=self.missing)
+    def _accept_input(self, X: Any, *, reset: bool, layout: Layout = PLAIN) -> Input:
+        """Resolve the data, check layout and dtype without reading rows, and record or check the features."""
+        accepted = accept(X, missing=self.missing, layout=layout if reset else recorded_layout(self, layout))
+        if reset:
+            record_grid(self, accepted.grid)
+        return self._checked_input(X, accepted, reset)
+
+    def _checked_input(self, X: Any, accepted: Input, reset: bool) -> Input:
+        """Check layout, dtype and features of a resolved input."""
         data = accepted.rows
         if accepted.feature_names is not None:
             data = data if is_lazy(data) else np.asarray(data)
@@ -377,12 +446,12 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         return accepted.with_rows(validated)
 
     def _accept_names(self, names: tuple[str, ...], reset: bool) -> None:
-        """Record the feature names of structured rows, or compare them with the names of the fit."""
+        """Record the feature names of labelled data and structured rows, or compare them with the names of the fit."""
         if reset:
             self.n_features_in_, self.feature_names_in_ = len(names), np.array(names, object)
         elif (known := tuple(getattr(self, "feature_names_in_", names))) != names:
             raise ValueError(
-                f"X has the fields {list(names)!s:.200}, but {type(self).__name__} was fitted with the features "
+                f"X has the features {list(names)!s:.200}, but {type(self).__name__} was fitted with the features "
                 f"{list(known)!s:.200}. Choose those, in that order: X[{list(known)!s:.200}]."
             )
 
@@ -429,10 +498,10 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         """Return the kernel for data in the range of the mixture, cached for the next call."""
         return prepared.kernel(np.dtype(data.dtype), _backend(prepared, data))
 
-    def _accept_new(self, X: Any) -> tuple[Input, Prepared[State]]:
+    def _accept_new(self, X: Any, layout: Layout = PLAIN) -> tuple[Input, Prepared[State]]:
         """Accept new data for a fitted model; return the data and the prepared model."""
         prepared = self._prepared()
-        accepted = self._accept_input(X, reset=False)
+        accepted = self._accept_input(X, reset=False, layout=layout)
         n_features, expected = accepted.rows.shape[1], prepared.parameters.n_features
         if n_features != expected:
             raise ValueError(
@@ -451,10 +520,11 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             dataset, _ = as_dataset(data, weights, engine.compute, accepted.missing)
             yield engine, dataset
 
-    def _score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> Score:
+    def _score(self, X: Any, sample_weight: Any = None, layout: Layout = PLAIN, *, entropy: bool = False) -> Score:
         X, sample_weight = split_weights(X, sample_weight)
-        accepted, prepared = self._accept_new(X)
-        weights = None if sample_weight is None else resolve(sample_weight, "sample_weight", accepted.missing)
+        accepted, prepared = self._accept_new(X, layout)
+        weights = accepted.align(sample_weight, "sample_weight")
+        weights = None if weights is None else resolve(weights, "sample_weight", accepted.missing)
         score = self._score_here(accepted, prepared, weights, entropy=entropy)
         if score is None:
             with self._pass_over(accepted, weights) as (engine, dataset):
@@ -463,11 +533,13 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         check_weight_sum(score.weight_sum)
         return score
 
-    def _plan_score(self, X: Any, sample_weight: Any = None, *, entropy: bool = False) -> PassPlan:
+    def _plan_score(
+        self, X: Any, sample_weight: Any = None, layout: Layout = PLAIN, *, entropy: bool = False
+    ) -> PassPlan:
         """Plan the pass of `score`; raise `WorkerMemoryError` if the pass does not fit into the workers."""
         X, sample_weight = split_weights(X, sample_weight)
-        accepted, prepared = self._accept_new(X)
-        with self._pass_over(accepted, sample_weight) as (engine, dataset):
+        accepted, prepared = self._accept_new(X, layout)
+        with self._pass_over(accepted, accepted.align(sample_weight, "sample_weight")) as (engine, dataset):
             return engine.plan(dataset, self._score_fold(dataset, prepared, entropy=entropy))
 
     def _score_here(self, accepted: Input, prepared: Prepared[State], weights: Any, *, entropy: bool) -> Score | None:
@@ -487,8 +559,8 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         dtype = np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64
         return KernelOutputs.named(self._kept_kernel(prepared, accepted.rows), names, dtype, row_kind(accepted.missing))
 
-    def _for_each_row(self, X: Any, name: str) -> Any:
-        accepted, prepared = self._accept_new(X)
+    def _for_each_row(self, X: Any, name: str, layout: Layout) -> Any:
+        accepted, prepared = self._accept_new(X, layout)
         shared_bytes = 0
         if not isinstance(accepted.rows, np.ndarray):
             shared_bytes = self._outputs(accepted, prepared, "labels", "responsibilities", "log_density").row_bytes

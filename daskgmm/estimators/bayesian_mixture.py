@@ -110,8 +110,8 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     cache : int, str or None, default='auto'
         Memory of each process for rows that were read, as in `GaussianMixture`. None: every pass reads all rows.
     missing : {'raise', 'drop'} or None, default=None
-        What becomes of incomplete rows, as in `GaussianMixture`. None: 'raise', unless a registered kind of
-        input says otherwise.
+        What becomes of incomplete rows, as in `GaussianMixture`. None: 'drop' for DataArrays and Datasets of
+        xarray, 'raise' for all others, unless a registered kind of input says otherwise.
     scheduler : None, str or distributed.Client, default=None
         Scheduler of the passes: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None:
         the client in scope, or threads of this process.
@@ -165,7 +165,12 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features; only for tables whose column names are all strings, and for structured rows.
+        Names of the features; only for tables whose column names are all strings, for structured rows, for Datasets,
+        and for DataArrays whose feature dimension has texts as labels.
+    feature_dims_ : tuple of str
+        Names of the feature dimensions; only for DataArrays and Datasets.
+    feature_axis_ : int
+        Axis of the features; only for arrays of more than two dimensions.
 
     See Also
     --------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from ..core.mixture import MixtureParameters
 from ..core.state_arrays import MixtureArrays
 from ..core.tilting import TiltedBFGS
 from ..core.validity import weights_problem
+from ..data.dimensions import given_layout
 from ..data.failures import short_errors
 from ..fitting.folds import Score
 from ..fitting.pruning import information_criteria
@@ -33,11 +34,12 @@ class GaussianMixture(ExplicitMixture):
     """Gaussian mixture fitted by expectation-maximisation to data of any size.
 
     The class has the interface of `sklearn.mixture.GaussianMixture`. Data may be a NumPy array or memmap, a dask array
-    or data frame, a table (pandas, polars, Arrow, astropy), a Zarr array or group, the path or URL of one
-    (``"data.zarr"``, ``"s3://bucket/data.zarr::temperature"``), or a dataset opened by h5py. dask, Zarr and HDF5 data
-    are read chunk by chunk, once in each iteration, and are never in memory as a whole. The E-step computes sufficient
-    statistics of each chunk, a tree adds the statistics, and the M-step needs only their sum (Dempster, Laird & Rubin,
-    J. R. Stat. Soc. B 39, 1977).
+    or data frame, a table (pandas, polars, Arrow, astropy), a DataArray or Dataset of xarray, a Zarr array or group,
+    the path or URL of one (``"data.zarr"``, ``"s3://bucket/data.zarr::temperature"``), or a dataset opened by h5py.
+    dask, Zarr and HDF5 data are read chunk by chunk, once in each iteration, and are never in memory as a whole. Of
+    labelled data and of arrays of more than two dimensions, all dimensions but those of the features are a grid of
+    samples, and results have the grid's shape. The E-step computes sufficient statistics of each chunk, a tree adds the
+    statistics, and the M-step needs only their sum (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977).
 
     Passes over the data run on the `dask.distributed.Client` in scope, or on threads of this process without a client;
     data in the memory of this process are always processed here. The result has the same bits for every chunking,
@@ -108,7 +110,8 @@ class GaussianMixture(ExplicitMixture):
         "missing" (``_FillValue``). 'raise': an error names the first one. 'drop': they take no part in a fit, as if
         they had the weight zero, nor in scores and criteria; `predict` gives them the label −1, `predict_proba` and
         `score_samples` give NaN. Their weights may be any numbers. Infinity is always an error. None: the default of
-        the kind of input, which is 'raise' as in scikit-learn, unless a registered kind says otherwise.
+        the kind of input, which is 'drop' for DataArrays and Datasets, because xarray's own reductions skip NaN (land
+        in data of the ocean), and 'raise' for all others as in scikit-learn, unless a registered kind says otherwise.
     scheduler : None, str or distributed.Client, default=None
         Scheduler of the passes: ``"synchronous"``, ``"threads"``, the address of a Dask scheduler, or a client. None:
         the client in scope, or threads of this process.
@@ -158,7 +161,12 @@ class GaussianMixture(ExplicitMixture):
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features; only for tables whose column names are all strings, and for structured rows.
+        Names of the features; only for tables whose column names are all strings, for structured rows, for Datasets,
+        and for DataArrays whose feature dimension has texts as labels.
+    feature_dims_ : tuple of str
+        Names of the feature dimensions; only for DataArrays and Datasets.
+    feature_axis_ : int
+        Axis of the features; only for arrays of more than two dimensions.
 
     See Also
     --------
@@ -238,37 +246,52 @@ class GaussianMixture(ExplicitMixture):
     # ---- information criteria
 
     @short_errors
-    def bic(self, X: Any) -> float:
+    def bic(self, X: Any, *, dim: str | Sequence[str] | None = None, feature_axis: int | None = None) -> float:
         """Compute the Bayesian information criterion (Schwarz 1978) in one pass; lower is better.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
             Data, as for `fit`.
+        dim : str or sequence of str, optional
+            Sample dimensions, as for `fit`. None: all but the feature dimensions of the fit.
+        feature_axis : int, optional
+            Axis of the features, as for `fit`. None: that of the fit.
 
         Returns
         -------
         float
         """
-        return self._criteria(self._score(X))["bic"]
+        return self._criteria(self._score(X, layout=given_layout(dim, feature_axis)))["bic"]
 
     @short_errors
-    def aic(self, X: Any) -> float:
+    def aic(self, X: Any, *, dim: str | Sequence[str] | None = None, feature_axis: int | None = None) -> float:
         """Compute Akaike's information criterion (Akaike 1974) in one pass; lower is better.
 
         Parameters
         ----------
         X : array-like of shape (n, D)
             Data, as for `fit`.
+        dim : str or sequence of str, optional
+            Sample dimensions, as for `fit`. None: all but the feature dimensions of the fit.
+        feature_axis : int, optional
+            Axis of the features, as for `fit`. None: that of the fit.
 
         Returns
         -------
         float
         """
-        return self._criteria(self._score(X))["aic"]
+        return self._criteria(self._score(X, layout=given_layout(dim, feature_axis)))["aic"]
 
     @short_errors
-    def criteria(self, X: Any, sample_weight: Any = None) -> dict[str, float]:
+    def criteria(
+        self,
+        X: Any,
+        sample_weight: Any = None,
+        *,
+        dim: str | Sequence[str] | None = None,
+        feature_axis: int | None = None,
+    ) -> dict[str, float]:
         """Compute all information criteria in one pass over the data.
 
         Parameters
@@ -277,6 +300,10 @@ class GaussianMixture(ExplicitMixture):
             Data, as for `fit`.
         sample_weight : array-like of shape (n,), optional
             Weights of the rows; a row of weight 2 counts as two equal rows.
+        dim : str or sequence of str, optional
+            Sample dimensions, as for `fit`. None: all but the feature dimensions of the fit.
+        feature_axis : int, optional
+            Axis of the features, as for `fit`. None: that of the fit.
 
         Returns
         -------
@@ -285,7 +312,7 @@ class GaussianMixture(ExplicitMixture):
             1974) and ``"icl"`` (integrated completed likelihood: Biernacki, Celeux & Govaert 2000), for which lower is
             better.
         """
-        score = self._score(X, sample_weight, entropy=True)
+        score = self._score(X, sample_weight, given_layout(dim, feature_axis), entropy=True)
         return {"log_likelihood": score.mean_log_likelihood, **self._criteria(score)}
 
     def _criteria(self, score: Score) -> Mapping[str, float]:

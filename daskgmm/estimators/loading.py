@@ -55,4 +55,8 @@ def _model(stored: StoredModel) -> BaseMixture[Any]:
         model.origin_ = stored.origin
     if stored.feature_names is not None:
         model.feature_names_in_ = np.asarray(stored.feature_names, dtype=object)
+    if stored.feature_dims is not None:
+        model.feature_dims_ = stored.feature_dims
+    if stored.feature_axis is not None:
+        model.feature_axis_ = stored.feature_axis
     return model

@@ -29,8 +29,11 @@ from ..fitting.origin import Origin
 from ..fitting.survey import Survey
 from ..names import DROP, MISSING
 from .attributes import COVARIANCES, Memory, Prepared, agreed_covariances, as_array, check_usable, fingerprint
+from .labelled_parameters import labelled_parameters
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_NAMES = "feature_names_in_"
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
     weights_: Array
     means_: Array
     n_features_in_: int
+    feature_dims_: tuple[str, ...]
+    feature_axis_: int
     lower_bound_: float
     history_: list[PassRecord]
     environment_: dict[str, str]
@@ -144,6 +149,25 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
     @abstractmethod
     def _state(self) -> State:
         """Return the complete state that the attributes define."""
+
+    # ---- parameters with labels
+
+    def to_xarray(self) -> Any:
+        """Return the parameters of the mixture with labels.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``weights`` (component), ``means`` (component, feature), and ``covariances``, whose dimensions are
+            (component, feature, ``feature_``) for 'full', and as in ``covariances_`` for other structures. The
+            coordinates of the features are their names, if the fit has recorded names.
+
+        Raises
+        ------
+        MissingDependencyError
+            If xarray is not installed.
+        """
+        return labelled_parameters(self._parameters(), self._agreed_covariances(), getattr(self, _NAMES, None))
 
     # ---- rows from the mixture
 

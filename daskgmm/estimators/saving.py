@@ -61,6 +61,8 @@ def save(model: MixtureModel[Any], path: str | os.PathLike[str], *, overwrite: b
         feature_names=_feature_names(model),
         environment=getattr(model, "environment_", {}),
         origin=_origin(model),
+        feature_dims=_feature_dims(model),
+        feature_axis=getattr(model, "feature_axis_", None),
     )
     write_model(path, stored, overwrite=overwrite)
 
@@ -86,6 +88,11 @@ def _feature_names(model: MixtureModel[Any]) -> tuple[str, ...] | None:
     if len(names) != n_features:
         raise InvalidAttributesError("feature_names_in_", f"holds {len(names)} names for {n_features} features")
     return tuple(str(name) for name in names)
+
+
+def _feature_dims(model: MixtureModel[Any]) -> tuple[str, ...] | None:
+    dims = getattr(model, "feature_dims_", None)
+    return None if dims is None else tuple(str(dim) for dim in dims)
 
 
 def _origin(model: MixtureModel[Any]) -> Origin | None:

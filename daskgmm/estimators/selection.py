@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 
 from ..criteria import running_criteria
 from ..data.dataset import Dataset
+from ..data.dimensions import Layout
 from ..data.failures import short_errors
 from ..data.held_out import HeldOut
 from ..data.inputs import as_dataset, is_lazy
@@ -39,6 +40,7 @@ from ..persistence.checkpoint import Checkpoint
 from .base import BaseMixture
 from .checkpointing import check_checkpoint, checkpointer_for
 from .grid import Key, check_criterion, check_estimator, check_keys, check_rows, label
+from .layouts import FEATURES, fit_layout
 from .selection_table import best_key, coincidences, mark_undecided, table_row, warn_of_falls, warn_of_order
 from .validation import check_cache, check_callbacks
 
@@ -148,6 +150,8 @@ def select(
     *,
     estimator: BaseMixture[Any] | None = None,
     sample_weight: Any = None,
+    dim: str | Sequence[str] | None = None,
+    feature_axis: int | None = None,
     held_out: float | None = None,
     patience: int | None = None,
     cache: int | str | None = None,
@@ -191,6 +195,8 @@ def select(
         ``GaussianMixture()``.
     sample_weight : array-like of shape (n,), optional
         Weights of the rows; a row of weight 2 counts as two equal rows, in fits and in criteria.
+    dim, feature_axis
+        Sample dimensions, or axis of the features, as for `GaussianMixture.fit`.
     held_out : float, optional
         Share of the rows, between 0 and 1, that is held out of all fits, including surveys and starts. The choice
         depends on the row numbers and ``random_state``; the scoring pass reads these rows together with the others.
@@ -231,9 +237,10 @@ def select(
     base = check_estimator(estimator)
     keys = check_keys(n_components, covariance_types)
     share = check_criterion(base, criterion, held_out, patience)
+    layout = fit_layout(dim, feature_axis, sample_weight)
     with check_checkpoint(checkpoint, resume) as stored_fit:
         base = _seeded(base, cache, scheduler, None if stored_fit is None else stored_fit.setting("random_state"))
-        options = _Options(keys, criterion, share, patience, stored_fit)
+        options = _Options(keys, criterion, share, patience, stored_fit, layout)
         return _select(X, base, options, sample_weight, callbacks)
 
 
@@ -247,6 +254,8 @@ class _Options:
     """Share of held-out rows."""
     patience: int | None
     stored_fit: Checkpoint | None
+    layout: Layout
+    """Dimensions of the data."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -268,12 +277,13 @@ def _select(
         model._check_settings()
     first = models[keys[0]]
     X, sample_weight = split_weights(X, sample_weight)
-    accepted = first._accept_input(X, reset=True)
+    accepted = first._accept_input(X, reset=True, layout=options.layout)
+    weights = accepted.align(sample_weight, "sample_weight")
     _copy_features(first, models.values())
     rule = None if share is None else HeldOut(share, base.random_state)
     listeners = [*_printing(base), *check_callbacks(callbacks or base.callbacks)]
     with DaskEngine(base.scheduler, in_process=not is_lazy(accepted.rows), listeners=listeners) as engine:
-        dataset, counting = as_dataset(accepted.rows, sample_weight, engine.compute, accepted.missing)
+        dataset, counting = as_dataset(accepted.rows, weights, engine.compute, accepted.missing)
         check_rows(dataset, keys, rule)
         training = dataset if rule is None else rule.training(dataset)
         check_parameters(training, [_settings(model, training.n_features) for model in models.values()])
@@ -324,7 +334,7 @@ def _printing(base: BaseMixture[Any]) -> list[Listener]:
 
 def _copy_features(first: BaseMixture[Any], models: Iterable[BaseMixture[Any]]) -> None:
     """Copy the attributes about features, which `_accept` has set, to all models."""
-    features = {name: value for name, value in vars(first).items() if name in ("n_features_in_", "feature_names_in_")}
+    features = {name: value for name, value in vars(first).items() if name in FEATURES}
     for model in models:
         vars(model).update(features)
 

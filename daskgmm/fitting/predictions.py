@@ -26,10 +26,17 @@ _WRITING_SPEED = 2e8  # bytes of results a second, compressed
 @cache
 def _outputs(n_components: int, dtype: np.dtype[Any]) -> tuple[RowOutput, ...]:
     """Every output of a kernel."""
+    components = range(n_components)
+    flags = {"flag_values": list(components), "flag_meanings": " ".join(f"component_{i}" for i in components)}
+    labels = {"long_name": "most probable component", **flags}
+    probabilities = {"long_name": "posterior probability of each component", "units": "1"}
+    log_density = {"long_name": "logarithm of the mixture's density", "units": "nat"}
     return (
-        RowOutput("labels", np.dtype(np.int64)),
-        RowOutput("responsibilities", dtype, n_components),
-        RowOutput("log_density", dtype),
+        RowOutput("labels", np.dtype(np.int64), title="labels", attributes=tuple(labels.items())),
+        RowOutput(
+            "responsibilities", dtype, n_components, title="probabilities", attributes=tuple(probabilities.items())
+        ),
+        RowOutput("log_density", dtype, title="log_density", attributes=tuple(log_density.items())),
     )
 
 

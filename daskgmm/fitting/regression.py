@@ -34,7 +34,8 @@ class ConditionalMean:
     @property
     def outputs(self) -> tuple[RowOutput, ...]:
         """Output: one column for each of the other features."""
-        return (RowOutput(CONDITIONAL_MEAN, self.dtype, self.conditional.means.shape[1]),)
+        n_features = self.conditional.means.shape[1]
+        return (RowOutput(CONDITIONAL_MEAN, self.dtype, n_features, column_dim="feature", title=CONDITIONAL_MEAN),)
 
     def __call__(self, rows: Array, start: int, results: Sequence[Array]) -> None:
         """Fill the means of some rows, see `RowFunction`; no array has more rows × components than a kernel's block."""

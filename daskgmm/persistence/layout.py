@@ -104,6 +104,10 @@ class StoredModel:
     environment: Mapping[str, str]
     """Software and kind of processor of the fit; empty if unknown."""
     origin: Origin | None
+    feature_dims: tuple[str, ...] | None = None
+    """Names of the feature dimensions, for a fit to labelled data."""
+    feature_axis: int | None = None
+    """Axis of the features, for a fit to an array of more than two dimensions."""
 
 
 FACTS = ("converged", "n_iter", "n_passes", "lower_bound", "lower_bounds", "history")

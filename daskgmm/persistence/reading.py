@@ -22,6 +22,8 @@ from .stored_group import StoredGroup, damage_errors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_MOST_DIMS = 64  # dimensions of features
+
 
 def read_model(path: Address, kinds: Iterable[ModelKind]) -> StoredModel:
     """Read a model that `write_model` wrote.
@@ -75,6 +77,8 @@ class _Reader(StoredGroup):
             environment=self._environment(),
             origin=self._origin(n_features) if "origin" in self.attributes else None,
             feature_names=self._feature_names(fitted.get("feature_names_in"), n_features),
+            feature_dims=self._feature_dims(fitted.get("feature_dims")),
+            feature_axis=self._feature_axis(fitted.get("feature_axis")),
         )
 
     def _parameters(self, kind: ModelKind) -> dict[str, Any]:
@@ -159,3 +163,15 @@ class _Reader(StoredGroup):
         if not isinstance(names, list) or len(names) != n_features or not all(map(is_text, names)):
             raise self.error("feature_names_in", f"has to hold {n_features} names")
         return tuple(names)
+
+    def _feature_dims(self, names: Any) -> tuple[str, ...] | None:
+        if names is None:
+            return None
+        if not isinstance(names, list) or len(names) > _MOST_DIMS or not all(map(is_text, names)):
+            raise self.error("feature_dims", f"has to be a list of at most {_MOST_DIMS} names")
+        return tuple(names)
+
+    def _feature_axis(self, axis: Any) -> int | None:
+        if axis is not None and (type(axis) is not int or abs(axis) > _MOST_DIMS):
+            raise self.error("feature_axis", f"is {axis!r:.40}; expected a whole number, {_MOST_DIMS} at most")
+        return axis

@@ -88,6 +88,8 @@ def _fitted_values(model: StoredModel) -> dict[str, Any]:
         "n_components": n_components,
         "n_features_in": n_features,
         "feature_names_in": None if model.feature_names is None else list(model.feature_names),
+        **({} if model.feature_dims is None else {"feature_dims": list(model.feature_dims)}),
+        **({} if model.feature_axis is None else {"feature_axis": model.feature_axis}),
         "dtype": model.dtype.name,
         **{name: _ENCODERS[name](model.facts[name]) for name in FACTS if name in model.facts},
     }
