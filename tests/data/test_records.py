@@ -93,7 +93,7 @@ def test_fields_that_hold_more_than_a_number():
 def test_names_are_held_against_those_of_the_fit(tmp_path):
     model = fit(TABLE)
     other = TABLE.astype([("ra", "f8"), ("magnitude", "f8"), ("id", "f8")])
-    with pytest.raises(ValueError, match=r"X has the fields \['ra', 'magnitude', 'id'\], but GaussianMixture was"):
+    with pytest.raises(ValueError, match=r"X has the features \['ra', 'magnitude', 'id'\], but GaussianMixture was"):
         model.predict(other)
     with pytest.raises(ValueError, match=r"\['ra', 'mag'\], but"):
         model.score(TABLE[["ra", "mag"]])
