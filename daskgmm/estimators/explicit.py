@@ -86,7 +86,7 @@ class ExplicitMixture(BaseMixture[MixtureParameters]):
         >>> model.predict([[0.1], [2.5]])
         array([0, 1])
         """
-        check_parameter_names(cls, parameters, "from_parameters")
+        check_parameter_names(cls, parameters, cls.from_parameters)
         centers = _argument("means", means)
         if centers.ndim != 2 or not centers.size:
             raise InvalidAttributesError("means", f"has the shape {centers.shape}; expected (n_components, n_features)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,11 +12,16 @@ from ..core.covariance import STRUCTURES
 from ..criteria import HELD_OUT, running_criteria, selection_criteria
 from ..data.dataset import Dataset
 from ..data.held_out import HeldOut
+from ..names import FULL
 from .base import BaseMixture
 from .gaussian_mixture import GaussianMixture
+from .validation import check_parameter_names
 
 Key = tuple[int, str]
 """Number of components and covariance type."""
+
+ONLY_FULL = (FULL,)
+"""Default of ``covariance_types``, told from the same value by its identity."""
 
 _SHARE = 0.1
 """Default share of held-out rows."""
@@ -30,16 +35,38 @@ def label(key: Key) -> str:
     return f"{key[0]} {key[1]}"
 
 
-def check_estimator(estimator: Any) -> BaseMixture[Any]:
-    """Validate the estimator; None stands for a `GaussianMixture` with default parameters."""
+def check_types(covariance_types: Any, parameters: dict[str, Any]) -> Any:
+    """Take ``covariance_type``, another name of ``covariance_types``, out of the keywords; return the types.
+
+    Raises
+    ------
+    TypeError
+        If there are both.
+    """
+    if "covariance_type" not in parameters:
+        return covariance_types
+    if covariance_types is not ONLY_FULL:
+        raise TypeError(
+            f"covariance_types={covariance_types!r:.80} and covariance_type={parameters['covariance_type']!r:.80} mean "
+            "the same: leave one out"
+        )
+    return parameters.pop("covariance_type")
+
+
+def check_estimator(estimator: Any, parameters: Mapping[str, Any], function: Callable[..., Any]) -> BaseMixture[Any]:
+    """Validate the estimator; None stands for a `GaussianMixture` with the ``parameters``, keywords of ``function``."""
+    check_parameter_names(GaussianMixture, parameters, function)
     if estimator is None:
-        return GaussianMixture()
+        return GaussianMixture(**parameters)
     if not isinstance(estimator, BaseMixture):
         what = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {type(estimator).__name__}"
         raise TypeError(
             f"estimator is {what}; expected a GaussianMixture or BayesianGaussianMixture of daskgmm, such as "
             "GaussianMixture(tol=1e-4)"
         )
+    if parameters:
+        given = ", ".join(f"{name}={value!r:.40}" for name, value in parameters.items())
+        raise TypeError(f"{given} beside an estimator: give it to the estimator, {type(estimator).__name__}({given})")
     return estimator
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from ..criteria import running_criteria
@@ -27,7 +26,6 @@ from ..diagnostics.selection_view import draw_criterion, new_axes, selection_htm
 from ..diagnostics.verbose import VerboseListener
 from ..engine.events import Listener
 from ..engine.run import DaskEngine
-from ..errors import InitializationWarning
 from ..fitting.comparison import Comparison
 from ..fitting.first_pass import n_weight_passes
 from ..fitting.fit import fit_mixtures
@@ -39,9 +37,17 @@ from ..fitting.pruning import PruningRule
 from ..persistence.checkpoint import Checkpoint
 from .base import BaseMixture
 from .checkpointing import check_checkpoint, checkpointer_for
-from .grid import Key, check_criterion, check_estimator, check_keys, check_rows, label
+from .grid import ONLY_FULL, Key, check_criterion, check_estimator, check_keys, check_rows, check_types, label
 from .layouts import FEATURES, fit_layout
-from .selection_table import best_key, coincidences, mark_undecided, table_row, warn_of_falls, warn_of_order
+from .selection_table import (
+    best_key,
+    coincidences,
+    mark_undecided,
+    table_row,
+    warn_of_falls,
+    warn_of_order,
+    warn_of_runs,
+)
 from .validation import check_cache, check_callbacks
 
 
@@ -145,7 +151,7 @@ class Selection:
 def select(
     X: Any,
     n_components: int | Iterable[int] = range(1, 21),
-    covariance_types: str | Iterable[str] = ("full",),
+    covariance_types: str | Iterable[str] = ONLY_FULL,
     criterion: str = "bic",
     *,
     estimator: BaseMixture[Any] | None = None,
@@ -159,6 +165,7 @@ def select(
     callbacks: Iterable[Listener] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    **parameters: Any,
 ) -> Selection:
     """Fit mixtures with several numbers of components and covariance types, and select the best.
 
@@ -190,9 +197,8 @@ def select(
             Mean log-likelihood of held-out rows, which no fit has seen; larger is better. The only criterion for a
             `BayesianGaussianMixture`, which has no number of free parameters.
     estimator : GaussianMixture or BayesianGaussianMixture, optional
-        Unfitted estimator, whose other parameters (``tol``, ``n_init``, ``init_size``, ``random_state``, …) all
-        candidates share. If its ``random_state`` is no int, one int is drawn for all candidates. None:
-        ``GaussianMixture()``.
+        Unfitted estimator, whose other parameters all candidates share. None: ``GaussianMixture(**parameters)``. If its
+        ``random_state`` is no int, one int is drawn for all candidates.
     sample_weight : array-like of shape (n,), optional
         Weights of the rows; a row of weight 2 counts as two equal rows, in fits and in criteria.
     dim, feature_axis
@@ -212,6 +218,9 @@ def select(
         ``estimator``. All candidates share one cache.
     checkpoint, resume
         Checkpoint and resumption, as for `GaussianMixture.fit`: one checkpoint for all candidates.
+    **parameters
+        Parameters of `GaussianMixture` that all candidates share, such as ``tol``, ``n_init``, ``init_size`` and
+        ``random_state``, where there is no ``estimator``. ``covariance_type`` is another name of ``covariance_types``.
 
     Returns
     -------
@@ -222,6 +231,8 @@ def select(
     ValueError
         If the candidates or the criterion are invalid, naming the parameter, or for data that `GaussianMixture.fit`
         rejects.
+    TypeError
+        If a parameter is unknown, or belongs to a given ``estimator``.
     IllDefinedCovarianceError
         If every candidate failed. If only some candidates fail, they are in the table, and a warning names them.
 
@@ -234,8 +245,9 @@ def select(
     >>> selection.best
     (2, 'spherical')
     """
-    base = check_estimator(estimator)
-    keys = check_keys(n_components, covariance_types)
+    types = check_types(covariance_types, parameters)
+    base = check_estimator(estimator, parameters, select)
+    keys = check_keys(n_components, types)
     share = check_criterion(base, criterion, held_out, patience)
     layout = fit_layout(dim, feature_axis, sample_weight)
     with check_checkpoint(checkpoint, resume) as stored_fit:
@@ -296,7 +308,7 @@ def _select(
             if isinstance(run, FitResult):
                 _store(models[key], run, dataset, training, counting)
         fitted = {key: models[key] for key, run in runs.items() if isinstance(run, FitResult)}
-        _warn(runs)
+        warn_of_runs(runs)
         scores = _score(engine, dataset, fitted, rule)
         n_passes = counting + engine.n_passes
     table = [table_row(key, models[key], run, scores.get(key)) for key, run in runs.items()]
@@ -368,30 +380,6 @@ def _store(model: BaseMixture[Any], run: FitResult[Any], dataset: Dataset, train
     size = _settings(model, dataset.n_features).sample_size
     n_passes = counting + n_weight_passes(training, size) + 1 + max(steps.values(), default=0)
     model._store(run, dataset, n_passes)
-
-
-def _warn(runs: Mapping[Key, FitResult[Any] | FailedFit]) -> None:
-    """Warn of failures, missing convergence and notes of the fits; raise the first failure if all fits failed."""
-    failures = {key: run.error for key, run in runs.items() if isinstance(run, FailedFit)}
-    if len(failures) == len(runs):
-        raise next(iter(failures.values()))
-    for run in runs.values():
-        for note in run.notes:
-            if note not in coincidences(run):  # the table has them
-                warnings.warn(note, stacklevel=5)
-    for key, error in failures.items():
-        warnings.warn(InitializationWarning(f"the candidate {label(key)} failed: {error}"), stacklevel=5)
-    late = [label(key) for key, run in runs.items() if _is_late(run)]
-    if late:
-        warnings.warn(
-            f"{len(late)} of {len(runs)} candidates did not converge: {', '.join(late)}. Increase max_iter, or tol.",
-            ConvergenceWarning,
-            stacklevel=5,
-        )
-
-
-def _is_late(run: FitResult[Any] | FailedFit) -> bool:
-    return isinstance(run, FitResult) and not (run.converged or run.stopped) and run.n_iter > 0
 
 
 def _score(

@@ -6,8 +6,16 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sklearn.exceptions import ConvergenceWarning
+
 from ..criteria import CRITERIA, HELD_OUT, running_criteria
-from ..errors import CoincidingComponentsWarning, FallingLikelihoodWarning, InvalidWeightsError, SelectionWarning
+from ..errors import (
+    CoincidingComponentsWarning,
+    FallingLikelihoodWarning,
+    InitializationWarning,
+    InvalidWeightsError,
+    SelectionWarning,
+)
 from ..fitting.comparison import NEGLIGIBLE, negligible_nats
 from ..fitting.fit_spec import FailedFit, FitResult
 from ..fitting.folds import Score, SplitScore
@@ -70,6 +78,30 @@ def mark_undecided(
 def _cost(criterion: str, row: Mapping[str, Any]) -> float:
     """Value of the criterion, of which less is better."""
     return float(-row[criterion] if criterion == HELD_OUT else row[criterion])
+
+
+def warn_of_runs(runs: Mapping[Key, FitResult[Any] | FailedFit]) -> None:
+    """Warn of failures, missing convergence and notes of the fits; raise the first failure if all fits failed."""
+    failures = {key: run.error for key, run in runs.items() if isinstance(run, FailedFit)}
+    if len(failures) == len(runs):
+        raise next(iter(failures.values()))
+    for run in runs.values():
+        for note in run.notes:
+            if note not in coincidences(run):  # the table has them
+                warnings.warn(note, stacklevel=5)
+    for key, error in failures.items():
+        warnings.warn(InitializationWarning(f"the candidate {label(key)} failed: {error}"), stacklevel=5)
+    late = [label(key) for key, run in runs.items() if _is_late(run)]
+    if late:
+        warnings.warn(
+            f"{len(late)} of {len(runs)} candidates did not converge: {', '.join(late)}. Increase max_iter, or tol.",
+            ConvergenceWarning,
+            stacklevel=5,
+        )
+
+
+def _is_late(run: FitResult[Any] | FailedFit) -> bool:
+    return isinstance(run, FitResult) and not (run.converged or run.stopped) and run.n_iter > 0
 
 
 def warn_of_order(table: Sequence[Mapping[str, Any]], criterion: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from inspect import signature
 from numbers import Integral, Real
 from typing import Any
 
@@ -84,23 +85,25 @@ def check_priors(
     )
 
 
-def check_parameter_names(kind: type[BaseEstimator], names: Iterable[str], function: str) -> None:
-    """Raise `TypeError` for names that are no constructor parameters of an estimator, with the nearest names.
+def check_parameter_names(kind: type[BaseEstimator], names: Iterable[str], function: Callable[..., Any]) -> None:
+    """Raise `TypeError` for keywords that are no constructor parameters of an estimator, with the nearest names.
 
     Parameters
     ----------
     kind : type
     names : iterable of str
-        Keywords that a function has got.
-    function : str
-        Name of the function in the error.
+        Keywords of a call that are no arguments of the function's own.
+    function : callable
+        Function that was called, whose own arguments may have been meant.
     """
     known = kind._get_param_names()
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, 3, 0.5)
-            hint = f"; near it: {', '.join(near)}" if near else f"; it has {', '.join(known)}"
-            raise TypeError(f"{function} got the keyword {name!r}, which is no parameter of {kind.__name__}{hint}")
+            near = get_close_matches(name, sorted({*known, *signature(function).parameters}), 3)
+            hint = f"; near it: {', '.join(near)}" if near else f". Parameters: {', '.join(known)}"
+            raise TypeError(
+                f"{function.__name__} got the keyword {name!r}, which is no parameter of {kind.__name__}{hint}"
+            )
 
 
 def check_callbacks(callbacks: Any) -> tuple[Listener, ...]:
