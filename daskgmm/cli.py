@@ -60,8 +60,8 @@ def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: s
         raise click.UsageError("Missing option '-k' / '--n-components'.")
     with _running(values, starts_workers=not plan) as (jobs, callbacks):
         as_json = values.pop("as_json")
-        parameters, others = _split(values, "bayesian", "warm_start", "overwrite")
-        rows = jobs.Rows(data, array, weights)
+        parameters, others = _split(values, "bayesian", "warm_start", "overwrite", "storage_options")
+        rows = jobs.Rows(data, array, weights, others.pop("storage_options"))
         if model is None or plan:
             planned = jobs.plan(
                 rows, parameters, **{name: others[name] for name in ("bayesian", "warm_start", "compute")}
@@ -86,8 +86,9 @@ def _select(data: str, array: str | None, weights: str | None, as_json: bool, **
     """
     with _running(values) as (jobs, callbacks):
         candidates = jobs.Candidates(**{name: values.pop(name) for name in jobs.Candidates.names()})
-        parameters, others = _split(values, "bayesian", "model", "picture", "overwrite")
-        record = jobs.select(jobs.Rows(data, array, weights), candidates, parameters, callbacks=callbacks, **others)
+        parameters, others = _split(values, "bayesian", "model", "picture", "overwrite", "storage_options")
+        rows = jobs.Rows(data, array, weights, others.pop("storage_options"))
+        record = jobs.select(rows, candidates, parameters, callbacks=callbacks, **others)
     _show(record, as_json)
 
 
@@ -106,7 +107,7 @@ def _predict(data: str, array: str | None, model: str, output: str, as_json: boo
     """Write the most probable component of every row of DATA."""
     with _running(values) as (jobs, callbacks):
         compute = _compute(values)
-        rows = jobs.Rows(data, array)
+        rows = jobs.Rows(data, array, storage_options=values.pop("storage_options"))
         record = jobs.predict(rows, model, output, compute=compute, callbacks=callbacks, **values)
     _show(record, as_json)
 
@@ -123,12 +124,14 @@ def _score(data: str, array: str | None, model: str, weights: str | None, as_jso
     """Compute the mean log-density of the rows of DATA, and information criteria."""
     with _running(values) as (jobs, callbacks):
         compute = _compute(values)
-        record = jobs.score(jobs.Rows(data, array, weights), model, compute=compute, callbacks=callbacks, **values)
+        rows = jobs.Rows(data, array, weights, values.pop("storage_options"))
+        record = jobs.score(rows, model, compute=compute, callbacks=callbacks, **values)
     _show(record, as_json)
 
 
 @_command("sample", "daskgmm sample model.zarr -n 1000 --output drawn.zarr")
 @click.argument("model")
+@options.storage_options
 @click.option("-n", "--n-samples", type=click.IntRange(min=1), required=True, help="Rows to draw.")
 @options.output
 @options.random_state
@@ -145,12 +148,13 @@ def _sample(model: str, n_samples: int, output: str, as_json: bool, **values: An
 
 @_command("inspect", "daskgmm inspect model.zarr")
 @click.argument("path")
+@options.storage_options
 @options.as_json
-def _inspect(path: str, as_json: bool) -> None:
+def _inspect(path: str, storage_options: dict[str, Any] | None, as_json: bool) -> None:
     """Describe the contents of PATH: a model, results, samples or data."""
     from .inspection import store_record
 
-    _show(store_record(path), as_json)
+    _show(store_record(path, storage_options), as_json)
 
 
 @_command("demo", "daskgmm demo --output daskgmm-demo")

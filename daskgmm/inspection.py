@@ -8,7 +8,8 @@ from typing import Any
 import zarr
 
 from .data.encoding import zarr_encoding
-from .data.store import arrays_of, describe, local_path, member, open_node, split_address, without_secrets
+from .data.locations import Address, Location
+from .data.store import arrays_of, describe, member, open_node, split_address
 from .data.store_checks import product
 from .data.write import read_record
 from .errors import StoreError, UnsupportedDataError
@@ -19,22 +20,30 @@ from .persistence import checkpoint, layout
 Record = dict[str, Any]
 
 
-def store_record(address: str) -> Record:
+def store_record(address: Address, storage_options: Mapping[str, Any] | None = None) -> Record:
     """Describe the contents of an address: a model, a checkpoint, results or samples that daskgmm wrote, or data.
+
+    Parameters
+    ----------
+    address : str, path or store
+    storage_options : mapping, optional
+        Options of the URL's file system.
 
     Raises
     ------
     StoreNotFoundError, StoreError, ModelFormatError
         If nothing is there, or the contents are damaged.
     """
-    path, inside = split_address(address)
-    shown = without_secrets(address)
-    node = open_node(path)
+    whole = Location.of(address, storage_options, "address")
+    path, inside = split_address(whole.address)
+    location = whole if inside is None else Location.of(path, storage_options, "address")
+    shown, node = whole.name, open_node(location)
     ours = read_record(node)
     if ours.get("format") == layout.KIND and inside is None:
-        return {**model_record(load(path)), "path": shown, "daskgmm_version": _shortened(ours.get("daskgmm_version"))}
+        version = _shortened(ours.get("daskgmm_version"))
+        return {**model_record(load(location)), "path": shown, "daskgmm_version": version}
     if ours.get("format") == checkpoint.KIND and inside is None:
-        return checkpoint.checkpoint_record(path)
+        return checkpoint.checkpoint_record(location)
     if inside is not None:
         node = _member(node, inside)
     if isinstance(node, zarr.Array):
@@ -83,6 +92,6 @@ def _array_record(array: zarr.Array[Any]) -> Record:
     else:
         if encoding is not None:
             record["values"] = encoding.as_record()
-    if local_path(str(array.store)) is not None:
+    if isinstance(array.store, zarr.storage.LocalStore | zarr.storage.ZipStore):
         record["bytes_stored"] = int(array.nbytes_stored())  # elsewhere it would take a request for every chunk
     return record

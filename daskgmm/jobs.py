@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import dask
@@ -22,6 +22,7 @@ import numpy as np
 from sklearn.base import clone
 
 from .data.inputs import in_memory, naming
+from .data.locations import Location
 from .data.store import local_path, open_zarr, without_secrets
 from .data.store_checks import check_file
 from .data.write import check_target
@@ -138,15 +139,17 @@ class Rows:
     address: str
     array: str | None = None
     weights: str | None = None
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
+    """Options of the file systems of URLs: of these arrays, and of models and outputs of the same command."""
 
     def open(self) -> Any:
         """Open the Zarr array of rows."""
-        return open_zarr(self.address, self.array)
+        return open_zarr(self.address, self.array, storage_options=self.storage_options)
 
     def open_weights(self) -> Any:
         """Open the array of weights without loading it; return None for no weights."""
         with naming("sample_weight"):
-            return None if self.weights is None else open_array(self.weights)
+            return None if self.weights is None else open_array(self.weights, self.storage_options)
 
 
 def kind_of_model(*, bayesian: bool) -> type[BaseMixture[Any]]:
@@ -171,8 +174,9 @@ def fit(
     ``warm_start`` names a model to continue from; its parameters hold unless ``parameters`` has others.
     """
     compute.check()
-    _check_output(model, "model", overwrite, rows.address, rows.weights, checkpoint_options.checkpoint)
-    estimator = _unfitted(parameters, bayesian, warm_start).set_params(callbacks=callbacks)
+    target = Location.of(model, rows.storage_options, "model")
+    _check_output(target, "model", overwrite, rows.address, rows.weights, checkpoint_options.checkpoint)
+    estimator = _unfitted(parameters, bayesian, warm_start, rows.storage_options).set_params(callbacks=callbacks)
     data, weights = rows.open(), rows.open_weights()
     compute.check_memory(estimator, lambda model: model.plan(data, weights))
     begin = time.perf_counter()
@@ -182,7 +186,7 @@ def fit(
         warnings.simplefilter("ignore", InterruptedWarning)
         estimator.set_params(scheduler=scheduler).fit(data, sample_weight=weights, **vars(checkpoint_options))
     seconds = round(time.perf_counter() - begin, 3)
-    estimator.set_params(warm_start=False).save(model, overwrite=overwrite)
+    estimator.set_params(warm_start=False).save(model, overwrite=overwrite, storage_options=rows.storage_options)
     return {
         **model_record(estimator),
         "n_rows": int(data.shape[0]),
@@ -202,7 +206,7 @@ def plan(
 ) -> FitPlan:
     """Plan the passes and the memory of `fit`; the rows are not read."""
     compute.check()
-    estimator = _unfitted(parameters, bayesian, warm_start)
+    estimator = _unfitted(parameters, bayesian, warm_start, rows.storage_options)
     data, weights = rows.open(), rows.open_weights()
     with compute.describe() as scheduler:
         return estimator.set_params(scheduler=scheduler).plan(data, weights)
@@ -249,10 +253,11 @@ def select(
 ) -> Record:
     """Compare several mixtures, and on request save the best one and a plot of the criterion."""
     compute.check()
-    estimator = _unfitted(parameters, bayesian, None)
+    estimator = _unfitted(parameters, bayesian, None, rows.storage_options)
     largest = candidates.largest(estimator)
     if model is not None:
-        _check_output(model, "model", overwrite, rows.address, rows.weights, checkpoint_options.checkpoint)
+        target = Location.of(model, rows.storage_options, "model")
+        _check_output(target, "model", overwrite, rows.address, rows.weights, checkpoint_options.checkpoint)
     if picture is not None:
         with _checking():
             check_picture(picture, overwrite=overwrite)
@@ -272,7 +277,7 @@ def select(
         )
     record = {**selection.as_record(), "seconds": round(time.perf_counter() - begin, 3)}
     if model is not None:
-        selection.model.save(model, overwrite=overwrite)
+        selection.model.save(model, overwrite=overwrite, storage_options=rows.storage_options)
         record["model"] = without_secrets(model)
     if picture is not None:
         save_picture(record, picture, overwrite=overwrite)
@@ -280,12 +285,16 @@ def select(
     return record
 
 
-def _unfitted(parameters: Mapping[str, Any], bayesian: bool, warm_start: str | None) -> BaseMixture[Any]:
+def _unfitted(
+    parameters: Mapping[str, Any], bayesian: bool, warm_start: str | None, storage_options: Mapping[str, Any] | None
+) -> BaseMixture[Any]:
     """Make the estimator that a fit begins with."""
-    estimator = kind_of_model(bayesian=bayesian)() if warm_start is None else load(warm_start)
+    estimator = (
+        kind_of_model(bayesian=bayesian)() if warm_start is None else load(warm_start, storage_options=storage_options)
+    )
     with _checking():
         _check_kind(estimator, parameters, bayesian, warm_start)
-    estimator.set_params(**{name: _value(name, value) for name, value in parameters.items()})
+    estimator.set_params(**{name: _value(name, value, storage_options) for name, value in parameters.items()})
     estimator.set_params(warm_start=warm_start is not None)
     with _checking():
         estimator._check_settings()
@@ -318,8 +327,9 @@ def predict(
 ) -> Record:
     """Write the labels of all rows, and on request probabilities and log-densities."""
     compute.check()
-    _check_output(output, RESULTS, overwrite, rows.address, model)
-    estimator, data = _fitted(model, missing), rows.open()
+    target = Location.of(output, rows.storage_options, "output")
+    _check_output(target, RESULTS, overwrite, rows.address, model)
+    estimator, data = _fitted(model, missing, rows.storage_options), rows.open()
     outputs: dict[str, Any] = {"probabilities": probabilities, "log_density": log_density}
     compute.check_memory(estimator, lambda model: plan_predictions(model, data, **outputs))
     begin = time.perf_counter()
@@ -328,8 +338,10 @@ def predict(
             estimator.set_params(scheduler=scheduler),
             data,
             output,
-            **outputs,
+            probabilities=probabilities,
+            log_density=log_density,
             overwrite=overwrite,
+            storage_options=rows.storage_options,
             model_name=model,
             callbacks=callbacks,
         )
@@ -347,7 +359,7 @@ def score(
 ) -> Record:
     """Compute the mean log-density of the rows and the model's information criteria, in one pass."""
     compute.check()
-    estimator, data, weights = _fitted(model, missing), rows.open(), rows.open_weights()
+    estimator, data, weights = _fitted(model, missing, rows.storage_options), rows.open(), rows.open_weights()
     entropy = estimator._has_criteria
     compute.check_memory(estimator, lambda model: model._plan_score(data, weights, entropy=entropy))
     with compute.start(callbacks) as scheduler:
@@ -362,9 +374,9 @@ def score(
     }
 
 
-def _fitted(model: str, missing: str | None) -> BaseMixture[Any]:
+def _fitted(model: str, missing: str | None, storage_options: Mapping[str, Any] | None) -> BaseMixture[Any]:
     """Load a model; ``missing`` replaces the model's own treatment of incomplete rows."""
-    estimator = load(model)
+    estimator = load(model, storage_options=storage_options)
     return estimator if missing is None else estimator.set_params(missing=missing)
 
 
@@ -374,21 +386,29 @@ def _left_out(n_incomplete: int) -> Record:
 
 
 def sample(
-    model: str, n_samples: int, output: str, *, random_state: int | None = None, overwrite: bool = False
+    model: str,
+    n_samples: int,
+    output: str,
+    *,
+    random_state: int | None = None,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Record:
     """Draw rows from a model and write them; without ``random_state``, the model's own serves."""
-    _check_output(output, SAMPLES, overwrite, model)
-    estimator = load(model)
+    _check_output(Location.of(output, storage_options, "output"), SAMPLES, overwrite, model)
+    estimator = load(model, storage_options=storage_options)
     if random_state is not None:
         estimator.set_params(random_state=random_state)
-    shapes = write_samples(estimator, n_samples, output, overwrite=overwrite, model_name=model)
+    shapes = write_samples(
+        estimator, n_samples, output, overwrite=overwrite, storage_options=storage_options, model_name=model
+    )
     return _written(SAMPLES, output, n_samples, shapes)
 
 
-def open_array(name: str) -> Any:
+def open_array(name: str, storage_options: Mapping[str, Any] | None = None) -> Any:
     """Open a ``.npy`` file, mapped into memory, or a Zarr array."""
     if not name.endswith(".npy"):
-        return open_zarr(name)
+        return open_zarr(name, storage_options=storage_options)
     shown, path = without_secrets(name), local_path(name) or name
     check_file(path, sys.maxsize, "arrays")
     try:
@@ -399,19 +419,19 @@ def open_array(name: str) -> Any:
         raise ValueError(f"{shown} is not a .npy file of numbers: {error}") from error
 
 
-def _value(name: str, value: Any) -> Any:
+def _value(name: str, value: Any, storage_options: Mapping[str, Any] | None) -> Any:
     if name not in _FILES:
         return value
-    return in_memory(f"{name}: {without_secrets(value)}", open_array(value), _MOST_NUMBERS)
+    return in_memory(f"{name}: {without_secrets(value)}", open_array(value, storage_options), _MOST_NUMBERS)
 
 
-def _check_output(output: str, kind: str, overwrite: bool, *inputs: str | None) -> None:
+def _check_output(output: Location, kind: str, overwrite: bool, *inputs: str | None) -> None:
     with _checking():
         check_target(output, kind, overwrite=overwrite)
     for name in inputs:
-        path, target = local_path((name or "").partition("::")[0]), local_path(output)
-        if name and path and target and os.path.realpath(path) == os.path.realpath(target):
-            raise WrongArguments(f"{without_secrets(output)} is also an input; choose another name for the output")
+        path = local_path((name or "").partition("::")[0])
+        if name and path and output.path and os.path.realpath(path) == os.path.realpath(output.path):
+            raise WrongArguments(f"{output.name} is also an input; choose another name for the output")
 
 
 def _written(kind: str, output: str, n_rows: int, shapes: Mapping[str, tuple[int, ...]]) -> Record:

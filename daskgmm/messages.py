@@ -6,9 +6,11 @@ command's options follow from the names of the parameters, so one translation he
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import click
 
@@ -19,6 +21,7 @@ _LONGEST_MESSAGE = 4000
 # A name that stands alone: neither a value, nor a call, nor part of a path, of a longer name or of an expression.
 _BEFORE, _AFTER = r"(?<![\w./:\\'\"-])", r"(?![\w(\[]|[./:\\-]\w)"
 _CALL = re.compile(r"([\w.]+\((?:[^()]|\([^()]*\))+\)(?:\.\w+)*)")  # Python code, which must not contain options
+_STORAGE_OPTIONS = "--storage-options"
 _CONFIGURATION = re.compile(r"dask\.config\.set\(\{'daskgmm\.([\w-]+)': '?([\w.-]+)'?\}\)")
 
 
@@ -65,7 +68,19 @@ class Messages:
         for argument in self.arguments:
             if "://" in argument:
                 text = Secrets(argument).hide(text)
+        for options in self._storage_options():
+            text = Secrets("", [options]).hide(text)
         return printable(self._as_options(" ".join(text.split())), _LONGEST_MESSAGE)
+
+    def _storage_options(self) -> Iterator[Any]:
+        """Values of ``--storage-options``, read as JSON where they are JSON."""
+        following = zip(self.arguments, self.arguments[1:], strict=False)
+        values = [value for option, value in following if option == _STORAGE_OPTIONS]
+        joined = f"{_STORAGE_OPTIONS}="
+        values += [text.removeprefix(joined) for text in self.arguments if text.startswith(joined)]
+        for value in values:
+            yield _json_or_text(value)
+            yield _json_or_text(value.partition("=")[2])
 
     def _as_options(self, text: str) -> str:
         text = _CONFIGURATION.sub(lambda match: self._configured(*match.groups()), text)
@@ -85,6 +100,13 @@ class Messages:
     def _configured(self, name: str, value: str) -> str:
         option = self.options.get(name.replace("-", "_"))
         return f"{option} {value}" if option else f"DASK_DASKGMM__{name.replace('-', '_').upper()}={value}"
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def option_names(command: click.Command | None) -> dict[str, str]:

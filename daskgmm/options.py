@@ -5,6 +5,7 @@ Help and completions have to be quick, so this module imports NumPy and Dask onl
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -124,6 +125,32 @@ class CovarianceType(Choice):
         return str(super().convert(value, param, ctx))
 
 
+class StorageOption(ParamType[dict[str, Any]]):
+    """Options of a file system: a JSON object, or KEY=VALUE with a JSON value or a text."""
+
+    name = "options"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, Any]:
+        key, equals, text = value.partition("=")
+        if equals and key.isidentifier():
+            return {key: _json_or_text(text)}
+        options = _json_or_text(value)
+        if not isinstance(options, dict):  # the message omits the value, which may be secret
+            self.fail("expected a JSON object such as '{\"anon\": true}', or KEY=VALUE such as anon=true", param, ctx)
+        return options
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _merged(ctx: click.Context, _: Any, options: tuple[dict[str, Any], ...]) -> dict[str, Any] | None:
+    return {key: value for part in options for key, value in part.items()} or None
+
+
 class Names(ParamType[list[str]]):
     """Names with commas between them."""
 
@@ -160,6 +187,14 @@ _positive = click.IntRange(min=1)
 _above_zero = click.FloatRange(min=0, min_open=True)
 _not_negative = click.FloatRange(min=0)
 
+storage_options = click.option(
+    "--storage-options",
+    type=StorageOption(),
+    multiple=True,
+    callback=_merged,
+    metavar="JSON|KEY=VALUE",
+    help="Options of the file systems of URLs, such as anon=true for s3://; may be repeated.",
+)
 data = _together(
     click.argument("data"),
     click.option("--array", metavar="NAME", help="The array inside the group DATA; DATA::NAME means the same."),
@@ -170,6 +205,7 @@ data = _together(
         expose_value=False,
         help=f"Treat a chunk that is not in its store as an error or as fill values.  [default: {MISSING_CHUNKS[0]}]",
     ),
+    storage_options,
 )
 model = click.option("--model", required=True, metavar="MODEL", help="A model that `daskgmm fit` wrote.")
 output = click.option("-o", "--output", required=True, metavar="OUT", help="The Zarr group to write.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,9 +12,10 @@ import numpy as np
 from .data.dataset import Dataset
 from .data.dimensions import Layout, given_layout
 from .data.failures import short_errors
+from .data.locations import Address, Location
 from .data.row_arrays import StoredOutput, create_arrays
 from .data.store import describe, local_path, without_secrets
-from .data.write import Address, check_room, check_target, new_store, record, writing
+from .data.write import check_room, check_target, new_store, record, writing
 from .engine.events import Listener
 from .engine.memory import PassPlan
 from .engine.run import DaskEngine
@@ -58,6 +59,7 @@ def write_predictions(
     probabilities: bool = False,
     log_density: bool = False,
     overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
     model_name: str | None = None,
     callbacks: Iterable[Listener] | None = None,
 ) -> dict[str, tuple[int, ...]]:
@@ -71,9 +73,10 @@ def write_predictions(
         Fitted model, whose ``scheduler`` runs the pass.
     X : array-like of shape (n, D)
         Anything that `fit` takes.
-    output : str or path
+    output : str, path or store
         A new Zarr group with the arrays ``labels`` (n,), ``probabilities`` (n, K) and ``log_density`` (n,). Their
-        chunks follow from the shape and the chunks of the data.
+        chunks follow from the shape and the chunks of the data. A path, a URL, or a place in an open store: a zarr
+        Store, StorePath or empty Group, or a mapper of fsspec.
     dim : str or sequence of str, optional
         Sample dimensions, as for the model's `predict`.
     feature_axis : int, optional
@@ -82,6 +85,8 @@ def write_predictions(
         Also write these arrays.
     overwrite : bool, default=False
         Replace existing results.
+    storage_options : mapping, optional
+        Options of the file system of ``output``, if that is a URL.
     model_name : str, optional
         Name of the model in the store's attributes, which hold the address of the data, too.
     callbacks : iterable of callable, optional
@@ -110,15 +115,19 @@ def write_predictions(
     SchedulerError
         If the scheduler does not answer, or goes away for good.
     """
-    check_target(output, RESULTS, overwrite=overwrite)
+    target = Location.of(output, storage_options, "output")
+    check_target(target, RESULTS, overwrite=overwrite)
     names = _names(probabilities=probabilities, log_density=log_density)
     layout = given_layout(dim, feature_axis)
     with _prepared(model, X, names, layout, callbacks) as (engine, dataset, fold):
         attributes = record(RESULTS, data=_source(dataset), model=_full(model_name))
-        with new_store(output, attributes, overwrite=overwrite) as group:
+        with new_store(target, attributes, overwrite=overwrite) as group:
             stored = _STORED_WITH_GAPS if dataset.row_kind.leaves_out else _STORED
             writer = create_arrays(group, fold.outputs.outputs, stored, dataset.n_rows, fold.chunk_rows)
+            if engine.is_remote:
+                writer.check_travels()
             engine.run(dataset, replace(fold, writer=writer), "predict")
+            writer.check_complete()
     return {_STORED[name].name: target.shape for name, target in zip(names, writer.targets, strict=True)}
 
 
@@ -171,7 +180,13 @@ def _source(dataset: Dataset) -> str:
 
 @short_errors
 def write_samples(
-    model: BaseMixture[Any], n_samples: int, output: Address, *, overwrite: bool = False, model_name: str | None = None
+    model: BaseMixture[Any],
+    n_samples: int,
+    output: Address,
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    model_name: str | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Draw the rows of ``model.sample(n_samples)``, and write them with their components, chunk by chunk.
 
@@ -179,10 +194,12 @@ def write_samples(
     ----------
     model : GaussianMixture or BayesianGaussianMixture
     n_samples : int
-    output : str or path
+    output : str, path or store
         A new Zarr group with the arrays ``rows`` (n, D) and ``labels`` (n,), grouped by component.
     overwrite : bool
         Replace existing samples.
+    storage_options : mapping, optional
+        Options of the file system of ``output``, if that is a URL.
     model_name : str, optional
         Name of the model in the store's attributes.
 
@@ -194,9 +211,10 @@ def write_samples(
     blocks, n_features = model._sample_blocks(n_samples), model._parameters().n_features
     chunk = max(1, min(n_samples, _CHUNK_BYTES // (8 * n_features)))
     shapes: dict[str, tuple[int, ...]] = {"rows": (n_samples, n_features), "labels": (n_samples,)}
-    check_target(output, SAMPLES, overwrite=overwrite)
-    check_room(output, int(_LEAST_SAMPLE_SHARE * 8 * n_samples * n_features))
-    with new_store(output, record(SAMPLES, model=_full(model_name)), overwrite=overwrite) as group:
+    target = Location.of(output, storage_options, "output")
+    check_target(target, SAMPLES, overwrite=overwrite)
+    check_room(target, int(_LEAST_SAMPLE_SHARE * 8 * n_samples * n_features))
+    with new_store(target, record(SAMPLES, model=_full(model_name)), overwrite=overwrite) as group:
         rows = group.create_array(
             "rows",
             shape=shapes["rows"],
@@ -209,7 +227,7 @@ def write_samples(
             "labels", shape=shapes["labels"], chunks=(chunk,), dtype=np.int64, fill_value=-1, dimension_names=("row",)
         )
         for start, drawn, components in _chunks(blocks, chunk, n_features):
-            with writing(f"Rows {start} to {start + len(drawn)} of {describe(rows)}"):
+            with writing(f"Rows {start} to {start + len(drawn)} of {describe(rows)}", rows):
                 rows[start : start + len(drawn)] = drawn
                 labels[start : start + len(drawn)] = components
     return shapes

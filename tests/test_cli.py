@@ -220,7 +220,7 @@ def test_the_other_commands(run, calls):
             (jobs.Rows("d.zarr", None, "w.npy"), "m.zarr"),
             {"missing": "drop", "compute": jobs.Compute(), "shown by": []},
         ),
-        ("sample", ("m.zarr", 10, "o.zarr"), {"random_state": 1, "overwrite": False}),
+        ("sample", ("m.zarr", 10, "o.zarr"), {"random_state": 1, "overwrite": False, "storage_options": None}),
     ]
 
 
@@ -346,7 +346,11 @@ def test_short_and_other_names_of_options(run, calls):
     assert run("sample", "m.zarr", "-n", 10, "-o", "o.zarr", "--seed", 1)[0] == 0
     assert run("predict", "d.zarr", "--model", "m.zarr", "-o", "o.zarr")[0] == 0
     assert run("fit", "d.zarr", "-k", 2, "--model", "m.zarr", "--seed", 3)[0] == 0
-    assert calls[0] == ("sample", ("m.zarr", 10, "o.zarr"), {"random_state": 1, "overwrite": False})
+    assert calls[0] == (
+        "sample",
+        ("m.zarr", 10, "o.zarr"),
+        {"random_state": 1, "overwrite": False, "storage_options": None},
+    )
     assert calls[1][1] == (jobs.Rows("d.zarr"), "m.zarr", "o.zarr")
     assert calls[2][1][2] == {"n_components": 2, "random_state": 3}
 

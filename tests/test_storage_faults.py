@@ -25,6 +25,7 @@ from daskgmm import GaussianMixture, load, open_zarr
 from daskgmm.cli import main
 from daskgmm.data import output_locks, retry, write
 from daskgmm.data.output_locks import hidden
+from daskgmm.data.store_outputs import StoreOutput
 from daskgmm.data.write import new_store, record
 from daskgmm.errors import (
     ChunkError,
@@ -917,7 +918,7 @@ def test_in_an_object_store_the_first_writer_wins():
 def test_in_an_object_store_those_who_come_at_the_same_time_do_not_remove_the_winners(monkeypatch):
     """Both have looked, and nothing was there."""
     url = f"memory://claims-{os.urandom(8).hex()}/m.zarr"
-    monkeypatch.setattr("daskgmm.data.write._check_remote", lambda url: None)
+    monkeypatch.setattr(StoreOutput, "check_free", lambda self: None)
     with new_store(url, record("model", number=1)) as group:
         group.create_array("a", data=np.arange(3))
         with pytest.raises(OutputExistsError), new_store(url, record("model", number=2)):

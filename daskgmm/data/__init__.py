@@ -24,6 +24,7 @@ task_graphs    small graphs of tasks, split and evaluated without a scheduler
 detached       rows in memory as separate tasks, sent to a cluster once
 store          Zarr arrays and groups at paths and URLs
 addresses      paths and URLs of stores, and what of them may be shown
+locations      places of stores: paths, URLs with options, and open stores
 stored_rows    Zarr arrays as sources: a missing chunk is an error that names the chunk
 hdf5           datasets of HDF5 files as sources
 encoding       attributes that define how stored numbers become values
@@ -52,6 +53,7 @@ Results:
 
 output         results with one entry for each row, lazy for lazy rows
 write          new Zarr stores, written whole or not at all
+store_outputs  new groups in storage that cannot rename
 output_locks   one writer for each new store, and removal of what dead writers left
 row_arrays     results for every row, written into a new store chunk by chunk
 """

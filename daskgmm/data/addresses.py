@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -78,11 +78,11 @@ class Secrets:
     Parameters
     ----------
     address : str
-    options : mapping, optional
+    options : mapping or sequence of mappings, optional
         Options of the file system; every text in them counts as secret.
     """
 
-    def __init__(self, address: str, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, address: str, options: Mapping[str, Any] | Sequence[Any] | None = None) -> None:
         secrets = {*_address_secrets(address), *_texts(options)}
         forms = {form for text in secrets for form in (text, quote(text, safe=""), quote(text), unquote(text))}
         self._texts = sorted((text for text in forms if len(text) >= _SHORTEST_SECRET), key=len, reverse=True)
@@ -98,10 +98,12 @@ class Secrets:
 
         The traceback of an error prints its causes and contexts, too.
         """
+        seen: set[int] = set()  # chains of errors that crossed processes may be circles
         link: BaseException | None = error
-        while link is not None:
+        while link is not None and id(link) not in seen:
             if self.hide(str(link)) != str(link):
                 return None
+            seen.add(id(link))
             link = link.__cause__ or link.__context__
         return error
 
@@ -124,6 +126,8 @@ def _address_secrets(address: str) -> Iterator[str]:
 def _texts(options: Any) -> Iterator[str]:
     if isinstance(options, str):
         yield options
+    elif isinstance(options, bytes):
+        yield options.decode(errors="ignore")
     elif isinstance(options, Mapping):
         for value in options.values():
             yield from _texts(value)

@@ -45,8 +45,10 @@ def _shorten(error: errors.DaskGMMError, handled: BaseException | None) -> None:
         Exception that the caller was handling before. It keeps its frames, which are not the library's.
     """
     _log.debug("%s", error, exc_info=error)
+    seen: set[int] = set()  # chains of errors that crossed processes may be circles
     link: BaseException | None = error
-    while link is not None and link is not handled:
+    while link is not None and link is not handled and id(link) not in seen:
+        seen.add(id(link))
         link.__traceback__ = None
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 

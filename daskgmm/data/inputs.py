@@ -30,6 +30,7 @@ from .grids import Arrays
 from .hdf5 import DatasetSource, is_dataset
 from .input_kinds import Input, InputKind, register, unwrap
 from .labelled import LabelledArrays
+from .locations import is_open_store
 from .row_block import SAMPLE_WEIGHT, AlignedInput
 from .row_checks import row_kind
 from .source import Source
@@ -102,12 +103,14 @@ class _Address(InputKind):
         return open_zarr(data)
 
 
-class _ZarrGroup(InputKind):
+class _Store(InputKind):
+    """A Zarr store or group, or a mapper of fsspec."""
+
     def recognises(self, data: Any, name: str) -> bool:
-        return isinstance(data, zarr.Group)
+        return is_open_store(data)
 
     def rows(self, data: Any, name: str) -> Any:
-        return pick_array(data)
+        return pick_array(data) if isinstance(data, zarr.Group) else open_zarr(data)
 
 
 class _ZarrArray(InputKind):
@@ -128,7 +131,7 @@ class _Dataset(InputKind):
         return DatasetSource(data, name)
 
 
-for _kind in (_Address(), _ZarrGroup(), _ZarrArray(), _Dataset(), DaskFrame(), LabelledArrays(), *TABLES, Arrays()):
+for _kind in (_Address(), _Store(), _ZarrArray(), _Dataset(), DaskFrame(), LabelledArrays(), *TABLES, Arrays()):
     register(_kind, last=True)
 
 

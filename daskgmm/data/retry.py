@@ -20,7 +20,10 @@ FIRST_WAIT, GROWTH, LONGEST_WAIT, LONGEST_TIME = 0.2, 4.0, 10.0, 60.0
 # Errors of the operating system that another attempt would meet again.
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 # Packages for storage over a network. Most of their errors have classes of their own that are not an OSError.
-_NETWORK = {"aiohttp", "obstore", "botocore", "aiobotocore", "urllib3", "requests", "gcsfs", "s3fs", "azure", "fsspec"}
+_NETWORK = {
+    "aiohttp", "obstore", "botocore", "aiobotocore", "urllib3", "requests", "gcsfs", "s3fs", "azure", "fsspec",
+    "icechunk",
+}  # fmt: skip
 _LASTING_NAMES = {
     "NotFoundError", "PermissionDeniedError", "UnauthenticatedError", "InvalidPathError", "NotSupportedError",
     "UnknownConfigurationKeyError", "NoCredentialsError", "InvalidURL",
@@ -28,13 +31,21 @@ _LASTING_NAMES = {
 _PASSING_STATUS = {408, 425, 429}  # of HTTP, below 500
 
 
+def is_of_storage(error: BaseException) -> bool:
+    """Return True for errors of the operating system and of packages for storage over a network."""
+    return isinstance(error, OSError) or bool(_packages(error) & _NETWORK)
+
+
+def _packages(error: BaseException) -> set[str]:
+    return {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+
+
 def may_pass(error: BaseException) -> bool:
     """Return True if a later attempt may work: for errors of networks and disks, not for errors of a decoder."""
     if isinstance(error, (DaskGMMError, *_LASTING)) or _is_of_decoder(error):
         return False
     names = {kind.__name__ for kind in type(error).__mro__}
-    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    if not (isinstance(error, OSError) or packages & _NETWORK) or names & _LASTING_NAMES:
+    if not is_of_storage(error) or names & _LASTING_NAMES:
         return False
     status = getattr(error, "status", None)
     return not isinstance(status, int) or status >= 500 or status in _PASSING_STATUS or status < 400
@@ -50,7 +61,13 @@ def _is_of_decoder(error: BaseException) -> bool:
     return False
 
 
-def retried(read: Callable[[], T], last: Callable[[int], T], retries: int, what: str) -> T:
+def retried(
+    read: Callable[[], T],
+    last: Callable[[int], T],
+    retries: int,
+    what: str,
+    hide: Callable[[str], str] = hide_urls,
+) -> T:
     """Call ``read`` until it succeeds, with growing waits, and return its value.
 
     No attempt begins later than `LONGEST_TIME` after the first failure.
@@ -65,6 +82,8 @@ def retried(read: Callable[[], T], last: Callable[[int], T], retries: int, what:
         Attempts after the first one, at most.
     what : str
         Name of the data that are read, for the log.
+    hide : callable
+        Removes secrets from the text of an error, for the log.
     """
     failed, deadline = 0, 0.0
     while True:
@@ -80,7 +99,7 @@ def retried(read: Callable[[], T], last: Callable[[int], T], retries: int, what:
                 break
             _log.warning(
                 "%s: attempt %d of %d failed (%s); the next one follows in %.1f s",
-                what, failed, retries + 1, describe_error(error), wait,
+                what, failed, retries + 1, hide(describe_error(error)), wait,
             )  # fmt: skip
         time.sleep(wait)
     return last(failed)

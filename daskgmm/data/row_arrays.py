@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, MemoryStore
 
-from ..errors import StoreError
+from ..errors import OutputError, StoreError
 from ..tuning import current
+from .locations import describe, innermost, store_secrets
 from .output import RowOutput
 from .output_locks import remove_remains
+from .retry import describe_error
 from .source import Source
-from .store import describe
 from .write import writing
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -74,6 +79,27 @@ class RowWriter:
 
     targets: tuple[zarr.Array[Any], ...]
 
+    def check_travels(self) -> None:
+        """Raise `OutputError` if worker processes cannot write into the store."""
+        for target in self.targets:
+            _check_travels(target)
+
+    def check_complete(self) -> None:
+        """Raise `OutputError` unless every chunk is in the store, as this process sees the store.
+
+        Worker processes may have written into copies of a store that is in the memory of this process.
+        """
+        for target in self.targets:
+            if isinstance(target.store, LocalStore):
+                continue
+            with writing(describe(target), target):
+                n_chunks, n_written = target.nchunks, target.nchunks_initialized
+            if n_written < n_chunks:
+                raise OutputError(
+                    f"{n_chunks - n_written} of {n_chunks} chunks of {describe(target)} did not arrive: "
+                    f"{_NOT_SHARED.format(type(target.store).__name__)}"
+                )
+
     def write(self, start: int, results: Sequence[Array]) -> None:
         """Write one chunk of every array.
 
@@ -95,17 +121,55 @@ class RowWriter:
             _write(target, start, values)
 
 
+_NOT_SHARED = (
+    "worker processes do not write into this {}, but into copies of it. Use scheduler='threads', or a path or URL that "
+    "all processes see."
+)
+
+
+def _check_travels(target: zarr.Array[Any]) -> None:
+    """Raise `OutputError` if the store of an array is in the memory of this process, or cannot be pickled."""
+    store = innermost(target.store)
+    if isinstance(store, MemoryStore):
+        raise OutputError(f"{describe(target)} cannot be written: {_NOT_SHARED.format(type(store).__name__)}")
+    if isinstance(store, LocalStore):
+        return
+    try:
+        pickle.dumps(store)
+    except Exception as error:
+        secrets = store_secrets(store)
+        raise OutputError(
+            f"{describe(target)} cannot be written by worker processes: a {type(store).__name__} does not travel "
+            f"({secrets.hide(describe_error(error))}). Use scheduler='threads', or a path or URL that all processes "
+            "see."
+        ) from secrets.cause(error)
+
+
 def _write(target: zarr.Array[Any], start: int, values: Array) -> None:
-    root = getattr(target.store, "root", None)
-    if root is not None and not os.path.isdir(root):
-        raise StoreError(f"{root} is gone: the run that was writing it has failed")
+    root = target.store.root if isinstance(target.store, LocalStore) else None
+    _check_there(target, root)
     stop = start + len(values)
     try:
-        with writing(f"Rows {start} to {stop} of {describe(target)}"):
+        with writing(f"Rows {start} to {stop} of {describe(target)}", target):
             target[start:stop] = values
     finally:
         if root is not None:
             remove_remains(str(root))
+
+
+def _check_there(target: zarr.Array[Any], root: Path | None) -> None:
+    """Raise `StoreError` if the array was discarded, or if this process does not see the array."""
+    if root is not None:
+        if not os.path.isdir(root):
+            raise StoreError(f"{root} is gone: the run that was writing it has failed")
+        return
+    with writing(describe(target), target):
+        there = sync(target.store.exists(f"{target.path}/zarr.json".lstrip("/")))
+    if not there:
+        raise StoreError(
+            f"{describe(target)} is not there: the run that was writing it has failed, or this process does not see "
+            f"the store. In the latter case, {_NOT_SHARED.format(type(target.store).__name__)}"
+        )
 
 
 def result_rows(source: Source, result_bytes: int) -> int:

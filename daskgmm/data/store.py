@@ -17,9 +17,11 @@ from typing import Any
 
 import zarr
 from zarr.core.sync import sync
+from zarr.storage import StorePath
 
 from ..errors import StoreError, StoreNotFoundError
 from .addresses import Secrets, hide_urls, local_path, printable, split_address, without_secrets
+from .locations import Address, Location, address_of, describe, is_open_store
 from .store_checks import check_documents, check_members
 
 __all__ = [
@@ -64,51 +66,8 @@ _OTHER_FILES = {
 }
 
 
-def address_of(node: zarr.Array[Any] | zarr.Group, most: int) -> str:
-    """Absolute path or URL of an array or group, without credentials, cut after about ``most`` characters."""
-    place = describe(node, most - 1)
-    return local_path(place) or place
-
-
-# File systems of fsspec that look a file up by its name in every read.
-_READ_BY_NAME = {"file", "local", "memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "http", "https"}
-
-
-def describe(node: zarr.Array[Any] | zarr.Group, most: int = 200) -> str:
-    """Name of an array or group for messages, without credentials."""
-    store = node.store
-    files, path = getattr(store, "fs", None), str(getattr(store, "path", ""))
-    if isinstance(store, zarr.storage.ZipStore):  # path of the archive and name of the array
-        return printable(f"{path}::{node.path}" if node.path else path, most)
-    if files is None:
-        local = isinstance(getattr(store, "root", None), Path)
-        place = f"{store}/{node.path}".rstrip("/")
-        return printable(place if local else hide_urls(place), most)
-    protocols = getattr(files, "protocol", "")
-    scheme = protocols if isinstance(protocols, str) else protocols[0]
-    place = path if "://" in path else f"{scheme}://{path}"
-    return printable(f"{without_secrets(place)}/{node.path}".rstrip("/"), most)
-
-
-def place_of(store: Any) -> tuple[str, ...] | None:
-    """Unique place from which a store reads; None if unknown.
-
-    A store in memory is pickled with its contents, and an archive stays open when another file replaces it, also behind
-    fsspec. A store class of another library, and any other file system, may do either.
-    """
-    if type(store) is zarr.storage.LocalStore:
-        return ("files", str(store.root.absolute()))
-    if type(store) is zarr.storage.FsspecStore:
-        files = getattr(store.fs, "sync_fs", store.fs)  # behind an asynchronous wrapper
-        protocols = {files.protocol} if isinstance(files.protocol, str) else set(files.protocol)
-        if protocols.isdisjoint(_READ_BY_NAME):
-            return None
-        return (type(files).__name__, str(files._fs_token), str(store.path))
-    return None
-
-
 def open_zarr(
-    address: str | os.PathLike[str],
+    address: Address,
     array: str | None = None,
     *,
     storage_options: Mapping[str, Any] | None = None,
@@ -117,14 +76,15 @@ def open_zarr(
 
     Parameters
     ----------
-    address : str or path
+    address : str, path or store
         A path or URL of an array or group, Zarr format 2 or 3: ``data.zarr``, ``~/data.zarr.zip``,
         ``file:///data.zarr``, ``s3://bucket/data.zarr``, or with the array inside the group, ``data.zarr::temperature``
-        or ``data.zarr::group/temperature``.
+        or ``data.zarr::group/temperature``. Or an open store: a zarr Store, StorePath or Group, or a mapper of fsspec.
     array : str, optional
         Name of the array inside the group, instead of ``::``.
     storage_options : mapping, optional
-        Options of the URL's file system.
+        Options of the URL's file system, such as ``{"anon": True}``; without effect for a local path. Worker processes
+        open the store with the same options.
 
     Returns
     -------
@@ -138,15 +98,26 @@ def open_zarr(
         If there is nothing at the address.
     StoreError
         If there is something other than Zarr, a damaged array, or a group with several arrays and no name is given.
+    TypeError, ValueError
+        If the address or the options are of another kind, or if there are options for an open store.
     """
-    path, inside = split_address(os.fspath(address))
+    if is_open_store(address):
+        return pick_array(open_node(address, storage_options), array)
+    location = Location.of(address, storage_options, "address")
+    path, inside = split_address(location.address)
     if inside is not None and array is not None and inside != array:
         raise StoreError(f"address names the array {inside!r} and array={array!r} names another; give only one of them")
-    return pick_array(open_node(path, storage_options), inside if array is None else array)
+    return pick_array(open_node(path, location.options), inside if array is None else array)
 
 
-def open_node(path: str, storage_options: Mapping[str, Any] | None = None) -> zarr.Array[Any] | zarr.Group:
-    """Open the array or group at a path or URL, for reading.
+def open_node(address: Any, storage_options: Mapping[str, Any] | None = None) -> zarr.Array[Any] | zarr.Group:
+    """Open the array or group at an address, for reading.
+
+    Parameters
+    ----------
+    address : str, path, store or Location
+    storage_options : mapping, optional
+        Options of a URL's file system.
 
     Raises
     ------
@@ -155,26 +126,17 @@ def open_node(path: str, storage_options: Mapping[str, Any] | None = None) -> za
     StoreError
         If there is something other than Zarr, or something damaged.
     """
-    if not path:
+    location = Location.of(address, storage_options, "address")
+    if not location.address and location.store is None:
         raise StoreNotFoundError("The address is empty; expected a path or URL, such as data.zarr.")
-    location, secrets = local_path(path) or path, Secrets(path, storage_options)
-    shown = printable(without_secrets(path))
-    if "://" not in location:
-        _check_there(location, shown, is_relative=not path.startswith(("/", "~", "file:")))
+    secrets, shown = location.secrets, printable(location.name)
     try:
-        if "://" not in location:
-            check_documents(location)
-            return zarr.open(zarr.storage.ZipStore(location) if _is_archive(location) else location, mode="r")
-        with warnings.catch_warnings(record=True) as caught:
-            node = zarr.open(location, mode="r", storage_options=dict(storage_options) if storage_options else None)
-        for warning in caught:  # Zarr and the file system name the whole URL
-            warnings.warn(secrets.hide(str(warning.message)), warning.category, stacklevel=3)
-        return node
-    except StoreError:
+        return _open_local(location, shown) if location.path else _open_elsewhere(location, secrets)
+    except (StoreError, StoreNotFoundError):
         raise
     except FileNotFoundError as error:
-        advice = _otherwise(location, shown)
-        if "://" in location:
+        advice = _otherwise(location.path or location.address, shown)
+        if location.path is None:
             raise StoreNotFoundError(f"There is no Zarr array or group at {shown}.{advice}") from secrets.cause(error)
         raise StoreError(
             f"{shown} is not a Zarr array or group (no zarr.json, .zarray or .zgroup in it)."
@@ -182,10 +144,39 @@ def open_node(path: str, storage_options: Mapping[str, Any] | None = None) -> za
         ) from error
     except ImportError as error:
         raise StoreError(
-            f"{shown} cannot be opened: {secrets.hide(str(error))}. {to_install(location)}."
+            f"{shown} cannot be opened: {secrets.hide(str(error))}. {to_install(location.address)}."
         ) from secrets.cause(error)
     except Exception as error:
         raise _unreadable(shown, error, secrets) from secrets.cause(error)
+
+
+def _open_local(location: Location, shown: str) -> zarr.Array[Any] | zarr.Group:
+    """Open a directory or an archive on this machine."""
+    path, address = str(location.path), location.address
+    _check_there(path, shown, is_relative=not address.startswith(("/", "~", "file:")))
+    check_documents(path)
+    return zarr.open(zarr.storage.ZipStore(path) if _is_archive(path) else path, mode="r")
+
+
+def _open_elsewhere(location: Location, secrets: Secrets) -> zarr.Array[Any] | zarr.Group:
+    """Open a URL, or a place in an open store."""
+    if location.store is not None:
+        return _open_in(location.store)
+    with warnings.catch_warnings(record=True) as caught:
+        node = zarr.open(location.address, mode="r", storage_options=dict(location.options) or None)
+    for warning in caught:  # Zarr and the file system name the whole URL
+        warnings.warn(secrets.hide(str(warning.message)), warning.category, stacklevel=4)
+    return node
+
+
+def _open_in(place: StorePath) -> zarr.Array[Any] | zarr.Group:
+    store = place.store
+    if not store.read_only:
+        try:
+            store = store.with_read_only(True)
+        except NotImplementedError:  # a class without read-only copies
+            return zarr.open(place, mode="r+")
+    return zarr.open(StorePath(store, place.path), mode="r")
 
 
 def _check_there(location: str, shown: str, *, is_relative: bool) -> None:

@@ -25,12 +25,13 @@ from zarr.core.sync import sync
 
 from ..config import Reading
 from ..errors import ChunkError, DataChangedError, MissingChunkError, StoreError, StoreNotFoundError
+from .addresses import Secrets
 from .blosc import checked
 from .encoding import ATTRIBUTES, decoded, decoding_bytes, zarr_encoding
 from .forks import check_decoder
+from .locations import address_of, describe, place_of, store_secrets
 from .retry import describe_error, may_pass, retried
 from .source import LONGEST_ADDRESS, Source
-from .store import address_of, describe, place_of
 from .store_checks import check_archive, check_chunks, check_extent, product
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -99,6 +100,10 @@ class StoredRows:
         self.fill_value = np.asarray(0 if fill is None else fill)
 
     @property
+    def _secrets(self) -> Secrets:
+        return store_secrets(self.array.store)
+
+    @property
     def files(self) -> tuple[int, ...]:
         """Shape of the part of the array that is stored under one key: of a shard, or else a chunk."""
         return self.shards or self.chunks
@@ -125,6 +130,7 @@ class StoredRows:
             lambda attempts: self._read_by_chunks(start, stop, attempts),
             self.reading.retries,
             f"Rows {start} to {stop} of {self}",
+            lambda text: self._secrets.hide(text),
         )
         if self.encoding is None:
             return stored
@@ -150,14 +156,14 @@ class StoredRows:
             try:
                 values[chunk.within(start)] = self._checked[chunk.region]
             except Exception as error:
-                raise self._error(chunk, error, attempts) from error
+                raise self._error(chunk, error, attempts) from self._secrets.cause(error)
         for chunk in self._all_fill(values, start, stop):
             try:
                 self._check_presence(chunk)
             except (ChunkError, StoreNotFoundError):
                 raise
             except Exception as error:
-                raise self._error(chunk, error, attempts) from error
+                raise self._error(chunk, error, attempts) from self._secrets.cause(error)
         return values
 
     def _chunks_in(self, start: int, stop: int) -> Iterator[Chunk]:
@@ -258,7 +264,7 @@ class StoredRows:
         )
         return ChunkError(
             f"{self._rows_of(chunk, size)} cannot be read "
-            f"({self._name(chunk, size)}: {describe_error(error)}). {advice}",
+            f"({self._name(chunk, size)}: {self._secrets.hide(describe_error(error))}). {advice}",
             **self._place(chunk, size),
         )
 
@@ -309,6 +315,8 @@ def check_unchanged(array: zarr.Array[Any], retries: int = 0) -> None:
 
 
 def _stored_metadata(array: zarr.Array[Any], name: str, retries: int) -> Any:
+    secrets = store_secrets(array.store)
+
     def read() -> Any:
         return sync(zarr.AsyncArray.open(array.store_path, zarr_format=array.metadata.zarr_format)).metadata
 
@@ -318,9 +326,10 @@ def _stored_metadata(array: zarr.Array[Any], name: str, retries: int) -> Any:
         except FileNotFoundError as error:
             raise StoreNotFoundError(f"{name} is gone: it was there when it was opened.") from error
         except Exception as error:
-            raise StoreError(f"The metadata of {name} cannot be read any more ({describe_error(error)}).") from error
+            reason = secrets.hide(describe_error(error))
+            raise StoreError(f"The metadata of {name} cannot be read any more ({reason}).") from secrets.cause(error)
 
-    return retried(read, read_last, retries, f"The metadata of {name}")
+    return retried(read, read_last, retries, f"The metadata of {name}", secrets.hide)
 
 
 def _entries(metadata: Any) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """New Zarr stores, written whole or not at all.
 
 A store is written under a hidden name beside its final name, and renamed in one step when it is complete. An object
-store has no rename: there the attributes with the store's format are written last, and every reader refuses a store
-without these attributes. In both cases there is one writer: see `output_locks`. In an object store the writer is the
-first process to write the group's document.
+store has no rename, nor has an open store: there the attributes with the store's format are written last, and every
+reader refuses a store without these attributes. In both cases there is one writer: see `output_locks` and
+`store_outputs`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-import fsspec
 import zarr
 from dask.utils import format_bytes
+from zarr.storage import StorePath
 
 from ..errors import DaskGMMError, OutputError, OutputExistsError, StoreError
 from ..version import __version__
 from .addresses import Secrets
+from .locations import Address, Location, store_secrets
 from .output_locks import claimed, hidden, locked, remove, remove_unnamed
-from .retry import describe_error
-from .store import local_path, open_node, to_install, without_secrets
-
-Address = str | os.PathLike[str]
+from .retry import describe_error, is_of_storage
+from .store import open_node, without_secrets
+from .store_outputs import StoreOutput
 
 # Errors of a full disk: no space, quota exceeded, largest size of a file (of the disk or of this process) exceeded.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-# Zarr's document for an empty group.
-_EMPTY_GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
 
 #: The attribute with the record of a store that daskgmm wrote.
 ATTRIBUTE = "daskgmm"
@@ -59,12 +56,12 @@ def read_record(node: zarr.Array[Any] | zarr.Group) -> Mapping[str, Any]:
     return entry if isinstance(entry, dict) else {}
 
 
-def check_target(address: Address, kind: str, *, overwrite: bool = False) -> None:
+def check_target(address: Address | Location, kind: str, *, overwrite: bool = False) -> None:
     """Raise unless a store may be written at an address; cheap, to be called before any work.
 
     Parameters
     ----------
-    address : str or path
+    address : str, path, store or Location
     kind : str
         Kind of store to be written. Only a store of the same kind that daskgmm wrote is ever replaced.
     overwrite : bool
@@ -74,32 +71,35 @@ def check_target(address: Address, kind: str, *, overwrite: bool = False) -> Non
     OutputExistsError
         If there is something at the address that is not to be replaced.
     OutputError
-        If the directory does not exist.
+        If the directory does not exist, or the store cannot write and remove.
     OSError
         If the directory cannot be written.
     """
-    name, path = os.fspath(address), local_path(address)
-    if "::" in name.rpartition("://")[2]:
-        raise ValueError(f"{without_secrets(name)!r} names an array inside a store; an output is a store of its own")
+    location = Location.of(address)
+    name, path = location.name, location.path
+    if "::" in location.address.rpartition("://")[2]:
+        raise ValueError(f"{name!r} names an array inside a store; an output is a store of its own")
     if path is None:
-        _check_remote(name)
+        StoreOutput(location).check_free()
         return
-    if os.path.lexists(path) and not _replaceable(path, kind):
+    if location.store is not None and location.store.read_only:
+        raise OutputError(f"{name} cannot be written: it was opened for reading only.")
+    if os.path.lexists(path) and not _replaceable(location, kind):
         raise OutputExistsError(
             f"{name} exists already, and it is never overwritten because it is not a {kind} store that daskgmm wrote. "
             "Choose another name, or remove it yourself."
         )
-    if os.path.lexists(path) and not overwrite:
+    if os.path.lexists(path) and not overwrite and not _is_vacant(location):
         raise OutputExistsError(_exists(name))
     _check_directory(os.path.dirname(path))
 
 
-def check_room(address: Address, n_bytes: int) -> None:
-    """Raise if the disk has no room for a store of ``n_bytes``; URLs are not checked.
+def check_room(address: Address | Location, n_bytes: int) -> None:
+    """Raise if the disk has no room for a store of ``n_bytes``; only local paths are checked.
 
     Parameters
     ----------
-    address : str or path
+    address : str, path, store or Location
     n_bytes : int
         Least size of the store, in bytes.
 
@@ -108,61 +108,72 @@ def check_room(address: Address, n_bytes: int) -> None:
     OutputError
         If less space is free.
     """
-    path = local_path(address)
-    if path is None:
+    location = Location.of(address)
+    if location.path is None:
         return
-    free = shutil.disk_usage(_nearest_directory(os.path.dirname(path))).free
+    free = shutil.disk_usage(_nearest_directory(os.path.dirname(location.path))).free
     if n_bytes > free:
         raise OutputError(
-            f"{without_secrets(os.fspath(address))} cannot be written: it takes {format_bytes(n_bytes)} or more, and "
+            f"{location.name} cannot be written: it takes {format_bytes(n_bytes)} or more, and "
             f"{format_bytes(free)} are free there. Make room, choose another place, or write fewer rows."
         )
 
 
 @contextmanager
-def new_store(address: Address, attributes: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[zarr.Group]:
-    """Make a group to write into, which gets its name when the ``with`` block ends, and is removed when it fails.
+def new_store(
+    address: Address | Location, attributes: Mapping[str, Any], *, overwrite: bool = False
+) -> Iterator[zarr.Group]:
+    """Make a group to write into, which is complete when the ``with`` block ends, and is removed when it fails.
 
     Parameters
     ----------
-    address : str or path
-        A path, or a URL that fsspec can write.
+    address : str, path, store or Location
+        A path, a URL that fsspec can write, or a place in an open store.
     attributes : mapping
         Result of `record`. Entries may be added inside the block.
     overwrite : bool
-        Replace a store of the same kind; the old store stays until the new one is complete.
+        Replace a store of the same kind; the old store stays until the new one is complete. Only for local paths.
     """
-    kind, name, path = attributes["format"], os.fspath(address), local_path(address)
-    check_target(address, kind, overwrite=overwrite)
-    place = _remote(name) if path is None else _local(os.path.realpath(path), kind, overwrite)
-    with place as location:
-        with writing(name):
-            group = zarr.open_group(location, mode="a", zarr_format=3)
-        with _name_full_disk(name):
+    location, kind = Location.of(address), attributes["format"]
+    check_target(location, kind, overwrite=overwrite)
+    place = _elsewhere(location) if location.path is None else _local(location, kind, overwrite)
+    with place as (target, kept):
+        with writing(location.name):
+            group = zarr.open_group(target, mode="a", zarr_format=3)
+        with _name_full_disk(location.name):
             yield group
-        with writing(name):
-            group.attrs.update({ATTRIBUTE: dict(attributes)})
+        with writing(location.name, group):
+            group.attrs.put({**kept, ATTRIBUTE: dict(attributes)})
 
 
 @contextmanager
-def writing(name: str) -> Iterator[None]:
-    """Convert an `OSError` in the ``with`` block to an `OutputError`, for blocks that only write the output.
+def writing(name: str, node: zarr.Array[Any] | zarr.Group | None = None) -> Iterator[None]:
+    """Convert an error of storage in the ``with`` block to an `OutputError`, for blocks that only write the output.
 
     Parameters
     ----------
     name : str
         Name of the output, for the message.
+    node : zarr.Array or zarr.Group, optional
+        The array or group that is written, whose store may have secret options.
     """
     try:
         yield
     except DaskGMMError:
         raise
-    except OSError as error:
-        advice = "Make room, or choose another place" if error.errno in _FULL else "Choose another place"
+    except Exception as error:
+        if not is_of_storage(error):
+            raise
+        secrets = Secrets(name) if node is None else store_secrets(node.store)
+        advice = "Make room, or choose another place" if _is_full(error) else "Choose another place"
         raise OutputError(
-            f"{without_secrets(name)} cannot be written ({describe_error(error)}). {advice}; "
+            f"{without_secrets(name)} cannot be written ({secrets.hide(describe_error(error))}). {advice}; "
             "nothing of it has been kept."
-        ) from Secrets(name).cause(error)
+        ) from secrets.cause(error)
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 @contextmanager
@@ -171,21 +182,34 @@ def _name_full_disk(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if not _is_full(error):
             raise
         with writing(name):
             raise
 
 
+Place = tuple[str | StorePath, Mapping[str, Any]]
+"""Place of a group that is being written, and attributes that the group keeps."""
+
+
 @contextmanager
-def _local(path: str, kind: str, overwrite: bool) -> Iterator[str]:
+def _elsewhere(location: Location) -> Iterator[Place]:
+    output = StoreOutput(location)
+    with output.claimed() as kept:
+        yield output.place, kept
+
+
+@contextmanager
+def _local(location: Location, kind: str, overwrite: bool) -> Iterator[Place]:
+    path = os.path.realpath(str(location.path))
     with ExitStack() as stack:
         with writing(path):
             growing = stack.enter_context(claimed(path))
-        check_target(path, kind, overwrite=overwrite)  # again, because there is no other writer now
-        yield growing
+        check_target(location, kind, overwrite=overwrite)  # again, because there is no other writer now
+        kept = _attributes_of_empty(path) if location.store is not None else None
+        yield growing, kept or {}
         remove_unnamed(growing)
-        _give_name(growing, path, overwrite)
+        _give_name(growing, path, overwrite or kept is not None)
 
 
 def _give_name(growing: str, path: str, overwrite: bool) -> None:
@@ -211,85 +235,35 @@ def _give_name(growing: str, path: str, overwrite: bool) -> None:
         remove(old, path)
 
 
-@contextmanager
-def _remote(url: str) -> Iterator[str]:
-    files, path = _file_system(url)
-    with writing(url):
-        _claim(files, path, url)
-    try:
-        yield url
-    except BaseException as error:
-        with suppress(Exception):
-            files.rm(path, recursive=True)
-        if isinstance(error, Exception) and Secrets(url).cause(error) is None:
-            raise _unwritable(url, error) from None
-        raise
-
-
-def _claim(files: Any, path: str, url: str) -> None:
-    """Create the group's document; raise `OutputExistsError` if another writer has created it."""
-    try:
-        files.pipe_file(f"{path}/zarr.json", _EMPTY_GROUP, mode="create")
-    except FileExistsError as error:
-        raise OutputExistsError(_exists_remotely(url)) from error
-    except (TypeError, NotImplementedError):
-        return  # a file system without exclusive creation
-    except OSError:
-        raise
-    except Exception as error:
-        raise _unwritable(url, error) from Secrets(url).cause(error)
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    try:
-        files, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        secrets = Secrets(url)
-        raise StoreError(
-            f"{without_secrets(url)} cannot be written: {secrets.hide(str(error))}. {to_install(url)}, or write to a "
-            "local path."
-        ) from secrets.cause(error)
-    except Exception as error:
-        raise _unwritable(url, error) from Secrets(url).cause(error)
-    return files, path
-
-
-def _check_remote(url: str) -> None:
-    files, path = _file_system(url)
-    try:
-        exists = files.exists(path)
-    except Exception as error:
-        raise _unwritable(url, error) from Secrets(url).cause(error)
-    if exists:
-        raise OutputExistsError(_exists_remotely(url))
-
-
-def _unwritable(url: str, error: Exception) -> OutputError:
-    reason = Secrets(url).hide(f"{type(error).__name__}: {error}")
-    return OutputError(
-        f"{without_secrets(url)} cannot be written ({reason}). Check that it can be reached and that you may write "
-        "there."
-    )
-
-
 def _exists(name: str) -> str:
     return f"{without_secrets(name)} exists already. Choose another name, or replace it with overwrite=True."
 
 
-def _exists_remotely(url: str) -> str:
-    return (
-        f"{without_secrets(url)} exists already, and only local stores can be replaced in one step. Remove it first, "
-        "or choose another name."
-    )
-
-
-def _replaceable(path: str, kind: str) -> bool:
-    if os.path.isdir(path) and not os.listdir(path):
+def _replaceable(location: Location, kind: str) -> bool:
+    path = str(location.path)
+    if (os.path.isdir(path) and not os.listdir(path)) or _is_vacant(location):
         return True
     try:
         return read_record(open_node(path)).get("format") == kind
     except (StoreError, OSError):
         return False
+
+
+def _is_vacant(location: Location) -> bool:
+    """Tell an empty directory or an empty group of an open store, which may be written into, from everything else."""
+    return location.store is not None and _attributes_of_empty(str(location.path)) is not None
+
+
+def _attributes_of_empty(path: str) -> dict[str, Any] | None:
+    """Attributes of an empty group, none of an empty directory; None for anything else."""
+    names = os.listdir(path) if os.path.isdir(path) else ["no directory"]
+    if names != ["zarr.json"]:
+        return None if names else {}
+    try:
+        node = open_node(path)
+    except (StoreError, OSError):
+        return None
+    return dict(node.attrs) if isinstance(node, zarr.Group) and not read_record(node) else None
 
 
 def _nearest_directory(directory: str) -> str:

@@ -24,6 +24,7 @@ from ..data.dimensions import PLAIN, Layout, given_layout
 from ..data.failures import short_errors
 from ..data.input_kinds import Input
 from ..data.inputs import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
+from ..data.locations import Address
 from ..data.output import RowFunction, apply_rows, as_blocks, map_rows
 from ..data.row_checks import check_complete, check_weight_sum, row_kind
 from ..data.tables import split_weights
@@ -395,22 +396,25 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         return self._score(X, sample_weight, given_layout(dim, feature_axis)).mean_log_likelihood
 
     @short_errors
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def save(self, path: Address, *, overwrite: bool = False, storage_options: Mapping[str, Any] | None = None) -> None:
         """Write the model as a Zarr group, whole or not at all; `daskgmm.load` reads it.
 
         Parameters
         ----------
-        path : str or path
-            Local path, or a URL that fsspec can write.
+        path : str, path or store
+            Local path, URL that fsspec can write, or place in an open store: a zarr Store, StorePath or empty Group, or
+            a mapper of fsspec.
         overwrite : bool, default=False
-            Replace an existing model.
+            Replace an existing model; only for local paths.
+        storage_options : mapping, optional
+            Options of the URL's file system.
 
         Raises
         ------
         OutputExistsError
             If ``path`` exists and ``overwrite`` is false, or if ``path`` is no model.
         """
-        save(self, path, overwrite=overwrite)
+        save(self, path, overwrite=overwrite, storage_options=storage_options)
 
     # ---- internal methods
 

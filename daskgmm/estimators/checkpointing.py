@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..data.dataset import Dataset
+from ..data.locations import is_open_store
 from ..fitting.fit_state import Checkpointer
-from ..persistence.checkpoint import Checkpoint
+from ..persistence.checkpoint import EXPECTED, Checkpoint
 from ..persistence.fit_records import StoredKind
 from ..persistence.layout import checksum, encode
 from .model import MixtureModel
@@ -40,6 +41,8 @@ def check_checkpoint(checkpoint: Any, resume: Any) -> AbstractContextManager[Che
             raise ValueError("resume=True without a checkpoint: pass its path as checkpoint=PATH")
         return nullcontext()
     if not isinstance(checkpoint, str | os.PathLike):
+        if is_open_store(checkpoint):  # whose text may contain secrets
+            raise TypeError(f"checkpoint is an open store ({type(checkpoint).__name__}); {EXPECTED}")
         raise TypeError(f"checkpoint={checkpoint!r:.80}; expected a path")
     return Checkpoint(checkpoint, resume=resume)
 

@@ -34,10 +34,10 @@ class GaussianMixture(ExplicitMixture):
     """Gaussian mixture fitted by expectation-maximisation to data of any size.
 
     The class has the interface of `sklearn.mixture.GaussianMixture`. Data may be a NumPy array or memmap, a dask array
-    or data frame, a table (pandas, polars, Arrow, astropy), a DataArray or Dataset of xarray, a Zarr array or group,
-    the path or URL of one (``"data.zarr"``, ``"s3://bucket/data.zarr::temperature"``), or a dataset opened by h5py.
-    dask, Zarr and HDF5 data are read chunk by chunk, once in each iteration, and are never in memory as a whole. Of
-    labelled data and of arrays of more than two dimensions, all dimensions but those of the features are a grid of
+    or data frame, a table (pandas, polars, Arrow, astropy), a DataArray or Dataset of xarray, a Zarr array, group or
+    store, the path or URL of one (``"data.zarr"``, ``"s3://bucket/data.zarr::temperature"``), or a dataset that h5py
+    opened. dask, Zarr and HDF5 data are read chunk by chunk, once in each iteration, and never as a whole.
+    Of labelled data and of arrays of more than two dimensions, all dimensions but those of the features are a grid of
     samples, and results have the grid's shape. The E-step computes sufficient statistics of each chunk, a tree adds the
     statistics, and the M-step needs only their sum (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977).
 

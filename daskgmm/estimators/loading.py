@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..data.failures import short_errors
+from ..data.locations import Address, Location
 from ..errors import ModelFormatError
 from ..persistence.layout import StoredModel
 from ..persistence.reading import read_model
@@ -19,13 +20,16 @@ from .model_kinds import STORABLE, new_model
 
 
 @short_errors
-def load(path: str | os.PathLike[str]) -> BaseMixture[Any]:
+def load(path: Address | Location, *, storage_options: Mapping[str, Any] | None = None) -> BaseMixture[Any]:
     """Read a model file that `save` wrote.
 
     Parameters
     ----------
-    path : str or path
-        Local path, or a URL that fsspec can read.
+    path : str, path or store
+        Local path, URL that fsspec can read, or place in an open store: a zarr Store, StorePath or Group, or a mapper
+        of fsspec.
+    storage_options : mapping, optional
+        Options of the URL's file system.
 
     Returns
     -------
@@ -40,8 +44,9 @@ def load(path: str | os.PathLike[str]) -> BaseMixture[Any]:
     ModelFormatError
         If the file is no model, is damaged, or was written in a newer format. The message names file and field.
     """
-    with damage_errors(os.fspath(path), ModelFormatError):
-        return _model(read_model(path, [known.kind for known in STORABLE.values()]))
+    location = Location.of(path, storage_options)
+    with damage_errors(location, ModelFormatError):
+        return _model(read_model(location, [known.kind for known in STORABLE.values()]))
 
 
 def _model(stored: StoredModel) -> BaseMixture[Any]:

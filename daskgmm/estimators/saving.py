@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from ..data.locations import Address, Location
 from ..errors import InvalidAttributesError
 from ..fitting.origin import Origin
 from ..persistence.layout import FACTS, ModelKind, StoredModel
@@ -19,7 +20,13 @@ from .model_kinds import kind_of
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def save(model: MixtureModel[Any], path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def save(
+    model: MixtureModel[Any],
+    path: Address,
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> None:
     """Write a fitted model to a file, whole or not at all.
 
     The file omits parameters that belong to the process: after `load`, ``scheduler`` and ``callbacks`` have their
@@ -29,10 +36,12 @@ def save(model: MixtureModel[Any], path: str | os.PathLike[str], *, overwrite: b
     ----------
     model : GaussianMixture or BayesianGaussianMixture
         Fitted estimator.
-    path : str or path
-        Local path, or a URL that fsspec can write.
+    path : str, path or store
+        Local path, URL that fsspec can write, or place in an open store.
     overwrite : bool, default=False
         Replace an existing model, once the new file is complete. Anything but a model is never replaced.
+    storage_options : mapping, optional
+        Options of the URL's file system.
 
     Raises
     ------
@@ -48,6 +57,7 @@ def save(model: MixtureModel[Any], path: str | os.PathLike[str], *, overwrite: b
     UserWarning
         If ``random_state`` is a RandomState.
     """
+    location = Location.of(path, storage_options)
     kind = kind_of(model)
     check_is_fitted(model)
     stored = StoredModel(
@@ -64,7 +74,7 @@ def save(model: MixtureModel[Any], path: str | os.PathLike[str], *, overwrite: b
         feature_dims=_feature_dims(model),
         feature_axis=getattr(model, "feature_axis_", None),
     )
-    write_model(path, stored, overwrite=overwrite)
+    write_model(location, stored, overwrite=overwrite)
 
 
 def _plain_parameters(model: MixtureModel[Any], kind: ModelKind) -> dict[str, Any]:

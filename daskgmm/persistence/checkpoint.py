@@ -24,9 +24,10 @@ import numpy as np
 from ..data.addresses import printable
 from ..data.checksum import Checksum
 from ..data.dataset import Dataset
+from ..data.locations import Address, Location
 from ..data.output_locks import locked, remove
 from ..data.store import local_path, without_secrets
-from ..data.write import Address, check_target
+from ..data.write import check_target
 from ..engine.environment import differences, environment
 from ..errors import (
     CheckpointError,
@@ -46,6 +47,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T")
 
 KIND, PASS_KIND = "checkpoint", "checkpoint pass"
+EXPECTED = (
+    "expected a path on a local or mounted file system, because a checkpoint needs renames in one step and locks. Only "
+    "the process that calls fit uses the path; the workers do not"
+)
+"""Text for errors of the parameter ``checkpoint``."""
+
 _KEPT = 2
 _RESUMABLE = (KeyboardInterrupt, SchedulerError, StoreError, OSError, MemoryError)
 """Errors after which a fit can be resumed."""
@@ -106,13 +113,11 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         If the checkpoint cannot be written.
     """
 
-    def __init__(self, path: Address, *, resume: bool) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, resume: bool) -> None:
         self.name = os.fspath(path)
         local = local_path(self.name)
         if not self.name or local is None or "::" in self.name:
-            raise ValueError(
-                f"checkpoint={without_secrets(self.name)!r:.200}; expected a path on a local or mounted file system"
-            )
+            raise ValueError(f"checkpoint={without_secrets(self.name)!r:.200}; {EXPECTED}")
         self._path, self._resources = os.path.realpath(local), ExitStack()
         if not os.path.lexists(self._path):
             check_target(self._path, KIND)
@@ -291,7 +296,7 @@ def _reading(stored: PackedGroup, unpack: Callable[[Mapping[str, Any], Mapping[s
         return unpack(stored.values, arrays)
 
 
-def checkpoint_record(path: Address) -> dict[str, Any]:
+def checkpoint_record(path: Address | Location) -> dict[str, Any]:
     """Summary of a checkpoint's fit, as values for JSON.
 
     Raises
@@ -299,9 +304,10 @@ def checkpoint_record(path: Address) -> dict[str, Any]:
     CheckpointError
         If there is something other than a checkpoint, or the checkpoint is damaged.
     """
-    local = local_path(os.fspath(path))
-    if local is None:
-        raise CheckpointError(f"{without_secrets(os.fspath(path))}: checkpoints are on local or mounted file systems")
+    location = Location.of(path)
+    if location.path is None:
+        raise CheckpointError(f"{location.name}: checkpoints are on local or mounted file systems")
+    local = location.path
     stored = StoredBeginning.open(local)
     folders = passes(local)
     latest = _open_pass(folders[0]) if folders else stored

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from ..data.locations import Address
 from ..data.store_checks import product
-from ..data.write import Address, new_store, record
+from ..data.write import new_store, record
 from .layout import checksum, digest
 from .stored_group import StoredGroup
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from ..core.covariance import STRUCTURES
 from ..core.mixture import MixtureParameters
 from ..core.state_arrays import StateArrays
 from ..core.variational import Posterior
-from ..data.write import Address
+from ..data.locations import Address, Location
 from ..errors import ModelFormatError
 from ..fitting.history import PassRecord
 from ..fitting.origin import Origin
@@ -25,12 +24,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _MOST_DIMS = 64  # dimensions of features
 
 
-def read_model(path: Address, kinds: Iterable[ModelKind]) -> StoredModel:
+def read_model(path: Address | Location, kinds: Iterable[ModelKind]) -> StoredModel:
     """Read a model that `write_model` wrote.
 
     Parameters
     ----------
-    path : str or path
+    path : str, path, store or Location
     kinds : iterable of ModelKind
         All kinds of model that a file may contain.
 
@@ -42,8 +41,9 @@ def read_model(path: Address, kinds: Iterable[ModelKind]) -> StoredModel:
         If there is something other than a model, or the model is damaged or has a newer format. The message names file
         and field.
     """
-    with damage_errors(os.fspath(path), ModelFormatError):
-        return _Reader.open(os.fspath(path)).model({kind.name: kind for kind in kinds})
+    location = Location.of(path)
+    with damage_errors(location, ModelFormatError):
+        return _Reader.open(location).model({kind.name: kind for kind in kinds})
 
 
 class _Reader(StoredGroup):

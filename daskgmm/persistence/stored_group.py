@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import zarr
 
-from ..data.addresses import Secrets, hide_urls, printable, without_secrets
+from ..data.addresses import printable
+from ..data.locations import Address, Location, store_secrets
 from ..data.store import member, open_node
 from ..data.store_checks import check_file, product
 from ..data.write import read_record
@@ -29,12 +30,12 @@ _MOST_BESIDE = 1 << 20  # bytes of metadata beside a chunk, in stores that repor
 
 
 @contextmanager
-def damage_errors(path: str, failure: type[DaskGMMError]) -> Iterator[None]:
+def damage_errors(path: Address | Location, failure: type[DaskGMMError]) -> Iterator[None]:
     """Convert any unforeseen exception in the ``with`` block to an error that names the file as damaged.
 
     Parameters
     ----------
-    path : str
+    path : str, path, store or Location
     failure : type
         Class of the error.
     """
@@ -43,8 +44,9 @@ def damage_errors(path: str, failure: type[DaskGMMError]) -> Iterator[None]:
     except DaskGMMError:
         raise
     except Exception as error:
-        reason = printable(Secrets(path).hide(f"{type(error).__name__}: {error}"), 400)
-        raise failure(f"{printable(without_secrets(path))} is damaged ({reason})") from None
+        location = Location.of(path)
+        reason = printable(location.secrets.hide(f"{type(error).__name__}: {error}"), 400)
+        raise failure(f"{printable(location.name)} is damaged ({reason})") from None
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class StoredGroup:
     """A Zarr group of daskgmm's, to be read; every method raises `failure` for invalid contents."""
 
     path: str
-    """Path or URL without credentials, for messages."""
+    """Name of the place, without credentials, for messages."""
     group: zarr.Group
     attributes: Mapping[str, Any]
 
@@ -64,11 +66,12 @@ class StoredGroup:
     """Class of errors."""
 
     @classmethod
-    def open(cls, path: str) -> Self:
-        """Open the group at a path or URL, and check its format and the checksum of its attributes."""
-        shown = printable(without_secrets(path))
+    def open(cls, path: Address | Location) -> Self:
+        """Open the group at an address, and check its format and the checksum of its attributes."""
+        location = Location.of(path)
+        shown = printable(location.name)
         try:
-            node = open_node(path)
+            node = open_node(location)
         except StoreError as error:
             raise cls.failure(f"{shown} is no {cls.kind}: {error}") from error.__cause__
         attributes = read_record(node)
@@ -140,7 +143,7 @@ class StoredGroup:
             raise
         except Exception as error:
             # Zarr and its codecs raise exceptions of many kinds for damaged metadata and chunks.
-            reason = printable(hide_urls(f"{type(error).__name__}: {error}"), 400)
+            reason = printable(store_secrets(self.group.store).hide(f"{type(error).__name__}: {error}"), 400)
             raise self.error(name, f"cannot be read ({reason})") from None
         if checksum(values) != self.expected_checksum(name):
             raise self.error(name, "does not match its checksum: the file is damaged")

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.write import Address, new_store, record
+from ..data.locations import Address, Location
+from ..data.write import new_store, record
 from .layout import FACTS, KIND, StoredModel, checksum, digest, encode, environment_problem
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -19,13 +20,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _LIBRARIES = ("dask", "numpy", "scikit-learn", "scipy", "zarr")
 
 
-def write_model(path: Address, model: StoredModel, *, overwrite: bool = False) -> None:
+def write_model(path: Address | Location, model: StoredModel, *, overwrite: bool = False) -> None:
     """Write a model, whole or not at all.
 
     Parameters
     ----------
-    path : str or path
-        A local path, or a URL that fsspec can write.
+    path : str, path, store or Location
     model : StoredModel
     overwrite : bool, default=False
         Replace an existing model, which stays until the new one is complete. Only a model is ever replaced.

@@ -340,7 +340,7 @@ def test_the_package_of_a_file_system_is_named(url, package, model, monkeypatch)
         raise ImportError("Install something")
 
     monkeypatch.setattr(zarr, "open", missing)
-    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    monkeypatch.setattr(fsspec, "url_to_fs", missing)
     for method in (fit, model.save):
         with pytest.raises(StoreError) as caught:
             method(url)
