@@ -209,6 +209,36 @@ def test_columns_of_a_frame_are_compared_by_name():
         model.conditional_mean(frame, ["depth", "oxygen"])
 
 
+def test_results_for_frames_have_the_names_of_the_other_features():
+    dataframe = pytest.importorskip("dask.dataframe")
+    model, x = make(feature_names=NAMES), pd.DataFrame(rows(20, 2), columns=["oxygen", "depth"])
+    means = model.conditional_mean(dataframe.from_pandas(x, npartitions=3), ["oxygen", "depth"])
+    assert list(means.columns) == ["salinity", "temperature"]
+    computed = means.compute(scheduler="synchronous")
+    np.testing.assert_allclose(computed, model.conditional_mean(x, ["oxygen", "depth"]), rtol=1e-13)
+    np.testing.assert_array_equal(computed.index, x.index)
+
+
+def test_results_for_labelled_grids_have_the_names_of_the_other_features():
+    xarray = pytest.importorskip("xarray")
+    model, x = make(feature_names=NAMES), rows(20, 2).reshape(4, 5, 2)
+    grid = xarray.Dataset({"oxygen": (("y", "x"), x[..., 0]), "depth": (("y", "x"), x[..., 1])})
+    means = model.conditional_mean(grid, ["oxygen", "depth"])
+    assert means.dims == ("y", "x", "feature")
+    expected = model.conditional_mean(x.reshape(20, 2), ["oxygen", "depth"]).reshape(4, 5, 2)
+    np.testing.assert_allclose(means.sel(feature="temperature"), expected[..., 1], rtol=1e-13)
+    assert isinstance(model.conditional_mean(grid.chunk(y=2), ["oxygen", "depth"]).data, da.Array)
+
+
+def test_the_dimension_of_the_features_is_that_of_the_fit():
+    xarray = pytest.importorskip("xarray")
+    profiles = xarray.DataArray(rows(40, 3).T, dims=("level", "time"))
+    model = GaussianMixture(2, random_state=0, tol=0.1).fit(profiles, dim="time")
+    expected = model.conditional_mean(profiles.values[:2].T, [0, 1])
+    np.testing.assert_allclose(model.conditional_mean(profiles[:2], [0, 1]), expected, rtol=1e-13)
+    assert model.marginal([0, 2]).predict(profiles[[0, 2]]).dims == ("time",)
+
+
 def test_incomplete_rows():
     model, x = make(), rows(20, 2)
     x[3, 1] = np.nan

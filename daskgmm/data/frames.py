@@ -96,4 +96,6 @@ def _labelled(values: Array, index: Any, output: RowOutput) -> Any:
     name = _NAMES.get(output.name, output.name)
     if output.n_columns is None:
         return pd.Series(values, index, name=name, copy=False)
-    return pd.DataFrame(values, index, [f"{name}_{k}" for k in range(output.n_columns)], copy=False)
+    return pd.DataFrame(
+        values, index, list(output.columns) or [f"{name}_{k}" for k in range(output.n_columns)], copy=False
+    )

@@ -85,7 +85,10 @@ class LabelledArrays(InputKind):
                     f"X has a dimension or coordinate {dim!r}, and {output.title} have a dimension of that name. "
                     f"Rename yours: X.rename({dim}='…')."
                 )
-            dims, labels = (*dims, dim), labels.assign_coords({dim: np.arange(output.n_columns)})
+            dims, labels = (
+                (*dims, dim),
+                labels.assign_coords({dim: list(output.columns) or np.arange(output.n_columns)}),
+            )
         attributes = {key: np.array(value) if isinstance(value, list) else value for key, value in output.attributes}
         return sys.modules["xarray"].DataArray(
             values, coords=labels.coords, dims=dims, name=output.title, attrs=attributes

@@ -36,6 +36,8 @@ class RowOutput:
     """Number of entries of a row; None for a single number without an axis."""
     column_dim: str = "component"
     """Name of the dimension of these entries, where dimensions have names."""
+    columns: tuple[str, ...] = ()
+    """Names of these entries; empty if they have numbers only."""
     title: str = ""
     """Name of the result where it is labelled or stored."""
     attributes: tuple[tuple[str, Any], ...] = ()

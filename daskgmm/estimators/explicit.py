@@ -32,6 +32,10 @@ _OF_FEATURES = "weights_init", "means_init", "precisions_init"
 """Constructor parameters that belong to all features of a mixture."""
 
 
+_OF_LAYOUT = "feature_dims_", "feature_axis_"
+"""Attributes that say where data of several dimensions have their features."""
+
+
 class ExplicitMixture(BaseMixture[MixtureParameters]):
     """Base class of `GaussianMixture`: mixtures made of given parameters, marginals and conditionals."""
 
@@ -167,8 +171,9 @@ class ExplicitMixture(BaseMixture[MixtureParameters]):
         Returns
         -------
         means : array of shape (n, D − q)
-            Expected values of the other features, in their order. A lazy dask array for dask and Zarr data, else a
-            NumPy array. Incomplete rows that are left out have NaN.
+            Expected values of the other features, in their order. Results have the form of those of `predict_proba`,
+            with the dimension ``feature``, or the names of the features as columns. Incomplete rows that are left out
+            have NaN.
 
         Raises
         ------
@@ -186,7 +191,11 @@ class ExplicitMixture(BaseMixture[MixtureParameters]):
         accepted, prepared = model._accept_new(X)
         dtype = np.dtype(np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64)
         kernel = model._kept_kernel(prepared, accepted.rows)
-        return for_each_row(accepted, ConditionalMean(conditional, kernel, dtype, row_kind(accepted.missing)))
+        names = self._names() or ()
+        function = ConditionalMean(
+            conditional, kernel, dtype, row_kind(accepted.missing), tuple(names[i] for i in others if names)
+        )
+        return for_each_row(accepted, function)
 
     # ---- internal methods
 
@@ -202,6 +211,7 @@ class ExplicitMixture(BaseMixture[MixtureParameters]):
         """Model of some of the features, with the parameters of this one."""
         names = self._names()
         model = clone(self).set_params(**dict.fromkeys(_OF_FEATURES))
+        vars(model).update({name: getattr(self, name) for name in _OF_LAYOUT if hasattr(self, name)})
         chosen = None if names is None else tuple(names[i] for i in features)
         return model._filled(mixture, as_array("means_", self.means_).dtype, chosen)
 

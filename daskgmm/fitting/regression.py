@@ -30,12 +30,23 @@ class ConditionalMean:
     """Kernel of the mixture of the given features, `Conditional.given`."""
     dtype: np.dtype[Any]
     row_kind: RowKind = COMPLETE_ROWS
+    names: tuple[str, ...] = ()
+    """Names of the other features; empty if they have none."""
 
     @property
     def outputs(self) -> tuple[RowOutput, ...]:
         """Output: one column for each of the other features."""
         n_features = self.conditional.means.shape[1]
-        return (RowOutput(CONDITIONAL_MEAN, self.dtype, n_features, column_dim="feature", title=CONDITIONAL_MEAN),)
+        return (
+            RowOutput(
+                CONDITIONAL_MEAN,
+                self.dtype,
+                n_features,
+                column_dim="feature",
+                columns=self.names,
+                title=CONDITIONAL_MEAN,
+            ),
+        )
 
     def __call__(self, rows: Array, start: int, results: Sequence[Array]) -> None:
         """Fill the means of some rows, see `RowFunction`; no array has more rows × components than a kernel's block."""
