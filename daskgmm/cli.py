@@ -41,7 +41,10 @@ def _command(name: str, *example: str) -> Callable[[Callable[..., Any]], click.C
 def _cli() -> None:
     """Gaussian mixtures of data that do not fit in memory.
 
-    DATA is the path or URL of a Zarr array of rows × features; DATA::NAME means an array inside a group.
+    DATA is the path or URL of a Zarr array of rows × features; DATA::NAME means an array inside a group. DATA may
+    also be a table (.parquet, .csv; a folder or pattern of parts; DATA::a,b means columns), a netCDF or HDF5 file
+    (.nc, .h5; DATA::NAME), or a NumPy file (.npy, .npz), where the library for such files is installed.
+
     `daskgmm COMMAND --help` lists a command's options, with an example.
     """
 
@@ -53,7 +56,7 @@ def _cli() -> None:
 @options.estimator
 @options.fitting
 def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: str | None, **values: Any) -> None:
-    """Fit a mixture to DATA, a Zarr array of rows × features, and save it."""
+    """Fit a mixture to DATA, an array or table of rows × features, and save it."""
     if model is None and not plan:
         raise click.UsageError("Missing option '--model'.")
     if values["n_components"] is None and values["warm_start"] is None:

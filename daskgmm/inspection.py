@@ -8,6 +8,8 @@ from typing import Any
 import zarr
 
 from .data.encoding import zarr_encoding
+from .data.file_contents import file_record
+from .data.files import file_kind
 from .data.locations import Address, Location
 from .data.store import arrays_of, describe, member, open_node, split_address
 from .data.store_checks import product
@@ -34,6 +36,8 @@ def store_record(address: Address, storage_options: Mapping[str, Any] | None = N
     StoreNotFoundError, StoreError, ModelFormatError
         If nothing is there, or the contents are damaged.
     """
+    if file_kind(address) is not None:
+        return file_record(address, storage_options)
     whole = Location.of(address, storage_options, "address")
     path, inside = split_address(whole.address)
     location = whole if inside is None else Location.of(path, storage_options, "address")

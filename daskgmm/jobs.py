@@ -18,19 +18,18 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import dask
-import numpy as np
 from sklearn.base import clone
 
+from .data.files import file_kind, open_address, open_file
 from .data.inputs import in_memory, naming
 from .data.locations import Location
 from .data.store import local_path, open_zarr, without_secrets
-from .data.store_checks import check_file
 from .data.write import check_target
 from .diagnostics.selection_view import check_picture, save_picture
 from .engine.cluster import embedded_cluster, planned_cluster
 from .engine.events import Listener
 from .engine.scheduler_choice import find_scheduler
-from .errors import InterruptedWarning, StoreError, StoreNotFoundError
+from .errors import InterruptedWarning, StoreError
 from .estimators.base import BaseMixture
 from .estimators.bayesian_mixture import BayesianGaussianMixture
 from .estimators.gaussian_mixture import GaussianMixture
@@ -134,7 +133,7 @@ class CheckpointOptions:
 
 @dataclass(frozen=True)
 class Rows:
-    """Names of the data: an array of rows and, optionally, of weights."""
+    """Names of the data: an array or table of rows and, optionally, weights."""
 
     address: str
     array: str | None = None
@@ -143,13 +142,20 @@ class Rows:
     """Options of the file systems of URLs: of these arrays, and of models and outputs of the same command."""
 
     def open(self) -> Any:
-        """Open the Zarr array of rows."""
-        return open_zarr(self.address, self.array, storage_options=self.storage_options)
+        """Open the Zarr array of rows; return the address of a file of another kind, which the estimator opens."""
+        if file_kind(self.address) is None:
+            return open_zarr(self.address, self.array, storage_options=self.storage_options)
+        if self.storage_options and local_path(self.address) is None:
+            return open_file(self.address, inside=self.array, storage_options=self.storage_options)
+        return self.address if self.array is None else f"{self.address}::{self.array}"
 
     def open_weights(self) -> Any:
-        """Open the array of weights without loading it; return None for no weights."""
+        """Open the array of weights without loading it; return None for no weights, and the name of a column."""
+        kind = file_kind(self.address)
+        if self.weights is None or (kind is not None and kind.is_table):
+            return self.weights
         with naming("sample_weight"):
-            return None if self.weights is None else open_array(self.weights, self.storage_options)
+            return open_address(self.weights, "sample_weight", storage_options=self.storage_options)
 
 
 def kind_of_model(*, bayesian: bool) -> type[BaseMixture[Any]]:
@@ -189,7 +195,7 @@ def fit(
     estimator.set_params(warm_start=False).save(model, overwrite=overwrite, storage_options=rows.storage_options)
     return {
         **model_record(estimator),
-        "n_rows": int(data.shape[0]),
+        "n_rows": estimator.origin_.data.shape[0],
         **_left_out(estimator.origin_.n_incomplete),
         "seconds": seconds,
         "model": without_secrets(model),
@@ -405,24 +411,11 @@ def sample(
     return _written(SAMPLES, output, n_samples, shapes)
 
 
-def open_array(name: str, storage_options: Mapping[str, Any] | None = None) -> Any:
-    """Open a ``.npy`` file, mapped into memory, or a Zarr array."""
-    if not name.endswith(".npy"):
-        return open_zarr(name, storage_options=storage_options)
-    shown, path = without_secrets(name), local_path(name) or name
-    check_file(path, sys.maxsize, "arrays")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise StoreNotFoundError(f"There is no file {shown}.") from error
-    except ValueError as error:
-        raise ValueError(f"{shown} is not a .npy file of numbers: {error}") from error
-
-
 def _value(name: str, value: Any, storage_options: Mapping[str, Any] | None) -> Any:
     if name not in _FILES:
         return value
-    return in_memory(f"{name}: {without_secrets(value)}", open_array(value, storage_options), _MOST_NUMBERS)
+    array = open_file(value) if value.endswith(".npy") else open_zarr(value, storage_options=storage_options)
+    return in_memory(f"{name}: {without_secrets(value)}", array, _MOST_NUMBERS)
 
 
 def _check_output(output: Location, kind: str, overwrite: bool, *inputs: str | None) -> None:

@@ -197,7 +197,7 @@ storage_options = click.option(
 )
 data = _together(
     click.argument("data"),
-    click.option("--array", metavar="NAME", help="The array inside the group DATA; DATA::NAME means the same."),
+    click.option("--array", metavar="NAME", help="The array inside the group or file DATA; DATA::NAME means the same."),
     click.option(
         "--missing-chunks",
         type=click.Choice(MISSING_CHUNKS),
@@ -211,7 +211,10 @@ model = click.option("--model", required=True, metavar="MODEL", help="A model th
 output = click.option("-o", "--output", required=True, metavar="OUT", help="The Zarr group to write.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output of the same kind that daskgmm wrote.")
 weights = click.option(
-    "--sample-weight", "weights", metavar="FILE", help="One weight for each row: a .npy file or a Zarr array."
+    "--sample-weight",
+    "weights",
+    metavar="FILE|COLUMN",
+    help="One weight for each row: a .npy file, a Zarr array, or a column of the table DATA.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 quiet = click.option("--quiet", is_flag=True, help="No progress display.")

@@ -12,6 +12,7 @@ import numpy as np
 from .data.dataset import Dataset
 from .data.dimensions import Layout, given_layout
 from .data.failures import short_errors
+from .data.files import naming_files
 from .data.locations import Address, Location
 from .data.row_arrays import StoredOutput, create_arrays
 from .data.store import describe, local_path, without_secrets
@@ -167,7 +168,7 @@ def _prepared(
             f"{grid.raveling.shape!s:.200}. Write the lazy results themselves, for example "
             "model.predict(X).to_dataset(name='labels').to_zarr(path)."
         )
-    with model._pass_over(accepted, callbacks=callbacks) as (engine, dataset):
+    with naming_files(X), model._pass_over(accepted, callbacks=callbacks) as (engine, dataset):
         outputs = model._outputs(accepted.with_rows(dataset.rows), prepared, *names)
         yield engine, dataset, PredictionFold.over(dataset, outputs)
 

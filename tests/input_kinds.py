@@ -89,9 +89,55 @@ def hdf5(values, folder):
     return file.create_dataset("x", data=values, chunks=chunks(values) if values.size else None)
 
 
-def mapped(values, folder):
+def npy(values, folder):
     np.save(folder / "x.npy", values)
-    return np.load(folder / "x.npy", mmap_mode="r")
+    return folder / "x.npy"
+
+
+def hdf5_file(values, folder):
+    hdf5(values, folder).file.close()
+    return folder / "x.h5"
+
+
+def labelled(values, folder):
+    dims = ("more", "row", "feature")[-values.ndim :] if values.ndim > 1 else ("row",)
+    return pytest.importorskip("xarray").DataArray(values, dims=dims, name="x")
+
+
+def labelled_blocks(values, folder):
+    return labelled(values, folder).chunk(dict(zip(labelled(values, folder).dims, chunks(values), strict=True)))
+
+
+def variables(values, folder):
+    if values.ndim != 2:
+        return labelled(values, folder)
+    columns = {name: ("row", column) for name, column in zip(COLUMNS, values.T, strict=False)}
+    return pytest.importorskip("xarray").Dataset(columns)
+
+
+def netcdf_file(values, folder):
+    pytest.importorskip("h5netcdf")
+    labelled(values, folder).to_netcdf(folder / "x.nc", engine="h5netcdf")
+    return str(folder / "x.nc")
+
+
+def parquet(values, folder):
+    """A folder of parts, or for weights the column of a file."""
+    pytest.importorskip("pyarrow")
+    dataframes()
+    if values.ndim == 1:
+        pandas(values).to_frame().to_parquet(folder / "x.parquet")
+        return f"{folder}/x.parquet::w"
+    for start in range(0, max(len(values), 1), PART):
+        pandas(values[start : start + PART]).to_parquet(folder / f"part.{start:03}.parquet")
+    return folder
+
+
+def csv(values, folder):
+    dataframes()
+    frame = pandas(values)
+    frame.to_csv(folder / "x.csv", index=False)
+    return folder / "x.csv" if values.ndim == 2 else f"{folder}/x.csv::w"
 
 
 @dataclass(frozen=True)
@@ -106,8 +152,9 @@ class Kind:
     """Columns have names and types."""
 
     @property
-    def lazy(self) -> bool:
-        return self.results != "ndarray"
+    def grid(self) -> bool:
+        """Samples may lie on a grid, and those that are incomplete are left out by default."""
+        return self.results == "DataArray"
 
 
 KINDS = {
@@ -116,7 +163,15 @@ KINDS = {
     "zarr": Kind(stored, "Array"),
     "path": Kind(stored_path, "Array"),
     "hdf5": Kind(hdf5, "Array"),
-    "npy": Kind(mapped),
+    "memmap": Kind(lambda values, folder: np.load(npy(values, folder), mmap_mode="r")),
+    "npy file": Kind(npy),
+    "hdf5 file": Kind(hdf5_file, "Array"),
+    "netcdf file": Kind(netcdf_file, "DataArray"),
+    "DataArray": Kind(labelled, "DataArray"),
+    "DataArray of blocks": Kind(labelled_blocks, "DataArray"),
+    "Dataset": Kind(variables, "DataArray", table=True),
+    "parquet": Kind(parquet, "Series", table=True),
+    "csv": Kind(csv, "Series", table=True),
     "pandas": Kind(lambda values, folder: pandas(values), table=True),
     "nullable": Kind(lambda values, folder: pandas(values).convert_dtypes(), table=True),
     "dask frame": Kind(dask_frame, "Series", table=True),

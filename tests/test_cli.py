@@ -590,7 +590,7 @@ def test_threads(here, run, monkeypatch):
         ("fit none.zarr -k 2 --model m.zarr", "nothing at none.zarr"),
         ("fit text -k 2 --model m.zarr", "text is not a Zarr array or group"),
         ("fit data.zarr -k 20000 --model m.zarr", "n_samples = 12000"),
-        ("fit data.zarr -k 2 --model m.zarr --means-init none.npy", "no file none.npy"),
+        ("fit data.zarr -k 2 --model m.zarr --means-init none.npy", "nothing at none.npy"),
         ("fit data.zarr -k 2 --model m.zarr --means-init text.npy", "text.npy is not a .npy file of numbers"),
         ("fit data.zarr -k 2 --model m.zarr --sample-weight short.npy", "one weight for each row"),
         ("fit data.zarr -k 2 --model m.zarr --means-init short.npy", "'means' should have the shape"),

@@ -86,7 +86,7 @@ def test_probabilities_are_a_frame_with_the_index_of_the_rows(frame, model, parq
 
 def test_meta_is_what_is_computed(model):
     lazy = dd.from_pandas(FRAME.rename_axis("id"), npartitions=2)
-    for method, name in (("predict", "label"), ("score_samples", "log_density"), ("predict_proba", None)):
+    for method, name in (("predict", "labels"), ("score_samples", "log_density"), ("predict_proba", None)):
         result = getattr(model, method)(lazy)
         computed = result.compute(scheduler="synchronous")
         assert result._meta.index.name == computed.index.name == "id"

@@ -71,7 +71,8 @@ EXTERNAL = {
     "yaml": {"config"},
     "h5py": {"data"},
     "pandas": {"data"},
-    "xarray": {"estimators"},
+    "pyarrow": {"data"},
+    "xarray": {"data", "estimators"},
     "zarr": {"data", "persistence", "results", "inspection", "demo"},
     "fsspec": {"data"},
     "sklearn": {"fitting", "estimators", "demo", "jobs"},
@@ -82,7 +83,7 @@ EXTERNAL = {
     "matplotlib": {"diagnostics", "demo"},
     "PIL": {"demo"},
 }
-OPTIONAL = {"h5py", "matplotlib", "pandas", "PIL", "xarray"}
+OPTIONAL = {"h5py", "matplotlib", "pandas", "PIL", "pyarrow", "xarray"}
 ON_DEMAND = {"daskgmm.core.compiled"}  # imported where its package is installed, and never with daskgmm itself
 
 

@@ -23,6 +23,11 @@ dask_blocks    dask arrays
 task_graphs    small graphs of tasks, split and evaluated without a scheduler
 detached       rows in memory as separate tasks, sent to a cluster once
 store          Zarr arrays and groups at paths and URLs
+files          Parquet, CSV, netCDF, HDF5 and NumPy files, opened by the libraries made for them
+file_kinds     addresses and kinds of such files
+file_tables    tables in Parquet and CSV files
+file_arrays    arrays in netCDF, HDF5 and NumPy files
+file_contents  contents of such files, as records
 addresses      paths and URLs of stores, and what of them may be shown
 locations      places of stores: paths, URLs with options, and open stores
 stored_rows    Zarr arrays as sources: a missing chunk is an error that names the chunk

@@ -14,9 +14,6 @@ from .tables import check_columns, is_number
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_NAMES = {"labels": "label", "responsibilities": "component", "log_density": "log_density"}
-"""Names of results as columns, by the names of a model's outputs."""
-
 
 class DaskFrame(InputKind):
     """A data frame or series of dask."""
@@ -93,9 +90,7 @@ def _labelled(values: Array, index: Any, output: RowOutput) -> Any:
     """Make a series of results (n,), or a frame of results (n, K), with the index of the rows."""
     import pandas as pd
 
-    name = _NAMES.get(output.name, output.name)
     if output.n_columns is None:
-        return pd.Series(values, index, name=name, copy=False)
-    return pd.DataFrame(
-        values, index, list(output.columns) or [f"{name}_{k}" for k in range(output.n_columns)], copy=False
-    )
+        return pd.Series(values, index, name=output.title or output.name, copy=False)
+    columns = list(output.columns) or [f"{output.column_dim}_{k}" for k in range(output.n_columns)]
+    return pd.DataFrame(values, index, columns, copy=False)

@@ -25,6 +25,7 @@ from .arrays import ArraySource, check_unmasked, mapped_source, unmasked
 from .dask_blocks import BlockSource, with_known_chunks
 from .dataset import Dataset
 from .dimensions import PLAIN, Layout
+from .files import file_kind, open_address
 from .frames import DaskFrame
 from .grids import Arrays
 from .hdf5 import DatasetSource, is_dataset
@@ -94,13 +95,15 @@ def resolve(data: Any, name: str = "X", missing: str | None = None) -> Any:
 
 
 class _Address(InputKind):
-    """A path or URL."""
+    """A path or URL, or a list of those of the parts of one table."""
 
     def recognises(self, data: Any, name: str) -> bool:
-        return isinstance(data, (str, os.PathLike))  # a union would be made anew in each call
+        if isinstance(data, (list, tuple)):  # a union would be made anew in each call
+            return bool(data) and isinstance(data[0], (str, os.PathLike)) and file_kind(data) is not None
+        return isinstance(data, (str, os.PathLike))
 
     def rows(self, data: Any, name: str) -> Any:
-        return open_zarr(data)
+        return open_address(data, name)
 
 
 class _Store(InputKind):

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import InvalidWeightsError, StoreNotFoundError, UnsupportedDataError
 from .addresses import local_path, printable, split_address, without_secrets
+from .files import file_kind, open_file
 from .input_kinds import InputKind
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -244,6 +245,8 @@ def split_weights(X: Any, sample_weight: Any) -> tuple[Any, Any]:
     """
     if not isinstance(sample_weight, str) or _is(X, "xarray", "DataArray", "Dataset"):
         return X, sample_weight  # weights of labelled samples are found by their grid
+    if (kind := file_kind(X)) is not None and kind.is_table:
+        X = open_file(X)
     names = column_names(X)
     if names is not None and sample_weight in names:
         if names.count(sample_weight) > 1:

@@ -250,7 +250,7 @@ def _arrays(arrays: Mapping[str, Record]) -> Table:
         table.add_column(column)
     for name, array in arrays.items():
         stored = format_bytes(array["bytes_stored"]) if "bytes_stored" in array else ""
-        shape, chunks = _word(array["shape"]), _word(array["chunks"])
+        shape, chunks = _word(array["shape"]), _word(array.get("chunks") or "")
         table.add_row(_word(name), shape, array["dtype"], chunks, format_bytes(array["bytes"]), stored)
     return table
 

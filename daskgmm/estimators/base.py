@@ -22,6 +22,7 @@ from ..core.kernel_choice import Kernel, MixtureShape, choose_backend
 from ..data.dataset import Dataset
 from ..data.dimensions import PLAIN, Layout, given_layout
 from ..data.failures import short_errors
+from ..data.files import naming_files
 from ..data.input_kinds import Input
 from ..data.inputs import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
 from ..data.locations import Address
@@ -144,7 +145,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         """
         self._check_settings()
         layout = fit_layout(dim, feature_axis, sample_weight)
-        with check_checkpoint(checkpoint, resume) as stored_fit, self._features_restored_on_error():
+        with naming_files(X), check_checkpoint(checkpoint, resume) as stored_fit, self._features_restored_on_error():
             return self._fit(X, sample_weight, layout, stored_fit)
 
     def _fit(self, X: Any, sample_weight: Any, layout: Layout, stored_fit: Checkpoint | None) -> Self:
@@ -255,6 +256,10 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         """
         self._check_settings()
         layout = fit_layout(dim, feature_axis, sample_weight)
+        with naming_files(X):
+            return self._plan(X, sample_weight, layout)
+
+    def _plan(self, X: Any, sample_weight: Any, layout: Layout) -> FitPlan:
         X, sample_weight = split_weights(X, sample_weight)
         accepted = clone(self)._accept_input(X, reset=True, layout=layout)  # a plan leaves no trace on the estimator
         weights = accepted.align(sample_weight, "sample_weight")
@@ -525,13 +530,14 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             yield engine, dataset
 
     def _score(self, X: Any, sample_weight: Any = None, layout: Layout = PLAIN, *, entropy: bool = False) -> Score:
+        address = X
         X, sample_weight = split_weights(X, sample_weight)
         accepted, prepared = self._accept_new(X, layout)
         weights = accepted.align(sample_weight, "sample_weight")
         weights = None if weights is None else resolve(weights, "sample_weight", accepted.missing)
         score = self._score_here(accepted, prepared, weights, entropy=entropy)
         if score is None:
-            with self._pass_over(accepted, weights) as (engine, dataset):
+            with naming_files(address), self._pass_over(accepted, weights) as (engine, dataset):
                 score = engine.run(dataset, self._score_fold(dataset, prepared, entropy=entropy), "score")
         check_complete(score.n_rows, score.n_incomplete)
         check_weight_sum(score.weight_sum)
@@ -541,9 +547,11 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         self, X: Any, sample_weight: Any = None, layout: Layout = PLAIN, *, entropy: bool = False
     ) -> PassPlan:
         """Plan the pass of `score`; raise `WorkerMemoryError` if the pass does not fit into the workers."""
+        address = X
         X, sample_weight = split_weights(X, sample_weight)
         accepted, prepared = self._accept_new(X, layout)
-        with self._pass_over(accepted, accepted.align(sample_weight, "sample_weight")) as (engine, dataset):
+        weights = accepted.align(sample_weight, "sample_weight")
+        with naming_files(address), self._pass_over(accepted, weights) as (engine, dataset):
             return engine.plan(dataset, self._score_fold(dataset, prepared, entropy=entropy))
 
     def _score_here(self, accepted: Input, prepared: Prepared[State], weights: Any, *, entropy: bool) -> Score | None:

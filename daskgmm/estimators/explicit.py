@@ -186,7 +186,8 @@ class ExplicitMixture(BaseMixture[MixtureParameters]):
         with one_blas_thread():
             conditional = Conditional.of(mixture, chosen, others)
         model = self._of(conditional.given, chosen)
-        if accept(X, missing=self.missing).feature_names is None and column_names(X) is None:
+        known = accept(X, missing=self.missing)
+        if known.feature_names is None and known.frame is None and column_names(X) is None:
             model.__dict__.pop("feature_names_in_", None)  # ``given`` says what the columns of a plain array are
         accepted, prepared = model._accept_new(X)
         dtype = np.dtype(np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64)

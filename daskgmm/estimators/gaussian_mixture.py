@@ -35,11 +35,12 @@ class GaussianMixture(ExplicitMixture):
 
     The class has the interface of `sklearn.mixture.GaussianMixture`. Data may be a NumPy array or memmap, a dask array
     or data frame, a table (pandas, polars, Arrow, astropy), a DataArray or Dataset of xarray, a Zarr array, group or
-    store, the path or URL of one (``"data.zarr"``, ``"s3://bucket/data.zarr::temperature"``), or a dataset that h5py
-    opened. dask, Zarr and HDF5 data are read chunk by chunk, once in each iteration, and never as a whole.
-    Of labelled data and of arrays of more than two dimensions, all dimensions but those of the features are a grid of
-    samples, and results have the grid's shape. The E-step computes sufficient statistics of each chunk, a tree adds the
-    statistics, and the M-step needs only their sum (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977).
+    store, the path or URL of one (``"data.zarr"``, ``"s3://bucket/data.zarr::temperature"``), a dataset that h5py
+    opened, or the path of a Parquet, CSV, netCDF, HDF5 or NumPy file. dask, Zarr and HDF5 data are read chunk by chunk,
+    once in each iteration, and never as a whole. Of labelled data and of arrays of more than two dimensions, all
+    dimensions but those of the features are a grid of samples, and results have the grid's shape. The E-step computes
+    sufficient statistics of each chunk, a tree adds the statistics, and the M-step needs only their sum (Dempster,
+    Laird & Rubin, J. R. Stat. Soc. B 39, 1977).
 
     Passes over the data run on the `dask.distributed.Client` in scope, or on threads of this process without a client;
     data in the memory of this process are always processed here. The result has the same bits for every chunking,

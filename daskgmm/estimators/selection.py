@@ -18,6 +18,7 @@ from ..criteria import running_criteria
 from ..data.dataset import Dataset
 from ..data.dimensions import Layout
 from ..data.failures import short_errors
+from ..data.files import naming_files
 from ..data.held_out import HeldOut
 from ..data.inputs import as_dataset, is_lazy
 from ..data.row_checks import check_weight_sum
@@ -250,7 +251,7 @@ def select(
     keys = check_keys(n_components, types)
     share = check_criterion(base, criterion, held_out, patience)
     layout = fit_layout(dim, feature_axis, sample_weight)
-    with check_checkpoint(checkpoint, resume) as stored_fit:
+    with naming_files(X), check_checkpoint(checkpoint, resume) as stored_fit:
         base = _seeded(base, cache, scheduler, None if stored_fit is None else stored_fit.setting("random_state"))
         options = _Options(keys, criterion, share, patience, stored_fit, layout)
         return _select(X, base, options, sample_weight, callbacks)

@@ -309,11 +309,11 @@ def test_other_files_come_with_the_line_to_write(name, line, tmp_path):
     path.write_bytes(b"something else")
     for address in (str(path), f"{path}::x"):
         with pytest.raises(StoreError, match="is not a Zarr") as caught:
-            fit(address)
+            open_zarr(address)
         assert line.format(path=path) in str(caught.value)
     fsspec.filesystem("memory").pipe_file(f"/{name}", b"something else")
     with pytest.raises((StoreError, StoreNotFoundError)) as caught:
-        fit(f"memory://{name}")
+        open_zarr(f"memory://{name}")
     assert line.format(path=f"memory://{name}") in str(caught.value)
 
 

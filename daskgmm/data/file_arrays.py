@@ -1,0 +1,120 @@
+"""Arrays in netCDF, HDF5 and NumPy files."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import StoreError
+from .addresses import printable
+from .file_kinds import FileAddress, FileKind, listed
+from .store_checks import check_file
+
+
+def _open_netcdf(address: FileAddress, name: str) -> Any:
+    with address.opening("xarray", "xarray"):
+        import xarray
+
+        # Without blocks of Dask: the kind of input that takes the variables chooses blocks for them all.
+        dataset = xarray.open_dataset(address.path, chunks=None)
+        known = {str(key): (variable.ndim, variable.dtype) for key, variable in dataset.variables.items()}
+        several = [key.strip() for key in (address.inside or "").split(",")]
+        if address.inside not in known and len(several) > 1 and set(several) <= known.keys():
+            return dataset[several]
+        return dataset[
+            _choose(address, known, {str(key): known[str(key)] for key in dataset.data_vars}, "variable", name)
+        ]
+
+
+def _open_hdf5(address: FileAddress, name: str) -> Any:
+    with address.opening("h5py", "hdf5"):
+        import h5py
+
+        check_file(address.path, sys.maxsize, "arrays")
+        file = h5py.File(address.path, "r")
+        try:
+            if address.inside is not None and isinstance(node := file.get(address.inside), h5py.Dataset):
+                return node
+            found: dict[str, Any] = {}
+            file.visititems(lambda path, node: found.update({path: node}) if isinstance(node, h5py.Dataset) else None)
+            headers = {path: (node.ndim, node.dtype) for path, node in found.items()}
+            return file[_choose(address, headers, headers, "dataset", name)]
+        except Exception:
+            file.close()
+            raise
+
+
+def _open_npy(address: FileAddress, name: str) -> Any:
+    with address.opening("numpy", ""):
+        check_file(address.path, sys.maxsize, "arrays")
+        try:
+            return np.load(address.path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:  # NumPy takes anything else for pickled objects, and advises to load these
+            raise StoreError(f"{address.shown} is not a .npy file of numbers, or it is damaged.") from error
+
+
+def _open_npz(address: FileAddress, name: str) -> Any:
+    with address.opening("numpy", ""):
+        check_file(address.path, sys.maxsize, "arrays")
+        if not zipfile.is_zipfile(address.path):
+            raise StoreError(f"{address.shown} is not a .npz archive, or it is damaged.")
+        with np.load(address.path, allow_pickle=False) as archive:
+            headers = {key: array_header(archive, key) for key in archive.files}
+            found = {key: (len(shape), dtype) for key, (shape, dtype) in headers.items()}
+            return archive[_choose(address, found, found, "array", name)]
+
+
+def array_header(archive: Any, key: str) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of an array in an archive of NumPy, which is not loaded."""
+    with archive.zip.open(f"{key}.npy" if f"{key}.npy" in archive.zip.namelist() else key) as member:
+        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read[np.lib.format.read_magic(member)[0]](member)
+    return tuple(shape), dtype
+
+
+def _choose(
+    address: FileAddress,
+    known: Mapping[str, tuple[int, Any]],
+    offered: Mapping[str, tuple[int, Any]],
+    what: str,
+    name: str,
+) -> str:
+    """Name of the array that an address means: the named one, or the only one that fits.
+
+    Parameters
+    ----------
+    address : FileAddress
+    known : mapping
+        Number of dimensions and dtype of everything that the address may name.
+    offered : mapping
+        The same of everything that may be meant without a name.
+    what : str
+        Word for an array in this kind of file.
+    name : str
+        Name of the parameter: rows have two dimensions, and weights have one.
+    """
+    if address.inside is not None:
+        if address.inside in known:
+            return address.inside
+        raise StoreError(
+            f"{address.shown} has no {what} {printable(address.inside)!r}; its {what}s are {listed(known)}."
+        )
+    n_dimensions = 2 if name == "X" else 1
+    fitting = [key for key, (ndim, dtype) in offered.items() if ndim == n_dimensions and dtype.kind in "biuf"]
+    if len(fitting) == 1 or len(offered) == 1:  # another number of dimensions is refused for what it is
+        return next(iter(fitting or offered))
+    example = printable((fitting or list(offered) or ["name"])[0])
+    raise StoreError(
+        f"{address.shown} has {len(fitting)} {what}s of numbers with {n_dimensions} dimension(s); its {what}s are "
+        f"{listed(known)}. Say which one is meant, for example as path::{example}."
+    )
+
+
+NETCDF = FileKind("netCDF file", (".nc", ".nc4", ".netcdf"), _open_netcdf)
+HDF5 = FileKind("HDF5 file", (".h5", ".hdf5", ".hdf", ".he5", ".h5ad"), _open_hdf5)
+NPY = FileKind("NumPy file", (".npy",), _open_npy)
+NPZ = FileKind("archive of NumPy files", (".npz",), _open_npz)

@@ -1,0 +1,97 @@
+"""Tables in Parquet and CSV files, as data frames of dask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import StoreError, UnsupportedDataError
+from .addresses import printable
+from .file_kinds import CSV_ENDS, MOST_NAMES, PARQUET_ENDS, FileAddress, FileKind, listed
+from .retry import describe_error
+
+
+def _open_parquet(address: FileAddress, name: str) -> Any:
+    with address.opening("dask.dataframe", "frames"):
+        import dask.dataframe
+
+        for path in address.all_paths:
+            _check_footer(path)
+        paths = _one_or_all(address.path, *address.others)
+        return _columns(dask.dataframe.read_parquet(paths, storage_options=dict(address.options)), address, name)
+
+
+def _one_or_all(*paths: str) -> str | list[str]:
+    return paths[0] if len(paths) == 1 else list(paths)
+
+
+def _check_footer(path: str) -> None:
+    """Raise `StoreError` if the metadata of a local Parquet file are damaged; Dask looks at the first file only."""
+    if "://" in path:
+        return
+    import pyarrow.parquet
+
+    try:
+        pyarrow.parquet.read_metadata(path)
+    except Exception as error:
+        raise StoreError(
+            f"{printable(path)} cannot be opened with pyarrow ({printable(describe_error(error))}). The file is "
+            "damaged, incomplete or no Parquet file: copy it again."
+        ) from error
+
+
+def _open_csv(address: FileAddress, name: str) -> Any:
+    paths = address.all_paths
+    how: dict[str, Any] = {"storage_options": dict(address.options)}
+    if not all(path.endswith(".csv") for path in paths):
+        how["blocksize"] = None  # a compressed file is one piece
+    with address.opening("dask.dataframe", "frames"):
+        import dask.dataframe
+
+        frame = dask.dataframe.read_csv(_one_or_all(*paths), **how)
+        _check_header(frame, address)
+        # Types follow from the first rows, and later ones may have fractions, or nothing, where these have integers.
+        whole = {column: np.float64 for column, kind in frame.dtypes.items() if getattr(kind, "kind", "O") in "iu"}
+        if whole:
+            frame = dask.dataframe.read_csv(_one_or_all(*paths), dtype=whole, **how)
+        return _columns(frame, address, name)
+
+
+def _check_header(frame: Any, address: FileAddress) -> None:
+    """Raise `UnsupportedDataError` for a file whose first line does not name all columns."""
+    names = [str(column) for column in frame.columns]
+    if names and all(map(_is_number, names)):
+        raise UnsupportedDataError(
+            f"{address.shown} begins with a line of numbers; expected the names of the columns. Open the file with "
+            f"dask.dataframe.read_csv({address.shown!r}, header=None), and pass the result."
+        )
+    if address.inside is None and any(column.startswith("Unnamed: ") for column in names):
+        raise UnsupportedDataError(
+            f"{address.shown} has a column without a name, such as the row numbers that pandas writes. Choose the "
+            f"columns that are features: path::{','.join(n for n in names[:MOST_NAMES] if 'Unnamed: ' not in n)}"
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _columns(frame: Any, address: FileAddress, name: str) -> Any:
+    """Choose the columns that the address names; one column of weights is a series."""
+    if address.inside is None:
+        return frame
+    chosen = [column.strip() for column in address.inside.split(",")]
+    if missing := [column for column in chosen if column not in frame.columns]:
+        raise StoreError(
+            f"{address.shown} has no column {printable(missing[0])!r}; its columns are {listed(frame.columns)}."
+        )
+    return frame[chosen] if name == "X" or len(chosen) > 1 else frame[chosen[0]]
+
+
+PARQUET = FileKind("Parquet table", PARQUET_ENDS, _open_parquet, is_table=True)
+CSV = FileKind("CSV table", CSV_ENDS, _open_csv, is_table=True)

@@ -1,0 +1,333 @@
+"""Files that other libraries open, as data: in Python by their address, and in the terminal."""
+
+import builtins
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+
+from daskgmm import GaussianMixture, load, select, write_predictions
+from daskgmm.cli import main
+from daskgmm.errors import MissingDependencyError, StoreError, StoreNotFoundError, UnsupportedDataError
+from daskgmm.inspection import store_record
+
+pytest.importorskip("dask.dataframe")
+pytest.importorskip("pyarrow")
+h5py = pytest.importorskip("h5py")
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+N = 60
+X = np.random.RandomState(0).normal(size=(N, 3)) + np.repeat([[0], [5]], N // 2, axis=0)
+WEIGHTS = np.random.RandomState(1).uniform(0.5, 2, size=N)
+FRAME = pd.DataFrame(X, columns=list("abc"))
+
+
+def fit(x, sample_weight=None, **parameters):
+    parameters = {"n_components": 2, "random_state": 0, "max_iter": 2} | parameters
+    return GaussianMixture(**parameters).fit(x, sample_weight=sample_weight)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return fit(X)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def parts(folder, end, **options):
+    folder.mkdir()
+    for i in range(3):
+        part = FRAME[20 * i : 20 * i + 20]
+        getattr(part, "to_parquet" if "parquet" in end else "to_csv")(folder / f"{i}{end}", **options)
+
+
+TABLES = {
+    "a Parquet file": (lambda here: FRAME.to_parquet(here / "x.parquet"), "x.parquet"),
+    "a name of three letters": (lambda here: FRAME.to_parquet(here / "x.pq"), "x.pq"),
+    "a folder": (lambda here: parts(here / "x", ".parquet"), "x"),
+    "a folder by its name": (lambda here: parts(here / "x.parquet", ".parquet"), "x.parquet"),
+    "a pattern": (lambda here: parts(here / "x", ".parquet"), "x/*.parquet"),
+    "a list": (lambda here: parts(here / "x", ".parquet"), [f"x/{i}.parquet" for i in range(3)]),
+    "columns": (lambda here: FRAME.assign(t="x").to_parquet(here / "x.parquet"), "x.parquet::a, b, c"),
+    "a CSV file": (lambda here: FRAME.to_csv(here / "x.csv", index=False), "x.csv"),
+    "packed": (lambda here: FRAME.to_csv(here / "x.csv.gz", index=False), "x.csv.gz"),
+    "a pattern of CSV files": (lambda here: parts(here / "x", ".csv", index=False), "x/*.csv"),
+    "a folder of CSV files": (lambda here: parts(here / "x", ".csv", index=False), "x"),
+    "columns of a CSV file": (lambda here: FRAME.to_csv(here / "x.csv"), "x.csv::a,b,c"),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_are_data_frames(table, here, model):
+    write, address = TABLES[table]
+    write(here)
+    fitted = fit(address)
+    np.testing.assert_array_equal(fitted.means_, model.means_)
+    assert list(fitted.feature_names_in_) == ["a", "b", "c"]
+    labels = fitted.predict(address)
+    assert type(labels).__name__ == "Series"
+    np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), model.predict(X))
+
+
+def test_a_partitioned_folder(here, model):
+    for i in range(3):
+        (here / "x" / f"year={i}").mkdir(parents=True)
+        FRAME[20 * i : 20 * i + 20].to_parquet(here / "x" / f"year={i}" / "part.parquet")
+    np.testing.assert_array_equal(fit("x::a,b,c").means_, model.means_)
+
+
+def test_a_table_may_hold_its_weights(here):
+    FRAME.assign(w=WEIGHTS).to_parquet("x.parquet")
+    np.save("w.npy", WEIGHTS)
+    expected = fit(X, WEIGHTS)
+    for weights in ("w", "w.npy", "x.parquet::w"):
+        address = "x.parquet" if weights == "w" else "x.parquet::a,b,c"
+        np.testing.assert_array_equal(fit(address, weights).means_, expected.means_)
+    assert expected.score(X, sample_weight=WEIGHTS) == fit("x.parquet", "w").score("x.parquet", sample_weight="w")
+    chosen = select("x.parquet", [1, 2], estimator=GaussianMixture(random_state=0, max_iter=2), sample_weight="w")
+    assert chosen.model.n_features_in_ == 3
+
+
+def test_integers_of_a_csv_file_may_have_fractions_further_down(here):
+    rows = [f"{i},{i % 7}" for i in range(40_000)] + ["1.5,2.5"]
+    (here / "x.csv").write_text("a,b\n" + "\n".join(rows))  # dask looks at the first 256 kB
+    assert GaussianMixture(1, max_iter=0).fit("x.csv").origin_.data.shape == (40_001, 2)
+
+
+# ---- arrays in files
+
+
+def two_arrays(here):
+    with h5py.File(here / "x.h5", "w") as file:
+        file["g/x"], file["g/y"], file["w"] = X, X, WEIGHTS
+    np.savez(here / "x.npz", x=X, y=X, w=WEIGHTS)
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf")
+    variables = {"x": (("row", "f"), X), "y": (("row", "f"), X), "w": ("row", WEIGHTS)}
+    xr.Dataset(variables).to_netcdf(here / "x.nc", engine="h5netcdf")
+
+
+@pytest.mark.parametrize(
+    ("path", "inside", "kind"), [("x.h5", "g/x", "Array"), ("x.npz", "x", "ndarray"), ("x.nc", "x", "DataArray")]
+)
+def test_an_array_in_a_file_has_a_name(path, inside, kind, here, model):
+    two_arrays(here)
+    fitted = fit(f"{path}::{inside}")
+    np.testing.assert_array_equal(fitted.means_, model.means_)
+    assert type(fitted.predict(f"{path}::{inside}")).__name__ == kind
+    np.testing.assert_array_equal(fit(X, f"{path}::w").means_, fit(X, WEIGHTS).means_)
+    np.testing.assert_array_equal(fit(X, path).means_, fit(X, WEIGHTS).means_)  # the only one of one dimension
+    message = rf"{path} has 2 \w+s of numbers with 2 dimension.*{inside}.*for example as path::{inside}"
+    with pytest.raises(StoreError, match=message):
+        fit(path)
+    with pytest.raises(StoreError, match=rf"{path} has no \w+ 'nope'; its \w+s are .*{inside}"):
+        fit(f"{path}::nope")
+
+
+def test_variables_of_netcdf_may_be_the_features(here, model):
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf")
+    grid = {name: (("y", "x"), column.reshape(6, 10)) for name, column in zip("abc", X.T, strict=True)}
+    xr.Dataset(grid | {"t": ("y", np.arange(6.0))}).to_netcdf("x.nc", engine="h5netcdf")
+    fitted = fit("x.nc::a, b, c")
+    np.testing.assert_array_equal(fitted.means_, model.means_)
+    assert list(fitted.feature_names_in_) == ["a", "b", "c"]
+    labels = fitted.predict("x.nc::a,b,c")
+    assert labels.dims == ("y", "x")
+    np.testing.assert_array_equal(labels.values.ravel(), model.predict(X))
+
+
+def test_packed_values_of_netcdf_are_decoded(here):
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf")
+    encoding = {"x": {"dtype": "i2", "scale_factor": 0.01, "_FillValue": -9999}}
+    holes = np.where(np.arange(N)[:, None] == 7, np.nan, X)
+    xr.Dataset({"x": (("row", "f"), holes)}).to_netcdf("x.nc", engine="h5netcdf", encoding=encoding)
+    model = fit("x.nc", missing="drop")
+    assert model.origin_.n_incomplete == 1
+    np.testing.assert_allclose(model.means_, fit(holes, missing="drop").means_, atol=0.01)
+
+
+def test_a_zarr_store_is_one_whatever_its_name(here, model):
+    for name in ("x.parquet", "x.nc", "x.csv"):
+        zarr.create_array(name, data=X)
+        np.testing.assert_array_equal(fit(name).means_, model.means_)
+
+
+# ---- errors
+
+
+ENDS = ["parquet", "csv", "csv.gz", "nc", "h5", "npy", "npz"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_file_that_is_not_there(end, here, model):
+    for method in (fit, model.predict, store_record):
+        with pytest.raises(StoreNotFoundError, match=rf"There is nothing at none\.{end}\. Check the path"):
+            method(f"none.{end}")
+    with pytest.raises(StoreNotFoundError, match=r"There is nothing at none\*"):
+        fit(f"none*.{end}")
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("content", [b"", b"PAR1 and nothing \xc0 more" * 20], ids=["empty", "something else"])
+def test_a_file_that_is_damaged(end, content, here, model):
+    (here / f"bad.{end}").write_bytes(content)
+    for method in (fit, model.predict):
+        with pytest.raises(StoreError, match=rf"bad\.{end} (cannot be opened|is not a)"):
+            method(f"bad.{end}")
+
+
+def test_a_part_that_is_damaged_is_named(here):
+    parts(here / "x", ".parquet")
+    (here / "x" / "1.parquet").write_bytes((here / "x" / "1.parquet").read_bytes()[:-20])
+    with pytest.raises(StoreError, match=r"1\.parquet cannot be opened with pyarrow"):
+        fit("x")
+
+
+def test_rows_that_are_damaged_are_those_of_the_file(here):
+    rows = [f"{i},{i % 7},{i % 3}" for i in range(40_000)]
+    (here / "x.csv").write_text("a,b,c\n" + "\n".join([*rows, "1,2,x"]))
+    output = here / "out.zarr"
+    known = fit(FRAME)
+    for method in (fit, known.score, lambda x: write_predictions(known, x, output), GaussianMixture(2).plan):
+        with pytest.raises(StoreError, match=r"x\.csv cannot be read \(ValueError: could not convert string to float"):
+            method("x.csv")
+    assert not output.exists()
+
+
+HEADERS = {
+    "numbers": ("1.5,2\n3,4\n", r"begins with a line of numbers.*header=None"),
+    "row numbers": (",a,b\n0,1.5,2\n1,3,4\n", r"a column without a name.*path::a,b"),
+    "text": ("a,b\n1,x\n2,y\n", r"column 'b' is of dtype"),
+    "semicolons": ("a;b\n1;2\n2;3\n", r"column 'a;b' is of dtype"),
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_csv_files_whose_columns_are_no_features(header, here):
+    text, message = HEADERS[header]
+    (here / "x.csv").write_text(text)
+    with pytest.raises(UnsupportedDataError, match=message):
+        fit("x.csv")
+
+
+@pytest.mark.parametrize("path", ["x.nc", "x.h5", "x.npy", "x.npz"])
+def test_a_file_at_a_url_keeps_its_secrets(path):
+    address = f"https://user:password@host.invalid/{path}?signature=secret"
+    with pytest.raises(StoreError, match=r"at a URL, where such files cannot be read piece by piece") as caught:
+        fit(address)
+    assert not {"secret", "password"} & set(str(caught.value).replace("=", " ").split())
+    assert "secret" not in str(caught.value)
+
+
+def test_a_table_at_a_url(here, model):
+    FRAME.to_parquet("x.parquet")
+    np.testing.assert_array_equal(fit((here / "x.parquet").as_uri()).means_, model.means_)
+    with pytest.raises(StoreNotFoundError, match=r"nothing at memory://daskgmm-nowhere/x\.parquet"):
+        fit("memory://daskgmm-nowhere/x.parquet")
+
+
+@pytest.mark.parametrize(
+    ("end", "module", "extra"),
+    [("parquet", "dask.dataframe", "frames"), ("nc", "xarray", "xarray"), ("h5", "h5py", "hdf5")],
+)
+def test_a_library_that_is_not_installed(end, module, extra, here, monkeypatch):
+    (here / f"x.{end}").write_bytes(b"x")
+    real = builtins.__import__
+
+    def without(name, *arguments, **named):
+        if name == module:
+            raise ImportError(f"No module named {name!r}")
+        return real(name, *arguments, **named)
+
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(
+        MissingDependencyError, match=rf"Reading x\.{end} needs {module}.*pip install 'daskgmm\[{extra}"
+    ):
+        fit(f"x.{end}")
+
+
+def test_lists_of_other_files_are_no_table(here):
+    two_arrays(here)
+    for paths in (["x.h5", "x.h5"], ["x.parquet", "x.csv"], ["a.zarr", "b.zarr"]):
+        with pytest.raises(UnsupportedDataError, match=r"list of 2 texts or paths"):
+            fit(paths)
+
+
+# ---- in the terminal
+
+
+def run(capsys, *arguments):
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_commands_read_tables(here, capsys):
+    FRAME.assign(w=WEIGHTS).to_parquet("x.parquet")
+    how = ["--sample-weight", "w", "--json", "--quiet"]
+    status, out, _ = run(capsys, "fit", "x.parquet", "-k", 2, "--random-state", 0, "--model", "m.zarr", *how)
+    assert status == 0
+    assert json.loads(out)["n_rows"] == N
+    model = load("m.zarr")
+    np.testing.assert_array_equal(model.means_, fit(X, WEIGHTS, max_iter=100).means_)
+    status, out, _ = run(capsys, "score", "x.parquet", "--model", "m.zarr", *how)
+    assert json.loads(out)["log_likelihood"] == model.score(FRAME, sample_weight=WEIGHTS)
+    predict = ["predict", "x.parquet::a,b,c", "--model", "m.zarr", "--output", "out.zarr", "--quiet"]
+    assert run(capsys, *predict)[0] == 0
+    np.testing.assert_array_equal(zarr.open_group("out.zarr", mode="r")["labels"][:], model.predict(FRAME))
+    status, out, _ = run(capsys, "select", "x.parquet", "-k", "1:2", *how)
+    assert status == 0
+    assert "component" in run(capsys, "fit", "x.parquet", "-k", 2, "--plan", "--sample-weight", "w")[1]
+
+
+def test_commands_read_arrays_of_files(here, capsys):
+    two_arrays(here)
+    for data in (["x.h5::g/x"], ["x.nc", "--array", "x"], ["x.npz::y"]):
+        fitted = ["fit", *data, "-k", 2, "--model", "m.zarr", "--overwrite", "--sample-weight", "x.h5::w", "--quiet"]
+        assert run(capsys, *fitted)[0] == 0
+    status, _, err = run(capsys, "fit", "x.h5", "-k", 2, "--model", "n.zarr", "--quiet")
+    assert status == 1
+    assert "x.h5 has 2 datasets" in err
+    status, _, err = run(capsys, "fit", "x.npz::x", "-k", 2, "--model", "n.zarr", "--sample-weight", "v", "--quiet")
+    assert status == 1
+    assert "nothing at v" in err
+
+
+INSPECTED = {
+    "x.parquet": {"kind": "Parquet table", "n_rows": N, "columns": dict.fromkeys("abc", "float64")},
+    "x.csv": {"kind": "CSV table", "columns": dict.fromkeys("abc", "float64")},
+    "x.h5": {"kind": "HDF5 file"},
+    "x.h5::g/x": {"kind": "HDF5 file", "shape": [N, 3], "dtype": "float64"},
+    "x.npz": {"kind": "archive of NumPy files"},
+    "x.nc::x": {"kind": "netCDF file", "shape": [N, 3], "dims": ["row", "f"]},
+    "w.npy": {"kind": "NumPy file", "shape": [N], "dtype": "float64"},
+}
+
+
+@pytest.mark.parametrize("address", INSPECTED)
+def test_inspect_shows_what_files_hold(address, here, capsys):
+    two_arrays(here)
+    FRAME.to_parquet("x.parquet")
+    FRAME.to_csv("x.csv", index=False)
+    np.save("w.npy", WEIGHTS)
+    status, out, _ = run(capsys, "inspect", address, "--json")
+    record = json.loads(out)
+    assert status == 0
+    assert record | INSPECTED[address] == record
+    assert record["path"] == address
+    if address in ("x.h5", "x.npz"):
+        assert {name: array["shape"] for name, array in record["arrays"].items()}["w"] == [N]
+    assert record["kind"] in run(capsys, "inspect", address)[1]
+    with pytest.raises(StoreError, match="nope"):
+        store_record("x.h5::nope")
