@@ -1,7 +1,7 @@
 """One of each kind by default, the whole product under ``slow``."""
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import combinations
 
 import pytest
@@ -29,6 +29,12 @@ def covering(cases: Sequence[Sequence[Hashable]], strength: int = 1) -> list[int
         missing -= parts[best]
         used.update(enumerate(cases[best]))
     return sorted(chosen)
+
+
+def mostly_slow(values: Iterable[Hashable], *quick: Hashable) -> list[object]:
+    """Values of a parameter, or tuples of values of several; all but the ``quick`` ones are slow cases."""
+    several = {value: value if isinstance(value, tuple) else (value,) for value in values}
+    return [value if value in quick else pytest.param(*own, marks=pytest.mark.slow) for value, own in several.items()]
 
 
 def mark_the_rest_slow(items: Sequence[pytest.Item]) -> None:

@@ -89,6 +89,7 @@ def daalinit(threads):
 """
 
 
+@pytest.mark.slow
 def test_grid(tmp_path: Path) -> None:
     """With a stand-in for oneDAL, which gives up on some problems."""
     (tmp_path / "daal4py.py").write_text(ONEDAL)

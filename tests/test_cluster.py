@@ -138,6 +138,7 @@ def test_a_script_without_a_main_guard(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_script_with_a_main_guard_and_code_that_is_no_script(tmp_path):
     script = tmp_path / "script.py"

@@ -186,6 +186,7 @@ kill -- "-$(cat "$SLURM_DIRECTORY/job.pid")"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.skipif(sys.platform != "linux", reason="uses setsid")
 def test_slurm_python(tmp_path: Path, data: np.ndarray[Any, Any]) -> None:

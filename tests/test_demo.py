@@ -58,6 +58,7 @@ def test_everything_is_written(small):
             assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 100
 
 
+@pytest.mark.slow
 def test_its_own_outputs_are_replaced_and_nothing_else(small):
     output = small / "there"
     output.mkdir()

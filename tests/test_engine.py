@@ -31,6 +31,7 @@ from dask.local import get_sync
 from dask.threaded import get as get_threaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import mostly_slow
 from sklearn.base import clone
 
 from daskgmm import GaussianMixture, events, load, open_zarr, select
@@ -414,7 +415,8 @@ def test_dasks_own_scheduler_setting_is_followed(expected):
     assert set(watch.threads) == {threading.current_thread()}
 
 
-@pytest.mark.parametrize("structure", COVARIANCE_TYPES)
+@pytest.mark.covering
+@pytest.mark.parametrize("structure", mostly_slow(COVARIANCE_TYPES, "full", "tied-diag"))
 @pytest.mark.parametrize("weighted", [False, True])
 def test_structures_and_weights_on_a_distributed_scheduler(structure, weighted, client):
     weights = WEIGHTS if weighted else None
@@ -428,7 +430,7 @@ def test_structures_and_weights_on_a_distributed_scheduler(structure, weighted, 
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("kind", mostly_slow(INPUTS, "dask", "zarr"))
 def test_worker_processes_give_the_same_bits(kind, files, expected, processes):
     fitted = model(scheduler=processes).fit(INPUTS[kind](files))
     assert_same_bits(fitted, expected)
@@ -495,6 +497,7 @@ def in_memory(kind, client):
     return IN_MEMORY[kind]()
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kind", IN_MEMORY)
 def test_rows_in_memory_are_sent_once(kind, weighted, client, cluster, all_rows_are_large):

@@ -121,6 +121,7 @@ def test_a_users_client_that_reconnects_stays_in_use(cluster, gate, expected):
         assert client.submit(sum, [1, 2]).result(60) == 3
 
 
+@pytest.mark.slow
 def test_a_users_client_that_closes_is_replaced(cluster, gate, expected):
     """As distributed's do when the scheduler stays away for longer than their timeout."""
     client = cluster.connect(2, timeout="500ms")

@@ -8,6 +8,7 @@ import joblib
 import numpy as np
 import pytest
 import zarr
+from products import mostly_slow
 from sklearn.model_selection import GridSearchCV
 
 from daskgmm import GaussianMixture, select
@@ -97,7 +98,21 @@ def fit_after_seceding(path):
 
 @pytest.mark.parametrize(
     "job",
-    [fit, fit_in_scope, fit_by_worker_client, fit_by_get_client, fit_by_address, fit_on_threads, fit_after_seceding],
+    mostly_slow(
+        [
+            fit,
+            fit_in_scope,
+            fit_by_worker_client,
+            fit_by_get_client,
+            fit_by_address,
+            fit_on_threads,
+            fit_after_seceding,
+        ],
+        fit,
+        fit_by_worker_client,
+        fit_by_address,
+        fit_after_seceding,
+    ),
 )
 def test_a_fit_inside_a_task_gives_the_same_bits(job, path, client, expected):
     assert client.submit(job, path, pure=False).result(SECONDS) == expected.lower_bound_

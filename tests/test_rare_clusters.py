@@ -7,6 +7,7 @@ import zarr
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from products import mostly_slow
 from sklearn.base import clone
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture
@@ -95,7 +96,7 @@ def test_a_cluster_that_lives_in_one_chunk(n_features, monkeypatch):
     assert not has_found(clone(model).fit(chunked), place, 1e-4)
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", mostly_slow(STRUCTURES, "full", "tied-diag", "spherical"))
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_every_structure_and_precision(structure, dtype, monkeypatch):
     x, place = make_data(1, 200_000, 3, 40)
@@ -183,7 +184,7 @@ def test_nothing_to_be_found_costs_no_reading_and_changes_no_bit(monkeypatch):
     np.testing.assert_array_equal(model.means_, plain.means_)
 
 
-@pytest.mark.parametrize("degrees", [1, 2, 4])
+@pytest.mark.parametrize("degrees", mostly_slow([1, 2, 4], 2))
 def test_heavy_tails_cost_a_bounded_number_of_iterations(degrees):
     x, _ = make_data(4, 60_000, 2, 0, degrees=degrees)
     model = model_of(6, init_size=3000, tol=1e-5, max_iter=30).fit(x)
@@ -317,7 +318,7 @@ def test_a_plan_counts_the_strata_in_the_driver():
 # ---- the same bits
 
 
-@pytest.mark.parametrize("kind", ["dask", "threads", "zarr", "weighted"])
+@pytest.mark.parametrize("kind", mostly_slow(["dask", "threads", "zarr", "weighted"], "zarr", "weighted"))
 def test_chunks_and_schedulers_do_not_matter(kind, tmp_path, tune):
     tune(shortest_task=0.0)
     x, _, model = small()

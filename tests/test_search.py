@@ -6,6 +6,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import zarr
+from products import mostly_slow
 from sklearn.base import clone
 from sklearn.mixture import GaussianMixture as Reference
 
@@ -122,7 +123,7 @@ def test_every_input_has_the_same_bits(blobs, tmp_path):
 
 
 @pytest.mark.covering
-@pytest.mark.parametrize("structure", COVARIANCE_TYPES)
+@pytest.mark.parametrize("structure", mostly_slow(COVARIANCE_TYPES, "full", "tied-diag", "spherical"))
 @pytest.mark.parametrize("weighted", [False, True])
 def test_every_structure_is_searched(blobs, structure, weighted):
     weights = np.random.default_rng(0).uniform(0.5, 2, size=MANY) if weighted else None
@@ -263,7 +264,7 @@ def test_several_searches_are_several_starts(blobs):
     assert [event.n_starts for event in events if isinstance(event, SampleFitted)] == [3]
 
 
-@pytest.mark.parametrize(("n_components", "most_in_vain"), [(2, 6), (8, 16), (15, 20)])
+@pytest.mark.parametrize(("n_components", "most_in_vain"), mostly_slow([(2, 6), (8, 16), (15, 20)], (2, 6)))
 def test_a_search_ends_after_rounds_in_vain(blobs, n_components, most_in_vain):
     sample = Sample(blobs, None, Frame.of(blobs.mean(axis=0), blobs.std(axis=0)), 1e8)
     how, rounds = Initialization(STRUCTURES["full"], n_components, "kmeans"), []

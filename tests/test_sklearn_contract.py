@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from products import mostly_slow
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture as SklearnMixture
@@ -463,7 +464,7 @@ def test_starts_from_rows_in_scikit_learn_have_no_covariance_and_little_weight(i
 
 
 @ignore_convergence
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", mostly_slow(STRUCTURES, "full", "tied", "diag"))
 def test_warm_starts_equal_scikit_learns(structure):
     # Item 5: no new start once fitted, n_init counts for the first fit only, bounds of the last call.
     x = overlapping()

@@ -72,6 +72,7 @@ def test_fits_that_tell_what_they_do_leave_no_topics_behind(client):
     assert not any(ours.values())
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_fits_that_share_a_client_hear_each_their_own(client):
     """One ends while the other goes on, which is no reason for it to hear no more."""

@@ -81,6 +81,7 @@ def test_bayes_error_of_two_equal_normals(distance: float) -> None:
     assert error == pytest.approx(norm.cdf(-distance / 2), rel=0.05)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
 @pytest.mark.parametrize("overlap", [0.01, 0.3])
 def test_drawn_mixtures_overlap_as_asked(covariance_type: str, overlap: float) -> None:

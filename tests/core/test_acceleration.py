@@ -189,6 +189,7 @@ def test_bounds_never_fall_and_every_proposal_is_a_mixture(accelerate, structure
         assert_valid(library, proposal)
 
 
+@pytest.mark.slow
 def test_few_passes_are_rejected(accelerate, structure, library):
     kinds = []
     for seed in range(4):
