@@ -1,13 +1,24 @@
 """Arrays of more than two dimensions: one axis has the features, the others are a grid of samples."""
 
+import shutil
+
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daskgmm import GaussianMixture, load, select, write_predictions
-from daskgmm.errors import DimensionError, InvalidWeightsError, UnsupportedDataError
+from daskgmm.errors import (
+    ChunkError,
+    DimensionError,
+    InvalidWeightsError,
+    MissingChunkError,
+    NonFiniteDataError,
+    StoreError,
+    UnsupportedDataError,
+)
 from daskgmm.tuning import tuned
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -145,3 +156,160 @@ def test_predictions_of_a_grid_are_not_written_as_rows(tmp_path):
     with pytest.raises(UnsupportedDataError, match=r"grid of the shape \(3, 8, 10\).*to_zarr"):
         write_predictions(found, VOLUME, tmp_path / "out.zarr")
     assert write_predictions(found, ROWS, tmp_path / "out.zarr") == {"labels": (len(ROWS),)}
+
+
+# ---- stored arrays
+
+
+AXES = ("c", "z", "y", "x")
+
+
+def zarr_v3(x, path, axes=AXES, **more):
+    zarr.create_array(path, data=x, chunks=(1, 2, 3, 4), dimension_names=axes, **more)
+    return str(path)
+
+
+def zarr_v2(x, path, axes=AXES):
+    attributes = {"_ARRAY_DIMENSIONS": list(axes)}
+    zarr.create_array(path, data=x, chunks=(1, 2, 3, 4), zarr_format=2, attributes=attributes)
+    return zarr.open(path, mode="r")
+
+
+def sharded(x, path):
+    zarr.create_array(path, data=x, chunks=(1, 1, 4, 5), shards=(2, 2, 4, 10), dimension_names=AXES)
+    return str(path)
+
+
+def ome(x, path, version="0.5"):
+    zarr_format = 3 if version == "0.5" else 2
+    axes = [{"name": name, "type": "channel" if name == "c" else "space"} for name in AXES]
+    metadata = {"multiscales": [{"axes": axes, "datasets": [{"path": "s0"}, {"path": "s1"}]}]}
+    group = zarr.create_group(
+        path, zarr_format=zarr_format, attributes={"ome": metadata} if version == "0.5" else metadata
+    )
+    group.create_array("s0", data=x, chunks=(1, 2, 3, 4))
+    group.create_array("s1", data=x[:, :, ::2, ::2], chunks=(1, 2, 3, 4))
+    return str(path)
+
+
+def hdf5(x, path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("x", data=x, chunks=(1, 2, 3, 4), compression="gzip")
+        for dim, label in zip(dataset.dims, AXES, strict=True):
+            dim.label = label
+    return h5py.File(path)["x"]
+
+
+STORED = {
+    "format 3": zarr_v3,
+    "format 2": zarr_v2,
+    "shards": sharded,
+    "OME 0.4": lambda x, path: ome(x, path, "0.4"),
+    "OME 0.5": ome,
+    "HDF5": hdf5,
+}
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_stored_grids_are_read_region_by_region(kind, tmp_path):
+    x = STORED[kind](VOLUME, tmp_path / "x")
+    expected = fit(ROWS, FIRST)
+    for layout in ({"dim": ("z", "y", "x")}, {"feature_axis": 0}):
+        found = fit(x, FIRST, **layout)
+        np.testing.assert_allclose(found.means_, expected.means_, rtol=1e-9)
+        labels = found.predict(x)
+        assert isinstance(labels, da.Array)
+        assert max(labels.chunks[1]) < Y
+        np.testing.assert_array_equal(labels.compute(), expected.predict(ROWS).reshape(SHAPE))
+        assert found.score(x) == pytest.approx(expected.score(ROWS), rel=1e-12)
+    assert fit(x, FIRST, dim=("z", "y", "x")).feature_dims_ == ("c",)
+    weights = np.random.default_rng(1).random(SHAPE)
+    zarr.create_array(tmp_path / "w.zarr", data=weights, chunks=(3, 4, 5))
+    weighted = fit(ROWS, FIRST, sample_weight=weights.ravel())
+    for form in (weights, str(tmp_path / "w.zarr"), zarr.open(tmp_path / "w.zarr", mode="r")):
+        found = fit(x, FIRST, sample_weight=form, feature_axis=0)
+        np.testing.assert_allclose(found.means_, weighted.means_, rtol=1e-9)
+
+
+def test_results_of_a_stored_grid_computed_together_read_the_store_once(tmp_path, monkeypatch):
+    x = zarr.open(zarr_v3(VOLUME, tmp_path / "x.zarr"), mode="r")
+    found = fit(VOLUME, feature_axis=0)
+    alone = len(found.predict(x).__dask_graph__())
+    together = dict(found.predict(x).__dask_graph__()) | dict(found.predict_proba(x).__dask_graph__())
+    assert len(together) < 1.8 * alone
+
+
+def test_encoded_and_missing_values_of_a_stored_grid(tmp_path):
+    stored = np.round(VOLUME * 100).astype("i2")
+    stored[0, 0, :2, :3] = -9999
+    attributes = {"scale_factor": 0.01, "_FillValue": -9999}
+    path = zarr_v3(stored, tmp_path / "x.zarr", attributes=attributes)
+    values = np.where(stored == -9999, np.nan, stored * 0.01)
+    found = fit(path, FIRST | {"missing": "drop"}, dim=("z", "y", "x"))
+    np.testing.assert_allclose(
+        found.means_, fit(values.reshape(C, -1).T, FIRST | {"missing": "drop"}).means_, rtol=1e-9
+    )
+    assert found.origin_.n_incomplete == 6
+    np.testing.assert_array_equal(found.predict(path).compute() == -1, np.isnan(values[0]))
+    with pytest.raises(NonFiniteDataError, match="NaN in row"):
+        fit(path, dim=("z", "y", "x"))
+
+
+def test_a_missing_or_damaged_chunk_of_a_stored_grid(tmp_path):
+    path = zarr_v3(VOLUME, tmp_path / "x.zarr")
+    (tmp_path / "x.zarr" / "c" / "1" / "0" / "2" / "1").unlink()
+    with pytest.raises(MissingChunkError, match=r"chunk \(1, 0, 2, 1\)") as caught:
+        fit(path, feature_axis=0)
+    assert caught.value.chunk == (1, 0, 2, 1)
+    (tmp_path / "x.zarr" / "c" / "1" / "0" / "2" / "1").write_bytes(b"damaged")
+    with pytest.raises(ChunkError, match=r"chunk \(1, 0, 2, 1\)"):
+        fit(path, feature_axis=0)
+
+
+def test_dimensions_of_a_stored_grid_that_do_not_fit(tmp_path):
+    path = zarr_v3(VOLUME, tmp_path / "x.zarr")
+    bare = zarr_v3(VOLUME, tmp_path / "bare.zarr", None)
+    for x, layout, message in [
+        (path, {"dim": ("time", "y")}, r"no dimension 'time'.*'c', 'z', 'y', 'x'"),
+        (path, {"dim": AXES}, "names all dimensions"),
+        (path, {"feature_axis": 9}, "feature_axis=9"),
+        (bare, {"dim": ("z", "y", "x")}, "X is a Zarr array without names of dimensions.*feature_axis="),
+    ]:
+        with pytest.raises(DimensionError, match=message):
+            fit(x, **layout)
+    with pytest.raises(ValueError, match=r"got 4D array.*feature_axis=.*dim="):
+        fit(path)
+
+
+def test_dimensions_of_a_fit_hold_for_other_stores(tmp_path):
+    path = zarr_v3(VOLUME, tmp_path / "x.zarr")
+    found = fit(path, dim=("z", "y", "x"))
+    other = zarr_v3(VOLUME.transpose(1, 2, 3, 0)[:2, :3], tmp_path / "y.zarr", ("z", "y", "x", "c"))
+    np.testing.assert_array_equal(found.predict(other).compute(), found.predict(path).compute()[:2, :3])
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"multiscales": []},
+        {"multiscales": [{"datasets": [{"path": 3}]}]},
+        {"ome": {"multiscales": [{"datasets": [{}]}]}},
+        {"multiscales": "no"},
+    ],
+    ids=str,
+)
+def test_groups_that_are_no_images(attributes, tmp_path):
+    group = zarr.create_group(tmp_path / "g.zarr", attributes=attributes)
+    group.create_array("rows", data=ROWS)
+    assert fit(str(tmp_path / "g.zarr")).n_features_in_ == C
+    group.create_array("more", data=ROWS)
+    with pytest.raises(StoreError, match="group with 2 arrays"):
+        fit(str(tmp_path / "g.zarr"))
+
+
+def test_an_image_that_names_an_array_that_is_not_there(tmp_path):
+    ome(VOLUME, tmp_path / "x")
+    shutil.rmtree(tmp_path / "x" / "s0")
+    with pytest.raises(StoreError, match="has no array 's0'"):
+        fit(str(tmp_path / "x"), feature_axis=0)

@@ -31,6 +31,9 @@ file_contents  contents of such files, as records
 addresses      paths and URLs of stores, and what of them may be shown
 locations      places of stores: paths, URLs with options, and open stores
 stored_rows    Zarr arrays as sources: a missing chunk is an error that names the chunk
+stored_grids   Zarr arrays and HDF5 datasets of more than two dimensions
+regions        stored arrays of any number of dimensions as lazy blocks
+ome            OME-Zarr images: array of the highest resolution, names of axes
 hdf5           datasets of HDF5 files as sources
 encoding       attributes that define how stored numbers become values
 

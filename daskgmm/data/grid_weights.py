@@ -10,11 +10,15 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import zarr
 
 from ..errors import InvalidWeightsError
 from .dimensions import shown
 from .input_kinds import Grid
 from .raveling import Raveling
+from .regions import lazy_regions
+from .store import open_zarr
+from .stored_rows import StoreSource
 
 _SHOWN = 200
 
@@ -49,6 +53,8 @@ def align_weights(grid: Grid, labels: Any, origin: Any, values: Any, name: str) 
     elif isinstance(values, np.ndarray | da.Array | list | tuple):
         values = values if isinstance(values, da.Array) else np.asarray(values)
     else:
+        values = _stored(values, name)
+    if not isinstance(values, np.ndarray | da.Array):
         return _unordered(grid, values, name)
     if values.ndim == 0:
         return values
@@ -80,7 +86,8 @@ def _on_grid(grid: Grid, labels: Any, weights: Any, name: str) -> Any:
     for dim, size in weights.sizes.items():
         if size != sizes[dim]:
             raise InvalidWeightsError(f"{name} has the size {size} along {dim!r}, and X has the size {sizes[dim]}.")
-        if dim in weights.indexes and dim in labels.indexes and not weights.indexes[dim].equals(labels.indexes[dim]):
+        known = {} if labels is None else labels.indexes
+        if dim in weights.indexes and dim in known and not weights.indexes[dim].equals(known[dim]):
             raise InvalidWeightsError(
                 f"{name} has other coordinates along {dim!r} than X. Select the same ones, for example with "
                 f"{name}.reindex_like(X, method='nearest'), or remove them with {name}.drop_vars({dim!r})."
@@ -89,6 +96,14 @@ def _on_grid(grid: Grid, labels: Any, weights: Any, name: str) -> Any:
         weights = weights.chunk()
     values = weights.transpose(*(dim for dim in dims if dim in weights.dims)).data
     return values[tuple(slice(None) if dim in weights.dims else None for dim in dims)]
+
+
+def _stored(values: Any, name: str) -> Any:
+    """Lazy array of stored weights of several dimensions; other weights unchanged."""
+    array = open_zarr(values) if isinstance(values, str | os.PathLike) else values
+    if isinstance(array, zarr.Array) and array.ndim > 1:
+        return lazy_regions(StoreSource(array, name))
+    return values
 
 
 def _as_rows(raveling: Raveling, values: Any, name: str) -> Any:

@@ -26,7 +26,23 @@ class ArrayGrid:
     grid: Grid
 
 
-class Arrays(InputKind):
+class GridKind(InputKind):
+    """Inputs that may be grids of samples: their `arranged` returns an `ArrayGrid`, or None for plain rows."""
+
+    def grid(self, data: Any) -> Grid | None:
+        return data.grid if isinstance(data, ArrayGrid) else None
+
+    def rows(self, data: Any, name: str) -> Any:
+        return data.grid.raveling.rows(data.values)
+
+    def aligned(self, data: Any, values: Any, name: str) -> Any:
+        return align_weights(data.grid, None, None, values, name) if isinstance(data, ArrayGrid) else values
+
+    def wrap(self, data: Any, result: Any, output: RowOutput) -> Any:
+        return data.grid.raveling.grid(result) if isinstance(data, ArrayGrid) else result
+
+
+class Arrays(GridKind):
     """NumPy and dask arrays; rows and features of two dimensions unless an axis is named."""
 
     only_grids: ClassVar[bool] = True
@@ -44,18 +60,6 @@ class Arrays(InputKind):
                 return None
             axis = layout.axis_of_fit
         return _array_grid(data, axis, name)
-
-    def grid(self, data: Any) -> Grid | None:
-        return data.grid
-
-    def rows(self, data: Any, name: str) -> Any:
-        return data.grid.raveling.rows(data.values)
-
-    def aligned(self, data: Any, values: Any, name: str) -> Any:
-        return align_weights(data.grid, None, None, values, name)
-
-    def wrap(self, data: Any, result: Any, output: RowOutput) -> Any:
-        return data.grid.raveling.grid(result)
 
 
 def _in_blocks(mapped: np.memmap[Any, Any], axis: int) -> da.Array:

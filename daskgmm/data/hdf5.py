@@ -71,6 +71,7 @@ class DatasetRows:
         self.name, self.file, self.path, self._driver = name, dataset.file.filename, dataset.name, dataset.file.driver
         self.file_number = dataset.file.id.id
         self.shape, self.stored = tuple(dataset.shape or ()), np.dtype(dataset.dtype)
+        self.files = tuple(dataset.chunks or (1,) * len(self.shape))
         attributes = {key: dataset.attrs[key] for key in ATTRIBUTES if key in dataset.attrs}
         self.encoding = encoding_of(self.stored, attributes, str(self))
 
@@ -86,8 +87,8 @@ class DatasetRows:
             )
         return self.__dict__ | {"file": os.path.abspath(self.file), "_dataset": None}
 
-    def __getitem__(self, rows: slice) -> Array:
-        """Read a range of rows.
+    def __getitem__(self, rows: slice | tuple[slice, ...]) -> Array:
+        """Read a range of rows, or a region: a range along each axis.
 
         Raises
         ------
@@ -99,9 +100,9 @@ class DatasetRows:
         if self._dataset is None:
             self._dataset = self._open()
         self.check_open()
-        start, stop, _ = rows.indices(self.shape[0])
+        start, stop, _ = (rows if isinstance(rows, slice) else rows[0]).indices(self.shape[0])
         try:
-            stored = np.asarray(self._dataset[start:stop])
+            stored = np.asarray(self._dataset[rows if isinstance(rows, tuple) else slice(start, stop)])
         except Exception as error:
             raise StoreError(
                 f"Rows {start} to {stop} of {self} cannot be read ({describe_error(error)}). The file is damaged, "

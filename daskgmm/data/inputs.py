@@ -28,7 +28,6 @@ from .dimensions import PLAIN, Layout
 from .files import file_kind, open_address
 from .frames import DaskFrame
 from .grids import Arrays
-from .hdf5 import DatasetSource, is_dataset
 from .input_kinds import Input, InputKind, register, unwrap
 from .labelled import LabelledArrays
 from .locations import is_open_store
@@ -37,6 +36,7 @@ from .row_checks import row_kind
 from .source import Source
 from .store import open_zarr, pick_array
 from .store_checks import MOST_ROWS, product
+from .stored_grids import HDF5Datasets, ZarrArrays
 from .stored_rows import StoreSource
 from .structured import as_columns, field_names, masked_columns
 from .tables import TABLES
@@ -116,25 +116,7 @@ class _Store(InputKind):
         return pick_array(data) if isinstance(data, zarr.Group) else open_zarr(data)
 
 
-class _ZarrArray(InputKind):
-    def recognises(self, data: Any, name: str) -> bool:
-        return isinstance(data, zarr.Array) and bool(data.ndim)  # an array without axes is refused elsewhere
-
-    def rows(self, data: Any, name: str) -> Any:
-        return StoreSource(data, name)
-
-
-class _Dataset(InputKind):
-    """A dataset of an HDF5 file."""
-
-    def recognises(self, data: Any, name: str) -> bool:
-        return is_dataset(data, name)
-
-    def rows(self, data: Any, name: str) -> Any:
-        return DatasetSource(data, name)
-
-
-for _kind in (_Address(), _Store(), _ZarrArray(), _Dataset(), DaskFrame(), LabelledArrays(), *TABLES, Arrays()):
+for _kind in (_Address(), _Store(), ZarrArrays(), HDF5Datasets(), DaskFrame(), LabelledArrays(), *TABLES, Arrays()):
     register(_kind, last=True)
 
 

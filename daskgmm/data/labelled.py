@@ -23,7 +23,7 @@ from .dimensions import Layout, check_known, shown, split_dimensions
 from .grid_weights import align_weights
 from .input_kinds import Grid, InputKind
 from .output import RowOutput
-from .raveling import Raveling, joined, one_feature_axis
+from .raveling import Raveling, block_lengths, joined, one_feature_axis
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -292,18 +292,14 @@ def _in_memory(x: Any) -> bool:
 
 
 def _stored_chunks(x: Any, features: Sequence[Any], n_variables: int) -> dict[Any, int]:
-    """Lengths of blocks for a variable without blocks: whole chunks of its file, and about a slab of rows.
-
-    Blocks grow along the last dimensions first, so that the rows are in C order if possible.
-    """
+    """Lengths of blocks for a variable without blocks, by dimension: see `block_lengths`."""
     stored = x.encoding.get("preferred_chunks") or {}
-    lengths = {dim: size if dim in features else _length(stored.get(dim, 1), size) for dim, size in x.sizes.items()}
-    for dim in reversed(x.dims):
-        n_bytes = math.prod(lengths.values()) * x.dtype.itemsize * n_variables
-        lengths[dim] = min(x.sizes[dim], lengths[dim] * max(1, current().slab_bytes // max(1, n_bytes)))
-    return lengths
+    lengths = [_length(stored.get(dim, 1)) for dim in x.dims]
+    axes = [axis for axis, dim in enumerate(x.dims) if dim in features]
+    blocks = block_lengths(x.shape, lengths, axes, x.dtype.itemsize * n_variables, current().slab_bytes)
+    return dict(zip(x.dims, blocks, strict=True))
 
 
-def _length(stored: Any, size: int) -> int:
+def _length(stored: Any) -> int:
     """Length of most chunks of a file along a dimension."""
-    return max(1, min(size, stored[0] if isinstance(stored, tuple) else stored))
+    return int(stored[0] if isinstance(stored, tuple) else stored)

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import dask
@@ -101,7 +101,7 @@ def as_blocks(data: Any, result_bytes: int = 0, shared_bytes: int = 0) -> da.Arr
     data.check_unchanged()  # otherwise later results could have another length than the rows
     identity = data.identity()
     largest = max(1, data.row_bytes, result_bytes if identity is None else shared_bytes)
-    rows = _shared(_Rows(data, identity, _block_rows(data, largest)))
+    rows = shared(_Rows(data, identity, _block_rows(data, largest)))
     return da.from_array(
         rows,
         chunks=(rows.block_rows, data.shape[1]),
@@ -112,7 +112,21 @@ def as_blocks(data: Any, result_bytes: int = 0, shared_bytes: int = 0) -> da.Arr
     )
 
 
-def _shared(rows: _Rows) -> _Rows:
+class SharedRows(Protocol):
+    """Stored rows with the interface that dask's from_array needs."""
+
+    name: str
+    """Name of the blocks in graphs, new for every object."""
+    identity: Any
+    """Equal for equal rows read in the same way; None where this is unknown."""
+    block_rows: Any
+    """Lengths of the blocks."""
+
+
+R = TypeVar("R", bound=SharedRows)
+
+
+def shared(rows: R) -> R:
     """Return the rows of a living lazy result that reads the same store in the same blocks; else these rows.
 
     Blocks of rows then have the same keys in several results, and are read once if these are computed together.
@@ -128,7 +142,9 @@ def _shared(rows: _Rows) -> _Rows:
 
     A store that is overwritten while it is read still gives some old rows and some new ones.
     """
-    return rows if rows.identity is None or _is_cached() else _alive.setdefault((rows.identity, rows.block_rows), rows)
+    if rows.identity is None or _is_cached():
+        return rows
+    return _alive.setdefault((type(rows), rows.identity, rows.block_rows), rows)
 
 
 def _is_cached() -> bool:
@@ -158,7 +174,7 @@ class _Rows:
         return np.asarray(self._rows[index[0]][:, index[1]])
 
 
-_alive: WeakValueDictionary[Any, _Rows] = WeakValueDictionary()
+_alive: WeakValueDictionary[Any, Any] = WeakValueDictionary()
 """Rows of all living lazy results, by identity and block length."""
 
 

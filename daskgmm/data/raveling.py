@@ -90,6 +90,30 @@ def _regrouped(x: da.Array, chunks: Chunks) -> da.Array:
     return da.Array(graph, name, chunks, meta=meta_from_array(x._meta, len(chunks)))
 
 
+def block_lengths(
+    shape: Sequence[int], stored: Sequence[int], features: Sequence[int], row_bytes: int, limit: int
+) -> tuple[int, ...]:
+    """Lengths of blocks for stored data: whole chunks, and about ``limit`` bytes.
+
+    Blocks grow along the last axes first, so that the rows are in C order if possible.
+
+    Parameters
+    ----------
+    shape, stored : sequence of int
+        Lengths of the array and of its chunks.
+    features : sequence of int
+        Axes that are not cut.
+    row_bytes : int
+        Bytes of a number, of all variables together.
+    limit : int
+    """
+    lengths = [n if axis in features else max(1, min(n, stored[axis])) for axis, n in enumerate(shape)]
+    for axis in reversed(range(len(shape))):
+        n_bytes = math.prod(lengths) * row_bytes
+        lengths[axis] = max(1, min(shape[axis], lengths[axis] * max(1, limit // max(1, n_bytes))))
+    return tuple(lengths)
+
+
 def features_together(x: da.Array, n_axes: int) -> da.Array:
     """Return an array with one block along all axes after the first ``n_axes``.
 

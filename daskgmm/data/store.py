@@ -22,6 +22,7 @@ from zarr.storage import StorePath
 from ..errors import StoreError, StoreNotFoundError
 from .addresses import Secrets, hide_urls, local_path, printable, split_address, without_secrets
 from .locations import Address, Location, address_of, describe, is_open_store
+from .ome import highest_resolution
 from .store_checks import check_documents, check_members
 
 __all__ = [
@@ -232,6 +233,8 @@ def _unreadable(shown: str, error: Exception, secrets: Secrets) -> StoreError:
 def pick_array(node: zarr.Array[Any] | zarr.Group, name: str | None = None) -> zarr.Array[Any]:
     """Choose the array of a node: the node itself, the array of that name, or the only array of a group.
 
+    Of an OME-Zarr image, which has an array for each resolution, it is the array of the highest resolution.
+
     Raises
     ------
     StoreError
@@ -241,6 +244,8 @@ def pick_array(node: zarr.Array[Any] | zarr.Group, name: str | None = None) -> z
         if name:
             raise StoreError(f"{describe(node)} is an array, not a group: there is no {name!r:.80} inside it")
         return node
+    if name is None and (image := highest_resolution(node)) is not None:
+        name = image
     if name:
         named = member(node, name)
         if isinstance(named, zarr.Array):

@@ -92,8 +92,14 @@ def _too_large(path: str, n_bytes: int, most_bytes: int, what: str) -> str:
     )
 
 
-def check_chunks(array: zarr.Array[Any], start: int, stop: int) -> None:
-    """Check the files with rows ``start`` to ``stop`` of an array in a directory on this machine.
+def check_chunks(array: zarr.Array[Any], region: Iterable[slice]) -> None:
+    """Check the files with a region of an array in a directory on this machine.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    region : iterable of slice
+        Range along each axis.
 
     Raises
     ------
@@ -105,9 +111,8 @@ def check_chunks(array: zarr.Array[Any], start: int, stop: int) -> None:
         return
     grid, most = _grid(array), _most_bytes(array)
     folder = os.path.join(root, array.path)
-    rows = range(start // grid[0], -(-stop // grid[0]))
-    others = (range(-(-n // size)) for n, size in zip(array.shape[1:], grid[1:], strict=True))
-    for coordinates in itertools.product(rows, *others):
+    chunks = (range(own.start // n, -(-own.stop // n)) for own, n in zip(region, grid, strict=True))
+    for coordinates in itertools.product(*chunks):
         check_file(os.path.join(folder, array.metadata.encode_chunk_key(coordinates)), most, "chunks")
 
 

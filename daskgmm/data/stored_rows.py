@@ -1,4 +1,4 @@
-"""Zarr arrays as sources of rows: reading returns exactly what was stored, or raises an error that names the chunk.
+"""Zarr arrays as sources of rows, or of regions: reading returns what was stored, or raises an error with the chunk.
 
 If attributes define an encoding (see `encoding`), reading returns the decoded values.
 
@@ -35,6 +35,7 @@ from .source import LONGEST_ADDRESS, Source
 from .store_checks import check_archive, check_chunks, check_extent, product
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Region = tuple[slice, ...]
 
 _DOCUMENTS = {2: ".zarray", 3: "zarr.json"}
 _COMMENTS = ("attributes", "dimension_names")  # entries of the metadata that do not affect the reading of chunks
@@ -42,39 +43,44 @@ _COMMENTS = ("attributes", "dimension_names")  # entries of the metadata that do
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Part of a chunk, or of a shard, in a range of rows."""
+    """Part of a chunk, or of a shard, in a region of the array."""
 
     coordinates: tuple[int, ...]
     """Coordinates in the grid of chunks."""
 
-    region: tuple[slice, ...]
+    region: Region
     """Region of the array."""
 
-    def within(self, start: int) -> tuple[slice, ...]:
-        """Region with rows counted from row ``start``."""
-        rows = self.region[0]
-        return (slice(rows.start - start, rows.stop - start), *self.region[1:])
+    def within(self, outer: Region) -> Region:
+        """Region counted from the beginning of an outer region."""
+        return tuple(
+            slice(own.start - other.start, own.stop - other.start)
+            for own, other in zip(self.region, outer, strict=True)
+        )
 
 
-def part(
-    shape: tuple[int, ...], size: tuple[int, ...], coordinates: tuple[int, ...], start: int = 0, stop: int | None = None
-) -> Chunk:
-    """Cut one chunk to the rows from ``start`` to ``stop``.
+def part(size: tuple[int, ...], coordinates: tuple[int, ...], region: Region) -> Chunk:
+    """Cut one chunk to a region of the array.
 
     Parameters
     ----------
-    shape, size : tuple of int
-        Shapes of the array, and of its chunks.
+    size : tuple of int
+        Shape of the chunks.
     coordinates : tuple of int
         Coordinates of the chunk in the grid of chunks.
-    start, stop : int
+    region : tuple of slice
+        Region that the chunk overlaps.
     """
-    lows, highs = (start, *(0 for _ in shape[1:])), (shape[0] if stop is None else stop, *shape[1:])
-    region = (
-        slice(max(low, i * n), min(high, (i + 1) * n))
-        for i, n, low, high in zip(coordinates, size, lows, highs, strict=True)
+    cut = (
+        slice(max(outer.start, i * n), min(outer.stop, (i + 1) * n))
+        for i, n, outer in zip(coordinates, size, region, strict=True)
     )
-    return Chunk(coordinates, tuple(region))
+    return Chunk(coordinates, tuple(cut))
+
+
+def _chunks_of(region: Region, size: tuple[int, ...]) -> list[range]:
+    """Coordinates of the chunks that a region overlaps, along each axis."""
+    return [range(own.start // n, -(-own.stop // n)) for own, n in zip(region, size, strict=True)]
 
 
 class StoredRows:
@@ -108,8 +114,8 @@ class StoredRows:
         """Shape of the part of the array that is stored under one key: of a shard, or else a chunk."""
         return self.shards or self.chunks
 
-    def __getitem__(self, rows: slice) -> Array:
-        """Read a range of rows.
+    def __getitem__(self, rows: slice | Region) -> Array:
+        """Read a range of rows, or a region: a range along each axis.
 
         Raises
         ------
@@ -122,19 +128,26 @@ class StoredRows:
         NonFiniteDataError, InvalidWeightsError
             If a value is missing.
         """
-        start, stop, _ = rows.indices(self.array.shape[0])
+        region = self._region(rows)
         check_decoder(self.array)
-        check_chunks(self.array, start, stop)
+        check_chunks(self.array, region)
         stored = retried(
-            lambda: self._read(start, stop),
-            lambda attempts: self._read_by_chunks(start, stop, attempts),
+            lambda: self._read(region),
+            lambda attempts: self._read_by_chunks(region, attempts),
             self.reading.retries,
-            f"Rows {start} to {stop} of {self}",
+            f"{_named(region)} of {self}",
             lambda text: self._secrets.hide(text),
         )
         if self.encoding is None:
             return stored
-        return decoded(self.encoding, stored, start, self.name, str(self), may_miss=self.may_miss)
+        return decoded(self.encoding, stored, region[0].start, self.name, str(self), may_miss=self.may_miss)
+
+    def _region(self, rows: slice | Region) -> Region:
+        """Ranges along all axes, with known bounds."""
+        shape = self.array.shape
+        ranges = (rows,) if isinstance(rows, slice) else rows
+        ranges = (*ranges, *(slice(None) for _ in shape[len(ranges) :]))
+        return tuple(slice(*own.indices(n)[:2]) for own, n in zip(ranges, shape, strict=True))
 
     def with_missing(self) -> StoredRows:
         """Return the same rows, in which values that mean "missing" are NaN."""
@@ -143,21 +156,22 @@ class StoredRows:
     def __str__(self) -> str:
         return describe(self.array)
 
-    def _read(self, start: int, stop: int) -> Array:
-        values = np.asarray(self._checked[start:stop])
-        for chunk in self._all_fill(values, start, stop):
+    def _read(self, region: Region) -> Array:
+        values = np.asarray(self._checked[region])
+        for chunk in self._all_fill(values, region):
             self._check_presence(chunk)
         return values
 
-    def _read_by_chunks(self, start: int, stop: int, attempts: int) -> Array:
-        """Read a range of rows chunk by chunk, so that an error can name the chunk."""
-        values = np.empty((stop - start, *self.array.shape[1:]), self.array.dtype)
-        for chunk in self._chunks_in(start, stop):
+    def _read_by_chunks(self, region: Region, attempts: int) -> Array:
+        """Read a region chunk by chunk, so that an error can name the chunk."""
+        values = np.empty(tuple(own.stop - own.start for own in region), self.array.dtype)
+        for coordinates in itertools.product(*_chunks_of(region, self.chunks)):
+            chunk = part(self.chunks, coordinates, region)
             try:
-                values[chunk.within(start)] = self._checked[chunk.region]
+                values[chunk.within(region)] = self._checked[chunk.region]
             except Exception as error:
                 raise self._error(chunk, error, attempts) from self._secrets.cause(error)
-        for chunk in self._all_fill(values, start, stop):
+        for chunk in self._all_fill(values, region):
             try:
                 self._check_presence(chunk)
             except (ChunkError, StoreNotFoundError):
@@ -166,24 +180,21 @@ class StoredRows:
                 raise self._error(chunk, error, attempts) from self._secrets.cause(error)
         return values
 
-    def _chunks_in(self, start: int, stop: int) -> Iterator[Chunk]:
-        rows = range(start // self.chunks[0], -(-stop // self.chunks[0]))
-        others = (range(-(-n // size)) for n, size in zip(self.array.shape[1:], self.chunks[1:], strict=True))
-        for coordinates in itertools.product(rows, *others):
-            yield part(self.array.shape, self.chunks, coordinates, start, stop)
-
     # ---- missing chunks
 
-    def _all_fill(self, values: Array, start: int, stop: int) -> Iterator[Chunk]:
-        """Chunks (or shards) whose rows were read as the fill value alone."""
+    def _all_fill(self, values: Array, region: Region) -> Iterator[Chunk]:
+        """Chunks (or shards) whose part of a region was read as the fill value alone."""
         if not values.size:
             return
-        first = start // self.files[0]
-        begins = np.maximum(np.arange(first, -(-stop // self.files[0])) * self.files[0] - start, 0)
-        corners = values[begins][(slice(None), *(slice(None, None, n) for n in self.files[1:]))]
-        for row, *columns in np.argwhere(self._is_fill(corners)).tolist():
-            chunk = part(self.array.shape, self.files, (first + row, *columns), start, stop)
-            read = values[chunk.within(start)]
+        chunks = _chunks_of(region, self.files)
+        begins = [
+            np.maximum(np.array(along) * n - own.start, 0)
+            for along, n, own in zip(chunks, self.files, region, strict=True)
+        ]
+        for place in np.argwhere(self._is_fill(values[np.ix_(*begins)])).tolist():
+            coordinates = tuple(along[i] for along, i in zip(chunks, place, strict=True))
+            chunk = part(self.files, coordinates, region)
+            read = values[chunk.within(region)]
             if self._is_fill(read[:1]).all() and self._is_fill(read).all():
                 yield chunk
 
@@ -338,6 +349,11 @@ def _entries(metadata: Any) -> dict[str, str]:
     if isinstance(metadata.attributes, dict):
         entries |= {name: metadata.attributes[name] for name in ATTRIBUTES if name in metadata.attributes}
     return {name: json.dumps(value, sort_keys=True, default=str) for name, value in entries.items()}
+
+
+def _named(region: Region) -> str:
+    """Name of a region in errors: its rows."""
+    return f"Rows {region[0].start} to {region[0].stop}"
 
 
 class StoreSource(Source):
