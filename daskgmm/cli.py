@@ -41,9 +41,10 @@ def _command(name: str, *example: str) -> Callable[[Callable[..., Any]], click.C
 def _cli() -> None:
     """Gaussian mixtures of data that do not fit in memory.
 
-    DATA is the path or URL of a Zarr array of rows × features; DATA::NAME means an array inside a group. DATA may
-    also be a table (.parquet, .csv; a folder or pattern of parts; DATA::a,b means columns), a netCDF or HDF5 file
-    (.nc, .h5; DATA::NAME), or a NumPy file (.npy, .npz), where the library for such files is installed.
+    DATA is the path or URL of a Zarr array of rows × features; DATA::NAME means an array inside a group. Arrays of more
+    dimensions need --dim or --feature-axis. DATA may also be a table (.parquet, .csv; a folder or pattern of parts;
+    DATA::a,b means columns), a netCDF or HDF5 file (.nc, .h5; DATA::NAME), or a NumPy file (.npy, .npz), where the
+    library for such files is installed.
 
     `daskgmm COMMAND --help` lists a command's options, with an example.
     """
@@ -63,8 +64,8 @@ def _fit(data: str, array: str | None, model: str | None, plan: bool, weights: s
         raise click.UsageError("Missing option '-k' / '--n-components'.")
     with _running(values, starts_workers=not plan) as (jobs, callbacks):
         as_json = values.pop("as_json")
-        parameters, others = _split(values, "bayesian", "warm_start", "overwrite", "storage_options")
-        rows = jobs.Rows(data, array, weights, others.pop("storage_options"))
+        rows = jobs.Rows(data, array, weights, **_of_rows(values))
+        parameters, others = _split(values, "bayesian", "warm_start", "overwrite")
         if model is None or plan:
             planned = jobs.plan(
                 rows, parameters, **{name: others[name] for name in ("bayesian", "warm_start", "compute")}
@@ -89,8 +90,8 @@ def _select(data: str, array: str | None, weights: str | None, as_json: bool, **
     """
     with _running(values) as (jobs, callbacks):
         candidates = jobs.Candidates(**{name: values.pop(name) for name in jobs.Candidates.names()})
-        parameters, others = _split(values, "bayesian", "model", "picture", "overwrite", "storage_options")
-        rows = jobs.Rows(data, array, weights, others.pop("storage_options"))
+        rows = jobs.Rows(data, array, weights, **_of_rows(values))
+        parameters, others = _split(values, "bayesian", "model", "picture", "overwrite")
         record = jobs.select(rows, candidates, parameters, callbacks=callbacks, **others)
     _show(record, as_json)
 
@@ -110,7 +111,7 @@ def _predict(data: str, array: str | None, model: str, output: str, as_json: boo
     """Write the most probable component of every row of DATA."""
     with _running(values) as (jobs, callbacks):
         compute = _compute(values)
-        rows = jobs.Rows(data, array, storage_options=values.pop("storage_options"))
+        rows = jobs.Rows(data, array, **_of_rows(values))
         record = jobs.predict(rows, model, output, compute=compute, callbacks=callbacks, **values)
     _show(record, as_json)
 
@@ -127,7 +128,7 @@ def _score(data: str, array: str | None, model: str, weights: str | None, as_jso
     """Compute the mean log-density of the rows of DATA, and information criteria."""
     with _running(values) as (jobs, callbacks):
         compute = _compute(values)
-        rows = jobs.Rows(data, array, weights, values.pop("storage_options"))
+        rows = jobs.Rows(data, array, weights, **_of_rows(values))
         record = jobs.score(rows, model, compute=compute, callbacks=callbacks, **values)
     _show(record, as_json)
 
@@ -217,6 +218,11 @@ def _check_compute(values: dict[str, Any]) -> None:
         raise click.UsageError("--scheduler excludes --workers, --threads and --memory-limit: they are the cluster's.")
     if values.get("resume") and values["checkpoint"] is None:
         raise click.UsageError("--resume needs --checkpoint PATH.")
+
+
+def _of_rows(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of options about the data."""
+    return {name: values.pop(name) for name in ("storage_options", "dim", "feature_axis")}
 
 
 def _split(values: dict[str, Any], *names: str) -> tuple[dict[str, Any], dict[str, Any]]:

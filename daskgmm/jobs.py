@@ -20,6 +20,7 @@ from typing import Any
 import dask
 from sklearn.base import clone
 
+from .data.dimensions import given_layout
 from .data.files import file_kind, open_address, open_file
 from .data.inputs import in_memory, naming
 from .data.locations import Location
@@ -140,6 +141,15 @@ class Rows:
     weights: str | None = None
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     """Options of the file systems of URLs: of these arrays, and of models and outputs of the same command."""
+    dim: Sequence[str] | None = None
+    """Names of the sample dimensions."""
+    feature_axis: int | None = None
+    """Axis of the features."""
+
+    @property
+    def layout(self) -> Mapping[str, Any]:
+        """Arguments of `fit` and `predict` about dimensions."""
+        return {"dim": self.dim, "feature_axis": self.feature_axis}
 
     def open(self) -> Any:
         """Open the Zarr array of rows; return the address of a file of another kind, which the estimator opens."""
@@ -184,13 +194,15 @@ def fit(
     _check_output(target, "model", overwrite, rows.address, rows.weights, checkpoint_options.checkpoint)
     estimator = _unfitted(parameters, bayesian, warm_start, rows.storage_options).set_params(callbacks=callbacks)
     data, weights = rows.open(), rows.open_weights()
-    compute.check_memory(estimator, lambda model: model.plan(data, weights))
+    compute.check_memory(estimator, lambda model: model.plan(data, weights, **rows.layout))
     begin = time.perf_counter()
     # `verbose` prints on standard output, which belongs to the result here.
     with compute.start(callbacks) as scheduler, contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         # The warning suggests warm_start, which needs the estimator; the estimator ends with this process.
         warnings.simplefilter("ignore", InterruptedWarning)
-        estimator.set_params(scheduler=scheduler).fit(data, sample_weight=weights, **vars(checkpoint_options))
+        estimator.set_params(scheduler=scheduler).fit(
+            data, sample_weight=weights, **rows.layout, **vars(checkpoint_options)
+        )
     seconds = round(time.perf_counter() - begin, 3)
     estimator.set_params(warm_start=False).save(model, overwrite=overwrite, storage_options=rows.storage_options)
     return {
@@ -215,7 +227,7 @@ def plan(
     estimator = _unfitted(parameters, bayesian, warm_start, rows.storage_options)
     data, weights = rows.open(), rows.open_weights()
     with compute.describe() as scheduler:
-        return estimator.set_params(scheduler=scheduler).plan(data, weights)
+        return estimator.set_params(scheduler=scheduler).plan(data, weights, **rows.layout)
 
 
 @dataclass(frozen=True)
@@ -269,7 +281,7 @@ def select(
             check_picture(picture, overwrite=overwrite)
     data, weights = rows.open(), rows.open_weights()
     for candidate in largest:
-        compute.check_memory(candidate, lambda model: model.plan(data, weights))
+        compute.check_memory(candidate, lambda model: model.plan(data, weights, **rows.layout))
     begin = time.perf_counter()
     with compute.start(callbacks) as scheduler, contextlib.redirect_stdout(sys.stderr):
         selection = daskgmm_select(
@@ -278,6 +290,7 @@ def select(
             sample_weight=weights,
             scheduler=scheduler,
             callbacks=callbacks,
+            **rows.layout,
             **vars(candidates),
             **vars(checkpoint_options),
         )
@@ -337,13 +350,14 @@ def predict(
     _check_output(target, RESULTS, overwrite, rows.address, model)
     estimator, data = _fitted(model, missing, rows.storage_options), rows.open()
     outputs: dict[str, Any] = {"probabilities": probabilities, "log_density": log_density}
-    compute.check_memory(estimator, lambda model: plan_predictions(model, data, **outputs))
+    compute.check_memory(estimator, lambda model: plan_predictions(model, data, **outputs, **rows.layout))
     begin = time.perf_counter()
     with compute.start(callbacks) as scheduler:
         shapes = write_predictions(
             estimator.set_params(scheduler=scheduler),
             data,
             output,
+            **rows.layout,
             probabilities=probabilities,
             log_density=log_density,
             overwrite=overwrite,
@@ -366,11 +380,11 @@ def score(
     """Compute the mean log-density of the rows and the model's information criteria, in one pass."""
     compute.check()
     estimator, data, weights = _fitted(model, missing, rows.storage_options), rows.open(), rows.open_weights()
-    entropy = estimator._has_criteria
-    compute.check_memory(estimator, lambda model: model._plan_score(data, weights, entropy=entropy))
+    entropy, layout = estimator._has_criteria, given_layout(**rows.layout)
+    compute.check_memory(estimator, lambda model: model._plan_score(data, weights, layout, entropy=entropy))
     with compute.start(callbacks) as scheduler:
         estimator.set_params(scheduler=scheduler, callbacks=callbacks)
-        total = estimator._score(data, weights, entropy=entropy)
+        total = estimator._score(data, weights, layout, entropy=entropy)
     return {
         "kind": "score",
         "log_likelihood": total.mean_log_likelihood,

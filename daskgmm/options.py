@@ -199,6 +199,15 @@ data = _together(
     click.argument("data"),
     click.option("--array", metavar="NAME", help="The array inside the group or file DATA; DATA::NAME means the same."),
     click.option(
+        "--dim", type=Names(), help="Names of the sample dimensions of DATA, such as z,y,x; the others are features."
+    ),
+    click.option(
+        "--feature-axis",
+        type=int,
+        metavar="AXIS",
+        help="The axis of DATA with the features, such as 0 or -1; the others are a grid of samples.",
+    ),
+    click.option(
         "--missing-chunks",
         type=click.Choice(MISSING_CHUNKS),
         callback=_set_missing_chunks,

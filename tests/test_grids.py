@@ -1,5 +1,6 @@
 """Arrays of more than two dimensions: one axis has the features, the others are a grid of samples."""
 
+import json
 import shutil
 
 import dask.array as da
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daskgmm import GaussianMixture, load, select, write_predictions
+from daskgmm.cli import main
 from daskgmm.errors import (
     ChunkError,
     DimensionError,
@@ -313,3 +315,21 @@ def test_an_image_that_names_an_array_that_is_not_there(tmp_path):
     shutil.rmtree(tmp_path / "x" / "s0")
     with pytest.raises(StoreError, match="has no array 's0'"):
         fit(str(tmp_path / "x"), feature_axis=0)
+
+
+def test_options_of_the_terminal(tmp_path, capsys):
+    path, model = zarr_v3(VOLUME, tmp_path / "x.zarr"), str(tmp_path / "m.zarr")
+    common = ["--quiet", "--json"]
+
+    def run(*arguments):
+        assert main([*map(str, arguments), *common]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    record = run("fit", path, "-k", 2, "--model", model, "--dim", "z,y,x", "--seed", 0)
+    assert record["n_rows"] == len(ROWS)
+    expected = fit(path, {"max_iter": 100, "tol": 1e-3}, dim=("z", "y", "x"))
+    np.testing.assert_array_equal(load(model).means_, expected.means_)
+    assert run("score", path, "--model", model)["log_likelihood"] == pytest.approx(expected.score(path))
+    assert run("select", path, "-k", "1:2", "--feature-axis", 0, "--seed", 0)["n_rows"] == len(ROWS)
+    assert main(["fit", path, "-k", "2", "--model", model, "--overwrite", "--dim", "z,t", "--quiet"]) == 1
+    assert "no dimension 't'" in capsys.readouterr().err

@@ -56,7 +56,7 @@ class HDF5Datasets(GridKind):
 def _concerns(data: Any, layout: Layout) -> bool:
     """Test whether a layout says which of an array's dimensions are the features."""
     recorded = layout.axis_of_fit is not None or bool(layout.feature_dims)
-    return layout.is_given or (len(data.shape) > 2 and recorded)
+    return layout.is_given or (recorded and len(data.shape or ()) > 2)
 
 
 def _stored_grid(source: Source, names: tuple[str, ...] | None, layout: Layout, name: str) -> ArrayGrid:
