@@ -9,6 +9,7 @@ matrices            the three kinds of matrix: general, diagonal, one variance
 triangle            packed symmetric matrices and Cholesky factors
 covariance          the covariance structures by name
 mixture             weights, means and covariances as one frozen value; sampling
+drawing             rows of a mixture drawn by row number
 conditioning        marginal and conditional distributions of a mixture
 statistics          the sufficient statistics, a commutative monoid
 row_blocks          lengths of blocks of rows, and views of scratch arrays for them

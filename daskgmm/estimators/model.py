@@ -25,6 +25,7 @@ from ..engine.blas import one_blas_thread
 from ..fitting.fit_spec import Continuation
 from ..fitting.history import PassRecord
 from ..fitting.initialization import METHODS
+from ..fitting.lazy_samples import lazy_samples
 from ..fitting.origin import Origin
 from ..fitting.survey import Survey
 from ..names import DROP, MISSING
@@ -172,22 +173,35 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
     # ---- rows from the mixture
 
     @short_errors
-    def sample(self, n_samples: int = 1) -> tuple[Array, Array]:
+    def sample(self, n_samples: int = 1, *, chunks: Any = None) -> tuple[Any, Any]:
         """Draw rows from the mixture.
 
         Parameters
         ----------
         n_samples : int, default=1
             Number of rows.
+        chunks : int, str or tuple, optional
+            Blocks of lazy results, as many rows as needed: the rows of a block, the size of a block such as
+            ``"64 MiB"``, ``"auto"``, or the chunks of a dask array. None: all rows in memory.
 
         Returns
         -------
-        X : ndarray of shape (n_samples, D)
-            Rows, grouped by component.
-        y : ndarray of shape (n_samples,)
-            Component of each row.
+        X : array of shape (n_samples, D)
+            Rows. A NumPy array, grouped by component; with ``chunks`` a lazy dask array of rows in random order. A lazy
+            row depends on ``random_state`` and its number, not on ``chunks`` and ``n_samples``. It is drawn again each
+            time it is computed, with the same values.
+        y : array of shape (n_samples,)
+            Component of each row, int64, in the same form.
+
+        Raises
+        ------
+        ValueError
+            If ``n_samples`` is no positive int, or ``chunks`` do not divide such rows.
         """
-        return self._sampled(n_samples).sample(int(n_samples), check_random_state(self.random_state))
+        mixture = self._sampled(n_samples)
+        if chunks is not None:
+            return lazy_samples(mixture, int(n_samples), chunks, self.random_state)
+        return mixture.sample(int(n_samples), check_random_state(self.random_state))
 
     def _sample_blocks(self, n_samples: int) -> Iterator[tuple[Array, int]]:
         """Draw the rows of `sample` in blocks, with the component of each block."""
