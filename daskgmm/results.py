@@ -12,7 +12,7 @@ import numpy as np
 from .data.dataset import Dataset
 from .data.dimensions import Layout, given_layout
 from .data.failures import short_errors
-from .data.files import naming_files
+from .data.files import file_address, naming_files
 from .data.locations import Address, Location
 from .data.row_arrays import StoredOutput, create_arrays
 from .data.store import describe, local_path, without_secrets
@@ -121,7 +121,7 @@ def write_predictions(
     names = _names(probabilities=probabilities, log_density=log_density)
     layout = given_layout(dim, feature_axis)
     with _prepared(model, X, names, layout, callbacks) as (engine, dataset, fold):
-        attributes = record(RESULTS, data=_source(dataset), model=_full(model_name))
+        attributes = record(RESULTS, data=file_address(X) or _source(dataset), model=_full(model_name))
         with new_store(target, attributes, overwrite=overwrite) as group:
             stored = _STORED_WITH_GAPS if dataset.row_kind.leaves_out else _STORED
             writer = create_arrays(group, fold.outputs.outputs, stored, dataset.n_rows, fold.chunk_rows)

@@ -72,6 +72,7 @@ def test_tables_are_data_frames(table, here, model):
     fitted = fit(address)
     np.testing.assert_array_equal(fitted.means_, model.means_)
     assert list(fitted.feature_names_in_) == ["a", "b", "c"]
+    assert fitted.origin_.data.address.startswith(str(here))
     labels = fitted.predict(address)
     assert type(labels).__name__ == "Series"
     np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), model.predict(X))
@@ -238,7 +239,7 @@ def test_a_table_at_a_url(here, model):
 
 @pytest.mark.parametrize(
     ("end", "module", "extra"),
-    [("parquet", "dask.dataframe", "frames"), ("nc", "xarray", "xarray"), ("h5", "h5py", "hdf5")],
+    [("parquet", "dask.dataframe", "frames"), ("nc", "xarray", "netcdf"), ("h5", "h5py", "hdf5")],
 )
 def test_a_library_that_is_not_installed(end, module, extra, here, monkeypatch):
     (here / f"x.{end}").write_bytes(b"x")
@@ -255,6 +256,14 @@ def test_a_library_that_is_not_installed(end, module, extra, here, monkeypatch):
         MissingDependencyError, match=rf"Reading x\.{end} needs {module}.*pip install 'daskgmm\[{extra}"
     ):
         fit(f"x.{end}")
+
+
+def test_an_engine_for_netcdf_that_is_not_installed(here, monkeypatch):
+    xr = pytest.importorskip("xarray")
+    (here / "x.nc").write_bytes(b"x")
+    monkeypatch.setattr(xr.backends, "list_engines", lambda: {"scipy": None})
+    with pytest.raises(MissingDependencyError, match=r"x\.nc needs h5netcdf.*pip install 'daskgmm\[netcdf\]'"):
+        fit("x.nc")
 
 
 def test_lists_of_other_files_are_no_table(here):
@@ -283,8 +292,14 @@ def test_commands_read_tables(here, capsys):
     np.testing.assert_array_equal(model.means_, fit(X, WEIGHTS, max_iter=100).means_)
     status, out, _ = run(capsys, "score", "x.parquet", "--model", "m.zarr", *how)
     assert json.loads(out)["log_likelihood"] == model.score(FRAME, sample_weight=WEIGHTS)
+    status, _, err = run(capsys, "predict", "x.parquet", "--model", "m.zarr", "--output", "out.zarr", "--quiet")
+    assert status == 1
+    assert "unseen at fit time: - w" in err
+    assert "An address may choose columns of the table: x.parquet::a,b,c" in err
     predict = ["predict", "x.parquet::a,b,c", "--model", "m.zarr", "--output", "out.zarr", "--quiet"]
     assert run(capsys, *predict)[0] == 0
+    assert store_record("out.zarr")["data"] == str(here / "x.parquet::a,b,c")
+    assert str(here / "x.parquet") in run(capsys, "inspect", "m.zarr")[1].replace("\n", "")
     np.testing.assert_array_equal(zarr.open_group("out.zarr", mode="r")["labels"][:], model.predict(FRAME))
     status, out, _ = run(capsys, "select", "x.parquet", "-k", "1:2", *how)
     assert status == 0

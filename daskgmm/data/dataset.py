@@ -277,6 +277,12 @@ class Dataset:
         beside = {kind: change(source) for kind, source in self.beside.items()}
         return replace(self, rows=change(self.rows), beside=beside)
 
+    def at(self, address: str | None) -> Dataset:
+        """Return the data set with the address of the file that its rows come from, unless the rows have an address."""
+        if address is None or self.rows.address is not None:
+            return self
+        return replace(self, rows=self.rows.at(address))
+
     def with_input(self, kind: AlignedInput, source: Source) -> Dataset:
         """Return a data set with one aligned input more, or another source for it; no pass has seen the data set."""
         return Dataset(self.rows, {**self.beside, kind: source}, row_kind=self.row_kind)

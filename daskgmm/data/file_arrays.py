@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import StoreError
+from ..errors import MissingDependencyError, StoreError
 from .addresses import printable
 from .file_kinds import FileAddress, FileKind, listed
 from .store_checks import check_file
 
 
 def _open_netcdf(address: FileAddress, name: str) -> Any:
-    with address.opening("xarray", "xarray"):
+    with address.opening("xarray", "netcdf"):
         import xarray
 
+        check_engines(address)
         # Without blocks of Dask: the kind of input that takes the variables chooses blocks for them all.
         dataset = xarray.open_dataset(address.path, chunks=None)
         known = {str(key): (variable.ndim, variable.dtype) for key, variable in dataset.variables.items()}
@@ -28,6 +29,14 @@ def _open_netcdf(address: FileAddress, name: str) -> Any:
         return dataset[
             _choose(address, known, {str(key): known[str(key)] for key in dataset.data_vars}, "variable", name)
         ]
+
+
+def check_engines(address: FileAddress) -> None:
+    """Raise `MissingDependencyError` if xarray has no engine for files of netCDF 4."""
+    import xarray
+
+    if {"netcdf4", "h5netcdf"}.isdisjoint(xarray.backends.list_engines()):
+        raise MissingDependencyError("h5netcdf", "netcdf", f"Reading {address.shown}")
 
 
 def _open_hdf5(address: FileAddress, name: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import StoreError
 from .addresses import printable
-from .file_arrays import HDF5, NETCDF, NPY, NPZ, array_header
+from .file_arrays import HDF5, NETCDF, NPY, NPZ, array_header, check_engines
 from .file_kinds import FileAddress
 from .file_tables import CSV, PARQUET
 from .files import check_there, file_kind, locate
@@ -55,9 +55,10 @@ def _table(frame: Any, address: FileAddress) -> Record:
 
 
 def _netcdf(address: FileAddress) -> Record:
-    with address.opening("xarray", "xarray"):
+    with address.opening("xarray", "netcdf"):
         import xarray
 
+        check_engines(address)
         with xarray.open_dataset(address.path, chunks=None) as dataset:
             found = {
                 str(name): _record(variable.shape, variable.dtype, dims=list(map(str, variable.dims)))

@@ -64,7 +64,8 @@ def _check_header(frame: Any, address: FileAddress) -> None:
     if names and all(map(_is_number, names)):
         raise UnsupportedDataError(
             f"{address.shown} begins with a line of numbers; expected the names of the columns. Open the file with "
-            f"dask.dataframe.read_csv({address.shown!r}, header=None), and pass the result."
+            f"dask.dataframe.read_csv({address.shown!r}, header=None), and pass the result; without header=None if "
+            "these numbers are the names."
         )
     if address.inside is None and any(column.startswith("Unnamed: ") for column in names):
         raise UnsupportedDataError(

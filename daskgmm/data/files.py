@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from glob import glob, has_magic
 from typing import Any
@@ -20,6 +20,7 @@ from .file_arrays import HDF5, NETCDF, NPY, NPZ
 from .file_kinds import FileAddress, FileKind
 from .file_tables import CSV, PARQUET
 from .retry import describe_error
+from .source import LONGEST_ADDRESS
 from .store import open_zarr
 
 KINDS = (PARQUET, CSV, NETCDF, HDF5, NPY, NPZ)
@@ -137,6 +138,16 @@ def open_address(
     return open_file(data, name, inside, storage_options)
 
 
+def file_address(data: Any) -> str | None:
+    """Absolute path or URL of a file, without secrets, for records; None for anything but a file."""
+    if file_kind(data) is None:
+        return None
+    address = locate(data)
+    inside = "" if address.inside is None else f"::{address.inside}"
+    others = f" and {len(address.others)} others" if address.others else ""
+    return printable(f"{without_secrets(address.path)}{inside}{others}", LONGEST_ADDRESS - 1)
+
+
 # ---- errors while rows are read
 
 
@@ -162,6 +173,25 @@ def naming_files(data: Any) -> Iterator[None]:
             f"{address.shown} cannot be read ({printable(secrets.hide(describe_error(error)), 400)}). A part of it is "
             "damaged, has other columns or types than the first rows, or cannot be reached."
         ) from secrets.cause(error)
+
+
+@contextmanager
+def suggesting_columns(data: Any, names: Iterable[str]) -> Iterator[None]:
+    """Add a note to a `ValueError` in the ``with`` block: the address of some columns of a table.
+
+    Parameters
+    ----------
+    data : object
+        Input of any kind; for anything but the address of a table, nothing is added.
+    names : iterable of str
+        Names of the columns.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if _is_address(data) and (kind := file_kind(data)) is not None and kind.is_table:
+            error.add_note(f"An address may choose columns of the table: {locate(data).shown}::{','.join(names)}")
+        raise
 
 
 def _is_of_reader(error: Exception) -> bool:

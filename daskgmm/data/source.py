@@ -149,6 +149,12 @@ class Source(ABC):
         source.handle = handle
         return source
 
+    def at(self, address: str) -> Self:
+        """Return the source with the address of the file that its rows come from."""
+        source = copy.copy(self)
+        source.address = address
+        return source
+
     def check_unchanged(self) -> None:  # noqa: B027  # most kinds have nothing to check
         """Raise `DataChangedError` if the description of the stored rows has changed since the source was made."""
 

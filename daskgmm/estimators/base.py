@@ -22,7 +22,7 @@ from ..core.kernel_choice import Kernel, MixtureShape, choose_backend
 from ..data.dataset import Dataset
 from ..data.dimensions import PLAIN, Layout, given_layout
 from ..data.failures import short_errors
-from ..data.files import naming_files
+from ..data.files import file_address, naming_files, suggesting_columns
 from ..data.input_kinds import Input
 from ..data.inputs import accept, as_dataset, check_dtype, check_layout, is_lazy, resolve
 from ..data.locations import Address
@@ -149,6 +149,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             return self._fit(X, sample_weight, layout, stored_fit)
 
     def _fit(self, X: Any, sample_weight: Any, layout: Layout, stored_fit: Checkpoint | None) -> Self:
+        address = file_address(X)
         X, sample_weight = split_weights(X, sample_weight)
         accepted = self._accept_input(X, reset=True, layout=layout)
         weights = accepted.align(sample_weight, "sample_weight")
@@ -162,6 +163,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         listeners = [*printing, *check_callbacks(self.callbacks)]
         with DaskEngine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
             dataset, n_passes = as_dataset(data, weights, engine.compute, accepted.missing)
+            dataset = dataset.at(address)
             if dataset.n_rows < self.n_components:
                 raise ValueError(
                     f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
@@ -441,7 +443,8 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         if is_lazy(data):
             check_layout(data)
             named = accepted.frame
-            validate_data(self, data if named is None else named, reset=reset, skip_check_array=True)
+            with suggesting_columns(X, getattr(self, "feature_names_in_", ())):
+                validate_data(self, data if named is None else named, reset=reset, skip_check_array=True)
             return accepted
         if not hasattr(data, "dtype") or hasattr(data, "__array__"):
             dtype = getattr(data, "dtype", None)

@@ -18,7 +18,7 @@ from ..criteria import running_criteria
 from ..data.dataset import Dataset
 from ..data.dimensions import Layout
 from ..data.failures import short_errors
-from ..data.files import naming_files
+from ..data.files import file_address, naming_files
 from ..data.held_out import HeldOut
 from ..data.inputs import as_dataset, is_lazy
 from ..data.row_checks import check_weight_sum
@@ -289,6 +289,7 @@ def _select(
     for model in models.values():
         model._check_settings()
     first = models[keys[0]]
+    address = file_address(X)
     X, sample_weight = split_weights(X, sample_weight)
     accepted = first._accept_input(X, reset=True, layout=options.layout)
     weights = accepted.align(sample_weight, "sample_weight")
@@ -297,6 +298,7 @@ def _select(
     listeners = [*_printing(base), *check_callbacks(callbacks or base.callbacks)]
     with DaskEngine(base.scheduler, in_process=not is_lazy(accepted.rows), listeners=listeners) as engine:
         dataset, counting = as_dataset(accepted.rows, weights, engine.compute, accepted.missing)
+        dataset = dataset.at(address)
         check_rows(dataset, keys, rule)
         training = dataset if rule is None else rule.training(dataset)
         check_parameters(training, [_settings(model, training.n_features) for model in models.values()])
