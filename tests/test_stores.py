@@ -307,6 +307,31 @@ def test_a_local_store_is_replaced_as_its_path_is(tmp_path):
     assert os.listdir(tmp_path) == ["m.zarr"]
 
 
+# ---- versioned stores
+
+
+def test_sessions_of_icechunk():
+    icechunk = pytest.importorskip("icechunk")
+    repository = icechunk.Repository.create(icechunk.in_memory_storage())
+    session = repository.writable_session("main")
+    root = zarr.open_group(session.store)
+    put_rows(root, name="x")
+    incomplete = X.copy()
+    incomplete[-1] = np.nan
+    failed = root.create_group("failed")
+    with pytest.raises(NonFiniteDataError):
+        write_predictions(MODEL, incomplete, failed)
+    assert list(failed.keys()) == []
+    MODEL.save(root.create_group("model"))
+    write_predictions(MODEL, root["x"], root.create_group("results"))
+    session.commit("rows, model and results")
+    stored = zarr.open_group(repository.readonly_session("main").store, mode="r")
+    np.testing.assert_array_equal(daskgmm.load(stored["model"]).predict(stored["x"]), MODEL.predict(X))
+    np.testing.assert_array_equal(stored["results/labels"][:], MODEL.predict(X))
+    with pytest.raises(OutputError, match="opened for reading only"):
+        MODEL.save(stored)
+
+
 # ---- stores and other processes
 
 

@@ -23,6 +23,7 @@ from ..errors import StoreError, StoreNotFoundError
 from .addresses import Secrets, hide_urls, local_path, printable, split_address, without_secrets
 from .locations import Address, Location, address_of, describe, is_open_store
 from .ome import highest_resolution
+from .retry import is_of_storage
 from .store_checks import check_documents, check_members
 
 __all__ = [
@@ -224,7 +225,7 @@ def _unreadable(shown: str, error: Exception, secrets: Secrets) -> StoreError:
     reason = printable(f"{type(error).__name__}: {secrets.hide(str(error))}", 400)
     advice = (
         "Check that it can be reached and that you may read it."
-        if isinstance(error, OSError)
+        if is_of_storage(error)
         else "Its metadata are damaged, or written by something other than Zarr 2 or 3."
     )
     return StoreError(f"{shown} cannot be opened as Zarr ({reason}). {advice}")

@@ -151,7 +151,7 @@ class StoreOutput:
         if self.place.path or not (isinstance(store, FsspecStore) and _is_bucket(store)):
             sync(store.delete_dir(self.place.path))
         else:
-            sync(store.clear())
+            sync(_delete_keys(store))
 
     @contextmanager
     def _naming_errors(self) -> Iterator[None]:
@@ -223,6 +223,11 @@ async def _holds_more(place: StorePath) -> bool:
         if key.removeprefix(below) != _DOCUMENT:
             return True
     return False
+
+
+async def _delete_keys(store: Store) -> None:
+    async for key in store.list_prefix(""):
+        await store.delete(key)
 
 
 def _is_bucket(store: FsspecStore) -> bool:
