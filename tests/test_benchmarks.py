@@ -126,6 +126,13 @@ def test_few_rows_agree_with_scikit_learn() -> None:
 
 
 @pytest.mark.slow
+def test_imports_are_timed_after_the_packages() -> None:
+    report = json.loads(run("imports.py", "--rounds", "1", "--slowest", "3", "--json"))
+    assert report["result"]["ratio"] > 1
+    assert len(report["slowest"]) == 3
+
+
+@pytest.mark.slow
 def test_few_rows_table() -> None:
     lines = run(*FEW_ROWS, "--structures", "tied", "--dtypes", "float64").splitlines()
     assert [line.split()[2:4] for line in lines if "tied" in line] == [["tied", "1"], ["tied", "20"]]

@@ -469,6 +469,26 @@ def test_an_import_brings_nothing_that_is_not_needed():
     assert not unwanted & set(loaded)
 
 
+INTEROP = {
+    "xarray", "pandas", "polars", "pyarrow", "h5py", "netCDF4", "h5netcdf", "s3fs", "obstore", "icechunk", "aiohttp",
+    "skops", "onnxruntime", "skl2onnx", "matplotlib", "PIL", "astropy", "cf_xarray", "zarrs", "numba", "IPython",
+}  # fmt: skip
+
+
+def test_public_names_bring_no_optional_package_that_others_do_not_bring():
+    """Where they are installed, Dask imports pandas, and scikit-learn's estimators xarray."""
+    code = """
+import json, sys
+import dask.array, distributed, zarr, sklearn.mixture
+before = set(sys.modules)
+import daskgmm
+for name in daskgmm.__all__:
+    getattr(daskgmm, name)
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+    assert not INTEROP & set(run_python(code))
+
+
 HEAVY = {"numpy", "scipy", "sklearn", "dask", "distributed", "zarr", "numba", "pandas", "fsspec", "rich"}
 
 
