@@ -3,6 +3,7 @@ written, nor in the causes of errors, which a traceback prints."""
 
 import functools
 import http.server
+import json
 import logging
 import os
 import subprocess
@@ -12,6 +13,7 @@ import traceback
 
 import numpy as np
 import pytest
+import zarr
 from fsspec.implementations.memory import MemoryFileSystem
 from hostile import X, fit, good_store
 
@@ -19,7 +21,9 @@ import daskgmm
 from daskgmm import GaussianMixture, open_zarr
 from daskgmm.cli import main
 from daskgmm.data.addresses import Secrets, hide_urls, local_path, printable, split_address, without_secrets
+from daskgmm.data.locations import Location
 from daskgmm.data.store import describe
+from daskgmm.inspection import store_record
 
 pytestmark = [
     pytest.mark.covering,
@@ -226,6 +230,55 @@ def test_commands(url, command, port, told, tmp_path):
     assert SECRET not in text
     assert "Traceback" not in text
     assert_no_file_tells(tmp_path)
+
+
+OPTIONS = {"headers": {"Authorization": SECRET}, "client_kwargs": {"headers": {"X-Token": SECRET}}}
+
+CALLS_WITH_OPTIONS = {
+    "fit": lambda url, options: repr(vars(fit(open_zarr(url, storage_options=options)))),
+    "predict": lambda url, options: (
+        fit().predict(open_zarr(url, storage_options=options)).compute(scheduler="synchronous")
+    ),
+    "names of tasks": lambda url, options: list(fit().predict(open_zarr(url, storage_options=options)).dask.keys()),
+    "load": lambda url, options: daskgmm.load(url, storage_options=options),
+    "save": lambda url, options: fit().save(url, storage_options=options),
+    "results": lambda url, options: daskgmm.write_predictions(fit(), X, url, storage_options=options),
+    "results here": lambda url, options: daskgmm.write_predictions(
+        fit(), open_zarr(url, storage_options=options), "out.zarr", overwrite=True, model_name=url
+    ),
+    "inspect": lambda url, options: store_record(url, options),
+    "open": lambda url, options: repr(open_zarr(url, storage_options=options)),
+    "no dict": lambda url, options: fit().save(url, storage_options=[options]),
+    "with a store": lambda url, options: fit().save(zarr.storage.MemoryStore(), storage_options=options),
+    "location": lambda url, options: Location.of(url, options),
+}
+
+PLAIN_URLS = [
+    f"http://127.0.0.1:{port}/{name}" for port in ("PORT", "1") for name in ("x.zarr", "m.zarr", "damaged.zarr")
+]
+
+
+@pytest.mark.parametrize("call", CALLS_WITH_OPTIONS)
+@pytest.mark.parametrize("url", PLAIN_URLS, ids=range(len(PLAIN_URLS)))
+def test_calls_with_options(url, call, port, told, tmp_path):
+    assert SECRET not in told(CALLS_WITH_OPTIONS[call], url.replace("PORT", str(port)), OPTIONS)
+    assert_no_file_tells(tmp_path)
+
+
+@pytest.mark.parametrize("form", [json.dumps(OPTIONS), f'headers={{"Authorization": "{SECRET}"}}', f"secret={SECRET}"])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("no command", "no option")])
+def test_commands_with_options(form, command, port, told, tmp_path):
+    words = [word.replace("URL", f"http://127.0.0.1:{port}/x.zarr") for word in COMMANDS[command].split()]
+    assert SECRET not in told(main, [*words, "--storage-options", form])
+    assert SECRET not in told(main, [*words, f"--storage-options={form}", "--no-such-option"])
+    assert_no_file_tells(tmp_path)
+
+
+@pytest.mark.parametrize("form", [SECRET, f"[{SECRET}]", f'{{"a": "{SECRET}"', f"a b={SECRET}"])
+def test_options_that_are_none_are_not_shown(form, told):
+    text = told(main, ["inspect", "x.zarr", "--storage-options", form])
+    assert "storage-options" in text
+    assert SECRET not in text
 
 
 def assert_no_file_tells(folder):
