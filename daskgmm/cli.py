@@ -102,6 +102,12 @@ def _select(data: str, array: str | None, weights: str | None, as_json: bool, **
 @options.output
 @click.option("--probabilities", is_flag=True, help="Write the probability of every component, too.")
 @click.option("--log-density", is_flag=True, help="Write the log-density of every row, too.")
+@click.option(
+    "--outliers",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Write whether a row is one of this share of the rows with the lowest density, too.",
+)
 @options.missing
 @options.compute
 @options.overwrite

@@ -339,34 +339,38 @@ def predict(
     *,
     probabilities: bool = False,
     log_density: bool = False,
+    outliers: float | None = None,
     missing: str | None = None,
     overwrite: bool = False,
     compute: Compute = Compute(),
     callbacks: Sequence[Listener] = (),
 ) -> Record:
-    """Write the labels of all rows, and on request probabilities and log-densities."""
+    """Write the labels of all rows, and on request probabilities, log-densities, and a share of outliers."""
     compute.check()
     target = Location.of(output, rows.storage_options, "output")
     _check_output(target, RESULTS, overwrite, rows.address, model)
     estimator, data = _fitted(model, missing, rows.storage_options), rows.open()
-    outputs: dict[str, Any] = {"probabilities": probabilities, "log_density": log_density}
+    outputs: dict[str, Any] = {"probabilities": probabilities, "log_density": log_density, "outliers": outliers}
     compute.check_memory(estimator, lambda model: plan_predictions(model, data, **outputs, **rows.layout))
     begin = time.perf_counter()
     with compute.start(callbacks) as scheduler:
+        estimator.set_params(scheduler=scheduler, callbacks=callbacks)
+        if outliers is not None:
+            outputs["outliers"] = estimator.threshold(data, outliers, **rows.layout)
         shapes = write_predictions(
-            estimator.set_params(scheduler=scheduler),
+            estimator,
             data,
             output,
             **rows.layout,
-            probabilities=probabilities,
-            log_density=log_density,
+            **outputs,
             overwrite=overwrite,
             storage_options=rows.storage_options,
             model_name=model,
             callbacks=callbacks,
         )
+    found = {} if outliers is None else {"threshold": outputs["outliers"]}
     seconds = round(time.perf_counter() - begin, 3)
-    return {**_written(RESULTS, output, shapes["labels"][0], shapes), "seconds": seconds}
+    return {**_written(RESULTS, output, shapes["labels"][0], shapes), **found, "seconds": seconds}
 
 
 def score(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -35,11 +37,15 @@ _STORED = {
     "log_density": StoredOutput(
         "log_density", np.nan, {"long_name": "logarithm of the mixture's density", "units": "nat"}
     ),
+    "outliers": StoredOutput("outliers", False, {"long_name": "log-density is below the threshold"}),
 }
 """Arrays of a store of results, by the names of a model's outputs."""
 
 _STORED_WITH_GAPS = {
-    name: replace(stored, fill_value=-2 if name == "labels" else np.inf) for name, stored in _STORED.items()
+    **_STORED,
+    "labels": replace(_STORED["labels"], fill_value=-2),
+    "responsibilities": replace(_STORED["responsibilities"], fill_value=np.inf),
+    "log_density": replace(_STORED["log_density"], fill_value=np.inf),
 }
 """The same arrays where −1 and NaN are the results of incomplete rows, and not the values of lost chunks."""
 
@@ -59,6 +65,7 @@ def write_predictions(
     feature_axis: int | None = None,
     probabilities: bool = False,
     log_density: bool = False,
+    outliers: float | None = None,
     overwrite: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     model_name: str | None = None,
@@ -75,15 +82,18 @@ def write_predictions(
     X : array-like of shape (n, D)
         Anything that `fit` takes.
     output : str, path or store
-        A new Zarr group with the arrays ``labels`` (n,), ``probabilities`` (n, K) and ``log_density`` (n,). Their
-        chunks follow from the shape and the chunks of the data. A path, a URL, or a place in an open store: a zarr
-        Store, StorePath or empty Group, or a mapper of fsspec.
+        A new Zarr group with the arrays ``labels`` (n,), ``probabilities`` (n, K), ``log_density`` (n,) and
+        ``outliers`` (n,). Their chunks follow from the shape and the chunks of the data. A path, a URL, or a place in
+        an open store: a zarr Store, StorePath or empty Group, or a mapper of fsspec.
     dim : str or sequence of str, optional
         Sample dimensions, as for the model's `predict`.
     feature_axis : int, optional
         Axis of the features, as for the model's `predict`.
     probabilities, log_density : bool, default=False
         Also write these arrays.
+    outliers : float, optional
+        Also write which rows have a log-density below this threshold, see the model's `threshold`. Incomplete rows that
+        are left out are none.
     overwrite : bool, default=False
         Replace existing results.
     storage_options : mapping, optional
@@ -118,12 +128,14 @@ def write_predictions(
     """
     target = Location.of(output, storage_options, "output")
     check_target(target, RESULTS, overwrite=overwrite)
-    names = _names(probabilities=probabilities, log_density=log_density)
+    names = _names(probabilities=probabilities, log_density=log_density, outliers=_checked(outliers))
     layout = given_layout(dim, feature_axis)
     with _prepared(model, X, names, layout, callbacks) as (engine, dataset, fold):
         attributes = record(RESULTS, data=file_address(X) or _source(dataset), model=_full(model_name))
         with new_store(target, attributes, overwrite=overwrite) as group:
-            stored = _STORED_WITH_GAPS if dataset.row_kind.leaves_out else _STORED
+            stored = _with_threshold(_STORED_WITH_GAPS if dataset.row_kind.leaves_out else _STORED, outliers)
+            if outliers is not None:
+                fold = replace(fold, outputs=replace(fold.outputs, threshold=float(outliers)))
             writer = create_arrays(group, fold.outputs.outputs, stored, dataset.n_rows, fold.chunk_rows)
             if engine.is_remote:
                 writer.check_travels()
@@ -140,6 +152,7 @@ def plan_predictions(
     feature_axis: int | None = None,
     probabilities: bool = False,
     log_density: bool = False,
+    outliers: float | None = None,
 ) -> PassPlan:
     """Plan the pass of `write_predictions`; the rows are not read.
 
@@ -148,13 +161,33 @@ def plan_predictions(
     WorkerMemoryError
         If the pass would not fit into the workers.
     """
-    names = _names(probabilities=probabilities, log_density=log_density)
+    names = _names(probabilities=probabilities, log_density=log_density, outliers=outliers)
     with _prepared(model, X, names, given_layout(dim, feature_axis), ()) as (engine, dataset, fold):
         return engine.plan(dataset, fold)
 
 
-def _names(*, probabilities: bool, log_density: bool) -> list[str]:
-    return ["labels", *["responsibilities"] * probabilities, *["log_density"] * log_density]
+def _names(*, probabilities: bool, log_density: bool, outliers: float | None) -> list[str]:
+    chosen = {"responsibilities": probabilities, "log_density": log_density, "outliers": outliers is not None}
+    return ["labels", *(name for name, is_chosen in chosen.items() if is_chosen)]
+
+
+def _checked(threshold: Any) -> float | None:
+    """Validate the threshold of outliers: not the flag or the share that a caller may have meant."""
+    if threshold is None:
+        return None
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or math.isnan(threshold):
+        raise TypeError(
+            f"outliers={threshold!r:.80}; expected a log-density, such as model.threshold(X, contamination=0.01)"
+        )
+    return float(threshold)
+
+
+def _with_threshold(stored: Mapping[str, StoredOutput], threshold: float | None) -> Mapping[str, StoredOutput]:
+    """Add the threshold to the attributes of the array of outliers."""
+    outliers = stored["outliers"]
+    if threshold is None or not math.isfinite(threshold):
+        return stored
+    return {**stored, "outliers": replace(outliers, attributes={**outliers.attributes, "threshold": float(threshold)})}
 
 
 @contextmanager

@@ -209,6 +209,7 @@ def test_the_other_commands(run, calls):
             {
                 "probabilities": True,
                 "log_density": True,
+                "outliers": None,
                 "overwrite": True,
                 "missing": None,
                 "shown by": ["ProgressBar"],

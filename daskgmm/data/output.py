@@ -45,8 +45,8 @@ class RowOutput:
 
     @property
     def missing(self) -> float:
-        """Result of a row that is left out: NaN, or −1 for labels."""
-        return np.nan if self.dtype.kind == "f" else -1
+        """Result of a row that is left out: NaN, −1 for labels, False for flags."""
+        return np.nan if self.dtype.kind == "f" else False if self.dtype.kind == "b" else -1
 
     @property
     def row_bytes(self) -> int:

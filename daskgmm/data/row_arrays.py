@@ -37,7 +37,7 @@ class StoredOutput:
 
     name: str
     fill_value: float
-    """Value of the rows of a lost chunk, which cannot be a result."""
+    """Value of the rows of a lost chunk, which cannot be a result, except for flags."""
     attributes: Mapping[str, Any]
 
 
@@ -67,6 +67,7 @@ def create_arrays(
                 dtype=output.dtype,
                 fill_value=array.fill_value,
                 attributes=dict(array.attributes),
+                config={"write_empty_chunks": True},  # a missing chunk is always damage, of flags too
                 dimension_names=("row", "component")[: 1 + len(columns)],
             )
         )

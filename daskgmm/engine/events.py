@@ -20,7 +20,8 @@ class PassStarted:
     """A pass over the data begins."""
 
     label: str
-    """``"weights"`` (a pass over the weights alone), ``"survey"``, ``"estep"``, ``"score"`` or ``"predict"``."""
+    """``"weights"`` (a pass over the weights alone), ``"survey"``, ``"estep"``, ``"score"``, ``"threshold"`` or
+    ``"predict"``."""
 
     n_rows: int
     """Rows that the pass will read."""

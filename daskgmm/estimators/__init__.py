@@ -6,6 +6,7 @@ selection          `select`: a comparison of several mixtures of the same data
 selection_table    table of the candidates of a selection, the best candidate, and warnings about their order
 grid               validated arguments of `select`: candidates and criterion
 base               base class of both mixtures: fit, predict, score
+outliers           base class with the log-density below which rows are outliers
 explicit           base class of `GaussianMixture`: models of given parameters, marginals and conditionals
 conversion         conversion to scikit-learn's classes, and back
 features           choices of features by position or name

@@ -20,9 +20,10 @@ from ..errors import InvalidAttributesError
 from ..fitting.survey import Survey
 from ..names import Defaults
 from .attributes import COVARIANCES, as_array, check_covariances, check_means, check_positive, checked
-from .base import Array, BaseMixture
+from .base import Array
 from .model import Preparation
 from .model_kinds import storable
+from .outliers import OutlierThreshold
 from .validation import check_priors
 
 _PRIORS = (
@@ -38,7 +39,7 @@ _ROUNDING = 1e-9
 
 
 @storable("mean_prior", "covariance_prior")
-class BayesianGaussianMixture(BaseMixture[Posterior]):
+class BayesianGaussianMixture(OutlierThreshold[Posterior]):
     """Gaussian mixture fitted by variational inference to data of any size.
 
     The class has the interface of `sklearn.mixture.BayesianGaussianMixture`. Weights, means and covariances have prior
@@ -194,7 +195,7 @@ class BayesianGaussianMixture(BaseMixture[Posterior]):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **BaseMixture._parameter_constraints,
+        **OutlierThreshold._parameter_constraints,
         "weight_concentration_prior_type": [StrOptions(set(WEIGHT_DISTRIBUTIONS))],
         "weight_concentration_prior": [None, Interval(Real, 0.0, None, closed="neither")],
         "mean_precision_prior": [None, Interval(Real, 0.0, None, closed="neither")],

@@ -22,8 +22,9 @@ from ..errors import InvalidAttributesError
 from ..fitting.regression import ConditionalMean
 from ..names import Defaults
 from .attributes import Memory, as_array, checked, rounding
-from .base import Array, BaseMixture, for_each_row
+from .base import Array, for_each_row
 from .features import check_feature_names, feature_positions, given_values, other_features
+from .outliers import OutlierThreshold
 from .validation import check_parameter_names
 
 _LARGEST = 10**9  # numbers in an array of parameters
@@ -36,7 +37,7 @@ _OF_LAYOUT = "feature_dims_", "feature_axis_"
 """Attributes that say where data of several dimensions have their features."""
 
 
-class ExplicitMixture(BaseMixture[MixtureParameters]):
+class ExplicitMixture(OutlierThreshold[MixtureParameters]):
     """Base class of `GaussianMixture`: mixtures made of given parameters, marginals and conditionals."""
 
     @classmethod

@@ -27,6 +27,7 @@ fit               fits of several mixtures that share passes
 fit_state         the state of a fit between two passes, which a checkpoint holds
 predictions       labels, responsibilities and densities of rows: one evaluator, and the pass that writes them
 lazy_samples      rows drawn from a mixture as lazy arrays
+density_quantile  an exact quantile of the log-densities of all rows
 regression        means of some features of every row, given the others
 plan              passes and memory of a fit, planned before any row is read
 history           records of the passes of a fit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -37,7 +38,11 @@ def _outputs(n_components: int, dtype: np.dtype[Any]) -> tuple[RowOutput, ...]:
             "responsibilities", dtype, n_components, title="probabilities", attributes=tuple(probabilities.items())
         ),
         RowOutput("log_density", dtype, title="log_density", attributes=tuple(log_density.items())),
+        RowOutput("outliers", np.dtype(np.bool_), title="outliers"),
     )
+
+
+_DOUBLE = np.dtype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,16 @@ class KernelOutputs:
     kernel: Kernel
     outputs: tuple[RowOutput, ...]
     row_kind: RowKind = COMPLETE_ROWS
+    dtype: np.dtype[Any] = _DOUBLE
+    """Dtype of responsibilities and densities."""
+    threshold: float = -math.inf
+    """Log-density below which a row is an outlier."""
 
     @classmethod
     def named(
         cls, kernel: Kernel, names: Sequence[str], dtype: Any, row_kind: RowKind = COMPLETE_ROWS
     ) -> KernelOutputs:
-        """Make the outputs with the given names, which are fields of `RowResults`.
+        """Make the outputs with the given names: fields of `RowResults`, or ``"outliers"``.
 
         Parameters
         ----------
@@ -63,7 +72,7 @@ class KernelOutputs:
         row_kind : RowKind
         """
         known = _outputs(kernel.parameters.n_components, np.dtype(dtype))
-        return cls(kernel, tuple(output for output in known if output.name in names), row_kind)
+        return cls(kernel, tuple(output for output in known if output.name in names), row_kind, np.dtype(dtype))
 
     @property
     def row_bytes(self) -> int:
@@ -75,7 +84,12 @@ class KernelOutputs:
         block, left_out = self.row_kind.usable(RowBlock(rows))
         self.row_kind.check(block.rows, start)
         arrays = {output.name: array for output, array in zip(self.outputs, results, strict=True)}
+        outliers = arrays.pop("outliers", None)
+        if outliers is not None:
+            arrays.setdefault("log_density", np.empty(len(rows), self.dtype))
         self.kernel.fill(RowResults(**arrays), block.rows, work)
+        if outliers is not None:
+            np.less(arrays["log_density"], self.threshold, out=outliers)
         if left_out is not None:
             for output, array in zip(self.outputs, results, strict=True):
                 array[left_out] = output.missing
@@ -114,10 +128,10 @@ class PredictionFold(KernelFold):
 
     @property
     def work_bytes(self) -> int:
-        """Size of the scratch arrays, the results of a leaf, one encoded array, and concatenated rows."""
+        """Size of the scratch arrays, densities and results of a leaf, one encoded array, and concatenated rows."""
         encoded = max(output.row_bytes for output in self.outputs.outputs)
         usable = self.outputs.row_kind.usable_bytes(self.row_bytes)
-        row_bytes = self.outputs.row_bytes + 2 * encoded + 2 * self.row_bytes + usable
+        row_bytes = 8 + self.outputs.row_bytes + 2 * encoded + 2 * self.row_bytes + usable
         return self.kernel.plan.n_bytes + self.chunk_rows * row_bytes
 
     @property
