@@ -78,6 +78,14 @@ def test_tables_are_data_frames(table, here, model):
     np.testing.assert_array_equal(labels.compute(scheduler="synchronous"), model.predict(X))
 
 
+def test_other_files_in_a_folder_of_parts_are_left_alone(here, model):
+    parts(here / "x", ".parquet")
+    (here / "x" / "readme.csv").write_text("a,b\n")
+    (here / "x" / "_SUCCESS").write_text("")
+    np.testing.assert_array_equal(fit("x").means_, model.means_)
+    assert store_record("x")["n_files"] == 3
+
+
 def test_a_partitioned_folder(here, model):
     for i in range(3):
         (here / "x" / f"year={i}").mkdir(parents=True)
@@ -143,6 +151,10 @@ def test_variables_of_netcdf_may_be_the_features(here, model):
     assert list(fitted.feature_names_in_) == ["a", "b", "c"]
     labels = fitted.predict("x.nc::a,b,c")
     assert labels.dims == ("y", "x")
+    xr.Dataset({"w": (("y", "x"), WEIGHTS.reshape(6, 10))}).to_netcdf("w.nc", engine="h5netcdf")
+    np.save("w.npy", WEIGHTS)
+    for weights in ("w.nc::w", "w.npy"):
+        np.testing.assert_array_equal(fit("x.nc::a,b,c", weights).means_, fit(X, WEIGHTS).means_)
     np.testing.assert_array_equal(labels.values.ravel(), model.predict(X))
 
 

@@ -219,6 +219,19 @@ def test_a_column_of_no_numbers_is_named_before_anything_is_read(column, lazy):
                 function(frame)
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_frames_that_are_no_rows_of_features(lazy, model):
+    made = (lambda frame: dd.from_pandas(frame, npartitions=2)) if lazy else (lambda frame: frame)
+    twice = pd.concat([FRAME, FRAME[["a"]]], axis=1)
+    for function in (fit, model.predict):
+        with pytest.raises(UnsupportedDataError, match="X has several columns with the name 'a'"):
+            function(made(twice))
+    with pytest.raises(ValueError, match=r"0 feature\(s\)"):
+        fit(made(FRAME[[]]))
+    with pytest.raises(ValueError, match=r"X is a dask Series.*to_frame" if lazy else "2-dimensional container"):
+        fit(made(FRAME)["a"])
+
+
 def test_objects_that_are_numbers_are_numbers_in_memory(model):
     objects = FRAME.astype(object)
     np.testing.assert_array_equal(fit(objects).means_, model.means_)

@@ -84,6 +84,21 @@ def test_a_lazy_frame_of_polars_has_to_be_collected():
             method(lazy)
 
 
+def test_rows_of_arrow_that_are_not_read_yet(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    dataset = pytest.importorskip("pyarrow.dataset")
+    parquet.write_table(arrow({"a": X[:, 0]}), tmp_path / "x.parquet")
+    for data in (dataset.dataset(tmp_path), parquet.ParquetFile(tmp_path / "x.parquet")):
+        with pytest.raises(UnsupportedDataError, match=r"of Arrow, whose rows are not read yet\. Pass the path"):
+            fit(data)
+
+
+def test_columns_of_one_name():
+    table = pytest.importorskip("pyarrow").Table.from_arrays([X[:, 0], X[:, 1]], names=["a", "a"])
+    with pytest.raises(UnsupportedDataError, match="several columns with the name 'a'"):
+        fit(table)
+
+
 # ---- astropy
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import StoreError
 from .addresses import printable
 from .file_arrays import HDF5, NETCDF, NPY, NPZ, array_header, check_engines
-from .file_kinds import FileAddress
+from .file_kinds import FileAddress, FileKind
 from .file_tables import CSV, PARQUET
 from .files import check_there, file_kind, locate
 from .store_checks import product
@@ -41,17 +41,17 @@ def _parquet(address: FileAddress) -> Record:
         import pyarrow.parquet
 
         if "://" not in address.path:
-            rows = {"n_rows": sum(pyarrow.parquet.read_metadata(path).num_rows for path in address.all_paths)}
-    return rows | _table(frame, address)
+            rows = {"n_rows": sum(pyarrow.parquet.read_metadata(path).num_rows for path in address.parts(PARQUET.ends))}
+    return rows | _table(frame, address, PARQUET)
 
 
 def _csv(address: FileAddress) -> Record:
-    return _table(CSV.open(address, "X"), address)
+    return _table(CSV.open(address, "X"), address, CSV)
 
 
-def _table(frame: Any, address: FileAddress) -> Record:
+def _table(frame: Any, address: FileAddress, kind: FileKind) -> Record:
     columns = {printable(str(column)): str(kind) for column, kind in zip(frame.columns, frame.dtypes, strict=True)}
-    return {"n_files": len(address.all_paths), "columns": columns}
+    return {"n_files": len(address.parts(kind.ends)), "columns": columns}
 
 
 def _netcdf(address: FileAddress) -> Record:

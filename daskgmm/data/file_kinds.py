@@ -19,9 +19,6 @@ from .store import to_install
 
 MOST_NAMES = 20  # names that a message lists
 
-PARQUET_ENDS = (".parquet", ".parq", ".pq")
-CSV_ENDS = (".csv", ".csv.gz", ".csv.bz2", ".csv.xz")
-
 
 @dataclass(frozen=True)
 class FileAddress:
@@ -43,10 +40,9 @@ class FileAddress:
         """Secrets in the URLs and in the options."""
         return Secrets("::".join((self.path, *self.others)), self.options)
 
-    @property
-    def all_paths(self) -> list[str]:
-        """Files of a table: the parts in a list or a folder, or that a pattern fits; URLs as they are."""
-        return [part for path in (self.path, *self.others) for part in parts_of(path)]
+    def parts(self, ends: tuple[str, ...]) -> list[str]:
+        """Files of a table: in folders those whose names have such ends; all that patterns fit; URLs as they are."""
+        return [part for path in (self.path, *self.others) for part in _parts(path, ends)]
 
     @contextmanager
     def opening(self, library: str, extra: str) -> Iterator[None]:
@@ -101,17 +97,13 @@ class FileKind:
         return name_of(path).endswith(self.ends)
 
 
-def parts_of(path: str) -> list[str]:
-    """Files of a table at a path: those in a folder, or that a pattern fits; a URL as it is."""
+def _parts(path: str, ends: tuple[str, ...]) -> list[str]:
     if "://" in path or os.path.isfile(path):
         return [path]
-    if os.path.isdir(path):
-        return [part for part in sorted(glob(f"{glob_escape(path)}/**", recursive=True)) if _is_part(part)]
-    return sorted(glob(path))
-
-
-def _is_part(path: str) -> bool:
-    return os.path.isfile(path) and (name_of(path).endswith(PARQUET_ENDS + CSV_ENDS))
+    if not os.path.isdir(path):
+        return sorted(glob(path))
+    below = sorted(glob(f"{glob_escape(path)}/**", recursive=True))
+    return [part for part in below if os.path.isfile(part) and name_of(part).endswith(ends)]
 
 
 def name_of(path: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import StoreError, UnsupportedDataError
 from .addresses import printable
-from .file_kinds import CSV_ENDS, MOST_NAMES, PARQUET_ENDS, FileAddress, FileKind, listed
+from .file_kinds import MOST_NAMES, FileAddress, FileKind, listed
 from .retry import describe_error
 
 
@@ -16,7 +16,7 @@ def _open_parquet(address: FileAddress, name: str) -> Any:
     with address.opening("dask.dataframe", "frames"):
         import dask.dataframe
 
-        for path in address.all_paths:
+        for path in address.parts(PARQUET.ends):
             _check_footer(path)
         paths = _one_or_all(address.path, *address.others)
         return _columns(dask.dataframe.read_parquet(paths, storage_options=dict(address.options)), address, name)
@@ -42,7 +42,7 @@ def _check_footer(path: str) -> None:
 
 
 def _open_csv(address: FileAddress, name: str) -> Any:
-    paths = address.all_paths
+    paths = address.parts(CSV.ends)
     how: dict[str, Any] = {"storage_options": dict(address.options)}
     if not all(path.endswith(".csv") for path in paths):
         how["blocksize"] = None  # a compressed file is one piece
@@ -94,5 +94,5 @@ def _columns(frame: Any, address: FileAddress, name: str) -> Any:
     return frame[chosen] if name == "X" or len(chosen) > 1 else frame[chosen[0]]
 
 
-PARQUET = FileKind("Parquet table", PARQUET_ENDS, _open_parquet, is_table=True)
-CSV = FileKind("CSV table", CSV_ENDS, _open_csv, is_table=True)
+PARQUET = FileKind("Parquet table", (".parquet", ".parq", ".pq"), _open_parquet, is_table=True)
+CSV = FileKind("CSV table", (".csv", ".csv.gz", ".csv.bz2", ".csv.xz"), _open_csv, is_table=True)

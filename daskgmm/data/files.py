@@ -44,7 +44,9 @@ def file_kind(data: Any) -> FileKind | None:
         return kind if not kinds and kind is not None and kind.is_table else None
     if not _is_address(data):
         return None
-    path = split_address(os.fspath(data))[0]
+    if not isinstance(text := os.fspath(data), str):
+        return None  # a path of bytes
+    path = split_address(text)[0]
     local = local_path(path)
     if local is not None and os.path.isdir(local):
         return _kind_of_folder(local)
@@ -57,9 +59,12 @@ def _is_address(data: Any) -> bool:
 
 def _kind_of_folder(path: str) -> FileKind | None:
     """Kind of the tables in a folder of parts; None for a Zarr store, and for other folders."""
-    names = os.listdir(path)
-    if not set(_ZARR).isdisjoint(names):
-        return None
+    if any(os.path.exists(os.path.join(path, name)) for name in _ZARR):
+        return None  # before the folder is listed: an array may have a million chunks in it
+    try:
+        names = os.listdir(path)
+    except OSError:
+        return None  # refused with the reason where the folder is opened
     if any(map(PARQUET.fits, (path, *names))) or any("=" in name for name in names):  # a=1/part.0.parquet
         return PARQUET
     return CSV if any(map(CSV.fits, names)) else None
@@ -98,7 +103,7 @@ def open_file(
         If the library is not installed.
     """
     if (kind := file_kind(data)) is None:
-        raise StoreError(f"{data!s:.200} is not a file of a known kind: {', '.join(e for k in KINDS for e in k.ends)}.")
+        raise StoreError(f"{name} is not a file of a known kind: {', '.join(e for k in KINDS for e in k.ends)}.")
     address = locate(data, inside, storage_options)
     check_there(address, kind)
     return kind.open(address, name)

@@ -8,6 +8,7 @@ import dask
 import dask.array as da
 import numpy as np
 
+from ..errors import UnsupportedDataError
 from .input_kinds import InputKind
 from .output import RowFunction, RowOutput, block_results
 from .tables import check_columns, is_number
@@ -23,6 +24,11 @@ class DaskFrame(InputKind):
 
     def rows(self, data: Any, name: str) -> da.Array:
         meta = data._meta
+        if name == "X" and data.ndim != 2:
+            raise UnsupportedDataError(
+                f"X is a dask {type(data).__name__}; expected a 2D array or a data frame. One column is a frame with "
+                "X.to_frame(), or frame[['name']]."
+            )
         dtype = _common_dtype(meta, name)
         if all(kind == dtype for kind in _dtypes(meta)):
             return data.to_dask_array()

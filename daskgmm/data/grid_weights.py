@@ -14,6 +14,7 @@ import zarr
 
 from ..errors import InvalidWeightsError
 from .dimensions import shown
+from .files import file_kind, open_file
 from .input_kinds import Grid
 from .raveling import Raveling
 from .regions import lazy_regions
@@ -47,6 +48,8 @@ def align_weights(grid: Grid, labels: Any, origin: Any, values: Any, name: str) 
     """
     if isinstance(values, str) and origin is not None:
         values = _named(origin, values, name)
+    if file_kind(values) is not None:
+        values = open_file(values, name)
     xarray = sys.modules.get("xarray")
     if xarray is not None and isinstance(values, xarray.DataArray):
         values = values.data if grid.dims is None else _on_grid(grid, labels, values, name)

@@ -43,7 +43,7 @@ from .tables import TABLES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_KINDS = "a NumPy array, a memmap, a dask array, a Zarr array or its path or URL, an h5py.Dataset"
+_KINDS = "an array (NumPy, dask, Zarr, h5py, xarray), a data frame or table, or a path or URL of one"
 
 _LAZY = (np.memmap, da.Array, Source, zarr.Array)
 

@@ -27,6 +27,9 @@ _MOST_NAMES = 20  # columns that a message lists
 _NUMBERS = re.compile(r"(u?int\d+|half_?float|float\d*|double|bool(ean)?|decimal\d*|null)\b", re.IGNORECASE)
 """Names of the types of numbers in polars and Arrow; a column of type null has no values at all."""
 
+_UNREAD = ("Dataset", "Scanner", "ParquetFile", "ParquetDataset", "RecordBatchReader")
+"""Classes of Arrow for rows that are not in memory."""
+
 _OBJECTS = {"floating", "integer", "mixed-integer-float", "decimal", "boolean", "empty"}
 """Kinds of objects that pandas' ``infer_dtype`` finds in a column of numbers."""
 
@@ -34,7 +37,7 @@ _OBJECTS = {"floating", "integer", "mixed-integer-float", "decimal", "boolean", 
 def check_columns(
     bad: Mapping[Any, Any], names: Iterable[Any], name: str, *, choice: str = "{name}[{columns}]"
 ) -> None:
-    """Raise `UnsupportedDataError` if some columns do not hold real numbers.
+    """Raise `UnsupportedDataError` if some columns do not hold real numbers, or have the same name.
 
     Parameters
     ----------
@@ -47,6 +50,11 @@ def check_columns(
     choice : str
         Code that chooses columns of such a table.
     """
+    names = list(names)
+    if repeated := [column for i, column in enumerate(names) if column in names[:i]]:
+        raise UnsupportedDataError(
+            f"{name} has several columns with the name {printable(repr(repeated[0]), 80)}; expected different names."
+        )
     if not bad:
         return
     column, kind = next(iter(bad.items()))
@@ -92,6 +100,8 @@ class PandasFrame(InputKind):
             if not is_number(kind) and i not in objects
         }
         check_columns(bad, data.columns, name)
+        if not dtypes:
+            return np.empty(data.shape)  # scikit-learn has no words for a frame without columns
         if not objects:
             return data
         columns = [as_floats(data.iloc[:, i]) if i in objects else data.iloc[:, i] for i in range(len(dtypes))]
@@ -139,15 +149,20 @@ class PolarsFrame(InputKind):
 
 
 class ArrowTable(InputKind):
-    """A table or record batch of Arrow."""
+    """A table or record batch of Arrow; its data sets and files, which are not read yet, are refused."""
 
     def recognises(self, data: Any, name: str) -> bool:
-        return _is(data, "pyarrow", "Table", "RecordBatch")
+        return _is(data, "pyarrow", "Table", "RecordBatch", *_UNREAD)
 
     def rows(self, data: Any, name: str) -> Any:
+        if _is(data, "pyarrow", *_UNREAD):
+            raise UnsupportedDataError(
+                f"{name} is a {type(data).__name__} of Arrow, whose rows are not read yet. Pass the path of the files, "
+                "which are then read piece by piece, or a table, if the rows fit in memory."
+            )
         kinds = {field.name: field.type for field in data.schema}
         bad = {column: kind for column, kind in kinds.items() if not _NUMBERS.match(str(kind))}
-        check_columns(bad, kinds, name, choice="{name}.select({columns})")
+        check_columns(bad, data.schema.names, name, choice="{name}.select({columns})")
         if _is(data, "pyarrow", "RecordBatch"):
             data = sys.modules["pyarrow"].Table.from_batches([data])  # scikit-learn sees no names of a batch
         for i, column in enumerate(data.columns):

@@ -237,7 +237,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         ----------
         X : array-like of shape (n, D)
             Data. Only a dask array of unknown length is read, to count its rows.
-        sample_weight : array-like of shape (n,), optional
+        sample_weight : array-like of shape (n,) or str, optional
             Weights of the rows.
         dim : str or sequence of str, optional
             Sample dimensions, as for `fit`.
@@ -288,7 +288,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             Data, as for `fit`.
         y : None
             Ignored.
-        sample_weight : array-like of shape (n,), optional
+        sample_weight : array-like of shape (n,) or str, optional
             Weights of the rows in the fit.
         dim : str or sequence of str, optional
             Sample dimensions, as for `fit`.
@@ -389,7 +389,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
             Data, as for `fit`.
         y : None
             Ignored.
-        sample_weight : array-like of shape (n,), optional
+        sample_weight : array-like of shape (n,) or str, optional
             Weights of the rows in the mean.
         dim : str or sequence of str, optional
             Sample dimensions, as for `fit`. None: all but the feature dimensions of the fit.

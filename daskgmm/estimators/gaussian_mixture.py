@@ -299,7 +299,7 @@ class GaussianMixture(ExplicitMixture):
         ----------
         X : array-like of shape (n, D)
             Data, as for `fit`.
-        sample_weight : array-like of shape (n,), optional
+        sample_weight : array-like of shape (n,) or str, optional
             Weights of the rows; a row of weight 2 counts as two equal rows.
         dim : str or sequence of str, optional
             Sample dimensions, as for `fit`. None: all but the feature dimensions of the fit.

@@ -200,7 +200,7 @@ def select(
     estimator : GaussianMixture or BayesianGaussianMixture, optional
         Unfitted estimator, whose other parameters all candidates share. None: ``GaussianMixture(**parameters)``. If its
         ``random_state`` is no int, one int is drawn for all candidates.
-    sample_weight : array-like of shape (n,), optional
+    sample_weight : array-like of shape (n,) or str, optional
         Weights of the rows; a row of weight 2 counts as two equal rows, in fits and in criteria.
     dim, feature_axis
         Sample dimensions, or axis of the features, as for `GaussianMixture.fit`.
