@@ -93,6 +93,7 @@ STORES = {
     "mapper": lambda folder: fsspec.get_mapper(f"memory://stores-{new_name()}/s.zarr"),
     "mapper of files": lambda folder: fsspec.get_mapper(str(folder / "mapped.zarr")),
     "ObjectStore": lambda folder: ObjectStore(obstore_store("MemoryStore")),
+    "obstore's own": lambda folder: obstore_store("MemoryStore"),
     "ObjectStore of files": lambda folder: ObjectStore(obstore_store("LocalStore", folder / "objects", mkdir=True)),
     "Group": lambda folder: zarr.open_group(MemoryStore()).create_group("models/first"),
     "Group of files": lambda folder: zarr.open_group(folder / "g.zarr").create_group("models/first"),
@@ -112,6 +113,8 @@ def place(store):
     """Store and name inside of it, where a test looks for what was written."""
     if isinstance(store, zarr.Group):
         return store.store_path
+    if type(store).__module__ == "obstore.store":
+        store = ObjectStore(store)
     if isinstance(store, fsspec.FSMap):
         is_local = "file" in store.fs.protocol  # Zarr makes no directories there
         return StorePath(LocalStore(store.root) if is_local else FsspecStore.from_mapper(store))
@@ -381,10 +384,13 @@ def test_a_store_that_worker_processes_do_not_see(tmp_path):
     store = FsspecStore.from_url(f"memory://stores-{new_name()}/s.zarr")
     array = zarr.create_array(store, name="labels", shape=(4,), dtype="i8")
     writer = pickle.loads(pickle.dumps(RowWriter((array,))))
+    rows = GaussianMixture(2)._accept_input(put_rows(store, name="x"), reset=True).rows
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
     with pytest.raises(StoreError, match=r"does not see the store.*scheduler='threads'"):
         writer.write(0, [np.ones(4)])
+    with pytest.raises(StoreNotFoundError, match="memory:// belongs to one process"):
+        rows.handle[0:5]
 
 
 # ---- options of file systems

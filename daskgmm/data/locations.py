@@ -7,6 +7,7 @@ removes its secrets from the messages of other libraries.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from zarr.storage import FsspecStore, LocalStore, ObjectStore, StorePath, Wrappe
 from .addresses import Secrets, hide_urls, local_path, printable, without_secrets
 
 Address = str | os.PathLike[str] | Store | StorePath | zarr.Group
-"""Address of a store; a mapper of fsspec is one, too."""
+"""Address of a store; a mapper of fsspec and a store of obstore are addresses, too."""
 
 # File systems of fsspec that look a file up by its name in every read.
 _READ_BY_NAME = {"file", "local", "memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "http", "https"}
@@ -53,7 +54,7 @@ class Location:
 
         Parameters
         ----------
-        address : str, path, zarr Store, StorePath or Group, fsspec mapper, or Location
+        address : str, path, zarr Store, StorePath or Group, fsspec mapper, store of obstore, or Location
         storage_options : mapping, optional
             Options of a URL's file system; without effect for a local path.
         parameter : str
@@ -78,7 +79,7 @@ class Location:
         if not is_open_store(address):
             raise TypeError(
                 f"{parameter} is of type {type(address).__name__}; expected a path, a URL, a zarr Store, StorePath or "
-                "Group, or a mapper of fsspec"
+                "Group, a mapper of fsspec, or a store of obstore"
             )
         if options:
             raise ValueError(
@@ -106,7 +107,14 @@ class Location:
 
 def is_open_store(data: Any) -> bool:
     """Tell stores that are open, groups included, from other objects."""
-    return isinstance(data, (Store, StorePath, zarr.Group, FSMap))  # a union would be made anew in each call
+    known = isinstance(data, (Store, StorePath, zarr.Group, FSMap))  # a union would be made anew in each call
+    return known or _is_of_obstore(data)
+
+
+def _is_of_obstore(data: Any) -> bool:
+    """Tell the stores of obstore, which Zarr wraps in an ObjectStore, without importing obstore."""
+    module = sys.modules.get("obstore.store")
+    return module is not None and type(data).__module__ == "obstore.store"
 
 
 def _checked_options(options: Any) -> dict[str, Any]:
@@ -128,7 +136,7 @@ def _store_path(opened: Any) -> StorePath:
         return opened.store_path
     if isinstance(opened, FSMap):
         return StorePath(FsspecStore.from_mapper(opened))
-    return StorePath(opened)
+    return StorePath(ObjectStore(opened) if _is_of_obstore(opened) else opened)
 
 
 def _local_root(store: Store) -> str | None:

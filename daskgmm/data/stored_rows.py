@@ -239,7 +239,8 @@ class StoredRows:
             raise StoreNotFoundError(
                 f"{self} is gone: it was there when it was opened, and has no metadata any more "
                 f"({self._name(chunk, self.files)}, rows {chunk.region[0].start} to {chunk.region[0].stop}, was to be "
-                "read). Restore it, and do not move or remove data while they are in use."
+                "read). Restore it, and do not move or remove data while they are in use. Worker processes must see "
+                "the same storage: memory:// belongs to one process, and a local disk to one machine."
             )
 
     def _holds(self, key: str) -> bool:
