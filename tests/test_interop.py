@@ -240,22 +240,34 @@ def snippets():
     return re.findall(r"^```py\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def packages(code):
+def modules(code):
     nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import | ast.ImportFrom)]
-    names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in nodes]
-    return {name.partition(".")[0] for name in names}
+    return {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in nodes}
+
+
+def title(code):
+    return "-".join(sorted(modules(code) - {"numpy", "daskgmm"}))
+
+
+def is_there(module):
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package
+        return False
 
 
 def test_the_document_shows_the_tools():
-    assert {"onnxruntime", "skl2onnx", "skops"} <= set().union(*map(packages, snippets()))
+    assert {"onnxruntime", "skl2onnx", "skops"} <= set().union(
+        *(name.split(".") for code in snippets() for name in modules(code))
+    )
 
 
-@pytest.mark.parametrize("code", snippets(), ids=lambda code: "-".join(sorted(packages(code) - {"numpy", "daskgmm"})))
+@pytest.mark.parametrize("code", snippets(), ids=title)
 def test_the_document_s_snippets_run(code, tmp_path):
     """Each in a process of its own: some of these packages bring thread pools and settings of their own."""
-    for package in packages(code):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"needs {package}")
+    for module in modules(code):
+        if not is_there(module):
+            pytest.skip(f"needs {module}")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
     )

@@ -8,6 +8,7 @@ grid               validated arguments of `select`: candidates and criterion
 base               base class of both mixtures: fit, predict, score
 outliers           base class with the log-density below which rows are outliers
 explicit           base class of `GaussianMixture`: models of given parameters, marginals and conditionals
+fit_callbacks      scikit-learn's own callbacks
 conversion         conversion to scikit-learn's classes, and back
 features           choices of features by position or name
 model              base class without data: constructor parameters, fitted attributes, sampling

@@ -49,6 +49,7 @@ from ..persistence.checkpoint import Checkpoint
 from .attributes import Memory, Prepared, as_array
 from .checkpointing import check_checkpoint, checkpointer_for
 from .conversion import SklearnConversion
+from .fit_callbacks import CallbackSupportMixin, fit_task
 from .layouts import FEATURES, fit_layout, record_grid, recorded_layout
 from .model import Preparation
 from .saving import save
@@ -57,7 +58,7 @@ from .validation import check_cache, check_callbacks, check_init_size
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
+class BaseMixture(CallbackSupportMixin, DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
     """Base class of the estimators: fit, plan, predict, score and save. Subclasses add the M-step."""
 
     _has_criteria: ClassVar[bool] = False
@@ -145,10 +146,22 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
         """
         self._check_settings()
         layout = fit_layout(dim, feature_axis, sample_weight)
-        with naming_files(X), check_checkpoint(checkpoint, resume) as stored_fit, self._features_restored_on_error():
-            return self._fit(X, sample_weight, layout, stored_fit)
+        with (
+            naming_files(X),
+            check_checkpoint(checkpoint, resume) as stored_fit,
+            self._features_restored_on_error(),
+            fit_task(self, X, y, sample_weight) as listeners,
+        ):
+            return self._fit(X, sample_weight, layout, stored_fit, listeners)
 
-    def _fit(self, X: Any, sample_weight: Any, layout: Layout, stored_fit: Checkpoint | None) -> Self:
+    def _fit(
+        self,
+        X: Any,
+        sample_weight: Any,
+        layout: Layout,
+        stored_fit: Checkpoint | None,
+        more_listeners: Sequence[Listener],
+    ) -> Self:
         address = file_address(X)
         X, sample_weight = split_weights(X, sample_weight)
         accepted = self._accept_input(X, reset=True, layout=layout)
@@ -160,7 +173,7 @@ class BaseMixture(DensityMixin, SklearnConversion[State]):  # type: ignore[misc]
                 f"required by {type(self).__name__}."
             )
         printing: list[Listener] = [VerboseListener(self.verbose, self.verbose_interval)] if self.verbose else []
-        listeners = [*printing, *check_callbacks(self.callbacks)]
+        listeners = [*printing, *check_callbacks(self.callbacks), *more_listeners]
         with DaskEngine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
             dataset, n_passes = as_dataset(data, weights, engine.compute, accepted.missing)
             dataset = dataset.at(address)

@@ -234,6 +234,8 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
         copied = type(self)(**{name: clone(value, safe=False) for name, value in parameters.items()}, **kept)
         if hasattr(self, "_metadata_request"):
             copied._metadata_request = self._metadata_request
+        if hasattr(self, "_skl_callbacks"):
+            copied._skl_callbacks = self._skl_callbacks  # of scikit-learn, whose clones share them, too
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
