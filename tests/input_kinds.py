@@ -150,6 +150,8 @@ class Kind:
     """Class of results (n,)."""
     table: bool = False
     """Columns have names and types."""
+    variant: bool = False
+    """Like another kind in most respects."""
 
     @property
     def grid(self) -> bool:
@@ -163,21 +165,21 @@ KINDS = {
     "zarr": Kind(stored, "Array"),
     "path": Kind(stored_path, "Array"),
     "hdf5": Kind(hdf5, "Array"),
-    "memmap": Kind(lambda values, folder: np.load(npy(values, folder), mmap_mode="r")),
+    "memmap": Kind(lambda values, folder: np.load(npy(values, folder), mmap_mode="r"), variant=True),
     "npy file": Kind(npy),
     "hdf5 file": Kind(hdf5_file, "Array"),
     "netcdf file": Kind(netcdf_file, "DataArray"),
     "DataArray": Kind(labelled, "DataArray"),
-    "DataArray of blocks": Kind(labelled_blocks, "DataArray"),
+    "DataArray of blocks": Kind(labelled_blocks, "DataArray", variant=True),
     "Dataset": Kind(variables, "DataArray", table=True),
     "parquet": Kind(parquet, "Series", table=True),
-    "csv": Kind(csv, "Series", table=True),
+    "csv": Kind(csv, "Series", table=True, variant=True),
     "pandas": Kind(lambda values, folder: pandas(values), table=True),
-    "nullable": Kind(lambda values, folder: pandas(values).convert_dtypes(), table=True),
+    "nullable": Kind(lambda values, folder: pandas(values).convert_dtypes(), table=True, variant=True),
     "dask frame": Kind(dask_frame, "Series", table=True),
-    "dask parts": Kind(dask_parts, "Series", table=True),
-    "dask nullable": Kind(dask_nullable, "Series", table=True),
-    "dask arrow": Kind(dask_arrow, "Series", table=True),
+    "dask parts": Kind(dask_parts, "Series", table=True, variant=True),
+    "dask nullable": Kind(dask_nullable, "Series", table=True, variant=True),
+    "dask arrow": Kind(dask_arrow, "Series", table=True, variant=True),
     "polars": Kind(polars, table=True),
     "arrow": Kind(arrow, table=True),
     "astropy": Kind(astropy, table=True),

@@ -318,6 +318,14 @@ def test_commands_read_tables(here, capsys):
     assert "component" in run(capsys, "fit", "x.parquet", "-k", 2, "--plan", "--sample-weight", "w")[1]
 
 
+def test_commands_tell_how_to_choose_columns(here, capsys):
+    FRAME.assign(t="x").to_parquet("x.parquet")
+    status, _, err = run(capsys, "fit", "x.parquet", "-k", 2, "--model", "m.zarr", "--quiet")
+    assert status == 1
+    assert "the column 't' is of dtype" in err
+    assert "An address may choose columns of a table, for example x.parquet::a,b" in err
+
+
 def test_commands_read_arrays_of_files(here, capsys):
     two_arrays(here)
     for data in (["x.h5::g/x"], ["x.nc", "--array", "x"], ["x.npz::y"]):

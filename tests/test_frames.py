@@ -168,6 +168,7 @@ def test_columns_of_several_dtypes_are_read_as_scikit_learn_reads_them(dtypes):
     np.testing.assert_array_equal(fit(lazy).means_, fit(np.asarray(expected)).means_)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("dtype", ["Int64", "Float64", "Float32", "boolean", "int64[pyarrow]", "double[pyarrow]"])
 @pytest.mark.parametrize("lazy", [False, True])
 def test_missing_values_of_nullable_columns_are_incomplete_rows(dtype, lazy):
@@ -255,7 +256,7 @@ def test_names_are_compared_as_in_scikit_learn(names, model):
     change, message = NAMES[names]
     reference = Reference(2, random_state=0, max_iter=2).fit(FRAME)
     lazy = dd.from_pandas(FRAME, npartitions=2)
-    for method in ("predict", "predict_proba", "score_samples", "score"):
+    for method in ("predict", "score"):
         with pytest.raises(ValueError, match=message) as theirs:
             getattr(reference, method)(change(FRAME))
         for data in (FRAME, lazy):

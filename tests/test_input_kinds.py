@@ -21,6 +21,9 @@ WEIGHTS = np.random.RandomState(1).uniform(0.5, 2, size=N)
 METHODS = ["predict", "predict_proba", "score_samples"]
 WITHOUT_TEXT = ("nullable", "dask nullable", "dask arrow", "parquet", "csv")
 every_kind = pytest.mark.parametrize("kind", KINDS)
+variants_slow = pytest.mark.parametrize(
+    "kind", [pytest.param(name, marks=[pytest.mark.slow] if kind.variant else []) for name, kind in KINDS.items()]
+)
 
 
 def fit(x, sample_weight=None, **parameters):
@@ -99,7 +102,7 @@ def test_results_are_those_of_the_rows_and_lazy_where_the_rows_are(kind, make, m
     assert model.score(rows) == model.score(X)
 
 
-@every_kind
+@variants_slow
 def test_results_can_be_stored(kind, make, model, tmp_path):
     zarr = pytest.importorskip("zarr")
     assert write_predictions(model, make(kind, X), tmp_path / "out.zarr") == {"labels": (N,)}
@@ -124,7 +127,7 @@ def test_incomplete_rows_are_refused_or_left_out(kind, make):
     assert np.flatnonzero(np.isnan(values_of(dropped.score_samples(rows)))).tolist() == [3, 40]
 
 
-@every_kind
+@variants_slow
 def test_no_rows(kind, make, model):
     rows = make(kind, X[:0])
     with pytest.raises(ValueError, match=r"0 sample\(s\)" if kind != "csv" else "dtype"):  # nothing tells its types
@@ -138,7 +141,7 @@ def test_no_rows(kind, make, model):
             model.predict(rows)
 
 
-@every_kind
+@variants_slow
 def test_one_row(kind, make, model):
     rows = make(kind, X[:1])
     with pytest.raises(ValueError, match=r"(1 sample\(s\)|n_samples = 1)"):
@@ -146,12 +149,12 @@ def test_one_row(kind, make, model):
     np.testing.assert_array_equal(values_of(model.predict(rows)), model.predict(X[:1]))
 
 
-@every_kind
+@variants_slow
 def test_one_feature(kind, make):
     assert_same_bits(fit(make(kind, X[:, :1])), fit(X[:, :1]))
 
 
-@every_kind
+@variants_slow
 @pytest.mark.parametrize("width", [2, 4])
 def test_another_number_of_features(kind, width, make):
     if kind == "Dataset" and width > D:
@@ -161,7 +164,7 @@ def test_another_number_of_features(kind, width, make):
         fit(rows).predict(same)
 
 
-@every_kind
+@variants_slow
 def test_weights_of_another_length(kind, make):
     with pytest.raises(
         InvalidWeightsError, match=r"sample_weight(\.shape == \(59,\), expected \(60,| has the size 59)"
@@ -169,7 +172,7 @@ def test_weights_of_another_length(kind, make):
         fit(make(kind, X), make(kind, WEIGHTS[1:]))
 
 
-@every_kind
+@variants_slow
 def test_more_dimensions(kind, make):
     if KINDS[kind].table or KINDS[kind].grid:
         return  # tables have two, and grids any number
@@ -178,7 +181,7 @@ def test_more_dimensions(kind, make):
         fit(make(kind, cube))
 
 
-@every_kind
+@variants_slow
 def test_text_is_refused_before_anything_is_read(kind, make):
     if (
         not KINDS[kind].table

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from glob import glob, has_magic
 from typing import Any
 
-from ..errors import DaskGMMError, StoreError, StoreNotFoundError
+from ..errors import DaskGMMError, StoreError, StoreNotFoundError, UnsupportedDataError
 from .addresses import local_path, printable, split_address, without_secrets
 from .file_arrays import HDF5, NETCDF, NPY, NPZ
 from .file_kinds import FileAddress, FileKind
@@ -167,6 +167,10 @@ def naming_files(data: Any) -> Iterator[None]:
     """
     try:
         yield
+    except UnsupportedDataError as error:
+        if _is_table(data):
+            error.add_note(f"An address may choose columns of a table, for example {locate(data).shown}::a,b")
+        raise
     except (DaskGMMError, MemoryError, Warning):
         raise
     except Exception as error:
@@ -194,9 +198,14 @@ def suggesting_columns(data: Any, names: Iterable[str]) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if _is_address(data) and (kind := file_kind(data)) is not None and kind.is_table:
+        if _is_table(data):
             error.add_note(f"An address may choose columns of the table: {locate(data).shown}::{','.join(names)}")
         raise
+
+
+def _is_table(data: Any) -> bool:
+    """Test for one address of a table."""
+    return _is_address(data) and (kind := file_kind(data)) is not None and kind.is_table
 
 
 def _is_of_reader(error: Exception) -> bool:
