@@ -17,6 +17,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, Stor
 import daskgmm
 from daskgmm import GaussianMixture, open_zarr, write_predictions
 from daskgmm.cli import main
+from daskgmm.data.store_outputs import StoreOutput
 from daskgmm.data.write import new_store, record
 from daskgmm.errors import (
     ModelFormatError,
@@ -259,6 +260,18 @@ def test_one_writer_at_a_time(store):
     found = zarr.open_group(place(store), mode="r")
     assert found.attrs["daskgmm"]["number"] == 1
     np.testing.assert_array_equal(found["a"][:], np.arange(3))
+
+
+def test_a_writer_that_came_while_another_looked_is_left_alone(store, monkeypatch):
+    """Both have looked, and the place was free."""
+    with new_store(store, record("results", number=1)) as group:
+        group.create_array("a", data=np.arange(3))
+        before = contents(store)
+        monkeypatch.setattr(StoreOutput, "check_free", lambda self: None)
+        if "a/zarr.json" in before:  # what has a path is written beside it
+            with pytest.raises(OutputExistsError, match="another run is writing it"):
+                MODEL.save(store)
+            assert contents(store) == before
 
 
 def test_what_a_killed_writer_left_is_named():

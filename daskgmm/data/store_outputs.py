@@ -85,8 +85,10 @@ class StoreOutput:
                 exists = sync(self._store.fs._exists(self._store.path))
                 return _EXISTS if exists else None
         document = self._document()
-        if sync(_holds_more(self.place)):
-            return _NOT_EMPTY
+        return _NOT_EMPTY if sync(_holds_more(self.place)) else self._taken(document)
+
+    def _taken(self, document: Buffer | None) -> str | None:
+        """Describe why a new group must not replace a document; None if there is none, or one of a free group."""
         if document is None:
             return None
         attributes = _attributes(document)
@@ -94,7 +96,7 @@ class StoreOutput:
             return _NOT_EMPTY
         if _WRITER in attributes:
             return _BEING_WRITTEN
-        return _EXISTS if "daskgmm" in attributes else None
+        return _EXISTS if "daskgmm" in attributes or self._location.store is None else None
 
     def _document(self) -> Buffer | None:
         """Zarr's document of what is here; None if there is none."""
@@ -113,6 +115,8 @@ class StoreOutput:
         """
         with self._naming_errors():
             before = self._document()
+            if taken := self._taken(before):  # since it was free
+                raise OutputExistsError(f"{self._location.name} {taken}")
             kept = (_attributes(before) if before is not None else None) or {}
             self._claim(kept, is_new=before is None)
         try:
