@@ -64,6 +64,9 @@ _OTHER_FILES = {
     (".csv", ".tsv", ".txt"): "dask.dataframe.read_csv({path!r})",
     (".parquet", ".parq", ".pq"): "dask.dataframe.read_parquet({path!r})",
     (".h5", ".hdf5", ".hdf", ".he5", ".h5ad"): "h5py.File({path!r})['name']",
+    (".feather", ".arrow", ".ipc"): "pandas.read_feather({path!r})",
+    (".fits", ".fit", ".fits.gz", ".vot", ".ecsv"): "astropy.table.Table.read({path!r})",
+    (".xlsx", ".xls", ".ods"): "pandas.read_excel({path!r})",
     (".nc", ".nc4", ".cdf"): "xarray.open_dataset({path!r}, chunks={{}})['name']",
 }
 
