@@ -205,8 +205,11 @@ def test_columns_of_a_frame_are_compared_by_name():
     expected = model.conditional_mean(x, ["oxygen", "depth"])  # a plain array has no names, and needs none
     frame = pd.DataFrame(x, columns=["oxygen", "depth"])
     np.testing.assert_array_equal(model.conditional_mean(frame, ["oxygen", "depth"]), expected)
-    with pytest.raises(ValueError, match="feature names"):
+    with pytest.raises(ValueError, match=r"expected the given features in their order, X\[\['depth', 'oxygen'\]\]"):
         model.conditional_mean(frame, ["depth", "oxygen"])
+    whole = pd.DataFrame(rows(20), columns=NAMES)
+    with pytest.raises(ValueError, match=r"X has the columns \['depth', 'salinity'.*X\[\['depth'\]\]"):
+        model.conditional_mean(whole, "depth")
 
 
 def test_results_for_frames_have_the_names_of_the_other_features():

@@ -187,6 +187,7 @@ class ExplicitMixture(OutlierThreshold[MixtureParameters]):
         with one_blas_thread():
             conditional = Conditional.of(mixture, chosen, others)
         model = self._of(conditional.given, chosen)
+        _check_columns(X, model._names())
         known = accept(X, missing=self.missing)
         if known.feature_names is None and known.frame is None and column_names(X) is None:
             model.__dict__.pop("feature_names_in_", None)  # ``given`` says what the columns of a plain array are
@@ -225,6 +226,15 @@ class ExplicitMixture(OutlierThreshold[MixtureParameters]):
         if names is not None:
             self.feature_names_in_ = np.array(names, object)
         return self
+
+
+def _check_columns(X: Any, expected: list[str] | None) -> None:
+    """Raise ValueError for a table with other columns than the expected ones, before scikit-learn speaks of a fit."""
+    columns = column_names(X)
+    if columns is not None and expected is not None and list(map(str, columns)) != expected:
+        raise ValueError(
+            f"X has the columns {columns!s:.200}; expected the given features in their order, X[{expected!s:.200}]"
+        )
 
 
 def _argument(name: str, value: Any) -> Array:
