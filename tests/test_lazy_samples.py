@@ -94,6 +94,13 @@ def test_rows_in_memory_are_drawn_as_before():
     assert (np.diff(labels) >= 0).all()
 
 
+def test_weights_that_sum_to_one_in_single_precision():
+    weights = np.array([0.500004, 0.500005, 0.0])
+    model = GaussianMixture.from_parameters(weights, MEANS, COVARIANCES["full"], random_state=0)
+    assert set(model.sample(100)[1]) == {0, 1}
+    assert set(compute(model.sample(100, chunks=100)[1])[0]) == {0, 1}
+
+
 def test_more_rows_than_memory():
     x, labels = make().sample(10**12, chunks="1 GiB")
     assert isinstance(x, da.Array)

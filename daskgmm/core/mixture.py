@@ -16,6 +16,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _SAMPLE_BYTES = 4 << 20
 """Size of the rows that are drawn together."""
 
+_ROUNDING = 1e-12
+"""Largest error of a sum of weights in double precision."""
+
 
 @dataclass(frozen=True)
 class MixtureParameters:
@@ -128,7 +131,10 @@ class MixtureParameters:
         component : int
         """
         longest = max(1, _SAMPLE_BYTES // (8 * self.n_features))
-        for component, count in enumerate(random_state.multinomial(n_samples, self.weights).tolist()):
+        total = self.weights.sum()
+        # NumPy refuses a larger sum, as weights in single precision may have; other weights keep all their bits.
+        weights = self.weights / total if abs(total - 1) > _ROUNDING else self.weights
+        for component, count in enumerate(random_state.multinomial(n_samples, weights).tolist()):
             for start in range(0, count, longest):
                 noise = random_state.standard_normal((min(longest, count - start), self.n_features))
                 yield self.means[component] + self.structure.correlate(self.covariances, component, noise), component
