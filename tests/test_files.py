@@ -86,6 +86,11 @@ def test_other_files_in_a_folder_of_parts_are_left_alone(here, model):
     assert store_record("x")["n_files"] == 3
 
 
+def test_a_large_file_is_read_in_parts(here):
+    pd.DataFrame({"a": np.zeros(10_000_000)}).to_parquet("x.parquet", row_group_size=1_000_000, use_dictionary=False)
+    assert fit(FRAME[["a"]], n_components=1).predict("x.parquet").npartitions > 1
+
+
 def test_a_partitioned_folder(here, model):
     for i in range(3):
         (here / "x" / f"year={i}").mkdir(parents=True)

@@ -11,6 +11,9 @@ from .addresses import printable
 from .file_kinds import MOST_NAMES, FileAddress, FileKind, listed
 from .retry import describe_error
 
+_PARTITION = "32 MiB"
+"""Size of a partition in memory: Dask's own 256 MiB, times the number of threads, are much for a pass."""
+
 
 def _open_parquet(address: FileAddress, name: str) -> Any:
     with address.opening("dask.dataframe", "frames"):
@@ -19,7 +22,8 @@ def _open_parquet(address: FileAddress, name: str) -> Any:
         for path in address.parts(PARQUET.ends):
             _check_footer(path)
         paths = _one_or_all(address.path, *address.others)
-        return _columns(dask.dataframe.read_parquet(paths, storage_options=dict(address.options)), address, name)
+        frame = dask.dataframe.read_parquet(paths, blocksize=_PARTITION, storage_options=dict(address.options))
+        return _columns(frame, address, name)
 
 
 def _one_or_all(*paths: str) -> str | list[str]:
