@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import dask
 import distributed
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import zarr
 
 import daskgmm
 from daskgmm import GaussianMixture, open_zarr, write_predictions
+from daskgmm.data.stored_rows import StoredRows
 from daskgmm.errors import ModelFormatError, NonFiniteDataError, OutputError, OutputExistsError, StoreNotFoundError
 from daskgmm.inspection import store_record
 
@@ -108,6 +110,17 @@ def test_stores_of_obstore(bucket, options, opened):
     np.testing.assert_array_equal(zarr.open_group(opened("labels.zarr"))["labels"][:], MODEL.predict(X))
     for content in objects(bucket, options).values():
         assert SECRET.encode() not in content
+
+
+def test_several_lazy_results_read_a_store_once(bucket, options, opened, monkeypatch):
+    reads, read = [], StoredRows.__getitem__
+    monkeypatch.setattr(StoredRows, "__getitem__", lambda self, rows: (reads.append(rows.start), read(self, rows))[1])
+    for make in (lambda: opened("x.zarr"), lambda: open_zarr(f"s3://{bucket}/x.zarr", storage_options=options)):
+        labels, density = dask.compute(MODEL.predict(make()), MODEL.score_samples(make()))
+        assert sorted(reads) == list(range(0, len(X), 1_000))
+        np.testing.assert_array_equal(labels, MODEL.predict(X))
+        np.testing.assert_allclose(density, MODEL.score_samples(X), rtol=1e-12)
+        reads.clear()
 
 
 def test_a_failure_leaves_a_bucket_as_it_was(bucket, options, opened):

@@ -15,12 +15,14 @@ from typing import Any
 
 import fsspec
 import zarr
+from dask.base import tokenize
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.mapping import FSMap
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, StorePath, WrapperStore, ZipStore
 
 from .addresses import Secrets, hide_urls, local_path, printable, without_secrets
+from .source import LONGEST_ADDRESS
 
 Address = str | os.PathLike[str] | Store | StorePath | zarr.Group
 """Address of a store; a mapper of fsspec and a store of obstore are addresses, too."""
@@ -244,4 +246,8 @@ def place_of(store: Any) -> tuple[str, ...] | None:
         if protocols.isdisjoint(_READ_BY_NAME):
             return None
         return (type(files).__name__, str(files._fs_token), str(store.path))
+    if type(store) is ObjectStore and type(store.store).__name__ in _SCHEMES:
+        options = (tokenize(sorted(map(str, part.items()))) for part in options_of(store) if part)
+        endpoint = str(store.store.config.get("endpoint"))
+        return (type(store.store).__name__, store_name(store, most=LONGEST_ADDRESS), endpoint, *options)
     return None

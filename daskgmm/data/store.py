@@ -262,7 +262,8 @@ def pick_array(node: zarr.Array[Any] | zarr.Group, name: str | None = None) -> z
     nested = "" if arrays or not names else " right below it, but in its groups"
     raise StoreError(
         f"{describe(node)} is a group with {len(arrays)} arrays{nested} ({_shown(names)}). Say which one is meant, "
-        f"for example as {'path::' + printable(names[0]) if names else 'path::array'}."
+        f"for example as {'path::' + printable(names[0]) if names else 'path::array'}, or for an open store with "
+        f"open_zarr(store, {printable(names[0]) if names else 'array'!r})."
     )
 
 
