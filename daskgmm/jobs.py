@@ -8,6 +8,7 @@ event. Arguments that make no sense raise `WrongArguments`.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -370,7 +371,7 @@ def predict(
         )
     found = {} if outliers is None else {"threshold": outputs["outliers"]}
     seconds = round(time.perf_counter() - begin, 3)
-    return {**_written(RESULTS, output, shapes["labels"][0], shapes), **found, "seconds": seconds}
+    return {**_written(RESULTS, output, math.prod(shapes["labels"]), shapes), **found, "seconds": seconds}
 
 
 def score(

@@ -10,19 +10,22 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+import zarr
 
 from .data.dataset import Dataset
 from .data.dimensions import Layout, given_layout
 from .data.failures import short_errors
 from .data.files import file_address, naming_files
+from .data.grid_arrays import check_coordinates, create_grid_arrays, in_blocks, n_chunks, write_blocks
+from .data.input_kinds import Grid
 from .data.locations import Address, Location
-from .data.row_arrays import StoredOutput, create_arrays
+from .data.reading import Reading
+from .data.row_arrays import RowWriter, create_arrays
 from .data.store import describe, local_path, without_secrets
 from .data.write import check_room, check_target, new_store, record, writing
 from .engine.events import Listener
 from .engine.memory import PassPlan
 from .engine.run import DaskEngine
-from .errors import UnsupportedDataError
 from .estimators.base import BaseMixture
 from .fitting.predictions import PredictionFold
 
@@ -31,23 +34,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 RESULTS, SAMPLES = "results", "samples"
 """Kinds of stores, as `daskgmm.data.write.record` names them."""
 
-_STORED = {
-    "labels": StoredOutput("labels", -1, {"long_name": "most probable component"}),
-    "responsibilities": StoredOutput("probabilities", np.nan, {"long_name": "posterior probability of each component"}),
-    "log_density": StoredOutput(
-        "log_density", np.nan, {"long_name": "logarithm of the mixture's density", "units": "nat"}
-    ),
-    "outliers": StoredOutput("outliers", False, {"long_name": "log-density is below the threshold"}),
-}
-"""Arrays of a store of results, by the names of a model's outputs."""
+_FILL_VALUES = {"labels": -1, "responsibilities": np.nan, "log_density": np.nan, "outliers": False}
+"""Values of lost chunks by the names of a model's outputs; none of them is a result, except for flags."""
 
-_STORED_WITH_GAPS = {
-    **_STORED,
-    "labels": replace(_STORED["labels"], fill_value=-2),
-    "responsibilities": replace(_STORED["responsibilities"], fill_value=np.inf),
-    "log_density": replace(_STORED["log_density"], fill_value=np.inf),
-}
-"""The same arrays where −1 and NaN are the results of incomplete rows, and not the values of lost chunks."""
+_FILL_VALUES_WITH_GAPS = _FILL_VALUES | {"labels": -2, "responsibilities": np.inf, "log_density": np.inf}
+"""The same where −1 and NaN are the results of incomplete rows."""
+
+_GridRows = tuple[Any, Grid]
+"""Rows, in memory or as a dask array, and the grid on which they lie."""
 
 _CHUNK_BYTES = 16 << 20
 
@@ -83,8 +77,10 @@ def write_predictions(
         Anything that `fit` takes.
     output : str, path or store
         A new Zarr group with the arrays ``labels`` (n,), ``probabilities`` (n, K), ``log_density`` (n,) and
-        ``outliers`` (n,). Their chunks follow from the shape and the chunks of the data. A path, a URL, or a place in
-        an open store: a zarr Store, StorePath or empty Group, or a mapper of fsspec.
+        ``outliers`` (n,). Their chunks follow from the shape and the chunks of the data. For samples on a grid, the
+        arrays have the grid's shape, the names of its dimensions, and, for xarray objects, the coordinates;
+        ``xarray.open_zarr`` opens them. A path, a URL, or a place in an open store: a zarr Store, StorePath or empty
+        Group, or a mapper of fsspec.
     dim : str or sequence of str, optional
         Sample dimensions, as for the model's `predict`.
     feature_axis : int, optional
@@ -130,18 +126,47 @@ def write_predictions(
     check_target(target, RESULTS, overwrite=overwrite)
     names = _names(probabilities=probabilities, log_density=log_density, outliers=_checked(outliers))
     layout = given_layout(dim, feature_axis)
-    with _prepared(model, X, names, layout, callbacks) as (engine, dataset, fold):
+    with _prepared(model, X, names, layout, callbacks) as (engine, dataset, fold, gridded):
         attributes = record(RESULTS, data=file_address(X) or _source(dataset), model=_full(model_name))
+        if outliers is not None:
+            fold = replace(fold, outputs=fold.outputs.with_threshold(float(outliers)))
+        if gridded is not None:
+            check_coordinates(gridded[1], fold.outputs.outputs)
+            engine.plan(dataset, fold)
         with new_store(target, attributes, overwrite=overwrite) as group:
-            stored = _with_threshold(_STORED_WITH_GAPS if dataset.row_kind.leaves_out else _STORED, outliers)
-            if outliers is not None:
-                fold = replace(fold, outputs=replace(fold.outputs, threshold=float(outliers)))
-            writer = create_arrays(group, fold.outputs.outputs, stored, dataset.n_rows, fold.chunk_rows)
-            if engine.is_remote:
-                writer.check_travels()
-            engine.run(dataset, replace(fold, writer=writer), "predict")
+            if gridded is None:
+                writer = _write_rows(engine, dataset, fold, group)
+            else:
+                writer = _write_grid(engine, dataset, fold, group, *gridded)
             writer.check_complete()
-    return {_STORED[name].name: target.shape for name, target in zip(names, writer.targets, strict=True)}
+    return {target.basename: target.shape for target in writer.targets}
+
+
+def _write_rows(engine: DaskEngine, dataset: Dataset, fold: PredictionFold, group: zarr.Group) -> RowWriter:
+    """Write the results of every row, chunk by chunk, in a pass over the rows."""
+    writer = create_arrays(group, fold.outputs.outputs, _fill_values(dataset), (dataset.n_rows,), (fold.chunk_rows,))
+    if engine.is_remote:
+        writer.check_travels()
+    engine.run(dataset, replace(fold, writer=writer), "predict")
+    return writer
+
+
+def _write_grid(
+    engine: DaskEngine, dataset: Dataset, fold: PredictionFold, group: zarr.Group, rows: Any, grid: Grid
+) -> RowWriter:
+    """Write the results of samples on a grid, block by block."""
+    blocks, grid = in_blocks(rows, grid)
+    writer = create_grid_arrays(group, grid, fold.outputs.outputs, _fill_values(dataset))
+    if engine.is_remote:
+        writer.check_travels()
+    with engine.announced("predict", dataset.n_rows, n_chunks(grid.raveling)) as running:
+        engine.compute(write_blocks(blocks, grid, fold.outputs, writer, running.on_rows))
+        running.reading = Reading(dataset.n_rows * dataset.rows.row_bytes)
+    return writer
+
+
+def _fill_values(dataset: Dataset) -> Mapping[str, float]:
+    return _FILL_VALUES_WITH_GAPS if dataset.row_kind.leaves_out else _FILL_VALUES
 
 
 def plan_predictions(
@@ -162,7 +187,7 @@ def plan_predictions(
         If the pass would not fit into the workers.
     """
     names = _names(probabilities=probabilities, log_density=log_density, outliers=outliers)
-    with _prepared(model, X, names, given_layout(dim, feature_axis), ()) as (engine, dataset, fold):
+    with _prepared(model, X, names, given_layout(dim, feature_axis), ()) as (engine, dataset, fold, _):
         return engine.plan(dataset, fold)
 
 
@@ -182,28 +207,18 @@ def _checked(threshold: Any) -> float | None:
     return float(threshold)
 
 
-def _with_threshold(stored: Mapping[str, StoredOutput], threshold: float | None) -> Mapping[str, StoredOutput]:
-    """Add the threshold to the attributes of the array of outliers."""
-    outliers = stored["outliers"]
-    if threshold is None or not math.isfinite(threshold):
-        return stored
-    return {**stored, "outliers": replace(outliers, attributes={**outliers.attributes, "threshold": float(threshold)})}
-
-
 @contextmanager
 def _prepared(
     model: BaseMixture[Any], X: Any, names: Sequence[str], layout: Layout, callbacks: Iterable[Listener] | None
-) -> Iterator[tuple[DaskEngine, Dataset, PredictionFold]]:
+) -> Iterator[tuple[DaskEngine, Dataset, PredictionFold, _GridRows | None]]:
     accepted, prepared = model._accept_new(X, layout)
-    if (grid := accepted.grid) is not None and len(grid.raveling.shape) > 1:
-        raise UnsupportedDataError(
-            f"write_predictions writes one result after the other, and X has samples on a grid of the shape "
-            f"{grid.raveling.shape!s:.200}. Write the lazy results themselves, for example "
-            "model.predict(X).to_dataset(name='labels').to_zarr(path)."
-        )
     with naming_files(X), model._pass_over(accepted, callbacks=callbacks) as (engine, dataset):
         outputs = model._outputs(accepted.with_rows(dataset.rows), prepared, *names)
-        yield engine, dataset, PredictionFold.over(dataset, outputs)
+        grid = accepted.grid
+        gridded: _GridRows | None = None
+        if grid is not None and (grid.dims is not None or len(grid.raveling.shape) > 1):
+            gridded = accepted.rows, grid
+        yield engine, dataset, PredictionFold.over(dataset, outputs), gridded
 
 
 def _source(dataset: Dataset) -> str:

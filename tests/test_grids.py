@@ -21,6 +21,7 @@ from daskgmm.errors import (
     StoreError,
     UnsupportedDataError,
 )
+from daskgmm.results import plan_predictions
 from daskgmm.tuning import tuned
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -153,11 +154,51 @@ def test_errors(x, more, error, message):
         fit(x, **more)
 
 
-def test_predictions_of_a_grid_are_not_written_as_rows(tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_of_a_grid_are_written_with_its_shape(kind, tmp_path):
+    x, found = KINDS[kind](VOLUME, tmp_path), fit(VOLUME, feature_axis=0)
+    shapes = write_predictions(found, x, tmp_path / "out.zarr", probabilities=True, log_density=True)
+    assert shapes == {"labels": SHAPE, "probabilities": (*SHAPE, 2), "log_density": SHAPE}
+    out = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    np.testing.assert_array_equal(out["labels"][:], found.predict(VOLUME))
+    np.testing.assert_allclose(out["probabilities"][:], found.predict_proba(VOLUME), rtol=1e-12)
+    np.testing.assert_allclose(out["log_density"][:], found.score_samples(VOLUME), rtol=1e-12)
+    assert out.attrs["daskgmm"]["format"] == "results"
+    assert plan_predictions(found, x).n_batches > 0
+    assert write_predictions(found, ROWS, tmp_path / "rows.zarr") == {"labels": (len(ROWS),)}
+    assert write_predictions(found, ROWS.T, tmp_path / "two.zarr", feature_axis=0) == {"labels": (len(ROWS),)}
+
+
+@given(st.tuples(*map(cuts, SHAPE)))
+@quick
+def test_uneven_blocks_are_written_in_even_chunks(tmp_path_factory, lengths):
+    path = tmp_path_factory.mktemp("out") / "out.zarr"
+    found = fit(VOLUME, FIRST, feature_axis=0)
+    x = da.from_array(VOLUME, chunks=((1, 1), *map(tuple, lengths)))
+    write_predictions(found, x, path)
+    labels = zarr.open_group(path, mode="r")["labels"]
+    assert labels.chunks == tuple(map(max, lengths))
+    np.testing.assert_array_equal(labels[:], found.predict(VOLUME))
+
+
+def test_a_failure_leaves_nothing_of_a_grid(tmp_path):
     found = fit(VOLUME, feature_axis=0)
-    with pytest.raises(UnsupportedDataError, match=r"grid of the shape \(3, 8, 10\).*to_zarr"):
-        write_predictions(found, VOLUME, tmp_path / "out.zarr")
-    assert write_predictions(found, ROWS, tmp_path / "out.zarr") == {"labels": (len(ROWS),)}
+    holes = VOLUME.copy()
+    holes[0, 2, 7, 9] = np.nan
+    for x in (holes, da.from_array(holes, chunks=(2, 1, 3, 10))):
+        with pytest.raises(NonFiniteDataError, match="NaN in row"):
+            write_predictions(found, x, tmp_path / "out.zarr")
+        assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_events_of_a_written_grid(tmp_path):
+    events = []
+    found = fit(VOLUME, feature_axis=0)
+    x = da.from_array(VOLUME, chunks=(2, 1, 3, 10))
+    write_predictions(found, x, tmp_path / "out.zarr", callbacks=[events.append])
+    kinds = [type(event).__name__ for event in events]
+    assert kinds == ["PassStarted", *["BatchFinished"] * 9, "PassFinished", "EngineClosed"]
+    assert sum(event.n_rows for event in events[1:-2]) == events[0].n_rows == len(ROWS)
 
 
 # ---- stored arrays
@@ -331,5 +372,10 @@ def test_options_of_the_terminal(tmp_path, capsys):
     np.testing.assert_array_equal(load(model).means_, expected.means_)
     assert run("score", path, "--model", model)["log_likelihood"] == pytest.approx(expected.score(path))
     assert run("select", path, "-k", "1:2", "--feature-axis", 0, "--seed", 0)["n_rows"] == len(ROWS)
+    written = run("predict", path, "--model", model, "--output", tmp_path / "out.zarr")
+    assert written["arrays"] == {"labels": list(SHAPE)}
+    labels = zarr.open_group(tmp_path / "out.zarr", mode="r")["labels"]
+    assert labels.metadata.dimension_names == ("z", "y", "x")
+    np.testing.assert_array_equal(labels[:], expected.predict(path))
     assert main(["fit", path, "-k", "2", "--model", model, "--overwrite", "--dim", "z,t", "--quiet"]) == 1
     assert "no dimension 't'" in capsys.readouterr().err

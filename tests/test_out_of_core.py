@@ -16,7 +16,7 @@ import pytest
 import zarr
 from distributed import Client, LocalCluster
 
-from daskgmm import GaussianMixture, load
+from daskgmm import GaussianMixture, load, write_predictions
 
 GIB = 1 << 30
 LIMIT = 700_000_000  # five hundred would do without numba
@@ -82,6 +82,60 @@ def test_fit_and_predict_stay_below_the_limit(store: Path, centers: np.ndarray, 
     assert max(peaks.values()) < LIMIT
     labels = da.from_zarr(tmp_path / "labels.zarr")
     np.testing.assert_allclose(np.bincount(labels.compute()) / len(labels), model.weights_, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def ocean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three GiB of temperatures and salinities of five water masses, in chunks of 10 MB; a third is land."""
+    xr = pytest.importorskip("xarray")
+    path = tmp_path_factory.mktemp("ocean") / "ocean.zarr"
+    length, lat, lon, n_blocks = 10, 360, 720, 145
+    rng = np.random.default_rng(0)
+    masses = rng.integers(5, size=(lat, lon))
+    land = rng.random((lat, lon)) < 1 / 3
+    centers = {"temperature": np.array([2, 8, 14, 20, 26]), "salinity": np.array([34, 35, 33, 36, 38])}
+    noise = 0.3 * rng.normal(size=(length, lat, lon))
+    for i in range(n_blocks):
+        values = {
+            name: (("time", "lat", "lon"), np.where(land, np.nan, of[masses] + np.roll(noise, i, axis=2)).astype("f4"))
+            for name, of in centers.items()
+        }
+        coords = {"time": np.arange(i * length, (i + 1) * length), "lat": np.linspace(-89.75, 89.75, lat)}
+        block = xr.Dataset(values, coords).chunk()
+        if i == 0:
+            block.to_zarr(path, consolidated=False)
+        else:
+            block.to_zarr(path, append_dim="time", consolidated=False)
+    return path
+
+
+def test_a_labelled_grid_stays_below_the_limit(ocean: Path, tmp_path: Path) -> None:
+    import xarray as xr
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=LIMIT, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+        peak_memory(client) as peaks,
+    ):
+        pids = set(client.run(os.getpid).values())
+        ds = xr.open_zarr(ocean, consolidated=False)
+        model = GaussianMixture(5, random_state=0)
+        model.fit(ds, dim=("time", "lat", "lon"), sample_weight=np.cos(np.deg2rad(ds.lat)))
+        ds["pcm_label"] = model.predict(ds)
+        ds[["pcm_label"]].to_zarr(tmp_path / "labels.zarr", consolidated=False)
+        write_predictions(model, ds, tmp_path / "written.zarr")
+        assert set(client.run(os.getpid).values()) == pids, "a worker died and was replaced"
+    assert model.converged_
+    assert max(peaks.values()) < LIMIT
+    found = model.to_xarray().sortby(model.to_xarray().means.sel(feature="temperature"))
+    np.testing.assert_allclose(found.means.sel(feature="temperature"), [2, 8, 14, 20, 26], atol=0.02)
+    np.testing.assert_allclose(found.means.sel(feature="salinity"), [34, 35, 33, 36, 38], atol=0.02)
+    labels = xr.open_zarr(tmp_path / "labels.zarr", consolidated=False).pcm_label
+    assert (labels.dtype, labels.chunks) == (np.dtype("i8"), ds.temperature.chunks)
+    first = labels.isel(time=0).load()
+    np.testing.assert_array_equal(first == -1, np.isnan(ds.temperature.isel(time=0)))
+    written = xr.open_zarr(tmp_path / "written.zarr", consolidated=False).labels.isel(time=[0, -1])
+    np.testing.assert_array_equal(written, labels.isel(time=[0, -1]))
 
 
 def test_terminal(store: Path, tmp_path: Path) -> None:

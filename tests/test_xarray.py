@@ -11,7 +11,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daskgmm import BayesianGaussianMixture, GaussianMixture, load, select
+from daskgmm import BayesianGaussianMixture, GaussianMixture, load, select, write_predictions
 from daskgmm.errors import (
     DimensionError,
     IncompleteDataError,
@@ -356,6 +356,40 @@ def test_results_go_to_a_store_and_back(model, tmp_path):
     assert back.labels.dtype == np.int64
     xr.testing.assert_equal(back.load(), out.compute())
     assert (back.labels.values == -1).sum() == T * int(LAND.sum())
+
+
+@pytest.mark.parametrize("chunks", [None, {"time": 2, "lat": 3}, {"time": (1, 3, 2)}], ids=str)
+def test_predictions_are_written_with_coordinates(chunks, model, tmp_path):
+    ds = OCEAN if chunks is None else OCEAN.chunk(chunks)
+    threshold = model.threshold(ds, contamination=0.05)
+    shapes = write_predictions(
+        model, ds, tmp_path / "out.zarr", probabilities=True, log_density=True, outliers=threshold
+    )
+    grid = (T, Y, X_)
+    assert shapes == {"labels": grid, "probabilities": (*grid, 3), "log_density": grid, "outliers": grid}
+    back = xr.open_zarr(tmp_path / "out.zarr", consolidated=False)
+    expected = {"labels": model.predict, "probabilities": model.predict_proba, "log_density": model.score_samples}
+    for name, function in expected.items():
+        xr.testing.assert_allclose(back[name].load(), function(OCEAN), rtol=1e-12)
+        assert back[name].attrs["long_name"] == function(OCEAN).attrs["long_name"]
+    np.testing.assert_array_equal(back.outliers, model.score_samples(OCEAN) < threshold)
+    assert back.outliers.attrs["threshold"] == threshold
+    assert back.labels.dtype == np.int64
+    assert back.labels.attrs["flag_meanings"] == "component_0 component_1 component_2"
+    assert set(back.coords) == {*OCEAN.coords, "component"}
+
+
+def test_coordinates_that_cannot_be_written(model, tmp_path):
+    path = tmp_path / "out.zarr"
+    with pytest.raises(UnsupportedDataError, match=r"several levels along 'sample'.*reset_index\('sample'\)"):
+        write_predictions(model, DS.stack(sample=DIMS), path)
+    with pytest.raises(DimensionError, match="coordinate 'labels', and so have the results"):
+        write_predictions(model, DS.assign_coords(labels=("lat", np.arange(Y))), path)
+    with pytest.raises(DimensionError, match="coordinate 'component'"):
+        write_predictions(model, DS.rename(lon="component"), path, probabilities=True)
+    assert not path.exists()
+    assert write_predictions(model, DS.stack(sample=DIMS).reset_index("sample"), path) == {"labels": (T * Y * X_,)}
+    assert xr.open_zarr(path, consolidated=False).labels.dims == ("sample",)
 
 
 # ---- incomplete samples

@@ -64,4 +64,5 @@ write          new Zarr stores, written whole or not at all
 store_outputs  new groups in storage that cannot rename
 output_locks   one writer for each new store, and removal of what dead writers left
 row_arrays     results for every row, written into a new store chunk by chunk
+grid_arrays    results for samples on a grid, written region by region with coordinates
 """

@@ -24,15 +24,13 @@ from .stored_rows import StoreSource
 _SHOWN = 200
 
 
-def align_weights(grid: Grid, labels: Any, origin: Any, values: Any, name: str) -> Any:
+def align_weights(grid: Grid, origin: Any, values: Any, name: str) -> Any:
     """Bring weights of samples into the order of the rows, lazily.
 
     Parameters
     ----------
     grid : Grid
         Grid of the samples.
-    labels : xarray.Dataset or None
-        Coordinates of the samples.
     origin : xarray.DataArray, xarray.Dataset or None
         Input whose coordinates and variables may be the weights, by their names.
     values : object
@@ -52,7 +50,7 @@ def align_weights(grid: Grid, labels: Any, origin: Any, values: Any, name: str) 
         values = open_file(values, name)
     xarray = sys.modules.get("xarray")
     if xarray is not None and isinstance(values, xarray.DataArray):
-        values = values.data if grid.dims is None else _on_grid(grid, labels, values, name)
+        values = values.data if grid.dims is None else _on_grid(grid, values, name)
     elif isinstance(values, np.ndarray | da.Array | list | tuple):
         values = values if isinstance(values, da.Array) else np.asarray(values)
     else:
@@ -77,7 +75,7 @@ def _named(origin: Any, key: str, name: str) -> Any:
     )
 
 
-def _on_grid(grid: Grid, labels: Any, weights: Any, name: str) -> Any:
+def _on_grid(grid: Grid, weights: Any, name: str) -> Any:
     """Values of a DataArray with the dimensions of the samples in their order, of length one where it has none."""
     dims = grid.dims or ()
     sizes = dict(zip(dims, grid.raveling.shape, strict=True))
@@ -89,7 +87,7 @@ def _on_grid(grid: Grid, labels: Any, weights: Any, name: str) -> Any:
     for dim, size in weights.sizes.items():
         if size != sizes[dim]:
             raise InvalidWeightsError(f"{name} has the size {size} along {dim!r}, and X has the size {sizes[dim]}.")
-        known = {} if labels is None else labels.indexes
+        known = {} if grid.coords is None else grid.coords.indexes
         if dim in weights.indexes and dim in known and not weights.indexes[dim].equals(known[dim]):
             raise InvalidWeightsError(
                 f"{name} has other coordinates along {dim!r} than X. Select the same ones, for example with "

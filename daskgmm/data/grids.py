@@ -36,7 +36,7 @@ class GridKind(InputKind):
         return data.grid.raveling.rows(data.values)
 
     def aligned(self, data: Any, values: Any, name: str) -> Any:
-        return align_weights(data.grid, None, None, values, name) if isinstance(data, ArrayGrid) else values
+        return align_weights(data.grid, None, values, name) if isinstance(data, ArrayGrid) else values
 
     def wrap(self, data: Any, result: Any, output: RowOutput) -> Any:
         return data.grid.raveling.grid(result) if isinstance(data, ArrayGrid) else result

@@ -152,6 +152,8 @@ class Grid:
     """Names of the feature dimensions; empty where variables are the features."""
     feature_axis: int | None = None
     """Axis of the features, where dimensions have no names."""
+    coords: Any = None
+    """Coordinates of the samples: an xarray Dataset without variables; None where there are none."""
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,6 @@ _MOST_NAMES = 1_000_000  # features that get names of their own
 class LabelledGrid:
     """Samples on a grid with names: a division of a DataArray or a Dataset."""
 
-    labels: Any
-    """Dataset without variables: the coordinates of the samples."""
     origin: Any
     """The DataArray or Dataset of the caller, with all variables and coordinates."""
     values: Any
@@ -74,10 +72,10 @@ class LabelledArrays(InputKind):
         return data.feature_names if isinstance(data, LabelledGrid) else None
 
     def aligned(self, data: Any, values: Any, name: str) -> Any:
-        return align_weights(data.grid, data.labels, data.origin, values, name)
+        return align_weights(data.grid, data.origin, values, name)
 
     def wrap(self, data: Any, result: Any, output: RowOutput) -> Any:
-        values, dims, labels = data.grid.raveling.grid(result), data.grid.dims, data.labels
+        values, dims, labels = data.grid.raveling.grid(result), data.grid.dims, data.grid.coords
         if output.n_columns is not None:
             dim = output.column_dim
             if dim in (*dims, *labels.coords):
@@ -107,7 +105,7 @@ def _divided_array(x: Any, layout: Layout) -> LabelledGrid:
         x, names = chosen, layout.feature_names
     (lazy,) = _lazy([x], features)
     values = one_feature_axis(lazy.transpose(*samples, *features).data, len(samples))
-    return LabelledGrid(_labels(x, samples), x, values, Grid(Raveling.of(values), samples, features), names)
+    return LabelledGrid(x, values, _grid(x, values, samples, features), names)
 
 
 def _text_labels(x: Any, features: Sequence[Any]) -> tuple[str, ...] | None:
@@ -156,8 +154,8 @@ def _divided_dataset(x: Any, layout: Layout) -> LabelledGrid:
         place = tuple(slice(None) if dim in present else None for dim in samples)
         parts.append(one_feature_axis(values[place], len(samples)))
     values = _of_all_samples(joined(parts, len(samples)), [x.sizes[dim] for dim in samples])
-    grid = Grid(Raveling.of(values), samples, features)
-    return LabelledGrid(_labels(x, samples), x, values, grid, tuple(itertools.chain.from_iterable(names.values())))
+    grid = _grid(x, values, samples, features)
+    return LabelledGrid(x, values, grid, tuple(itertools.chain.from_iterable(names.values())))
 
 
 def _of_all_samples(values: Any, shape: Sequence[int]) -> Any:
@@ -271,10 +269,11 @@ def _is_equal(value: Any, nothing: float) -> bool:
         return False  # a text, for instance
 
 
-def _labels(x: Any, samples: Sequence[Any]) -> Any:
-    """Coordinates of the samples alone, in a Dataset without variables."""
+def _grid(x: Any, values: Any, samples: tuple[Any, ...], features: tuple[Any, ...]) -> Grid:
+    """Grid of the samples, with their coordinates alone."""
     coords = x.coords.to_dataset()
-    return coords.drop_vars([key for key, one in coords.variables.items() if not set(one.dims) <= set(samples)])
+    others = [key for key, one in coords.variables.items() if not set(one.dims) <= set(samples)]
+    return Grid(Raveling.of(values), samples, features, coords=coords.drop_vars(others))
 
 
 def _lazy(variables: Sequence[Any], features: Sequence[Any] = ()) -> list[Any]:

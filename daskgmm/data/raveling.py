@@ -55,6 +55,11 @@ class Raveling:
         cut = [axis for axis, lengths in enumerate(self.chunks) if len(lengths) > 1]
         return not cut or all(max(lengths) == 1 for lengths in self.chunks[: cut[-1]])
 
+    @property
+    def row_chunks(self) -> tuple[int, ...]:
+        """Numbers of rows of the blocks."""
+        return tuple(map(math.prod, itertools.product(*(self.chunks or ((self.n_rows,),)))))
+
     def rows(self, grid: Any) -> Any:
         """Ravel the sample dimensions of an array, the first, to rows, (n, …); lazy for a dask array.
 

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,44 +32,44 @@ _FEWEST_CHUNKS = 64  # if the data have enough rows
 _LARGEST_SLABS = 4  # slabs that a chunk of the fewest rows may take
 
 
-@dataclass(frozen=True)
-class StoredOutput:
-    """Properties of the array in which an output is stored that do not follow from the output."""
-
-    name: str
-    fill_value: float
-    """Value of the rows of a lost chunk, which cannot be a result, except for flags."""
-    attributes: Mapping[str, Any]
-
-
 def create_arrays(
-    group: zarr.Group, outputs: Sequence[RowOutput], stored: Mapping[str, StoredOutput], n_rows: int, chunk_rows: int
+    group: zarr.Group,
+    outputs: Sequence[RowOutput],
+    fill_values: Mapping[str, float],
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dims: tuple[str, ...] | None = ("row",),
+    attributes: Mapping[str, Any] = MappingProxyType({}),
 ) -> RowWriter:
-    """Create an array for every output.
+    """Create an array for every output, named by the output's title.
 
     Parameters
     ----------
     group : zarr.Group
     outputs : sequence of RowOutput
-    stored : mapping
-        `StoredOutput` of every output, by the output's name.
-    n_rows, chunk_rows : int
-        Number of rows of the arrays, and of a chunk.
+    fill_values : mapping
+        Values of lost chunks, which cannot be results, by the output's name.
+    shape, chunks : tuple of int
+        Lengths of the sample dimensions, and of a chunk: (n,) for rows.
+    dims : tuple of str or None
+        Names of the sample dimensions.
+    attributes : mapping
+        Attributes of all arrays, beside those of the outputs.
     """
     targets = []
     for output in outputs:
         columns = () if output.n_columns is None else (output.n_columns,)
-        array = stored[output.name]
+        names = None if dims is None else (*dims, *(output.column_dim for _ in columns))
         targets.append(
             group.create_array(
-                array.name,
-                shape=(n_rows, *columns),
-                chunks=(chunk_rows, *columns),
+                output.title,
+                shape=(*shape, *columns),
+                chunks=(*chunks, *columns),
                 dtype=output.dtype,
-                fill_value=array.fill_value,
-                attributes=dict(array.attributes),
+                fill_value=fill_values[output.name],
+                attributes=dict(output.attributes) | dict(attributes),
                 config={"write_empty_chunks": True},  # a missing chunk is always damage, of flags too
-                dimension_names=("row", "component")[: 1 + len(columns)],
+                dimension_names=names,
             )
         )
     return RowWriter(tuple(targets))
@@ -118,8 +119,22 @@ class RowWriter:
         OutputError
             If the storage is full or fails; the message names rows and array.
         """
+        stop = start + len(results[0])
+        self.write_region((slice(start, stop),), results, f"Rows {start} to {stop}")
+
+    def write_region(self, region: tuple[slice, ...], results: Sequence[Array], name: str) -> None:
+        """Write the results for a region of the samples, which consists of whole chunks; see `write`.
+
+        Parameters
+        ----------
+        region : tuple of slice
+            Range along each sample dimension.
+        results : sequence of array
+        name : str
+            Name of the region in errors.
+        """
         for target, values in zip(self.targets, results, strict=True):
-            _write(target, start, values)
+            _write(target, region, values, name)
 
 
 _NOT_SHARED = (
@@ -146,13 +161,12 @@ def _check_travels(target: zarr.Array[Any]) -> None:
         ) from secrets.cause(error)
 
 
-def _write(target: zarr.Array[Any], start: int, values: Array) -> None:
+def _write(target: zarr.Array[Any], region: tuple[slice, ...], values: Array, name: str) -> None:
     root = target.store.root if isinstance(target.store, LocalStore) else None
     _check_there(target, root)
-    stop = start + len(values)
     try:
-        with writing(f"Rows {start} to {stop} of {describe(target)}", target):
-            target[start:stop] = values
+        with writing(f"{name} of {describe(target)}", target):
+            target[region] = values
     finally:
         if root is not None:
             remove_remains(str(root))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -32,13 +32,14 @@ def _outputs(n_components: int, dtype: np.dtype[Any]) -> tuple[RowOutput, ...]:
     labels = {"long_name": "most probable component", **flags}
     probabilities = {"long_name": "posterior probability of each component", "units": "1"}
     log_density = {"long_name": "logarithm of the mixture's density", "units": "nat"}
+    outliers = {"long_name": "log-density is below the threshold"}
     return (
         RowOutput("labels", np.dtype(np.int64), title="labels", attributes=tuple(labels.items())),
         RowOutput(
             "responsibilities", dtype, n_components, title="probabilities", attributes=tuple(probabilities.items())
         ),
         RowOutput("log_density", dtype, title="log_density", attributes=tuple(log_density.items())),
-        RowOutput("outliers", np.dtype(np.bool_), title="outliers"),
+        RowOutput("outliers", np.dtype(np.bool_), title="outliers", attributes=tuple(outliers.items())),
     )
 
 
@@ -73,6 +74,15 @@ class KernelOutputs:
         """
         known = _outputs(kernel.parameters.n_components, np.dtype(dtype))
         return cls(kernel, tuple(output for output in known if output.name in names), row_kind, np.dtype(dtype))
+
+    def with_threshold(self, threshold: float) -> KernelOutputs:
+        """Return the outputs with a log-density below which a row is an outlier."""
+        added = (("threshold", threshold),) if math.isfinite(threshold) else ()
+        outputs = (
+            replace(output, attributes=output.attributes + added) if output.name == "outliers" else output
+            for output in self.outputs
+        )
+        return replace(self, outputs=tuple(outputs), threshold=threshold)
 
     @property
     def row_bytes(self) -> int:

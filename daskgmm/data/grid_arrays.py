@@ -1,0 +1,154 @@
+"""Results for samples on a grid, written into a Zarr group region by region, with the coordinates of the samples.
+
+A task computes all results of a block. Chunks of the results are as long as most blocks. If blocks are uneven, results
+of neighbours are joined before they are written, so that no two tasks write the same chunk.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import zarr
+
+from ..errors import DimensionError, UnsupportedDataError
+from ..tuning import current
+from .dask_blocks import dense
+from .input_kinds import Grid
+from .output import RowFunction, RowOutput, apply_rows
+from .raveling import Raveling, block_lengths
+from .row_arrays import RowWriter, create_arrays
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def in_blocks(rows: Any, grid: Grid) -> tuple[da.Array, Grid]:
+    """Return rows as a dask array, and the grid with the order of its blocks; rows in memory are cut into slabs."""
+    if isinstance(rows, da.Array):
+        return rows, grid
+    shape = grid.raveling.shape
+    # Blocks grow along the last axes first, so the rows of a block follow each other.
+    lengths = block_lengths(shape, (1,) * len(shape), (), rows.dtype.itemsize * rows.shape[1], current().slab_bytes)
+    raveling = Raveling(shape, da.core.normalize_chunks(lengths, shape))
+    blocks = da.from_array(rows, chunks=(raveling.row_chunks, rows.shape[1]), name=False, asarray=False)
+    return blocks, replace(grid, raveling=raveling)
+
+
+def chunk_lengths(raveling: Raveling) -> tuple[int, ...]:
+    """Lengths of the chunks of results: those of the blocks, or of the longest ones if they are uneven."""
+    return tuple(max(1, *lengths) for lengths in raveling.chunks or ())
+
+
+def check_coordinates(grid: Grid, outputs: Sequence[RowOutput]) -> None:
+    """Raise for coordinates that cannot be written beside the results; cheap, to be called before any work.
+
+    Raises
+    ------
+    DimensionError
+        If names of coordinates or dimensions are those of results.
+    UnsupportedDataError
+        If a coordinate is an index of several levels.
+    """
+    names = {output.title for output in outputs} | {o.column_dim for o in outputs if o.n_columns is not None}
+    coords = () if grid.coords is None else tuple(grid.coords.coords)
+    if taken := [name for name in (*(grid.dims or ()), *coords) if name in names]:
+        raise DimensionError(
+            f"X has a dimension or coordinate {taken[0]!r}, and so have the results to be written. Rename yours: "
+            f"X.rename({taken[0]}='…')."
+        )
+    for name in coords:
+        if getattr(grid.coords.indexes.get(name), "nlevels", 1) > 1:
+            raise UnsupportedDataError(
+                f"X has an index of several levels along {grid.coords[name].dims[0]!r}, which no store holds. Pass "
+                f"X.reset_index({name!r}), or write the results of X before stack()."
+            )
+
+
+def create_grid_arrays(
+    group: zarr.Group, grid: Grid, outputs: Sequence[RowOutput], fill_values: Mapping[str, float]
+) -> RowWriter:
+    """Create an array for every output, and write the coordinates."""
+    shape, lengths, attributes = grid.raveling.shape, chunk_lengths(grid.raveling), {}
+    if grid.coords is not None and (beside := [str(key) for key in grid.coords.coords if key not in grid.coords.dims]):
+        attributes["coordinates"] = " ".join(beside)  # CF's attribute for coordinates that are no dimensions
+    writer = create_arrays(group, outputs, fill_values, shape, lengths, grid.dims, attributes)
+    if grid.coords is not None:
+        columns = {o.column_dim: np.arange(o.n_columns) for o in outputs if o.n_columns is not None}
+        coords = grid.coords.assign_coords(columns)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # texts have no place in the specification of Zarr 3 yet
+            coords.to_zarr(group.store, group=group.path or None, mode="a", zarr_format=3, consolidated=False)
+    return writer
+
+
+def write_blocks(
+    blocks: da.Array, grid: Grid, function: RowFunction, writer: RowWriter, on_rows: Callable[[int, int], None] | None
+) -> da.Array:
+    """Lazy numbers of the samples of each chunk, which are computed as the results of the chunk are written.
+
+    Parameters
+    ----------
+    blocks : dask.array.Array
+        Rows, all features in one block.
+    grid : Grid
+        Grid of these rows.
+    function : RowFunction
+    writer : RowWriter
+    on_rows : callable or None
+        Called with the number of a chunk and its number of samples.
+    """
+    dtype = np.dtype([_field(output) for output in function.outputs])
+    shared = dask.delayed(function, pure=False, traverse=False)
+    records = blocks.map_blocks(
+        _records, function=shared, token="gmm-predict", dtype=dtype, meta=np.empty(0, dtype), drop_axis=1
+    )
+    results = grid.raveling.grid(records)
+    lengths = chunk_lengths(grid.raveling)
+    if results.chunks != (regular := da.core.normalize_chunks(lengths, results.shape)):
+        results = results.rechunk(regular)
+    return results.map_blocks(
+        _write_chunk,
+        writer=dask.delayed(writer, pure=False, traverse=False),
+        on_rows=on_rows,
+        token="gmm-write",
+        chunks=tuple((1,) * len(along) for along in results.chunks),
+        dtype=np.int64,
+        meta=np.empty((0,) * results.ndim, np.int64),
+    )
+
+
+def _field(output: RowOutput) -> tuple[Any, ...]:
+    return (output.name, output.dtype) if output.n_columns is None else (output.name, output.dtype, output.n_columns)
+
+
+def _records(block: Any, function: RowFunction, block_info: Any = None) -> Array:
+    """Compute all results for the rows of a block, as records."""
+    start = block_info[0]["array-location"][0][0]
+    results = apply_rows(dense(block), function, int(start))
+    dtype = np.dtype([_field(output) for output in function.outputs])
+    records = np.empty(len(block), dtype)
+    for output, values in zip(function.outputs, results, strict=True):
+        records[output.name] = values
+    return records
+
+
+def _write_chunk(records: Array, writer: RowWriter, on_rows: Any, block_info: Any = None) -> Array:
+    """Write the results of a chunk."""
+    info = block_info[0]
+    region = tuple(slice(*ends) for ends in info["array-location"])
+    place = f"Region {', '.join(f'{own.start}:{own.stop}' for own in region)}"
+    writer.write_region(region, [records[name] for name in records.dtype.names or ()], place)
+    if on_rows is not None:
+        on_rows(int(np.ravel_multi_index(info["chunk-location"], info["num-chunks"])), records.size)
+    return np.full((1,) * records.ndim, records.size)
+
+
+def n_chunks(raveling: Raveling) -> int:
+    """Number of chunks of the results."""
+    return math.prod(-(-n // length) for n, length in zip(raveling.shape, chunk_lengths(raveling), strict=True))
