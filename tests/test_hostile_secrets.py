@@ -89,6 +89,14 @@ def test_options_are_secrets():
     assert Secrets("s3://b/x", options).hide(f"AKIA-key {SECRET} False 5") == "… … False 5"
 
 
+def test_places_in_options_are_no_secrets():
+    options = {"endpoint_url": "http://minio:9000", "client_kwargs": {"region_name": "eu-west-1"}}
+    told = "no connection to http://minio:9000 in eu-west-1"
+    assert Secrets("s3://b/x", options).hide(told) == told
+    hidden = Secrets("s3://b/x", {"endpoint_url": f"http://u:{SECRET}@minio:9000"}).hide(f"{SECRET}, http://minio:9000")
+    assert hidden == "…, http://minio:9000"
+
+
 def test_causes_that_tell_are_left_out():
     telling = ValueError("refused")
     telling.__cause__ = OSError(f"https://u:{SECRET}@h")
@@ -240,6 +248,9 @@ CALLS_WITH_OPTIONS = {
         fit().predict(open_zarr(url, storage_options=options)).compute(scheduler="synchronous")
     ),
     "names of tasks": lambda url, options: list(fit().predict(open_zarr(url, storage_options=options)).dask.keys()),
+    "checkpoint": lambda url, options: GaussianMixture(2, max_iter=2).fit(
+        open_zarr(url, storage_options=options), checkpoint="run.checkpoint", resume=True
+    ),
     "load": lambda url, options: daskgmm.load(url, storage_options=options),
     "save": lambda url, options: fit().save(url, storage_options=options),
     "results": lambda url, options: daskgmm.write_predictions(fit(), X, url, storage_options=options),

@@ -13,6 +13,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 _HIDDEN = "…"
+_PLACES = {"bucket", "container_name", "account_name", "endpoint", "endpoint_url", "region", "region_name"}
+"""Options that are no secrets, unless they are URLs with a password."""
+
 _SHORTEST_SECRET = 4  # shorter secrets occur in any text, and would be replaced there
 
 
@@ -79,7 +82,7 @@ class Secrets:
     ----------
     address : str
     options : mapping or sequence of mappings, optional
-        Options of the file system; every text in them counts as secret.
+        Options of the file system; every text in them counts as secret, except names of places, such as endpoints.
     """
 
     def __init__(self, address: str, options: Mapping[str, Any] | Sequence[Any] | None = None) -> None:
@@ -129,8 +132,8 @@ def _texts(options: Any) -> Iterator[str]:
     elif isinstance(options, bytes):
         yield options.decode(errors="ignore")
     elif isinstance(options, Mapping):
-        for value in options.values():
-            yield from _texts(value)
+        for key, value in options.items():
+            yield from _address_secrets(value) if key in _PLACES and isinstance(value, str) else _texts(value)
     elif isinstance(options, list | tuple):
         for value in options:
             yield from _texts(value)

@@ -30,9 +30,8 @@ Address = str | os.PathLike[str] | Store | StorePath | zarr.Group
 # File systems of fsspec that look a file up by its name in every read.
 _READ_BY_NAME = {"file", "local", "memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "http", "https"}
 
-# Schemes of obstore's classes, and their options that are no secrets.
+# Schemes of obstore's classes.
 _SCHEMES = {"S3Store": "s3", "GCSStore": "gs", "AzureStore": "az"}
-_NO_SECRETS = {"bucket", "container_name", "account_name", "endpoint", "region"}
 
 
 @dataclass(frozen=True)
@@ -170,9 +169,7 @@ def options_of(store: Store) -> list[Any]:
     if files is not None:
         return [getattr(getattr(files, "sync_fs", files), "storage_options", None)]
     inner = getattr(store, "store", None)  # obstore's
-    config = getattr(inner, "config", None)
-    known = {key: value for key, value in config.items() if key not in _NO_SECRETS} if config else {}
-    return [known, getattr(inner, "client_options", None)]
+    return [getattr(inner, "config", None), getattr(inner, "client_options", None)]
 
 
 def store_secrets(store: Store) -> Secrets:
@@ -248,6 +245,5 @@ def place_of(store: Any) -> tuple[str, ...] | None:
         return (type(files).__name__, str(files._fs_token), str(store.path))
     if type(store) is ObjectStore and type(store.store).__name__ in _SCHEMES:
         options = (tokenize(sorted(map(str, part.items()))) for part in options_of(store) if part)
-        endpoint = str(store.store.config.get("endpoint"))
-        return (type(store.store).__name__, store_name(store, most=LONGEST_ADDRESS), endpoint, *options)
+        return (type(store.store).__name__, store_name(store, most=LONGEST_ADDRESS), *options)
     return None
