@@ -152,6 +152,10 @@ def test_variables_of_netcdf_may_be_the_features(here, model):
     grid = {name: (("y", "x"), column.reshape(6, 10)) for name, column in zip("abc", X.T, strict=True)}
     xr.Dataset(grid | {"t": ("y", np.arange(6.0))}).to_netcdf("x.nc", engine="h5netcdf")
     fitted = fit("x.nc::a, b, c")
+    xr.Dataset(grid).expand_dims(time=2).to_netcdf("grid.nc", engine="h5netcdf")
+    whole = GaussianMixture(2, random_state=0).fit("grid.nc", dim=("time", "y", "x"))
+    assert list(whole.feature_names_in_) == ["a", "b", "c"]
+    assert whole.predict("grid.nc").dims == ("time", "y", "x")
     np.testing.assert_array_equal(fitted.means_, model.means_)
     assert list(fitted.feature_names_in_) == ["a", "b", "c"]
     labels = fitted.predict("x.nc::a,b,c")

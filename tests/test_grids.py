@@ -351,6 +351,14 @@ def test_groups_that_are_no_images(attributes, tmp_path):
         fit(str(tmp_path / "g.zarr"))
 
 
+def test_a_group_of_several_grids_says_how_they_become_features(tmp_path):
+    group = zarr.create_group(tmp_path / "g.zarr")
+    for name in ("salinity", "temperature"):
+        group.create_array(name, data=VOLUME[0], dimension_names=("z", "y", "x"))
+    with pytest.raises(StoreError, match=r"xarray\.open_zarr\(path\)\[\['salinity', 'temperature'\]\]"):
+        fit(str(tmp_path / "g.zarr"), dim=("z", "y", "x"))
+
+
 def test_an_image_that_names_an_array_that_is_not_there(tmp_path):
     ome(VOLUME, tmp_path / "x")
     shutil.rmtree(tmp_path / "x" / "s0")

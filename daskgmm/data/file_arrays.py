@@ -26,9 +26,21 @@ def _open_netcdf(address: FileAddress, name: str) -> Any:
         several = [key.strip() for key in (address.inside or "").split(",")]
         if address.inside not in known and len(several) > 1 and set(several) <= known.keys():
             return dataset[several]
+        if address.inside is None and name == "X" and _are_features(dataset):
+            return dataset
         return dataset[
             _choose(address, known, {str(key): known[str(key)] for key in dataset.data_vars}, "variable", name)
         ]
+
+
+def _are_features(dataset: Any) -> bool:
+    """Test for several variables of numbers on one grid, which are the features as they are of a Dataset.
+
+    Variables of two dimensions may as well be arrays of rows.
+    """
+    variables = list(dataset.data_vars.values())
+    on_one_grid = len({variable.dims for variable in variables}) == 1 and variables[0].ndim not in (0, 2)
+    return len(variables) > 1 and on_one_grid and all(variable.dtype.kind in "biuf" for variable in variables)
 
 
 def check_engines(address: FileAddress) -> None:
@@ -117,9 +129,10 @@ def _choose(
     if len(fitting) == 1 or len(offered) == 1:  # another number of dimensions is refused for what it is
         return next(iter(fitting or offered))
     example = printable((fitting or list(offered) or ["name"])[0])
+    several = f", or several as features: path::{','.join(list(offered)[:2])}" if what == "variable" else ""
     raise StoreError(
         f"{address.shown} has {len(fitting)} {what}s of numbers with {n_dimensions} dimension(s); its {what}s are "
-        f"{listed(known)}. Say which one is meant, for example as path::{example}."
+        f"{listed(known)}. Say which one is meant, for example as path::{example}{printable(several)}."
     )
 
 

@@ -97,7 +97,7 @@ class LabelledArrays(InputKind):
 
 
 def _divided_array(x: Any, layout: Layout) -> LabelledGrid:
-    _check_variable(x.name if x.name is not None else "X", x, ())
+    _check_variable(x.name, x, ())
     samples, features = split_dimensions(dict(x.sizes), layout)
     names = _text_labels(x, features)
     chosen = _of_fit(x, features, names, layout)
@@ -240,7 +240,7 @@ def _names_of_fit(names: dict[Any, tuple[str, ...]], known: tuple[str, ...]) -> 
 
 def _check_variable(key: Any, variable: Any, others: Sequence[str]) -> None:
     """Raise `UnsupportedDataError` for a variable that is not made of real numbers, or is not decoded."""
-    dtype = variable.dtype
+    dtype, who = variable.dtype, "X" if key is None else f"The variable {key!r:.80} of X"
     if dtype.kind not in "biuf":
         advice = (
             "Pass real and imaginary parts as features."
@@ -249,14 +249,12 @@ def _check_variable(key: Any, variable: Any, others: Sequence[str]) -> None:
             if others
             else "Convert it to numbers."
         )
-        raise UnsupportedDataError(
-            f"The variable {key!r:.80} of X has dtype {dtype}; expected a boolean, integer or floating dtype. {advice}"
-        )
+        raise UnsupportedDataError(f"{who} has dtype {dtype}; expected a boolean, integer or floating dtype. {advice}")
     for attribute, nothing in _ENCODING.items():
         value = variable.attrs.get(attribute, nothing)
         if not _is_equal(value, nothing):
             raise UnsupportedDataError(
-                f"The variable {key!r:.80} of X holds stored numbers: its attribute {attribute} = {value!r:.40} is not "
+                f"{who} holds stored numbers: its attribute {attribute} = {value!r:.40} is not "
                 "applied to them. Decode the numbers with xarray.decode_cf(dataset), or open the file with "
                 "mask_and_scale=True; if they are decoded, remove the attribute from attrs."
             )

@@ -260,11 +260,17 @@ def pick_array(node: zarr.Array[Any] | zarr.Group, name: str | None = None) -> z
         return arrays[0][1]
     names = _names_below(node, dict(arrays))
     nested = "" if arrays or not names else " right below it, but in its groups"
+    grids = [name for name, array in arrays if array.ndim > 2]
+    several = f" Or make variables the features: xarray.open_zarr(path)[{_quoted(grids)}]." if len(grids) > 1 else ""
     raise StoreError(
         f"{describe(node)} is a group with {len(arrays)} arrays{nested} ({_shown(names)}). Say which one is meant, "
         f"for example as {'path::' + printable(names[0]) if names else 'path::array'}, or for an open store with "
-        f"open_zarr(store, {printable(names[0]) if names else 'array'!r})."
+        f"open_zarr(store, {printable(names[0]) if names else 'array'!r}).{several}"
     )
+
+
+def _quoted(names: list[str]) -> str:
+    return f"[{', '.join(repr(printable(name)) for name in names[:_MOST_NAMES])}{', …' * (len(names) > _MOST_NAMES)}]"
 
 
 def _with_axes(arrays: list[tuple[str, zarr.Array[Any]]]) -> list[tuple[str, zarr.Array[Any]]]:
