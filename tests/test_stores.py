@@ -27,6 +27,7 @@ from daskgmm.errors import (
     StoreError,
     StoreNotFoundError,
 )
+from daskgmm.estimators.accepted_data import accept_data
 from daskgmm.inspection import store_record
 from daskgmm.results import write_samples
 
@@ -397,7 +398,7 @@ def test_a_store_that_worker_processes_do_not_see(tmp_path):
     store = FsspecStore.from_url(f"memory://stores-{new_name()}/s.zarr")
     array = zarr.create_array(store, name="labels", shape=(4,), dtype="i8")
     writer = pickle.loads(pickle.dumps(RowWriter((array,))))
-    rows = GaussianMixture(2)._accept_input(put_rows(store, name="x"), reset=True).rows
+    rows = accept_data(GaussianMixture(2), put_rows(store, name="x"), reset=True).rows
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
     with pytest.raises(StoreError, match=r"does not see the store.*scheduler='threads'"):
@@ -452,7 +453,7 @@ def test_options_in_python(guarded):
 
 def test_rows_travel_with_their_options(guarded):
     rows = open_zarr(f"{guarded}/x.zarr", storage_options=OPTIONS)
-    handle = pickle.loads(pickle.dumps(GaussianMixture(2)._accept_input(rows, reset=True).rows.handle))
+    handle = pickle.loads(pickle.dumps(accept_data(GaussianMixture(2), rows, reset=True).rows.handle))
     np.testing.assert_array_equal(handle[0:5], X[:5])
 
 

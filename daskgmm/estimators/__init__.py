@@ -5,7 +5,9 @@ bayesian_mixture   `BayesianGaussianMixture`: variational inference
 selection          `select`: a comparison of several mixtures of the same data
 selection_table    table of the candidates of a selection, the best candidate, and warnings about their order
 grid               validated arguments of `select`: candidates and criterion
-base               base class of both mixtures: fit, predict, score
+base               base class of both mixtures: fit, plan, save
+predictions        base class with the predictions and scores of a fitted mixture
+accepted_data      data that an estimator is given: checked, with features recorded or compared
 outliers           base class with the log-density below which rows are outliers
 explicit           base class of `GaussianMixture`: models of given parameters, marginals and conditionals
 fit_callbacks      scikit-learn's own callbacks

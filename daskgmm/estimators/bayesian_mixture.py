@@ -20,8 +20,7 @@ from ..errors import InvalidAttributesError
 from ..fitting.survey import Survey
 from ..names import Defaults
 from .attributes import COVARIANCES, as_array, check_covariances, check_means, check_positive, checked
-from .base import Array
-from .model import Preparation
+from .model import Array, Preparation
 from .model_kinds import storable
 from .outliers import OutlierThreshold
 from .validation import check_priors

@@ -22,9 +22,10 @@ from ..errors import InvalidAttributesError
 from ..fitting.regression import ConditionalMean
 from ..names import Defaults
 from .attributes import Memory, as_array, checked, rounding
-from .base import Array, for_each_row
 from .features import check_feature_names, feature_positions, given_values, other_features
+from .model import Array
 from .outliers import OutlierThreshold
+from .predictions import for_each_row
 from .validation import check_parameter_names
 
 _LARGEST = 10**9  # numbers in an array of parameters

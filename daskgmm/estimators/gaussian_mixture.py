@@ -22,9 +22,8 @@ from ..fitting.folds import Score
 from ..fitting.pruning import information_criteria
 from ..names import AUTO, Defaults
 from .attributes import COVARIANCES, check_covariances, check_means, check_problem, checked
-from .base import Array
 from .explicit import ExplicitMixture
-from .model import Preparation
+from .model import Array, Preparation
 from .model_kinds import storable
 from .validation import check_given
 

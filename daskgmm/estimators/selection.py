@@ -36,6 +36,7 @@ from ..fitting.folds import SplitScore, SplitScoreFold
 from ..fitting.plan import cache_bytes, check_parameters
 from ..fitting.pruning import PruningRule
 from ..persistence.checkpoint import Checkpoint
+from .accepted_data import accept_data
 from .base import BaseMixture
 from .checkpointing import check_checkpoint, checkpointer_for
 from .grid import ONLY_FULL, Key, check_criterion, check_estimator, check_keys, check_rows, check_types, label
@@ -291,7 +292,7 @@ def _select(
     first = models[keys[0]]
     address = file_address(X)
     X, sample_weight = split_weights(X, sample_weight)
-    accepted = first._accept_input(X, reset=True, layout=options.layout)
+    accepted = accept_data(first, X, reset=True, layout=options.layout)
     weights = accepted.align(sample_weight, "sample_weight")
     _copy_features(first, models.values())
     rule = None if share is None else HeldOut(share, base.random_state)
