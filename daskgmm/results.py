@@ -127,7 +127,8 @@ def write_predictions(
     names = _names(probabilities=probabilities, log_density=log_density, outliers=_checked(outliers))
     layout = given_layout(dim, feature_axis)
     with _prepared(model, X, names, layout, callbacks) as (engine, dataset, fold, gridded):
-        attributes = record(RESULTS, data=file_address(X) or _source(dataset), model=_full(model_name))
+        address = file_address(X) or (None if gridded is None else gridded[1].address)
+        attributes = record(RESULTS, data=address or _source(dataset), model=_full(model_name))
         if outliers is not None:
             fold = replace(fold, outputs=fold.outputs.with_threshold(float(outliers)))
         if gridded is not None:

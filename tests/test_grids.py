@@ -266,7 +266,9 @@ def test_stored_grids_are_read_region_by_region(kind, tmp_path):
         assert max(labels.chunks[1]) < Y
         np.testing.assert_array_equal(labels.compute(), expected.predict(ROWS).reshape(SHAPE))
         assert found.score(x) == pytest.approx(expected.score(ROWS), rel=1e-12)
-    assert fit(x, FIRST, dim=("z", "y", "x")).feature_dims_ == ("c",)
+    found = fit(x, FIRST, dim=("z", "y", "x"))
+    assert found.feature_dims_ == ("c",)
+    assert str(tmp_path / "x") in found.origin_.data.address
     weights = np.random.default_rng(1).random(SHAPE)
     zarr.create_array(tmp_path / "w.zarr", data=weights, chunks=(3, 4, 5))
     weighted = fit(ROWS, FIRST, sample_weight=weights.ravel())

@@ -409,6 +409,18 @@ def test_land_is_left_out():
         np.testing.assert_allclose(found.score(x), float(densities.mean()))
 
 
+@pytest.mark.parametrize("chunks", [None, {"time": 4, "lat": 3, "lon": 7}], ids=str)
+def test_an_error_names_the_position_of_the_sample(chunks, model):
+    hole = DS.copy(deep=True)
+    hole.temperature[5, 6, 8] = np.inf
+    hole = hole if chunks is None else hole.chunk(chunks)
+    functions = [fit, model.score, lambda x: select(x, [1, 2])]
+    for function in functions if chunks else [*functions, model.predict]:
+        with pytest.raises(NonFiniteDataError) as caught:
+            function(hole)
+        assert "is the sample at time=5, lat=6, lon=8 of the grid (6, 8, 10)" in caught.value.__notes__[0]
+
+
 def test_missing_may_be_refused():
     with pytest.raises(NonFiniteDataError, match="NaN in row"):
         fit(OCEAN, parameters={"missing": "raise"})

@@ -6,10 +6,12 @@ A kind of input is one class, which `register` adds to the known kinds. CONTRIBU
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from ..errors import NonFiniteDataError
 from ..names import RAISE
 from .dimensions import Layout, unnamed
 from .output import RowFunction, RowOutput
@@ -152,6 +154,8 @@ class Grid:
     """Names of the feature dimensions; empty where variables are the features."""
     feature_axis: int | None = None
     """Axis of the features, where dimensions have no names."""
+    address: str | None = None
+    """Absolute path or URL of a stored array, without secrets."""
     coords: Any = None
     """Coordinates of the samples: an xarray Dataset without variables; None where there are none."""
 
@@ -199,6 +203,24 @@ class Input:
     def grid(self) -> Grid | None:
         """Grid of the samples; None for plain rows."""
         return next((grid for kind, data in self.steps if (grid := kind.grid(data)) is not None), None)
+
+    @property
+    def address(self) -> str | None:
+        """Address of a stored array of more than two dimensions; rows of other stores know theirs."""
+        return None if self.grid is None else self.grid.address
+
+    @contextmanager
+    def naming_samples(self) -> Iterator[None]:
+        """Add the position on the grid to an error in the ``with`` block that names a row."""
+        try:
+            yield
+        except NonFiniteDataError as error:
+            if (grid := self.grid) is not None and len(grid.raveling.shape) > 1:
+                position = grid.raveling.position(error.row)
+                names = grid.dims or [f"axis {axis}" for axis in range(len(position))]
+                named = ", ".join(f"{name}={place}" for name, place in zip(names, position, strict=True))
+                error.add_note(f"Row {error.row} is the sample at {named} of the grid {grid.raveling.shape!s:.200}.")
+            raise
 
     def align(self, values: Any, name: str) -> Any:
         """Bring the values of an aligned input into the order of the rows; see `InputKind.aligned`."""

@@ -60,6 +60,17 @@ class Raveling:
         """Numbers of rows of the blocks."""
         return tuple(map(math.prod, itertools.product(*(self.chunks or ((self.n_rows,),)))))
 
+    def position(self, row: int) -> tuple[int, ...]:
+        """Position on the grid of the sample that is a row."""
+        if self.chunks is None:
+            return tuple(map(int, np.unravel_index(row, self.shape)))
+        firsts = np.cumsum((0, *self.row_chunks))
+        block = int(np.searchsorted(firsts, row, "right")) - 1
+        blocks = np.unravel_index(block, tuple(map(len, self.chunks)))
+        lengths = tuple(along[i] for along, i in zip(self.chunks, blocks, strict=True))
+        inside = np.unravel_index(row - int(firsts[block]), lengths)
+        return tuple(int(sum(along[:i]) + j) for along, i, j in zip(self.chunks, blocks, inside, strict=True))
+
     def rows(self, grid: Any) -> Any:
         """Ravel the sample dimensions of an array, the first, to rows, (n, …); lazy for a dask array.
 

@@ -78,7 +78,7 @@ def _stored_grid(source: Source, names: tuple[str, ...] | None, layout: Layout, 
     values = one_feature_axis(
         lazy_regions(source.with_missing(), features).transpose(*samples, *features), len(samples)
     )
-    return ArrayGrid(values, Grid(Raveling.of(values), **grid_names))
+    return ArrayGrid(values, Grid(Raveling.of(values), address=source.address, **grid_names))
 
 
 def _zarr_dimensions(array: zarr.Array[Any]) -> tuple[str, ...] | None:

@@ -161,9 +161,13 @@ class BaseMixture(CallbackSupportMixin, MixturePredictions[State]):  # type: ign
             )
         printing: list[Listener] = [VerboseListener(self.verbose, self.verbose_interval)] if self.verbose else []
         listeners = [*printing, *check_callbacks(self.callbacks), *more_listeners]
-        with DaskEngine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
+        in_process = not is_lazy(data)
+        with (
+            accepted.naming_samples(),
+            DaskEngine(self.scheduler, in_process=in_process, listeners=listeners) as engine,
+        ):
             dataset, n_passes = as_dataset(data, weights, engine.compute, accepted.missing)
-            dataset = dataset.at(address)
+            dataset = dataset.at(address or accepted.address)
             if dataset.n_rows < self.n_components:
                 raise ValueError(
                     f"Expected n_samples >= n_components but got n_components = {self.n_components}, "

@@ -163,7 +163,11 @@ class MixturePredictions(DensityMixin, SklearnConversion[State]):  # type: ignor
         """Open an engine for one pass over accepted data; ``callbacks`` replace the estimator's own."""
         data = accepted.rows
         listeners = check_callbacks(self.callbacks if callbacks is None else callbacks)
-        with DaskEngine(self.scheduler, in_process=not is_lazy(data), listeners=listeners) as engine:
+        in_process = not is_lazy(data)
+        with (
+            accepted.naming_samples(),
+            DaskEngine(self.scheduler, in_process=in_process, listeners=listeners) as engine,
+        ):
             dataset, _ = as_dataset(data, weights, engine.compute, accepted.missing)
             yield engine, dataset
 
@@ -199,7 +203,8 @@ class MixturePredictions(DensityMixin, SklearnConversion[State]):  # type: ignor
             return None
         dataset, _ = as_dataset(data, weights, missing=accepted.missing)
         fold = self._score_fold(dataset, prepared, entropy=entropy)
-        return run_here(dataset, fold) if is_short(dataset, fold) else None
+        with accepted.naming_samples():
+            return run_here(dataset, fold) if is_short(dataset, fold) else None
 
     def _score_fold(self, dataset: Dataset, prepared: Prepared[State], *, entropy: bool) -> ScoreFold:
         return ScoreFold(self._kept_kernel(prepared, dataset.rows), entropy, row_kind=dataset.row_kind)
@@ -231,7 +236,7 @@ def for_each_row(accepted: Input, function: RowFunction, shared_bytes: int = 0) 
 
     def compute() -> Any:
         if isinstance(data, np.ndarray):
-            with one_blas_thread():
+            with accepted.naming_samples(), one_blas_thread():
                 return apply_rows(data, function, n_threads=None)[0]
         return map_rows(as_blocks(data, output.row_bytes, max(shared_bytes, output.row_bytes)), function)
 

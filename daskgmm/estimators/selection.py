@@ -297,9 +297,10 @@ def _select(
     _copy_features(first, models.values())
     rule = None if share is None else HeldOut(share, base.random_state)
     listeners = [*_printing(base), *check_callbacks(callbacks or base.callbacks)]
-    with DaskEngine(base.scheduler, in_process=not is_lazy(accepted.rows), listeners=listeners) as engine:
+    in_process = not is_lazy(accepted.rows)
+    with accepted.naming_samples(), DaskEngine(base.scheduler, in_process=in_process, listeners=listeners) as engine:
         dataset, counting = as_dataset(accepted.rows, weights, engine.compute, accepted.missing)
-        dataset = dataset.at(address)
+        dataset = dataset.at(address or accepted.address)
         check_rows(dataset, keys, rule)
         training = dataset if rule is None else rule.training(dataset)
         check_parameters(training, [_settings(model, training.n_features) for model in models.values()])
