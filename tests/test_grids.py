@@ -37,7 +37,7 @@ FIRST = {
 }
 """First parameters with which the order of rows makes no difference but rounding."""
 
-quick = settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,6 +67,7 @@ KINDS = {
 }
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_results_have_the_shape_of_the_samples(kind, axis, tmp_path):

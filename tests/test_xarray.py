@@ -42,7 +42,7 @@ DS = xr.Dataset({"temperature": (DIMS, TEMPERATURE), "salinity": (DIMS, SALINITY
 LAND = xr.DataArray(rng.random((Y, X_)) < 0.3, dims=("lat", "lon"))
 OCEAN = DS.where(~LAND)
 
-quick = settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,6 +108,7 @@ FORMS = {
 }
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("given_dim", [None, DIMS, ["lon", "lat", "time"]], ids=str)
 def test_variables_or_a_dimension_are_the_features_with_the_bits_of_plain_rows(form, given_dim, of_rows):
@@ -450,6 +451,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("form", WEIGHTS)
 @pytest.mark.parametrize("chunks", [None, {"time": 2}, {"time": 2, "lat": 3, "lon": 7}], ids=str)
 def test_weights_by_name(form, chunks):
@@ -597,6 +599,7 @@ STRUCTURES = {
 }
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("kind", [GaussianMixture, BayesianGaussianMixture])
 def test_parameters_as_a_dataset(kind, structure):
