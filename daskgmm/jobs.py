@@ -30,6 +30,7 @@ from .data.write import check_target
 from .diagnostics.selection_view import check_picture, save_picture
 from .engine.cluster import embedded_cluster, planned_cluster
 from .engine.events import Listener
+from .engine.scheduler import UncountedRowsError
 from .engine.scheduler_choice import find_scheduler
 from .errors import InterruptedWarning, StoreError
 from .estimators.base import BaseMixture
@@ -103,7 +104,8 @@ class Compute:
             return
         with self.describe() as cluster:
             planned = copy(model)
-            plan(planned.set_params(scheduler=cluster))
+            with contextlib.suppress(UncountedRowsError):  # the workers count the rows, and check before a pass
+                plan(planned.set_params(scheduler=cluster))
 
     @contextlib.contextmanager
     def start(self, callbacks: Iterable[Listener] = ()) -> Iterator[Any]:
@@ -163,7 +165,7 @@ class Rows:
     def open_weights(self) -> Any:
         """Open the array of weights without loading it; return None for no weights, and the name of a column."""
         kind = file_kind(self.address)
-        if self.weights is None or (kind is not None and kind.is_table):
+        if self.weights is None or (kind is not None and kind.is_table and "://" not in self.weights):
             return self.weights
         with naming("sample_weight"):
             return open_address(self.weights, "sample_weight", storage_options=self.storage_options)

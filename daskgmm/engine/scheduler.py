@@ -97,6 +97,10 @@ class ClusterScheduler(Scheduler):
         """Have a cache of up to ``n_bytes`` of rows in every worker, under that name, until the scheduler is left."""
 
 
+class UncountedRowsError(SchedulerError):
+    """The rows have to be counted before a pass can be planned, and there is nothing to count them with."""
+
+
 class Planned(ClusterScheduler):
     """A cluster that is described but not started: enough to plan a pass.
 
@@ -122,9 +126,10 @@ class Planned(ClusterScheduler):
         """Open nothing."""
 
     def run(self, work: Work, **options: Any) -> Any:
-        raise SchedulerError(
-            "A planned cluster has no worker processes, and these data have to be read before a pass can be planned: "
-            "call compute_chunk_sizes() on the dask array first, or start the cluster."
+        raise UncountedRowsError(
+            "A planned cluster has no worker processes, and the rows of these data have to be counted before a pass "
+            "can be planned: plan for this process, call compute_chunk_sizes() on a dask array first, or start the "
+            "cluster."
         )
 
 
