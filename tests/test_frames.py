@@ -329,7 +329,7 @@ def test_a_path_of_weights_serves_a_frame_too(tmp_path):
 
 
 def test_a_text_for_weights_of_an_array():
-    message = r"sample_weight: There is nothing at w\. A text is the path .*only if X is a table .* X is a ndarray"
+    message = r"sample_weight: There is nothing at w\. A text is the path .*only if X is a table .* X is an ndarray"
     with pytest.raises(StoreNotFoundError, match=message):
         fit(X, "w")
 

@@ -29,6 +29,16 @@ def arrow(columns):
     return pytest.importorskip("pyarrow").table(columns)
 
 
+def arrow_columns_of_pandas(columns):
+    pandas = pytest.importorskip("pandas")
+    return arrow(columns).to_pandas(types_mapper=pandas.ArrowDtype)
+
+
+def parts_of_dask(columns):
+    frames = pytest.importorskip("dask.dataframe")
+    return frames.from_pandas(arrow_columns_of_pandas(columns), npartitions=2)
+
+
 def batch(columns):
     return pytest.importorskip("pyarrow").RecordBatch.from_pydict(columns)
 
@@ -60,9 +70,9 @@ def test_nulls_are_missing_values(table, column):
     assert np.flatnonzero(model.predict(data) == -1).tolist() == [4]
 
 
-@every_table
+@pytest.mark.parametrize("table", [*TABLES.values(), arrow_columns_of_pandas, parts_of_dask])
 def test_decimals_are_numbers(table):
-    data = TABLES[table]({"a": X[:, 0], "b": [Decimal(int(i)) for i in INTEGERS]})
+    data = table({"a": X[:, 0], "b": [Decimal(int(i)) for i in INTEGERS]})
     np.testing.assert_array_equal(fit(data).means_, fit(np.column_stack([X[:, 0], INTEGERS])).means_)
 
 
@@ -143,6 +153,15 @@ def test_quantities_are_their_numbers():
     units = pytest.importorskip("astropy.units")
     data = pytest.importorskip("astropy.table").QTable({"a": X[:, 0] * units.m, "b": X[:, 1]})
     np.testing.assert_array_equal(fit(data).means_, fit(X).means_)
+
+
+def test_masked_weights_of_astropy_are_refused():
+    units, masked = pytest.importorskip("astropy.units"), pytest.importorskip("astropy.utils.masked").Masked
+    kinds = pytest.importorskip("astropy.table")
+    weights = masked(np.ones(N), mask=np.arange(N) == 3)
+    for column in (weights * units.m, kinds.MaskedColumn(np.ones(N), mask=np.arange(N) == 3)):
+        with pytest.raises(UnsupportedDataError, match="sample_weight: The data are masked"):
+            GaussianMixture().fit(kinds.QTable({"a": X[:, 0], "w": column}), sample_weight="w")
 
 
 def test_tables_of_fits_files_are_records(tmp_path):

@@ -70,7 +70,12 @@ def check_columns(
 
 def is_number(dtype: Any) -> bool:
     """Test a dtype of pandas or NumPy for real numbers, nullable and Arrow's ones included."""
-    return getattr(dtype, "kind", "O") in "biuf"
+    return getattr(dtype, "kind", "O") in "biuf" or is_decimal(dtype)
+
+
+def is_decimal(dtype: Any) -> bool:
+    """Test a dtype of pandas for Arrow's decimals."""
+    return not isinstance(dtype, np.dtype) and str(dtype).startswith("decimal")
 
 
 def is_object(dtype: Any) -> bool:
@@ -93,7 +98,11 @@ class PandasFrame(InputKind):
 
     def rows(self, data: Any, name: str) -> Any:
         dtypes = list(data.dtypes)
-        objects = {i for i, kind in enumerate(dtypes) if is_object(kind) and _holds_numbers(data.iloc[:, i])}
+        objects = {
+            i
+            for i, kind in enumerate(dtypes)
+            if is_decimal(kind) or (is_object(kind) and _holds_numbers(data.iloc[:, i]))
+        }
         bad = {
             column: kind
             for i, (column, kind) in enumerate(zip(data.columns, dtypes, strict=True))
@@ -266,7 +275,7 @@ def split_weights(X: Any, sample_weight: Any) -> tuple[Any, Any]:
     if names is not None and sample_weight in names:
         if names.count(sample_weight) > 1:
             raise InvalidWeightsError(f"sample_weight={sample_weight!r}: X has several columns of that name.")
-        return _without(X, sample_weight, names), X[sample_weight]
+        return _without(X, sample_weight, names), _column(X, sample_weight)
     if _is_path(sample_weight):
         return X, sample_weight
     shown = repr(printable(without_secrets(sample_weight)))
@@ -278,13 +287,23 @@ def split_weights(X: Any, sample_weight: Any) -> tuple[Any, Any]:
         )
     raise StoreNotFoundError(
         f"sample_weight: There is nothing at {shown[1:-1]}. A text is the path of weights, relative to {os.getcwd()}; "
-        f"it names a column only if X is a table or data frame, and X is a {type(X).__name__}."
+        f"it names a column only if X is a table or data frame, and X is {_with_article(type(X).__name__)}."
     )
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in tuple('aeio') or noun == 'ndarray' else 'a'} {noun}"
 
 
 def _is_path(text: str) -> bool:
     path = local_path(split_address(text)[0])
     return path is None or os.path.exists(path)
+
+
+def _column(X: Any, name: str) -> Any:
+    if _is(X, "astropy", "Table"):
+        return np.ma.asarray(X[name])  # NumPy drops the mask of a quantity
+    return X[name]
 
 
 def _without(X: Any, column: str, names: list[Any]) -> Any:
