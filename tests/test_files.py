@@ -3,6 +3,7 @@
 import builtins
 import json
 import sys
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,13 @@ import zarr
 
 from daskgmm import GaussianMixture, load, select, write_predictions
 from daskgmm.cli import main
-from daskgmm.errors import MissingDependencyError, StoreError, StoreNotFoundError, UnsupportedDataError
+from daskgmm.errors import (
+    MissingDependencyError,
+    NonFiniteDataError,
+    StoreError,
+    StoreNotFoundError,
+    UnsupportedDataError,
+)
 from daskgmm.inspection import store_record
 
 pytest.importorskip("dask.dataframe")
@@ -231,6 +238,9 @@ HEADERS = {
     "row numbers": (",a,b\n0,1.5,2\n1,3,4\n", r"a column without a name.*path::a,b"),
     "text": ("a,b\n1,x\n2,y\n", r"column 'b' is of dtype"),
     "semicolons": ("a;b\n1;2\n2;3\n", r"column 'a;b' is of dtype"),
+    "one name too few": ("a,b\n0,1.5,2\n1,3,4\n", r"rows of .*x\.csv have more entries than its first line has names"),
+    "a comment": ("# x and y\n1.5,2\n3,4\n", r"rows of .*x\.csv have more entries than its first line has names"),
+    "no rows": ("a,b\n", r"x\.csv has no rows"),
 }
 
 
@@ -240,6 +250,113 @@ def test_csv_files_whose_columns_are_no_features(header, here):
     (here / "x.csv").write_text(text)
     with pytest.raises(UnsupportedDataError, match=message):
         fit("x.csv")
+
+
+@pytest.mark.parametrize(
+    "second", [FRAME[["b", "a", "c"]], FRAME[["a", "b"]], FRAME.assign(d=1)], ids=["order", "one less", "one more"]
+)
+def test_parts_of_a_csv_table_have_the_same_columns(second, here):
+    parts(here / "x", ".csv", index=False)
+    second.to_csv(here / "x" / "1.csv", index=False)
+    for address in ("x", "x/*.csv", [f"x/{i}.csv" for i in range(3)]):
+        with pytest.raises(UnsupportedDataError, match=r"1\.csv has the columns .*the same order: a, b, c"):
+            fit(address)
+    (here / "x" / "1.csv").write_text("")
+    np.testing.assert_array_equal(fit("x").means_, fit(np.delete(X, np.s_[20:40], axis=0)).means_)
+
+
+def test_a_truth_value_that_is_missing_is_not_true(here):
+    (here / "x.csv").write_text("a,b\n" + "True,1\nFalse,2\n" * 30_000 + ",3\n")
+    np.testing.assert_allclose(fit("x.csv", n_components=1, missing="drop").means_, [[0.5, 1.5]])
+    with pytest.raises(NonFiniteDataError, match="row 60000"):
+        fit("x.csv", n_components=1)
+
+
+INDEX = {"parquet": {}, "csv": {"index": False}}
+
+
+@pytest.mark.parametrize("end", INDEX)
+def test_rows_are_in_the_order_of_a_list(end, here):
+    parts(here / "x", f".{end}", **INDEX[end])
+    order = [2, 0, 1]
+    rows, weights = (values.reshape(3, 20, -1)[order].reshape(values.shape) for values in (X, WEIGHTS))
+    paths = [f"x/{i}.{end}" for i in order]
+    fitted = fit(paths, weights)
+    np.testing.assert_array_equal(fitted.means_, fit(rows, weights).means_)
+    np.testing.assert_array_equal(
+        fitted.score_samples(paths), fitted.score_samples(pd.DataFrame(rows, columns=list("abc")))
+    )
+
+
+@pytest.mark.parametrize("end", INDEX)
+def test_parts_of_a_folder_are_in_the_order_of_their_numbers(end, here):
+    (here / "x").mkdir()
+    for i, number in enumerate((2, 10, 9)):
+        getattr(FRAME[20 * i : 20 * i + 20], f"to_{end}")(here / "x" / f"{number}.{end}", **INDEX[end])
+    rows = X.reshape(3, 20, 3)[[0, 2, 1]].reshape(N, 3)
+    for address in ("x", f"x/*.{end}"):
+        np.testing.assert_array_equal(fit(address, WEIGHTS).means_, fit(rows, WEIGHTS).means_)
+
+
+def test_parts_choose_the_same_columns(here):
+    parts(here / "x", ".parquet")
+    with pytest.raises(StoreError, match="choose different columns"):
+        fit(["x/0.parquet::a,b", "x/1.parquet::b,a"])
+
+
+def test_names_of_csv_columns_may_begin_with_a_space(here):
+    (here / "x.csv").write_text("a, b\n1.5,2\n3,4\n")
+    np.testing.assert_allclose(fit("x.csv::b,a", n_components=1).means_, [[3, 2.25]])
+
+
+def test_a_numpy_file_has_nothing_inside(here):
+    np.save("x.npy", np.rec.fromarrays(X.T, names="a,b,c"))
+    for method in (fit, store_record):
+        with pytest.raises(StoreError, match=r"x\.npy is one array, which has no 'a' inside"):
+            method("x.npy::a")
+
+
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
+def test_members_of_an_archive(here, model):
+    """Names of fields in other alphabets have a header of their own; members that are no arrays are left alone."""
+    np.savez("x.npz", x=np.rec.fromarrays(X.T, names="a,β,日"))
+    with zipfile.ZipFile("x.npz", "a") as archive:
+        archive.writestr("readme.txt", "x")
+    fitted = fit("x.npz")
+    np.testing.assert_array_equal(fitted.means_, model.means_)
+    assert list(fitted.feature_names_in_) == ["a", "β", "日"]
+    assert list(store_record("x.npz")["arrays"]) == ["x"]
+
+
+def test_links_of_hdf5(here, model):
+    with h5py.File("x.h5", "w") as file:
+        file["x"] = X
+    with h5py.File("y.h5", "w") as file:
+        file["soft"], file["outside"] = h5py.SoftLink("/outside"), h5py.ExternalLink("x.h5", "/x")
+    for name in ("soft", "outside", "/outside"):
+        np.testing.assert_array_equal(fit(f"y.h5::{name}").means_, model.means_)
+        assert store_record(f"y.h5::{name}")["shape"] == [N, 3]
+
+
+def test_a_virtual_dataset_needs_its_sources(here, model):
+    (here / "below").mkdir()
+    with h5py.File("below/x.h5", "w") as file:
+        file["x"] = X
+    layout = h5py.VirtualLayout((N, 3), "f8")
+    layout[:] = h5py.VirtualSource("x.h5", "x", (N, 3))
+    with h5py.File("below/y.h5", "w") as file:
+        file.create_virtual_dataset("y", layout)
+    np.testing.assert_array_equal(fit("below/y.h5").means_, model.means_)
+    (here / "below" / "x.h5").unlink()
+    with pytest.raises(StoreNotFoundError, match=r"virtual dataset, and its source x\.h5 is missing"):
+        fit("below/y.h5")
+
+
+def test_inspect_shows_several_variables(here):
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf")
+    xr.Dataset({name: ("row", FRAME[name]) for name in "abc"}).to_netcdf("x.nc")
+    assert list(store_record("x.nc::c, a")["arrays"]) == ["c", "a"]
 
 
 @pytest.mark.parametrize("path", ["x.nc", "x.h5", "x.npy", "x.npz"])
@@ -325,6 +442,14 @@ def test_commands_read_tables(here, capsys):
     status, out, _ = run(capsys, "select", "x.parquet", "-k", "1:2", *how)
     assert status == 0
     assert "component" in run(capsys, "fit", "x.parquet", "-k", 2, "--plan", "--sample-weight", "w")[1]
+
+
+@pytest.mark.slow
+def test_workers_read_tables(here, capsys):
+    FRAME.assign(w=WEIGHTS).to_parquet("x.parquet")
+    how = ["-k", 2, "--random-state", 0, "--sample-weight", "w", "--quiet"]
+    assert run(capsys, "fit", "x.parquet", "--model", "m.zarr", "--workers", 1, *how)[0] == 0
+    np.testing.assert_allclose(load("m.zarr").means_, fit(X, WEIGHTS, max_iter=100).means_)
 
 
 def test_commands_tell_how_to_choose_columns(here, capsys):

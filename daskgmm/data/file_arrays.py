@@ -72,6 +72,11 @@ def _open_hdf5(address: FileAddress, name: str) -> Any:
 def _open_npy(address: FileAddress, name: str) -> Any:
     with address.opening("numpy", ""):
         check_file(address.path, sys.maxsize, "arrays")
+        if address.inside is not None:
+            raise StoreError(
+                f"{address.shown} is one array, which has no {printable(address.inside)!r} inside it. Pass the path "
+                "without ::, or choose fields of the loaded array: numpy.load(path, mmap_mode='r')[['name']]."
+            )
         try:
             return np.load(address.path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:  # NumPy takes anything else for pickled objects, and advises to load these
@@ -84,16 +89,25 @@ def _open_npz(address: FileAddress, name: str) -> Any:
         if not zipfile.is_zipfile(address.path):
             raise StoreError(f"{address.shown} is not a .npz archive, or it is damaged.")
         with np.load(address.path, allow_pickle=False) as archive:
-            headers = {key: array_header(archive, key) for key in archive.files}
+            headers = array_headers(archive)
             found = {key: (len(shape), dtype) for key, (shape, dtype) in headers.items()}
             return archive[_choose(address, found, found, "array", name)]
 
 
-def array_header(archive: Any, key: str) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of an array in an archive of NumPy, which is not loaded."""
-    with archive.zip.open(f"{key}.npy" if f"{key}.npy" in archive.zip.namelist() else key) as member:
+def array_headers(archive: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shapes and dtypes of the arrays in an archive of NumPy, which are not loaded; other members are left out."""
+    members = set(archive.zip.namelist())
+    return {key: _array_header(archive, key) for key in archive.files if f"{key}.npy" in members}
+
+
+def _array_header(archive: Any, key: str) -> tuple[tuple[int, ...], Any]:
+    with archive.zip.open(f"{key}.npy") as member:
+        version, _ = np.lib.format.read_magic(member)
+        if version > 2:  # names of fields in other alphabets, for which NumPy has no public function
+            array = archive[key]
+            return array.shape, array.dtype
         read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-        shape, _, dtype = read[np.lib.format.read_magic(member)[0]](member)
+        shape, _, dtype = read[version](member)
     return tuple(shape), dtype
 
 
@@ -128,8 +142,11 @@ def _choose(
     fitting = [key for key, (ndim, dtype) in offered.items() if ndim == n_dimensions and dtype.kind in "biuf"]
     if len(fitting) == 1 or len(offered) == 1:  # another number of dimensions is refused for what it is
         return next(iter(fitting or offered))
-    example = printable((fitting or list(offered) or ["name"])[0])
-    several = f", or several as features: path::{','.join(list(offered)[:2])}" if what == "variable" else ""
+    if not offered:
+        groups = " A group is opened with xarray.open_dataset(path, group='name')." * (what == "variable")
+        raise StoreError(f"{address.shown} has no {what} of data; its {what}s are {listed(known)}.{groups}")
+    example = printable((fitting or list(offered))[0])
+    several = f", or several as features: path::{','.join(list(offered)[:2])}" * (what == "variable" and name == "X")
     raise StoreError(
         f"{address.shown} has {len(fitting)} {what}s of numbers with {n_dimensions} dimension(s); its {what}s are "
         f"{listed(known)}. Say which one is meant, for example as path::{example}{printable(several)}."

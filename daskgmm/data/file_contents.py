@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import StoreError
 from .addresses import printable
-from .file_arrays import HDF5, NETCDF, NPY, NPZ, array_header, check_engines
+from .file_arrays import HDF5, NETCDF, NPY, NPZ, array_headers, check_engines
 from .file_kinds import FileAddress, FileKind
 from .file_tables import CSV, PARQUET
 from .files import check_there, file_kind, locate
@@ -79,7 +79,10 @@ def _hdf5(address: FileAddress) -> Record:
                 found[name] = _record(node.shape or (), node.dtype, chunks=chunks)
 
         with h5py.File(address.path, "r") as file:
-            file.visititems(note)
+            if address.inside is None:
+                file.visititems(note)
+            else:  # links, which are not visited, have names, too
+                note(address.inside, file.get(address.inside))
         return _arrays(address, found)
 
 
@@ -90,7 +93,7 @@ def _npy(address: FileAddress) -> Record:
 
 def _npz(address: FileAddress) -> Record:
     with address.opening("numpy", ""), np.load(address.path, allow_pickle=False) as archive:
-        headers = {name: array_header(archive, name) for name in archive.files}
+        headers = array_headers(archive)
     return _arrays(address, {name: _record(*header) for name, header in headers.items()})
 
 
@@ -101,6 +104,9 @@ def _record(shape: tuple[int, ...], dtype: Any, **more: Any) -> Record:
 def _arrays(address: FileAddress, found: Record) -> Record:
     if address.inside is None:
         return {"arrays": {printable(name): array for name, array in found.items()}}
+    several = [name.strip() for name in address.inside.split(",")]
+    if address.inside not in found and len(several) > 1 and set(several) <= found.keys():
+        return {"arrays": {printable(name): found[name] for name in several}}
     if address.inside not in found:
         raise StoreError(f"{address.shown} has no {printable(address.inside)!r} inside it.")
     return dict(found[address.inside])

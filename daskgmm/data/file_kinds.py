@@ -12,6 +12,8 @@ from glob import escape as glob_escape
 from glob import glob
 from typing import Any
 
+from dask.utils import natural_sort_key
+
 from ..errors import DaskGMMError, MissingDependencyError, StoreError, StoreNotFoundError
 from .addresses import Secrets, printable
 from .retry import describe_error
@@ -101,8 +103,8 @@ def _parts(path: str, ends: tuple[str, ...]) -> list[str]:
     if "://" in path or os.path.isfile(path):
         return [path]
     if not os.path.isdir(path):
-        return sorted(glob(path))
-    below = sorted(glob(f"{glob_escape(path)}/**", recursive=True))
+        return sorted(glob(path), key=natural_sort_key)  # as Dask sorts them
+    below = sorted(glob(f"{glob_escape(path)}/**", recursive=True), key=natural_sort_key)
     return [part for part in below if os.path.isfile(part) and name_of(part).endswith(ends)]
 
 

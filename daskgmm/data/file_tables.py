@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
+import fsspec
 import numpy as np
+from dask.utils import natural_sort_key
 
 from ..errors import StoreError, UnsupportedDataError
-from .addresses import printable
+from .addresses import printable, without_secrets
 from .file_kinds import MOST_NAMES, FileAddress, FileKind, listed
 from .retry import describe_error
 
@@ -21,9 +25,22 @@ def _open_parquet(address: FileAddress, name: str) -> Any:
 
         for path in address.parts(PARQUET.ends):
             _check_footer(path)
-        paths = _one_or_all(address.path, *address.others)
-        frame = dask.dataframe.read_parquet(paths, blocksize=_PARTITION, storage_options=dict(address.options))
-        return _columns(frame, address, name)
+        frames = [
+            dask.dataframe.read_parquet(paths, blocksize=_PARTITION, storage_options=dict(address.options))
+            for paths in _as_given(address.path, *address.others)
+        ]
+        return _columns(frames[0] if len(frames) == 1 else dask.dataframe.concat(frames), address, name)
+
+
+def _as_given(*paths: str) -> list[str | list[str]]:
+    """Arguments of ``read_parquet`` that keep the order of the paths; Dask sorts a list of files by their names."""
+    if list(paths) == sorted(paths, key=natural_sort_key) and all(map(_is_file, paths)):
+        return [_one_or_all(*paths)]
+    return list(paths)
+
+
+def _is_file(path: str) -> bool:
+    return "://" in path or os.path.isfile(path)
 
 
 def _one_or_all(*paths: str) -> str | list[str]:
@@ -47,7 +64,7 @@ def _check_footer(path: str) -> None:
 
 def _open_csv(address: FileAddress, name: str) -> Any:
     paths = address.parts(CSV.ends)
-    how: dict[str, Any] = {"storage_options": dict(address.options)}
+    how: dict[str, Any] = {"storage_options": dict(address.options), "enforce": True}
     if not all(path.endswith(".csv") for path in paths):
         how["blocksize"] = None  # a compressed file is one piece
     with address.opening("dask.dataframe", "frames"):
@@ -55,10 +72,13 @@ def _open_csv(address: FileAddress, name: str) -> Any:
 
         frame = dask.dataframe.read_csv(_one_or_all(*paths), **how)
         _check_header(frame, address)
+        _check_parts(paths, list(frame.columns), address)
         # Types follow from the first rows, and later ones may have fractions, or nothing, where these have integers.
-        whole = {column: np.float64 for column, kind in frame.dtypes.items() if getattr(kind, "kind", "O") in "iu"}
-        if whole:
-            frame = dask.dataframe.read_csv(_one_or_all(*paths), dtype=whole, **how)
+        # Nothing would become True in a column of truth values.
+        types = {"i": np.float64, "u": np.float64, "b": "boolean"}
+        kinds = {column: getattr(kind, "kind", "O") for column, kind in frame.dtypes.items()}
+        if wider := {column: types[kind] for column, kind in kinds.items() if kind in types}:
+            frame = dask.dataframe.read_csv(_one_or_all(*paths), dtype=wider, **how)
         return _columns(frame, address, name)
 
 
@@ -78,6 +98,33 @@ def _check_header(frame: Any, address: FileAddress) -> None:
         )
 
 
+def _check_parts(paths: Sequence[str], columns: list[Any], address: FileAddress) -> None:
+    """Raise `UnsupportedDataError` unless the first line of every part names all columns, in the order of the table."""
+    import pandas as pd
+
+    n_rows = 0
+    for part in (part for path in paths for part in fsspec.open_files(path, "rb", "infer", **address.options)):
+        try:
+            with part as file:
+                first = pd.read_csv(file, nrows=1)
+        except pd.errors.EmptyDataError:
+            continue  # a part without rows
+        shown = printable(without_secrets(part.path))
+        if list(first.columns) != columns:
+            raise UnsupportedDataError(
+                f"{shown} has the columns {listed(first.columns)}; expected those of the first part of the table, in "
+                f"the same order: {listed(columns)}."
+            )
+        if len(first) and not isinstance(first.index, pd.RangeIndex):  # pandas takes surplus entries for labels of rows
+            raise UnsupportedDataError(
+                f"The rows of {shown} have more entries than its first line has names. Name every column there, or "
+                "open the file with dask.dataframe.read_csv and its options, and pass the result."
+            )
+        n_rows += len(first)
+    if not n_rows:
+        raise UnsupportedDataError(f"{address.shown} has no rows; expected a line of names, and a line for each row.")
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -90,7 +137,9 @@ def _columns(frame: Any, address: FileAddress, name: str) -> Any:
     """Choose the columns that the address names; one column of weights is a series."""
     if address.inside is None:
         return frame
-    chosen = [column.strip() for column in address.inside.split(",")]
+    names = {str(column).strip(): column for column in frame.columns} | {column: column for column in frame.columns}
+    given = [column.strip() for column in address.inside.split(",")]
+    chosen = [names.get(column, column) for column in given]
     if missing := [column for column in chosen if column not in frame.columns]:
         raise StoreError(
             f"{address.shown} has no column {printable(missing[0])!r}; its columns are {listed(frame.columns)}."

@@ -115,6 +115,11 @@ def locate(data: Any, inside: str | None = None, storage_options: Mapping[str, A
     split = [split_address(text) for text in texts]
     if inside is not None and any(name not in (None, inside) for _, name in split):
         raise StoreError(f"address names {split[0][1]!r} and array={inside!r} names another; give only one of them")
+    if len({name for _, name in split}) > 1:
+        raise StoreError(
+            f"{printable(without_secrets(texts[0]))} and the other parts of the table choose different columns; choose "
+            "the same columns of all parts, in the same order."
+        )
     paths = [local_path(path) or path for path, _ in split]
     options = dict(storage_options or {}) if "://" in paths[0] else {}
     shown = printable(without_secrets(split[0][0])) + f" and {len(paths) - 1} others" * (len(paths) > 1)

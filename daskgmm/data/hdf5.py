@@ -72,6 +72,7 @@ class DatasetRows:
         self.file_number = dataset.file.id.id
         self.shape, self.stored = tuple(dataset.shape or ()), np.dtype(dataset.dtype)
         self.files = tuple(dataset.chunks or (1,) * len(self.shape))
+        _check_sources(dataset)
         attributes = {key: dataset.attrs[key] for key in ATTRIBUTES if key in dataset.attrs}
         self.encoding = encoding_of(self.stored, attributes, str(self))
 
@@ -146,6 +147,21 @@ class DatasetRows:
                 f"{self} cannot be opened in a worker process ({describe_error(error)}). If the file is open for "
                 "writing, open it with mode 'r'."
             ) from error
+
+
+def _check_sources(dataset: Any) -> None:
+    """Raise `StoreNotFoundError` if a file of a virtual dataset is missing: HDF5 would read fill values instead."""
+    if not getattr(dataset, "is_virtual", False):
+        return
+    here = os.path.dirname(os.path.abspath(dataset.file.filename))
+    folders = [here, os.getcwd(), *filter(None, os.environ.get("HDF5_VDS_PREFIX", "").split(":"))]
+    for name in {source.file_name for source in dataset.virtual_sources()} - {"."}:
+        prefixed = [os.path.join(folder.replace("${ORIGIN}", here), name) for folder in folders]
+        if "%" not in name and not any(map(os.path.exists, prefixed)):  # % stands for the number of a file
+            raise StoreNotFoundError(
+                f"{printable(str(dataset.name))} of {printable(dataset.file.filename)} is a virtual dataset, and its "
+                f"source {printable(name)} is missing. Bring the file back beside it, or set HDF5_VDS_PREFIX."
+            )
 
 
 class DatasetSource(Source):
