@@ -40,6 +40,7 @@ from .estimators.grid import check_criterion, check_keys
 from .estimators.loading import load
 from .estimators.model_record import Record, model_record
 from .estimators.selection import select as daskgmm_select
+from .estimators.validation import check_share
 from .fitting.plan import FitPlan
 from .results import RESULTS, SAMPLES, plan_predictions, write_predictions, write_samples
 
@@ -350,6 +351,8 @@ def predict(
 ) -> Record:
     """Write the labels of all rows, and on request probabilities, log-densities, and a share of outliers."""
     compute.check()
+    if outliers is not None:
+        check_share("outliers", outliers)
     target = Location.of(output, rows.storage_options, "output")
     _check_output(target, RESULTS, overwrite, rows.address, model)
     estimator, data = _fitted(model, missing, rows.storage_options), rows.open()

@@ -217,7 +217,16 @@ def test_samples_of_lists_are_written(tmp_path):
 
 
 BAD = {
-    "weights_": ([0.5, 0.6], "sum is 1.1", [1.0], r"shape \(1,\)", [-0.5, 1.5], "positive", ["a", "b"], "real numbers"),
+    "weights_": (
+        [0.5, 0.6],
+        "sum is 1.1",
+        [1.0],
+        r"shape \(1,\)",
+        [-0.5, 1.5],
+        "none may be negative",
+        ["a", "b"],
+        "real numbers",
+    ),
     "means_": ([1.0, 2.0], "shape", np.full((2, D), np.nan), "NaN", [[1, 2], [3]], "no array"),
     "covariances_": (
         *(np.zeros((2, D, D)), "not positive definite", np.eye(D), "shape"),

@@ -1,5 +1,8 @@
 """Marginals and conditionals of a mixture: densities of SciPy, formulas, another library, and many digits."""
 
+import itertools
+from fractions import Fraction
+
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -297,11 +300,32 @@ def test_long_inputs_need_no_array_of_rows_times_components():
         (None, TypeError, "features is None"),
         (slice(2), TypeError, "features is slice"),
         (np.eye(2, dtype=int), TypeError, "features is array"),
+        ({2, 0}, TypeError, r"features is the set \{0, 2\}, which has no order"),
+        (frozenset({"depth"}), TypeError, "which has no order"),
+        (iter([1, 1]), ValueError, "features holds feature 1 twice, the second time as 1"),
+        (itertools.repeat("depth"), ValueError, "features holds feature 0 twice, the second time as 'depth'"),
     ],
 )
 def test_features_that_there_are_not(features, error, message):
     with pytest.raises(error, match=message):
         make(feature_names=NAMES).marginal(features)
+
+
+def test_given_features_in_no_order():
+    """The order of a set of names changes from process to process, and with the order the meaning of the columns."""
+    with pytest.raises(TypeError, match=r"given is the set .*, which has no order"):
+        make(feature_names=NAMES).conditional_mean(rows(5, 2), {"depth", "oxygen"})
+
+
+@pytest.mark.parametrize("value", [3, 3.0, np.float32(3), np.int8(3), np.array(3), Fraction(3), np.ma.array(3)])
+def test_numbers_of_any_type_are_values(value):
+    np.testing.assert_array_equal(make().conditional({0: value}).means_, make().conditional({0: 3.0}).means_)
+
+
+def test_integers_beyond_numpys_are_values():
+    far, same = (make().conditional({0: value}) for value in (10**30, 1e30))
+    np.testing.assert_array_equal(far.means_, same.means_)
+    np.testing.assert_array_equal(far.weights_, same.weights_)
 
 
 def test_names_of_features_that_have_none():
@@ -317,6 +341,10 @@ def test_names_of_features_that_have_none():
         ({0: np.nan}, ValueError, r"given\[0\] is nan; expected a finite number"),
         ({"depth": [1.0, 2.0]}, TypeError, r"given\['depth'\] has the shape \(2,\).*conditional_mean takes many rows"),
         ({"depth": "deep"}, TypeError, r"given\['depth'\] is 'deep'; expected a number"),
+        ({"depth": 1 + 0j}, TypeError, r"given\['depth'\] is \(1\+0j\); expected a number"),
+        ({"depth": np.ma.masked}, ValueError, r"given\['depth'\] is --; expected a finite number. Leave unknown"),
+        ({"depth": 10**400}, ValueError, r"given\['depth'\] is 10+; expected a finite number"),
+        (pd.Series({"depth": 1.0}), TypeError, "to_dict"),
         ({"dept": 1.0}, ValueError, "given holds 'dept'"),
         ({"depth": 1.0, 0: 2.0}, ValueError, "given holds feature 0 twice"),
         (dict.fromkeys(range(D), 0.0), ValueError, "given holds all 4 features of the model; leave at least one out"),

@@ -120,7 +120,7 @@ SKEW[0, 0, 1] += 1
     ("argument", "value", "message"),
     [
         ("weights", WEIGHTS[:2], r"weights has the shape \(2,\); expected \(3,\)"),
-        ("weights", [0.5, 0.3, 0.1], "weights have to be positive and sum to one: the sum is 0.9"),
+        ("weights", [0.5, 0.3, 0.1], "weights have to sum to one, and none may be negative: the sum is 0.9"),
         ("weights", [1.2, 0.3, -0.5], "the least -0.5"),
         ("weights", [np.nan, 0.5, 0.5], "weights holds NaN or infinity"),
         ("weights", ["a", "b", "c"], "weights has dtype <U1"),
@@ -130,6 +130,8 @@ SKEW[0, 0, 1] += 1
         ("covariances", FULL[0], r"covariances has the shape \(2, 2\); expected \(3, 2, 2\)"),
         ("covariances", NOT_DEFINITE, r"covariances are not positive definite \(components \(1,\)\)"),
         ("covariances", SKEW, "covariances are not symmetric"),
+        ("weights", np.ma.array(WEIGHTS, mask=[True, False, False]), "weights is masked in places"),
+        ("means", np.ma.array(MEANS, mask=np.eye(3, 2)), "means is masked in places"),
         ("covariances", FULL + 1j, "covariances has dtype complex128"),
     ],
 )

@@ -273,8 +273,13 @@ def far(values):
 
 
 NUMBERS = {
-    "weights that do not sum to one": ("full", "weights", lambda w: w * 1.001, "have to be positive and sum to one"),
-    "a negative weight": ("full", "weights", lambda w: np.array([1.5, -0.5]), "have to be positive"),
+    "weights that do not sum to one": (
+        "full",
+        "weights",
+        lambda w: w * 1.001,
+        "have to sum to one, and none may be negative",
+    ),
+    "a negative weight": ("full", "weights", lambda w: np.array([1.5, -0.5]), "none may be negative"),
     "weights of NaN": ("full", "weights", lambda w: w * np.nan, "weights contain NaN"),
     "infinite weights": ("full", "weights", lambda w: np.array([np.inf, 1]), "weights contain NaN or infinity"),
     "weights of zero": ("full", "weights", lambda w: w * 0, "sum to one"),

@@ -120,6 +120,13 @@ def test_drawn_rows_are_fitted_lazily():
     assert posterior.sample(10, chunks=5)[0].compute().shape == (10, D)
 
 
+@pytest.mark.parametrize("chunks", [40, (40,), ((40, 40, 20),), (40, -1), ((40, 40, 20), D), [40]])
+def test_chunks_of_rows_and_of_weights(chunks):
+    x, labels = make().sample(100, chunks=chunks)
+    assert x.chunks == ((40, 40, 20), (D,))
+    assert labels.chunks == ((40, 40, 20),)
+
+
 @pytest.mark.parametrize(
     ("n", "chunks", "message"),
     [
@@ -131,6 +138,8 @@ def test_drawn_rows_are_fitted_lazily():
         (10, (5, 1), r"chunks=\(5, 1\) divide the 2 features; a block has all of them: \(5, -1\)"),
         (10, ((5, 6), 2), "expected the rows of a block"),
         (10, 1.5, "chunks=1.5; expected"),
+        (10, True, r"chunks=True; expected .*\(a flag is no number of rows\)"),
+        (10, ((5, 6),), "Chunks do not add up"),
     ],
 )
 def test_blocks_that_there_cannot_be(n, chunks, message):

@@ -193,3 +193,5 @@ def test_the_terminal_writes_a_share_of_outliers(tmp_path, monkeypatch, capsys):
     assert "threshold" not in json.loads(capsys.readouterr().out)
     assert main([*command, "--overwrite", "--outliers", "1"]) == 2
     assert "--outliers" in capsys.readouterr().err
+    assert main([*command, "--overwrite", "--outliers", "nan"]) != 0
+    assert "error: --outliers nan; expected a share of the rows between 0 and 1" in capsys.readouterr().err

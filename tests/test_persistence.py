@@ -735,8 +735,8 @@ def test_without_checksums(saved):
 @pytest.mark.parametrize(
     ("name", "change", "match"),
     [
-        ("weights", lambda w: w * 1.01, "weights have to be positive and sum to one"),
-        ("weights", lambda w: w * [-1, 1, 1], "weights have to be positive"),
+        ("weights", lambda w: w * 1.01, "weights have to sum to one, and none may be negative"),
+        ("weights", lambda w: w * [-1, 1, 1], "none may be negative: the sum is .*, the least -"),
         ("weights", lambda w: w * [np.nan, 1, 1], "weights contain NaN"),
         ("means", lambda m: m + np.inf, "means contain NaN or infinity"),
         ("covariances", lambda c: -c, "covariances are not positive definite"),

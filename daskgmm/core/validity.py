@@ -24,7 +24,7 @@ def weights_problem(weights: Array) -> Problem | None:
     """Reason why finite numbers are not the weights of components; None for weights."""
     total, least = weights.sum(), weights.min()
     if least < 0 or abs(total - 1) > WEIGHT_TOLERANCE:
-        return "weights", f"have to be positive and sum to one: the sum is {total:.8g}, the least {least:.4g}"
+        return "weights", f"have to sum to one, and none may be negative: the sum is {total:.8g}, the least {least:.4g}"
     return None
 
 

@@ -92,8 +92,10 @@ def as_array(name: str, value: Any) -> Array:
     Raises
     ------
     InvalidAttributesError
-        If the attribute is no array of real numbers.
+        If the attribute is no array of real numbers, or is masked in places.
     """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):  # NumPy would use the numbers under the mask
+        raise InvalidAttributesError(name, "is masked in places; expected a number for every entry")
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:

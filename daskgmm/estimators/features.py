@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ def feature_positions(name: str, features: Any, n_features: int, names: Sequence
     name : str
         Name of the parameter in errors.
     features : int, str, or iterable of them
-        Positions, counted from the end if negative, or names.
+        Positions, counted from the end if negative, or names. A set has no order and is refused.
     n_features : int
     names : sequence of str, optional
         Names of all features, if they have names.
@@ -29,21 +30,25 @@ def feature_positions(name: str, features: Any, n_features: int, names: Sequence
     Raises
     ------
     TypeError
-        If an entry is neither a position nor a name.
+        If an entry is neither a position nor a name, or the entries have no order.
     ValueError
         If there is no such feature, no feature at all, or the same feature twice.
     """
     chosen = [features] if isinstance(features, Integral | str) else features
     if not isinstance(chosen, Iterable) or getattr(chosen, "ndim", 1) != 1:
         raise TypeError(f"{name} is {features!r:.80}; expected {_EXPECTED}")
-    positions = [_position(name, feature, n_features, names) for feature in chosen]
+    if isinstance(chosen, set | frozenset):
+        raise TypeError(f"{name} is the set {chosen!r:.80}, which has no order; expected {_EXPECTED}")
+    positions: list[int] = []
+    for feature in chosen:
+        position = _position(name, feature, n_features, names)
+        if position in positions:
+            raise ValueError(
+                f"{name} holds feature {position} twice, the second time as {feature!r:.80}; expected distinct features"
+            )
+        positions.append(position)
     if not positions:
         raise ValueError(f"{name} is empty; expected {_EXPECTED}")
-    for i, position in enumerate(positions):
-        if position in positions[:i]:
-            raise ValueError(
-                f"{name} holds feature {position} twice: {list(chosen)!r:.200}; expected distinct features"
-            )
     return np.array(positions, np.intp)
 
 
@@ -76,23 +81,28 @@ def given_values(given: Any) -> Array:
         If a value is not finite.
     """
     if not isinstance(given, Mapping):
+        hint = "; to_dict() makes a mapping of a pandas Series" if hasattr(given, "to_dict") else ""
         raise TypeError(
             f"given is {given!r:.80}; expected the values of some features, such as {{0: 1.5}} or {{'depth': 10.0}}"
+            f"{hint}"
         )
-    values = {feature: np.asarray(value) for feature, value in given.items()}
-    for feature, value in values.items():
-        if value.ndim:
-            raise TypeError(
-                f"given[{feature!r:.80}] has the shape {value.shape}; expected one number. conditional_mean takes many "
-                "rows."
-            )
-        if value.dtype.kind not in "biuf":
-            raise TypeError(f"given[{feature!r:.80}] is {given[feature]!r:.80}; expected a number")
-        if not np.isfinite(value):
-            raise ValueError(
-                f"given[{feature!r:.80}] is {value}; expected a finite number. Leave unknown features out."
-            )
-    return np.array([float(value) for value in values.values()])
+    return np.array([_given_value(f"given[{feature!r:.80}]", value) for feature, value in given.items()])
+
+
+def _given_value(name: str, value: Any) -> float:
+    """Validate the value of one feature."""
+    array = np.asarray(value)
+    if array.ndim:
+        raise TypeError(f"{name} has the shape {array.shape}; expected one number. conditional_mean takes many rows.")
+    if array.dtype.kind not in "biuf" and not isinstance(value, Real):  # NumPy makes objects of large integers
+        raise TypeError(f"{name} is {value!r:.80}; expected a number")
+    try:
+        number = math.nan if np.ma.is_masked(value) else float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {value!s:.80}; expected a finite number. Leave unknown features out.")
+    return number
 
 
 def other_features(name: str, given: Array, n_features: int) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 from ..core.estimation import State
@@ -12,6 +11,7 @@ from ..data.failures import short_errors
 from ..data.files import naming_files
 from ..fitting.density_quantile import density_quantile, first_fold
 from .base import BaseMixture
+from .validation import check_share
 
 
 class OutlierThreshold(BaseMixture[State]):
@@ -53,16 +53,8 @@ class OutlierThreshold(BaseMixture[State]):
         ValueError, TypeError
             If ``contamination`` is no share, or the data are not those of the model.
         """
-        share = _check_share(contamination)
+        share = check_share("contamination", contamination)
         accepted, prepared = self._accept_new(X, given_layout(dim, feature_axis))
         with naming_files(X), self._pass_over(accepted) as (engine, dataset):
             outputs = self._outputs(accepted.with_rows(dataset.rows), prepared, "log_density")
             return density_quantile(engine, dataset, first_fold(dataset, outputs), share)
-
-
-def _check_share(contamination: Any) -> float:
-    if isinstance(contamination, bool) or not isinstance(contamination, Real):
-        raise TypeError(f"contamination={contamination!r:.80}; expected a share of the rows, such as 0.01")
-    if not 0 < float(contamination) < 1:
-        raise ValueError(f"contamination={contamination!r:.80}; expected a share of the rows between 0 and 1")
-    return float(contamination)

@@ -350,7 +350,7 @@ def _printing(base: BaseMixture[Any]) -> list[Listener]:
 
 
 def _copy_features(first: BaseMixture[Any], models: Iterable[BaseMixture[Any]]) -> None:
-    """Copy the attributes about features, which `_accept` has set, to all models."""
+    """Copy the attributes about features, which `accept_data` has set, to all models."""
     features = {name: value for name, value in vars(first).items() if name in FEATURES}
     for model in models:
         vars(model).update(features)

@@ -154,6 +154,23 @@ def check_cache(cache: Any) -> int | None:
     return n_bytes
 
 
+def check_share(name: str, share: Any) -> float:
+    """Validate a share of the rows, which is neither none nor all of them.
+
+    Raises
+    ------
+    TypeError
+        If the share is no number.
+    ValueError
+        If the share is not between 0 and 1.
+    """
+    if isinstance(share, bool) or not isinstance(share, Real):
+        raise TypeError(f"{name}={share!r:.80}; expected a share of the rows, such as 0.01")
+    if not 0 < float(share) < 1:
+        raise ValueError(f"{name}={share!r:.80}; expected a share of the rows between 0 and 1")
+    return float(share)
+
+
 def check_init_size(init_size: int | str | None, n_components: int) -> None:
     """Raise `ValueError` if the sample has fewer rows than the mixture has components."""
     if not (init_size is None or isinstance(init_size, str)) and init_size < n_components:

@@ -71,8 +71,12 @@ def row_chunks(chunks: Any, n_rows: int, n_features: int) -> tuple[int, ...]:
     ValueError
         If the chunks are none, or divide the features.
     """
+    if isinstance(chunks, tuple | list) and len(chunks) == 1:  # those of an array of weights or labels
+        chunks = (*chunks, -1)
     both = chunks if isinstance(chunks, tuple | list) and len(chunks) == 2 else (chunks, -1)
     try:
+        if isinstance(chunks, bool | np.bool_):
+            raise TypeError("a flag is no number of rows")
         rows, features = da.core.normalize_chunks(both, (n_rows, n_features), dtype=np.float64)
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         raise ValueError(

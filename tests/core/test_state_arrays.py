@@ -116,5 +116,5 @@ def test_arrays_of_something_else_are_refused():
 
 def test_weights_sum_to_one():
     kind, state = MixtureArrays(), mixture(STRUCTURES["full"])
-    with pytest.raises(ValueError, match="weights have to be positive and sum to one"):
+    with pytest.raises(ValueError, match="weights have to sum to one, and none may be negative"):
         kind.checked_state(state.structure, K, D, {**kind.arrays(state), "weights": np.ones(K)})
