@@ -144,6 +144,13 @@ def test_values_far_from_all_components_have_the_weights_of_the_nearest():
         model.conditional({0: 1e300})
 
 
+def test_a_component_whose_mean_would_be_infinite():
+    covariances = [[[1.0, 0.9], [0.9, 1.0]]] * 2
+    model = GaussianMixture.from_parameters([0.5, 0.5], [[-1e308, 0], [1e308, 1]], covariances)
+    with pytest.raises(ValueError, match="so far from a component that the component's mean there is beyond"):
+        model.conditional({0: 1e308})
+
+
 def test_a_tight_component_far_from_the_origin_has_its_digits():
     """Another library's arithmetic with fifty digits."""
     mpmath = pytest.importorskip("mpmath")
@@ -243,6 +250,23 @@ def test_the_dimension_of_the_features_is_that_of_the_fit():
     expected = model.conditional_mean(profiles.values[:2].T, [0, 1])
     np.testing.assert_allclose(model.conditional_mean(profiles[:2], [0, 1]), expected, rtol=1e-13)
     assert model.marginal([0, 2]).predict(profiles[[0, 2]]).dims == ("time",)
+
+
+def test_the_dimensions_of_a_model_of_parameters_are_said_with_the_rows():
+    """A fit would have recorded them."""
+    xarray = pytest.importorskip("xarray")
+    model, x = make(feature_names=NAMES), rows(60, 2)
+    expected = make().conditional_mean(x, GIVEN).reshape(6, 10, 2)
+    grid = x.reshape(6, 10, 2)
+    for axis in (0, 1, -1):
+        moved = np.moveaxis(grid, -1, axis)
+        np.testing.assert_allclose(model.conditional_mean(moved, GIVEN, feature_axis=axis), expected, rtol=1e-13)
+    lazy = da.from_array(np.moveaxis(grid, -1, 0), chunks=(2, 4, 3))
+    np.testing.assert_allclose(model.conditional_mean(lazy, GIVEN, feature_axis=0).compute(), expected, rtol=1e-13)
+    labelled = xarray.DataArray(np.moveaxis(grid, -1, 0), dims=("level", "y", "x"))
+    means = model.conditional_mean(labelled, GIVEN, dim=("y", "x"))
+    assert means.dims == ("y", "x", "feature")
+    np.testing.assert_allclose(means.values, expected, rtol=1e-13)
 
 
 def test_incomplete_rows():

@@ -74,13 +74,20 @@ class Conditional:
         Raises
         ------
         ValueError
-            If the values are so far from all components that their densities are not in the range of numbers.
+            If the values are so far from all components that their densities are not in the range of numbers, or so far
+            from one that its mean is not.
         """
         given, structure = self.given, self.given.structure
-        residuals = values - given.means
-        shifts = (self.coefficients @ residuals[:, :, None])[:, :, 0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            residuals = values - given.means
+            means = self.means + (self.coefficients @ residuals[:, :, None])[:, :, 0]
         weights = _normalised(given.log_constants - 0.5 * _squared_distances(given, residuals))
-        return MixtureParameters.from_precisions_cholesky(structure, weights, self.means + shifts, self.factors)
+        if not np.isfinite(means).all():
+            raise ValueError(
+                "the given values are so far from a component that the component's mean there is beyond the range of "
+                "double precision. Check the units of the values."
+            )
+        return MixtureParameters.from_precisions_cholesky(structure, weights, means, self.factors)
 
     def expectation(self, rows: Array, responsibilities: Array, out: Array) -> None:
         """Write the mean of the other features of every row to ``out`` (n, r).

@@ -13,6 +13,7 @@ from ..core.conditioning import Conditional, marginal
 from ..core.mixture import MixtureParameters
 from ..core.structure import CovarianceStructure
 from ..core.validity import covariances_problem, weights_problem
+from ..data.dimensions import given_layout
 from ..data.failures import short_errors
 from ..data.inputs import accept, in_memory, is_lazy
 from ..data.row_checks import row_kind
@@ -23,6 +24,7 @@ from ..fitting.regression import ConditionalMean
 from ..names import Defaults
 from .attributes import Memory, as_array, checked, rounding
 from .features import check_feature_names, feature_positions, given_values, other_features
+from .layouts import recorded_layout
 from .model import Array
 from .outliers import OutlierThreshold
 from .predictions import for_each_row
@@ -160,7 +162,14 @@ class ExplicitMixture(OutlierThreshold[MixtureParameters]):
             return self._of(Conditional.of(mixture, chosen, others).mixture(values), others)
 
     @short_errors
-    def conditional_mean(self, X: Any, given: int | str | Sequence[int | str]) -> Any:
+    def conditional_mean(
+        self,
+        X: Any,
+        given: int | str | Sequence[int | str],
+        *,
+        dim: str | Sequence[str] | None = None,
+        feature_axis: int | None = None,
+    ) -> Any:
         """Compute the mean of the other features for rows of some features: regression with the mixture.
 
         Parameters
@@ -169,6 +178,10 @@ class ExplicitMixture(OutlierThreshold[MixtureParameters]):
             Data, as for `fit`, with one column for each given feature.
         given : int, str, or sequence of them
             Positions or names of the q features that the columns of ``X`` hold.
+        dim : str or sequence of str, optional
+            Sample dimensions, as for `fit`. None: all but the feature dimensions of the fit.
+        feature_axis : int, optional
+            Axis of the features, as for `fit`. None: that of the fit.
 
         Returns
         -------
@@ -189,10 +202,11 @@ class ExplicitMixture(OutlierThreshold[MixtureParameters]):
             conditional = Conditional.of(mixture, chosen, others)
         model = self._of(conditional.given, chosen)
         _check_columns(X, model._names())
-        known = accept(X, missing=self.missing)
+        layout = given_layout(dim, feature_axis)
+        known = accept(X, missing=self.missing, layout=recorded_layout(model, layout))
         if known.feature_names is None and known.frame is None and column_names(X) is None:
             model.__dict__.pop("feature_names_in_", None)  # ``given`` says what the columns of a plain array are
-        accepted, prepared = model._accept_new(X)
+        accepted, prepared = model._accept_new(X, layout)
         dtype = np.dtype(np.float32 if as_array("means_", self.means_).dtype == np.float32 else np.float64)
         kernel = model._kept_kernel(prepared, accepted.rows)
         names = self._names() or ()
