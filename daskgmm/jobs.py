@@ -22,10 +22,10 @@ import dask
 from sklearn.base import clone
 
 from .data.dimensions import given_layout
-from .data.files import file_kind, open_address, open_file
+from .data.files import file_kind, locate, open_address, open_file
 from .data.inputs import in_memory, naming
 from .data.locations import Location
-from .data.store import local_path, open_zarr, without_secrets
+from .data.store import local_path, open_zarr, split_address, without_secrets
 from .data.write import check_target
 from .diagnostics.selection_view import check_picture, save_picture
 from .engine.cluster import embedded_cluster, planned_cluster
@@ -161,7 +161,10 @@ class Rows:
             return open_zarr(self.address, self.array, storage_options=self.storage_options)
         if self.storage_options and local_path(self.address) is None:
             return open_file(self.address, inside=self.array, storage_options=self.storage_options)
-        return self.address if self.array is None else f"{self.address}::{self.array}"
+        if self.array is None:
+            return self.address
+        locate(self.address, self.array)  # which refuses another name in the address
+        return f"{split_address(self.address)[0]}::{self.array}"
 
     def open_weights(self) -> Any:
         """Open the array of weights without loading it; return None for no weights, and the name of a column."""

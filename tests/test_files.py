@@ -444,6 +444,15 @@ def test_commands_read_tables(here, capsys):
     assert "component" in run(capsys, "fit", "x.parquet", "-k", 2, "--plan", "--sample-weight", "w")[1]
 
 
+def test_one_name_for_what_is_inside(here, capsys):
+    FRAME.to_parquet("x.parquet")
+    for data in (["x.parquet", "--array", "a,b"], ["x.parquet::a,b", "--array", "a,b"]):
+        assert run(capsys, "fit", *data, "-k", 2, "--model", "m.zarr", "--overwrite", "--quiet")[0] == 0
+        assert list(load("m.zarr").feature_names_in_) == ["a", "b"]
+    _, _, err = run(capsys, "fit", "x.parquet::a,b", "--array", "a", "-k", 2, "--model", "n.zarr", "--quiet")
+    assert "give only one of them" in err
+
+
 @pytest.mark.slow
 def test_workers_read_tables(here, capsys):
     FRAME.assign(w=WEIGHTS).to_parquet("x.parquet")
