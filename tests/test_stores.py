@@ -106,7 +106,20 @@ STORES = {
 }
 
 
-@pytest.fixture(params=STORES)
+VARIANTS = {
+    "LocalStore, a directory",
+    "FsspecStore",
+    "mapper of files",
+    "obstore's own",
+    "ObjectStore of files",
+    "Group of files",
+    "StorePath",
+    "WrapperStore",
+}
+"""Stores that are like another one in most respects."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else []) for name in STORES])
 def store(request, tmp_path):
     return STORES[request.param](tmp_path)
 
@@ -516,7 +529,11 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize(
-    "options", [["--storage-options", json.dumps(OPTIONS)], [f"--storage-options=word={WORD}"]], ids=["JSON", "KEY"]
+    "options",
+    [
+        pytest.param(["--storage-options", json.dumps(OPTIONS)], id="JSON"),
+        pytest.param([f"--storage-options=word={WORD}"], id="KEY", marks=pytest.mark.slow),
+    ],
 )
 def test_options_in_the_terminal(options, guarded, capsys):
     zarr.create_array(f"{guarded}/means.zarr", data=MODEL.means_, storage_options=OPTIONS)
