@@ -89,7 +89,7 @@ def test_a_column_of_no_numbers_is_named(table, column):
 
 def test_a_lazy_frame_of_polars_has_to_be_collected():
     lazy = polars({"a": X[:, 0]}).lazy()
-    for method in (fit, fit(X).predict):
+    for method in (fit, fit(X).predict, lambda rows: GaussianMixture().fit(rows, sample_weight="a")):
         with pytest.raises(UnsupportedDataError, match=r"LazyFrame of polars.*X\.collect\(\).*sink_parquet"):
             method(lazy)
 

@@ -269,6 +269,8 @@ def split_weights(X: Any, sample_weight: Any) -> tuple[Any, Any]:
     """
     if not isinstance(sample_weight, str) or _is(X, "xarray", "DataArray", "Dataset"):
         return X, sample_weight  # weights of labelled samples are found by their grid
+    if _is(X, "polars", "LazyFrame") or _is(X, "pyarrow", *_UNREAD):
+        return X, sample_weight  # such data are refused, with what to pass instead
     if (kind := file_kind(X)) is not None and kind.is_table:
         X = open_file(X)
     names = column_names(X)
