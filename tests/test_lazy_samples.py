@@ -7,6 +7,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture
 from daskgmm.core.drawing import RowSequence
@@ -70,6 +71,22 @@ def test_rows_depend_on_the_seed_and_their_number_alone():
     np.testing.assert_array_equal(compute(x[5_000:5_010])[0], expected[5_000:5_010])
     again = pickle.loads(pickle.dumps(x))
     np.testing.assert_array_equal(again.compute(scheduler="threads"), expected)
+
+
+def test_rows_do_not_depend_on_the_number_of_blas_threads():
+    """Workers compute with one thread, and this process with more: products of large matrices round differently."""
+    d = 300
+    root = np.tril(RNG.normal(size=(d, d)))
+    with threadpool_limits(1):
+        covariance = root @ root.T + d * np.eye(d)
+    given = {"covariance_type": "tied", "random_state": 0}
+    model = GaussianMixture.from_parameters([1.0], np.zeros((1, d)), (covariance + covariance.T) / 2, **given)
+    found = []
+    for n_threads in (1, 2):
+        with threadpool_limits(n_threads):
+            found.append((model.sample(5_000)[0], *compute(model.sample(5_000, chunks=3_000)[0])))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_seeds():

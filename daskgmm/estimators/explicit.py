@@ -44,6 +44,7 @@ class ExplicitMixture(OutlierThreshold[MixtureParameters]):
     """Base class of `GaussianMixture`: mixtures made of given parameters, marginals and conditionals."""
 
     @classmethod
+    @short_errors
     def from_parameters(
         cls,
         weights: Any,

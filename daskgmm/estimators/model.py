@@ -153,6 +153,7 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
 
     # ---- parameters with labels
 
+    @short_errors
     def to_xarray(self) -> Any:
         """Return the parameters of the mixture with labels.
 
@@ -201,11 +202,13 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
         mixture = self._sampled(n_samples)
         if chunks is not None:
             return lazy_samples(mixture, int(n_samples), chunks, self.random_state)
-        return mixture.sample(int(n_samples), check_random_state(self.random_state))
+        with one_blas_thread():
+            return mixture.sample(int(n_samples), check_random_state(self.random_state))
 
     def _sample_blocks(self, n_samples: int) -> Iterator[tuple[Array, int]]:
         """Draw the rows of `sample` in blocks, with the component of each block."""
-        return self._sampled(n_samples).sample_blocks(int(n_samples), check_random_state(self.random_state))
+        mixture = self._sampled(n_samples)
+        return _on_one_blas_thread(mixture.sample_blocks(int(n_samples), check_random_state(self.random_state)))
 
     def _sampled(self, n_samples: int) -> MixtureParameters:
         """Validate ``n_samples``; return the mixture to sample from, see `_agreed_covariances`."""
@@ -331,3 +334,9 @@ class MixtureModel(BaseEstimator, ABC, Generic[State]):  # type: ignore[misc]
 
 def _names(key: tuple[int, int, CovarianceStructure]) -> tuple[int, int, str]:
     return key[0], key[1], key[2].name
+
+
+def _on_one_blas_thread(blocks: Iterator[Any]) -> Iterator[Any]:
+    """Yield blocks whose bits must not depend on the number of threads."""
+    with one_blas_thread():
+        yield from blocks

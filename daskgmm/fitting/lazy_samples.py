@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 
 from ..core.drawing import RowSequence
 from ..core.mixture import MixtureParameters
+from ..engine.blas import one_blas_thread
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -51,7 +52,8 @@ def lazy_samples(
 
 
 def _rows(sequence: RowSequence, block_info: Any) -> Array:
-    return sequence.rows(*_range(block_info))
+    with one_blas_thread():  # several threads round products of large matrices differently
+        return sequence.rows(*_range(block_info))
 
 
 def _labels(sequence: RowSequence, block_info: Any) -> Array:
