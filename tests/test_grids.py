@@ -40,6 +40,9 @@ FIRST = {
 quick = settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 
 
+OF_UNKNOWN_LENGTH = da.from_array(VOLUME)[da.from_array(VOLUME[:, 0, 0, 0]) < np.inf]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def many_leaves():
     """Leaves of 16 rows and several tasks in a pass, so that small data are divided as large data are."""
@@ -148,6 +151,8 @@ def test_weights_have_the_shape_of_the_samples(lazy):
         (VOLUME.tolist(), {"feature_axis": 0}, DimensionError, r"X is a list; .*numpy\.asarray"),
         (VOLUME.astype("U"), {"feature_axis": 0}, UnsupportedDataError, "dtype <U"),
         (VOLUME[:, :0], {"feature_axis": 0}, ValueError, r"0 sample\(s\)"),
+        (OF_UNKNOWN_LENGTH, {"feature_axis": 0}, DimensionError, r"lengths are not all known.*compute_chunk_sizes\(\)"),
+        (OF_UNKNOWN_LENGTH.T, {"feature_axis": 0}, DimensionError, r"X\.compute_chunk_sizes\(\)"),
     ],
 )
 def test_errors(x, more, error, message):

@@ -22,6 +22,7 @@ from daskgmm.errors import (
 from daskgmm.tuning import tuned
 
 xr = pytest.importorskip("xarray")
+pd = pytest.importorskip("pandas")
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -125,7 +126,7 @@ def test_several_dimensions_of_features_in_their_order():
     rows = TEMPERATURE.transpose(1, 2, 0).reshape(-1, T)
     np.testing.assert_allclose(found.means_, fit(rows, parameters=one).means_, rtol=1e-9)
     assert found.feature_dims_ == ("time",)
-    assert not hasattr(found, "feature_names_in_")
+    assert found.feature_names_in_[0] == "1970-01-01 00:00:00"
     found = fit(x.temperature, dim="lat", parameters=one)
     rows = TEMPERATURE.transpose(1, 0, 2).reshape(Y, -1)
     np.testing.assert_allclose(found.means_, fit(rows, parameters=one).means_, rtol=1e-9)
@@ -281,6 +282,38 @@ def test_features_are_known_by_name(model):
     xr.testing.assert_equal(of_array.predict(DS), model.predict(DS))
 
 
+@pytest.mark.parametrize("form", ["an array", "a dataset", "without labels", "a Zarr array"])
+def test_several_feature_dimensions_are_those_of_the_fit_in_any_order(form, tmp_path):
+    x = DS.temperature[:, :3, :4].drop_vars("basin").astype("f4")
+    x = x.drop_vars(["lat", "lon"]) if form in ("without labels", "a Zarr array") else x
+    of_fit = x.to_dataset() if form == "a dataset" else x
+    rows = x.values.reshape(T, 12)
+    one = {"covariance_type": "diag", "n_components": 1}
+    found, expected = fit(of_fit, dim="time", parameters=one), fit(rows, parameters=one).score_samples(rows)
+    for order in (("time", "lon", "lat"), ("lon", "time", "lat")):
+        new = of_fit.transpose(*order)
+        if form == "a Zarr array":
+            new = zarr.create_array(tmp_path / "-".join(order), data=new.values, dimension_names=order)
+        for more in ({}, {"dim": "time"}):
+            np.testing.assert_allclose(found.score_samples(new, **more), expected, rtol=1e-5)
+    if form in ("an array", "a dataset"):
+        with pytest.raises(ValueError, match=r"fitted with the features|same ones in another order"):
+            found.predict(of_fit.isel(lat=slice(None, None, -1)))
+
+
+@pytest.mark.parametrize("chunks", [None, {"time": 2, "depth": 3}], ids=str)
+def test_labels_of_numbers_choose_features_whatever_their_order(chunks):
+    profiles = DS.temperature.rename(lat="depth").drop_vars("basin").transpose("time", "lon", "depth")
+    found = fit(profiles, parameters={"covariance_type": "diag"})
+    assert list(found.feature_names_in_) == [str(depth) for depth in profiles.depth.values]
+    more = xr.concat([profiles, profiles[..., :2].assign_coords(depth=[500.0, 900.0])], "depth")
+    for x in (profiles, profiles[..., ::-1], more[..., ::-1]):
+        x = x if chunks is None else x.chunk(chunks)
+        xr.testing.assert_allclose(found.score_samples(x), found.score_samples(profiles), rtol=1e-12)
+    with pytest.raises(DimensionError, match=r"no '-70\.0', .* among its labels along 'depth'.*drop_vars"):
+        found.predict(profiles.assign_coords(depth=profiles.depth + 1))
+
+
 def test_dimensions_of_the_fit_are_remembered_in_the_file(tmp_path):
     profiles = DS.temperature.rename(time="depth")
     found = fit(profiles, dim=("lat", "lon"), parameters={"covariance_type": "diag"})
@@ -293,7 +326,7 @@ def test_dimensions_of_the_fit_are_remembered_in_the_file(tmp_path):
     with pytest.raises(DimensionError, match="no dimension 'depth', which was a dimension of features in the fit"):
         loaded.predict(profiles.rename(depth="z"))
     assert loaded.predict(profiles.rename(depth="z"), dim=("lat", "lon")).dims == ("lat", "lon")
-    with pytest.raises(DimensionError, match="fitted with features along 'depth'"):
+    with pytest.raises(DimensionError, match=r"labels along 'depth', pass one variable: X\['name'\]"):
         loaded.predict(DS)
     refitted = loaded.set_params(n_components=2).fit(ROWS)
     assert not hasattr(refitted, "feature_dims_")
@@ -380,6 +413,20 @@ def test_predictions_are_written_with_coordinates(chunks, model, tmp_path):
     assert set(back.coords) == {*OCEAN.coords, "component"}
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_coordinates_of_another_store_are_written_in_chunks_of_their_own(zarr_format, model, tmp_path):
+    coords = {"area": (("lat", "lon"), np.arange(80.0).reshape(Y, X_)), "year": ("time", np.arange(T) + 0.5)}
+    ds = DS.drop_vars("basin").assign_coords(coords)
+    ds.chunk({"time": 4, "lon": 7}).to_zarr(tmp_path / "in.zarr", zarr_format=zarr_format, consolidated=False)
+    stored = xr.open_zarr(tmp_path / "in.zarr", consolidated=False).chunk({"time": (1, 3, 2), "lat": 3})[
+        {"lon": slice(1, 9)}
+    ]
+    write_predictions(model, stored, tmp_path / "out.zarr")
+    back = xr.open_zarr(tmp_path / "out.zarr", consolidated=False)
+    xr.testing.assert_equal(back.labels.load(), model.predict(ds.isel(lon=slice(1, 9))))
+    assert set(back.coords) == set(ds.coords)
+
+
 def test_coordinates_that_cannot_be_written(model, tmp_path):
     path = tmp_path / "out.zarr"
     with pytest.raises(UnsupportedDataError, match=r"several levels along 'sample'.*reset_index\('sample'\)"):
@@ -388,7 +435,10 @@ def test_coordinates_that_cannot_be_written(model, tmp_path):
         write_predictions(model, DS.assign_coords(labels=("lat", np.arange(Y))), path)
     with pytest.raises(DimensionError, match="coordinate 'component'"):
         write_predictions(model, DS.rename(lon="component"), path, probabilities=True)
-    assert not path.exists()
+    for values in (np.array(["a", 1] * 4, object), pd.interval_range(0, Y)):
+        with pytest.raises(UnsupportedDataError, match=r"coordinates .*'odd'.* cannot all be written.*drop_vars"):
+            write_predictions(model, DS.assign_coords(odd=("lat", values)), path)
+    assert not list(tmp_path.iterdir())
     assert write_predictions(model, DS.stack(sample=DIMS).reset_index("sample"), path) == {"labels": (T * Y * X_,)}
     assert xr.open_zarr(path, consolidated=False).labels.dims == ("sample",)
 
@@ -566,6 +616,8 @@ def test_variables_that_are_no_numbers_are_named(values, message):
 def test_a_variable_without_dimensions_is_no_feature():
     with pytest.raises(UnsupportedDataError, match="'crs' of X has no dimensions"):
         fit(DS.assign(crs=1))
+    with pytest.raises(UnsupportedDataError, match=r"'temperature' of X has no dimensions.*isel\(time=\[0\]\)"):
+        fit(DS.isel(time=0, lat=0, lon=0))
 
 
 @pytest.mark.parametrize("attribute", [{"scale_factor": 0.01}, {"_FillValue": -9999}, {"missing_value": 1e20}], ids=str)

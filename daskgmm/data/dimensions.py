@@ -39,6 +39,11 @@ class Layout:
         """Test whether the caller has said anything about the dimensions."""
         return self.dim is not None or self.feature_axis is not None
 
+    def in_order_of_fit(self, features: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return feature dimensions in the order of the fit if they are those of the fit, else unchanged."""
+        known = self.feature_dims or ()
+        return known if {*known} == {*features} else features
+
 
 PLAIN = Layout()
 """Layout about which nobody has said anything."""
@@ -99,7 +104,9 @@ def check_known(dim: Sequence[str], known: Sequence[Any], name: str = "X") -> No
 def split_dimensions(
     sizes: Mapping[Any, int], layout: Layout, name: str = "X"
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Divide the dimensions of one array into sample dimensions and feature dimensions, both in the array's order.
+    """Divide the dimensions of one array into sample dimensions and feature dimensions.
+
+    Both are in the array's order, except for feature dimensions of the fit, which are in the order of the fit.
 
     Parameters
     ----------
@@ -115,7 +122,7 @@ def split_dimensions(
         If the layout does not fit these dimensions, or leaves no dimension for samples or none for features.
     """
     dims = tuple(sizes)
-    features = _feature_dims(sizes, layout, name)
+    features = layout.in_order_of_fit(_feature_dims(sizes, layout, name))
     samples = tuple(one for one in dims if one not in features)
     if not features:
         raise DimensionError(

@@ -20,6 +20,7 @@ import zarr
 from ..errors import DimensionError, UnsupportedDataError
 from ..tuning import current
 from .dask_blocks import dense
+from .dimensions import shown
 from .input_kinds import Grid
 from .output import RowFunction, RowOutput, apply_rows
 from .raveling import Raveling, block_lengths
@@ -80,11 +81,32 @@ def create_grid_arrays(
     writer = create_arrays(group, outputs, fill_values, shape, lengths, grid.dims, attributes)
     if grid.coords is not None:
         columns = {o.column_dim: np.arange(o.n_columns) for o in outputs if o.n_columns is not None}
-        coords = grid.coords.assign_coords(columns)
+        _write_coordinates(group, grid.coords.assign_coords(columns), dict(zip(grid.dims or (), lengths, strict=True)))
+    return writer
+
+
+def _write_coordinates(group: zarr.Group, coords: Any, lengths: Mapping[Any, int]) -> None:
+    """Write coordinates into a group, lazy ones in chunks of these lengths.
+
+    Raises
+    ------
+    UnsupportedDataError
+        If Zarr has no place for the values of a coordinate.
+    """
+    # The encoding is that of the file from which the coordinates were read: of another format, and of other chunks.
+    coords = coords.drop_encoding()
+    lazy = {key: one for key, one in coords.variables.items() if dask.is_dask_collection(one)}
+    regular = {key: one.chunk({dim: lengths[dim] for dim in one.dims}) for key, one in lazy.items()}
+    coords = coords.assign_coords({key: (one.dims, one.data, one.attrs) for key, one in regular.items()})
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # texts have no place in the specification of Zarr 3 yet
             coords.to_zarr(group.store, group=group.path or None, mode="a", zarr_format=3, consolidated=False)
-    return writer
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise UnsupportedDataError(
+            f"The coordinates {shown(list(coords.coords))} of X cannot all be written beside the results ({error}). "
+            "Remove or convert those of mixed or unusual dtypes, for example X.drop_vars('name')."
+        ) from error
 
 
 def write_blocks(

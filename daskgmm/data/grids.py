@@ -76,6 +76,11 @@ def _array_grid(data: Any, axis: int, name: str) -> ArrayGrid:
             f"feature_axis={axis}, and {name} has {data.ndim} dimension(s); expected an axis of features and one or "
             "more axes of samples"
         )
+    if any(n != n for n in data.shape):
+        raise DimensionError(
+            f"{name} is a dask array of the shape {data.shape!s:.200}, whose lengths are not all known, so its samples "
+            f"have no grid. Call {name}.compute_chunk_sizes() first."
+        )
     place = checked_axis(axis, data.ndim, name)
     if isinstance(data, np.memmap) and place < data.ndim - 1:
         data = _in_blocks(data, place)  # reshape would load the file

@@ -99,7 +99,7 @@ class LabelledArrays(InputKind):
 def _divided_array(x: Any, layout: Layout) -> LabelledGrid:
     _check_variable(x.name, x, ())
     samples, features = split_dimensions(dict(x.sizes), layout)
-    names = _text_labels(x, features)
+    names = _labels(x, features)
     chosen = _of_fit(x, features, names, layout)
     if chosen is not x:
         x, names = chosen, layout.feature_names
@@ -108,12 +108,11 @@ def _divided_array(x: Any, layout: Layout) -> LabelledGrid:
     return LabelledGrid(x, values, _grid(x, values, samples, features), names)
 
 
-def _text_labels(x: Any, features: Sequence[Any]) -> tuple[str, ...] | None:
-    """Labels of the only feature dimension, if they are texts."""
-    if len(features) != 1 or features[0] not in x.indexes:
+def _labels(x: Any, features: Sequence[Any]) -> tuple[str, ...] | None:
+    """Names of the features: labels along the feature dimension, with names of the dimensions if there are several."""
+    if not any(dim in x.indexes for dim in features) or math.prod(x.sizes[dim] for dim in features) > _MOST_NAMES:
         return None
-    labels = x.indexes[features[0]].tolist()
-    return tuple(labels) if all(isinstance(label, str) for label in labels) else None
+    return tuple(_places(x, features) if len(features) > 1 else map(str, x.indexes[features[0]]))
 
 
 def _of_fit(x: Any, features: Sequence[Any], names: tuple[str, ...] | None, layout: Layout) -> Any:
@@ -121,15 +120,22 @@ def _of_fit(x: Any, features: Sequence[Any], names: tuple[str, ...] | None, layo
     known = layout.feature_names
     if known is None or names is None or names == known or len(set(names)) < len(names):
         return x
-    _check_names(known, names, f"labels along {features[0]!r}")
-    return x.isel({features[0]: [names.index(one) for one in known]})
+    _check_names(known, names, f"labels along {shown(features)}", "Select those, or remove the labels with drop_vars.")
+    if len(features) > 1:
+        raise DimensionError(
+            f"X has other labels along {shown(features)} than the data of the fit, or the same ones in another order. "
+            "Select those of the fit: X.sel(…)."
+        )
+    places = {one: i for i, one in enumerate(names)}
+    return x.isel({features[0]: [places[one] for one in known]})
 
 
-def _check_names(known: Sequence[str], names: Sequence[str], kind: str) -> None:
-    if missing := [one for one in known if one not in names]:
+def _check_names(known: Sequence[str], names: Sequence[str], kind: str, advice: str = "") -> None:
+    present = set(names)
+    if missing := [one for one in known if one not in present]:
         raise DimensionError(
             f"X has no {shown(missing)} among its {kind} ({shown(list(names))}), and the mixture was fitted with the "
-            f"features {list(known)!s:.200}."
+            f"features {list(known)!s:.200}. {advice}".rstrip()
         )
 
 
@@ -139,18 +145,18 @@ def _check_names(known: Sequence[str], names: Sequence[str], kind: str) -> None:
 def _divided_dataset(x: Any, layout: Layout) -> LabelledGrid:
     variables = _chosen(x, layout)
     dims = tuple(dict.fromkeys(itertools.chain.from_iterable(one.dims for one in variables.values())))
-    features = _dataset_features(dims, layout)
+    features = layout.in_order_of_fit(_dataset_features(dims, layout))
     samples = tuple(one for one in dims if one not in features)
     if not samples:
         raise DimensionError(f"X has the dimensions {shown(dims)}; expected one or more dimensions of samples.")
-    names = {key: _variable_names(key, one, samples) for key, one in variables.items()}
+    names = {key: _variable_names(key, one, features) for key, one in variables.items()}
     if layout.feature_names is not None:
-        names = _names_of_fit(names, layout.feature_names)
+        names = _names_of_fit(names, layout.feature_names, layout.feature_dims or ())
         variables = {key: variables[key] for key in names}
     parts = []
     for one in _lazy([variables[key] for key in names], features):
         present = [dim for dim in samples if dim in one.dims]
-        values = one.transpose(*present, *(dim for dim in one.dims if dim not in samples)).data
+        values = one.transpose(*present, *(dim for dim in features if dim in one.dims)).data
         place = tuple(slice(None) if dim in present else None for dim in samples)
         parts.append(one_feature_axis(values[place], len(samples)))
     values = _of_all_samples(joined(parts, len(samples)), [x.sizes[dim] for dim in samples])
@@ -179,9 +185,9 @@ def _chosen(x: Any, layout: Layout) -> dict[Any, Any]:
     for key, one in variables.items():
         _check_variable(key, one, others)
         if not one.dims:
+            advice = f"Choose others: X[{others!s:.300}]." if others else "Keep one, as X.isel(time=[0]) does."
             raise UnsupportedDataError(
-                f"The variable {key!r:.80} of X has no dimensions, and would be the same for all samples. Choose "
-                f"others: X[{others!s:.300}]."
+                f"The variable {key!r:.80} of X has no dimensions, and would be the same for all samples. {advice}"
             )
     return variables
 
@@ -208,9 +214,9 @@ def _dataset_features(dims: tuple[Any, ...], layout: Layout) -> tuple[Any, ...]:
     return tuple(one for one in dims if one in known)
 
 
-def _variable_names(key: Any, variable: Any, samples: Sequence[Any]) -> tuple[str, ...]:
+def _variable_names(key: Any, variable: Any, features: Sequence[Any]) -> tuple[str, ...]:
     """Names of the features of one variable: the variable's own, or with the labels along the feature dimensions."""
-    own = [dim for dim in variable.dims if dim not in samples]
+    own = [dim for dim in features if dim in variable.dims]
     if not own:
         return (str(key),)
     if math.prod(variable.sizes[dim] for dim in own) > _MOST_NAMES:
@@ -218,20 +224,28 @@ def _variable_names(key: Any, variable: Any, samples: Sequence[Any]) -> tuple[st
             f"The variable {key!r} of X has {math.prod(variable.sizes[dim] for dim in own)} features along "
             f"{shown(own)}; expected {_MOST_NAMES} at most. Name all sample dimensions with dim."
         )
+    return tuple(f"{key}[{place}]" for place in _places(variable, own))
+
+
+def _places(variable: Any, dims: Sequence[Any]) -> list[str]:
+    """Label of every place along dimensions, such as "depth=0.5", with numbers where there is no index."""
     labels = [
         [
             f"{dim}={label}"
             for label in (variable.indexes[dim] if dim in variable.indexes else range(variable.sizes[dim]))
         ]
-        for dim in own
+        for dim in dims
     ]
-    return tuple(f"{key}[{', '.join(place)}]" for place in itertools.product(*labels))
+    return [", ".join(place) for place in itertools.product(*labels)]
 
 
-def _names_of_fit(names: dict[Any, tuple[str, ...]], known: tuple[str, ...]) -> dict[Any, tuple[str, ...]]:
-    """Put variables in the order of the fit's features."""
+def _names_of_fit(
+    names: dict[Any, tuple[str, ...]], known: tuple[str, ...], dims: tuple[str, ...]
+) -> dict[Any, tuple[str, ...]]:
+    """Put variables in the order of the fit's features, some of which may lie along the dimensions ``dims``."""
     found = {name: key for key, own in names.items() for name in own}
-    _check_names(known, list(found), "variables")
+    advice = f"If these are labels along {shown(dims)}, pass one variable: X['name']." if dims else ""
+    _check_names(known, list(found), "variables", advice)
     return {key: names[key] for key in dict.fromkeys(found[name] for name in known)}
 
 

@@ -162,7 +162,7 @@ class GaussianMixture(ExplicitMixture):
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the features; only for tables whose column names are all strings, for structured rows, for Datasets,
-        and for DataArrays whose feature dimension has texts as labels.
+        and for DataArrays whose feature dimensions have labels.
     feature_dims_ : tuple of str
         Names of the feature dimensions; only for DataArrays and Datasets.
     feature_axis_ : int
