@@ -222,6 +222,19 @@ def test_columns_of_a_frame_are_compared_by_name():
         model.conditional_mean(whole, "depth")
 
 
+def test_columns_of_a_file_are_compared_by_name(tmp_path):
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("dask.dataframe")
+    model, frame, path = make(feature_names=NAMES), pd.DataFrame(rows(), columns=NAMES), tmp_path / "x.parquet"
+    frame.to_parquet(path)
+    with pytest.raises(ValueError, match=r"expected the given features in their order, X\[\['salinity'\]\]") as caught:
+        model.conditional_mean(path, "salinity")
+    assert caught.value.__notes__ == [f"An address may choose columns of the table: {path}::salinity"]
+    expected = model.conditional_mean(frame[["salinity"]], "salinity")
+    means = model.conditional_mean(f"{path}::salinity", "salinity").compute()
+    np.testing.assert_allclose(means, expected, rtol=1e-12, atol=1e-13)
+
+
 def test_results_for_frames_have_the_names_of_the_other_features():
     dataframe = pytest.importorskip("dask.dataframe")
     model, x = make(feature_names=NAMES), pd.DataFrame(rows(20, 2), columns=["oxygen", "depth"])

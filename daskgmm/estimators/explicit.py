@@ -15,6 +15,7 @@ from ..core.structure import CovarianceStructure
 from ..core.validity import covariances_problem, weights_problem
 from ..data.dimensions import given_layout
 from ..data.failures import short_errors
+from ..data.files import suggesting_columns
 from ..data.inputs import accept, in_memory, is_lazy
 from ..data.row_checks import row_kind
 from ..data.tables import column_names
@@ -202,9 +203,12 @@ class ExplicitMixture(OutlierThreshold[MixtureParameters]):
         with one_blas_thread():
             conditional = Conditional.of(mixture, chosen, others)
         model = self._of(conditional.given, chosen)
-        _check_columns(X, model._names())
+        _check_columns(column_names(X), model._names())
         layout = given_layout(dim, feature_axis)
         known = accept(X, missing=self.missing, layout=recorded_layout(model, layout))
+        if known.frame is not None:  # the columns of a file are known only now
+            with suggesting_columns(X, model._names() or ()):
+                _check_columns(list(known.frame.columns), model._names())
         if known.feature_names is None and known.frame is None and column_names(X) is None:
             model.__dict__.pop("feature_names_in_", None)  # ``given`` says what the columns of a plain array are
         accepted, prepared = model._accept_new(X, layout)
@@ -244,9 +248,8 @@ class ExplicitMixture(OutlierThreshold[MixtureParameters]):
         return self
 
 
-def _check_columns(X: Any, expected: list[str] | None) -> None:
+def _check_columns(columns: list[str] | None, expected: list[str] | None) -> None:
     """Raise ValueError for a table with other columns than the expected ones, before scikit-learn speaks of a fit."""
-    columns = column_names(X)
     if columns is not None and expected is not None and list(map(str, columns)) != expected:
         raise ValueError(
             f"X has the columns {columns!s:.200}; expected the given features in their order, X[{expected!s:.200}]"
