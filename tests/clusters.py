@@ -216,14 +216,14 @@ class DieOfRows(distributed.WorkerPlugin):
     def setup(self, worker):
         from daskgmm.data.stored_rows import StoredRows
 
-        read = StoredRows._read
+        read = StoredRows.__getitem__
 
-        def die(rows, start, stop):
-            if start <= self.row < stop:
+        def die(stored, rows):
+            if rows.start <= self.row < rows.stop:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return read(rows, start, stop)
+            return read(stored, rows)
 
-        StoredRows._read = die
+        StoredRows.__getitem__ = die
 
 
 class DieOnceWhileWriting(distributed.WorkerPlugin):
