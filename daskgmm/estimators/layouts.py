@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,13 @@ def record_grid(model: Any, grid: Grid | None) -> None:
         vars(model).pop(name, None)
         if found.get(name) is not None:
             setattr(model, name, found[name])
+
+
+def copy_features(model: Any, others: Iterable[Any]) -> None:
+    """Copy the attributes about features, which an accepted input has set, to other estimators."""
+    features = {name: value for name, value in vars(model).items() if name in FEATURES}
+    for other in others:
+        vars(other).update(features)
 
 
 def recorded_layout(model: Any, layout: Layout) -> Layout:

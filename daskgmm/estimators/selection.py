@@ -40,7 +40,7 @@ from .accepted_data import accept_data
 from .base import BaseMixture
 from .checkpointing import check_checkpoint, checkpointer_for
 from .grid import ONLY_FULL, Key, check_criterion, check_estimator, check_keys, check_rows, check_types, label
-from .layouts import FEATURES, fit_layout
+from .layouts import copy_features, fit_layout
 from .selection_table import (
     best_key,
     coincidences,
@@ -294,7 +294,7 @@ def _select(
     X, sample_weight = split_weights(X, sample_weight)
     accepted = accept_data(first, X, reset=True, layout=options.layout)
     weights = accepted.align(sample_weight, "sample_weight")
-    _copy_features(first, models.values())
+    copy_features(first, models.values())
     rule = None if share is None else HeldOut(share, base.random_state)
     listeners = [*_printing(base), *check_callbacks(callbacks or base.callbacks)]
     in_process = not is_lazy(accepted.rows)
@@ -347,13 +347,6 @@ def _seeded(base: BaseMixture[Any], cache: Any, scheduler: Any, drawn: Any) -> B
 
 def _printing(base: BaseMixture[Any]) -> list[Listener]:
     return [VerboseListener(base.verbose, base.verbose_interval)] if base.verbose else []
-
-
-def _copy_features(first: BaseMixture[Any], models: Iterable[BaseMixture[Any]]) -> None:
-    """Copy the attributes about features, which `accept_data` has set, to all models."""
-    features = {name: value for name, value in vars(first).items() if name in FEATURES}
-    for model in models:
-        vars(model).update(features)
 
 
 def _fit(
