@@ -187,6 +187,18 @@ def test_uneven_blocks_are_written_in_even_chunks(tmp_path_factory, lengths):
     np.testing.assert_array_equal(labels[:], found.predict(VOLUME))
 
 
+def test_masked_blocks_of_an_array_that_does_not_say_so():
+    rows = np.moveaxis(VOLUME, 0, -1)
+    x = da.from_array(rows, chunks=2).map_blocks(np.ma.masked_greater, 1, dtype=float, meta=np.empty((0,) * 4))
+    with pytest.raises(UnsupportedDataError, match=r"does not say.*map_blocks\(numpy\.ma\.filled, numpy\.nan\)"):
+        fit(x, feature_axis=-1, parameters={"missing": "drop"})
+    filled = fit(x.astype("float64").map_blocks(np.ma.filled, np.nan), feature_axis=-1, parameters={"missing": "drop"})
+    of_nan = fit(
+        da.from_array(np.where(rows > 1, np.nan, rows), chunks=2), feature_axis=-1, parameters={"missing": "drop"}
+    )
+    np.testing.assert_array_equal(filled.means_, of_nan.means_)
+
+
 def test_a_failure_leaves_nothing_of_a_grid(tmp_path):
     found = fit(VOLUME, feature_axis=0)
     holes = VOLUME.copy()

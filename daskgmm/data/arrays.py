@@ -90,12 +90,12 @@ class PieceSource(Source):
         return (n_rows + self.chunk_rows) * self.row_bytes
 
 
-def check_unmasked(values: Any) -> None:
+def check_unmasked(values: Any, advice: str = "") -> None:
     """Raise `UnsupportedDataError` if any value is masked: NumPy would use the numbers under the mask."""
     if isinstance(values, np.ma.MaskedArray) and _any(np.ma.getmaskarray(values)):
         raise UnsupportedDataError(
             "The data are masked in places, and a Gaussian mixture has no meaning for missing values. Leave such rows "
-            "out with missing='drop', or fill them, for example with x.filled(…)."
+            f"out with missing='drop', or fill them, for example with x.filled(…).{advice}"
         )
 
 

@@ -233,7 +233,11 @@ def dense(block: Any) -> Array:
             "X: the blocks of this dask array are sparse. Gaussian mixtures need dense rows: "
             "x.map_blocks(lambda block: block.toarray())."
         )
-    check_unmasked(block)
+    check_unmasked(
+        block,
+        " The dask array does not say that its blocks are masked, so missing='drop' needs NaN in them: "
+        "X.astype('float64').map_blocks(numpy.ma.filled, numpy.nan).",
+    )
     array = np.asarray(block)
     if not array.ndim:
         raise UnsupportedDataError(
