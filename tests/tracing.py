@@ -21,14 +21,19 @@ class Peak:
 
 
 def load_compiled_loops() -> None:
-    """Load all compiled loops, and wait for the threads that load them.
+    """Load all compiled loops, so that no other thread loads them later."""
+    backend = choose_backend(MixtureShape(STRUCTURES["full"], 2, 2), np.inf)
+    for dtype, rounds in product(("float32", "float64"), (False, True)):
+        backend.warm_up(np.dtype(dtype), rounds=rounds)
+    wait_for_loading()
+
+
+def wait_for_loading() -> None:
+    """Wait for the threads that load compiled loops.
 
     A thread that compiles while tracing ends would count as memory of the test, and may end the process: tracemalloc of
     Python before 3.12.9 frees tables that other threads are using.
     """
-    backend = choose_backend(MixtureShape(STRUCTURES["full"], 2, 2), np.inf)
-    for dtype, rounds in product(("float32", "float64"), (False, True)):
-        backend.warm_up(np.dtype(dtype), rounds=rounds)
     for thread in threading.enumerate():
         if thread.name == "gmm-warm-up":
             thread.join()
@@ -37,11 +42,12 @@ def load_compiled_loops() -> None:
 @contextmanager
 def traced() -> Iterator[Peak]:
     """Trace the allocations of a ``with`` block; the peak is known after the block."""
-    load_compiled_loops()
+    wait_for_loading()
     peak = Peak()
     tracemalloc.start()
     try:
         yield peak
         peak.n_bytes = tracemalloc.get_traced_memory()[1]
     finally:
+        wait_for_loading()
         tracemalloc.stop()
