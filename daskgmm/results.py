@@ -16,7 +16,7 @@ from .data.dataset import Dataset
 from .data.dimensions import Layout, given_layout
 from .data.failures import short_errors
 from .data.files import file_address, naming_files
-from .data.grid_arrays import check_coordinates, create_grid_arrays, in_blocks, n_chunks, write_blocks
+from .data.grid_arrays import check_coordinates, create_grid_arrays, in_blocks, n_chunks, numbered, write_blocks
 from .data.input_kinds import Grid
 from .data.locations import Address, Location
 from .data.reading import Reading
@@ -156,11 +156,12 @@ def _write_grid(
     engine: DaskEngine, dataset: Dataset, fold: PredictionFold, group: zarr.Group, rows: Any, grid: Grid
 ) -> RowWriter:
     """Write the results of samples on a grid, block by block."""
-    blocks, grid = in_blocks(rows, grid)
+    own = grid.raveling
+    blocks, grid = in_blocks(rows, grid, sum(output.row_bytes for output in fold.outputs.outputs))
     writer = create_grid_arrays(group, grid, fold.outputs.outputs, _fill_values(dataset))
     if engine.is_remote:
         writer.check_travels()
-    with engine.announced("predict", dataset.n_rows, n_chunks(grid.raveling)) as running:
+    with numbered(grid.raveling, own), engine.announced("predict", dataset.n_rows, n_chunks(grid.raveling)) as running:
         engine.compute(write_blocks(blocks, grid, fold.outputs, writer, running.on_rows))
         running.reading = Reading(dataset.n_rows * dataset.rows.row_bytes)
     return writer

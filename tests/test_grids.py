@@ -1,6 +1,7 @@
 """Arrays of more than two dimensions: one axis has the features, the others are a grid of samples."""
 
 import json
+import math
 import shutil
 
 import dask.array as da
@@ -185,6 +186,26 @@ def test_uneven_blocks_are_written_in_even_chunks(tmp_path_factory, lengths):
     labels = zarr.open_group(path, mode="r")["labels"]
     assert labels.chunks == tuple(map(max, lengths))
     np.testing.assert_array_equal(labels[:], found.predict(VOLUME))
+
+
+@pytest.mark.parametrize("chunks", [-1, (2, 2, 5, 10)], ids=str)
+def test_results_larger_than_slabs_are_written_in_parts_of_a_block(chunks, tmp_path):
+    found = fit(VOLUME, feature_axis=0)
+    with tuned(slab_bytes=100 * 8):
+        write_predictions(found, da.from_array(VOLUME, chunks=chunks), tmp_path / "out.zarr", probabilities=True)
+        labels = zarr.open_array(tmp_path / "out.zarr/labels", mode="r")
+        assert math.prod(labels.chunks) * (8 + 2 * 8) <= 4 * 100 * 8
+        np.testing.assert_array_equal(labels[:], found.predict(VOLUME))
+        damaged = VOLUME.copy()
+        damaged[1, 2, 6, 3] = np.nan
+        x = da.from_array(damaged, chunks=chunks)
+        with pytest.raises(NonFiniteDataError) as raised:
+            write_predictions(found, x, tmp_path / "other.zarr", probabilities=True)
+    assert raised.value.__notes__[0].startswith(
+        f"Row {raised.value.row} is the sample at axis 0=2, axis 1=6, axis 2=3 "
+    )
+    with pytest.raises(NonFiniteDataError, match=f"row {raised.value.row}\\."):
+        found.predict(x).compute()
 
 
 def test_masked_blocks_of_an_array_that_does_not_say_so():

@@ -1,14 +1,16 @@
 """Results for samples on a grid, written into a Zarr group region by region, with the coordinates of the samples.
 
-A task computes all results of a block. Chunks of the results are as long as most blocks. If blocks are uneven, results
-of neighbours are joined before they are written, so that no two tasks write the same chunk.
+A task computes all results of a block, or of an equal part of a block whose results would be large. Chunks of the
+results are as long as the longest of these. If blocks are uneven, results of neighbours are joined before they are
+written, so that no two tasks write the same chunk.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +19,7 @@ import dask.array as da
 import numpy as np
 import zarr
 
-from ..errors import DimensionError, UnsupportedDataError
+from ..errors import DimensionError, NonFiniteDataError, UnsupportedDataError
 from ..tuning import current
 from .dask_blocks import dense
 from .dimensions import shown
@@ -29,16 +31,53 @@ from .row_arrays import RowWriter, create_arrays
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def in_blocks(rows: Any, grid: Grid) -> tuple[da.Array, Grid]:
-    """Return rows as a dask array, and the grid with the order of its blocks; rows in memory are cut into slabs."""
+_LARGEST_SLABS = 4  # slabs that the results for a block may take
+
+
+def in_blocks(rows: Any, grid: Grid, result_bytes: int) -> tuple[da.Array, Grid]:
+    """Return rows as a dask array, and the grid with the order of its blocks.
+
+    Rows in memory are cut into slabs, and lazy blocks if their results would be larger than a few slabs.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray or dask.array.Array
+    grid : Grid
+    result_bytes : int
+        Size of all results of one row.
+    """
     if isinstance(rows, da.Array):
-        return rows, grid
+        return _cut(rows, grid, result_bytes)
     shape = grid.raveling.shape
     # Blocks grow along the last axes first, so the rows of a block follow each other.
     lengths = block_lengths(shape, (1,) * len(shape), (), rows.dtype.itemsize * rows.shape[1], current().slab_bytes)
     raveling = Raveling(shape, da.core.normalize_chunks(lengths, shape))
     blocks = da.from_array(rows, chunks=(raveling.row_chunks, rows.shape[1]), name=False, asarray=False)
     return blocks, replace(grid, raveling=raveling)
+
+
+def _cut(rows: da.Array, grid: Grid, result_bytes: int) -> tuple[da.Array, Grid]:
+    """Cut blocks whose results would be larger than a few slabs into equal parts, along the first axes first."""
+    longest, limit = chunk_lengths(grid.raveling), _LARGEST_SLABS * current().slab_bytes
+    if math.prod(longest) * result_bytes <= limit:
+        return rows, grid
+    most = block_lengths(longest, (1,) * len(longest), (), result_bytes, limit)
+    parts = tuple(-(-length // -(-length // part)) for length, part in zip(longest, most, strict=True))
+    values = grid.raveling.grid(rows).rechunk(dict(enumerate(parts)))
+    raveling = Raveling.of(values)
+    return raveling.rows(values), replace(grid, raveling=raveling)
+
+
+@contextmanager
+def numbered(raveling: Raveling, own: Raveling) -> Iterator[None]:
+    """Give the number that a sample has in its ``own`` order to an error in the ``with`` block that names a row."""
+    try:
+        yield
+    except NonFiniteDataError as error:
+        row = own.row(raveling.position(error.row))
+        error.args = (str(error).replace(f"row {error.row}", f"row {row}", 1),)
+        error.row = row
+        raise
 
 
 def chunk_lengths(raveling: Raveling) -> tuple[int, ...]:

@@ -71,6 +71,17 @@ class Raveling:
         inside = np.unravel_index(row - int(firsts[block]), lengths)
         return tuple(int(sum(along[:i]) + j) for along, i, j in zip(self.chunks, blocks, inside, strict=True))
 
+    def row(self, position: Sequence[int]) -> int:
+        """Row of the sample at a position on the grid; the inverse of `position`."""
+        if self.chunks is None:
+            return int(np.ravel_multi_index(tuple(position), self.shape))
+        firsts = [np.cumsum((0, *along)) for along in self.chunks]
+        blocks = [int(np.searchsorted(f, at, "right")) - 1 for f, at in zip(firsts, position, strict=True)]
+        inside = tuple(at - int(f[i]) for f, i, at in zip(firsts, blocks, position, strict=True))
+        block = int(np.ravel_multi_index(tuple(blocks), tuple(map(len, self.chunks))))
+        lengths = tuple(along[i] for along, i in zip(self.chunks, blocks, strict=True))
+        return sum(self.row_chunks[:block]) + int(np.ravel_multi_index(inside, lengths))
+
     def rows(self, grid: Any) -> Any:
         """Ravel the sample dimensions of an array, the first, to rows, (n, …); lazy for a dask array.
 
