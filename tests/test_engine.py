@@ -1140,6 +1140,7 @@ def blas_threads():
     return {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
 
 
+@pytest.mark.usefixtures("free_blas")
 def test_blas_has_one_thread_within_fits_and_its_own_number_after():
     with threadpoolctl.threadpool_limits(2):
         during = []
@@ -1153,6 +1154,14 @@ def test_blas_has_one_thread_within_fits_and_its_own_number_after():
         assert blas_threads() == {2}
 
 
+@pytest.fixture
+def free_blas():
+    """Release BLAS if earlier tests did tasks of another driver in this process, which holds BLAS from then on."""
+    if blas._is_worker:
+        blas._is_worker = False
+        blas._release()
+
+
 @contextlib.contextmanager
 def work_of_another_driver():
     """What this process does for a driver that is elsewhere, and no longer after the block."""
@@ -1164,6 +1173,7 @@ def work_of_another_driver():
         blas._release()
 
 
+@pytest.mark.usefixtures("free_blas")
 def test_a_worker_process_holds_blas_at_one_thread_and_its_driver_does_not():
     with threadpoolctl.threadpool_limits(2):
         blas.limit_worker(blas.this_process())
@@ -1173,6 +1183,7 @@ def test_a_worker_process_holds_blas_at_one_thread_and_its_driver_does_not():
         assert blas_threads() == {2}
 
 
+@pytest.mark.usefixtures("free_blas")
 def test_a_fit_in_a_task_leaves_blas_held_for_the_tasks_of_others():
     with threadpoolctl.threadpool_limits(2):
         driver = blas.one_blas_thread()
@@ -1183,6 +1194,7 @@ def test_a_fit_in_a_task_leaves_blas_held_for_the_tasks_of_others():
         assert blas_threads() == {2}
 
 
+@pytest.mark.usefixtures("free_blas")
 def test_blas_is_held_whatever_thread_set_it_before():
     """threadpoolctl lets one thread set it, as long as that one lives, and ignores the others."""
 
@@ -1200,6 +1212,15 @@ def test_blas_is_held_whatever_thread_set_it_before():
             assert blas_threads() == {2}
 
 
+@pytest.mark.usefixtures("free_blas")
+def test_blas_is_held_again_where_somebody_else_has_set_it():
+    with blas.one_blas_thread(), threadpoolctl.threadpool_limits(2, user_api="blas"):
+        assert blas_threads() == {2}
+        with blas.one_blas_thread():
+            assert blas_threads() == {1}
+
+
+@pytest.mark.usefixtures("free_blas")
 def test_blas_is_for_others_to_set_after_a_fit():
     """Also while the thread that the fit was in lives."""
     with ThreadPoolExecutor(1) as pool:
@@ -1214,6 +1235,7 @@ def test_blas_is_for_others_to_set_after_a_fit():
                 assert blas_threads() == {n_threads}
 
 
+@pytest.mark.usefixtures("free_blas")
 def test_libraries_that_come_with_a_later_import_are_held_too(monkeypatch):
     class Library:
         user_api, n_threads = "blas", 4
@@ -1234,6 +1256,7 @@ def test_libraries_that_come_with_a_later_import_are_held_too(monkeypatch):
     assert late.n_threads == 4
 
 
+@pytest.mark.usefixtures("free_blas")
 def test_fits_that_end_in_another_order_leave_blas_as_it_was():
     with ThreadPoolExecutor(1) as pool, threadpoolctl.threadpool_limits(2, user_api="blas"):
         pool.submit(blas._acquire).result()

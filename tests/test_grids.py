@@ -71,6 +71,29 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize("kind", ["zarr 3", "zarr 2", "hdf5"])
+def test_a_matrix_whose_first_dimension_is_named_after_features_is_read_transposed(kind, tmp_path):
+    """As a DataArray is: rows × features is how matrices without such names are read."""
+    for names in ("band", "pixel"), ("pixel", "band"), ("y", "x"):
+        x = ROWS.T if names[0] == "band" else ROWS
+        path = tmp_path / f"{names[0]}.{kind[:4]}"
+        if kind == "hdf5":
+            h5py = pytest.importorskip("h5py")
+            file = h5py.File(path, "w")
+            stored = file.create_dataset("x", data=x, chunks=(2, 2))
+            for dim, name in zip(stored.dims, names, strict=True):
+                dim.label = name
+        elif kind == "zarr 3":
+            stored = zarr.create_array(path, data=x, chunks=(2, 60), dimension_names=names)
+        else:
+            attributes = {"_ARRAY_DIMENSIONS": names}
+            stored = zarr.create_array(path, shape=x.shape, dtype=x.dtype, zarr_format=2, attributes=attributes)
+            stored[:] = x
+        model = fit(stored)
+        assert model.means_.tolist() == fit(ROWS).means_.tolist()
+        np.testing.assert_array_equal(model.predict(stored), fit(ROWS).predict(ROWS))
+
+
 @pytest.mark.covering
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis", [0, 1, -1])

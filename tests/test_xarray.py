@@ -251,7 +251,7 @@ def test_files_without_blocks_are_read_lazily(engine, model, tmp_path):
     assert lazy.chunksizes["time"] == (2, 2, 2)
     with found:
         xr.testing.assert_equal(lazy.compute().drop_attrs(), model.predict(ds).drop_attrs())
-        assert_same_bits(fit(found), model)
+        assert_same_bits(fit(found[list(ds)]), model)  # xarray lists the members of a store in no fixed order
 
 
 def test_results_computed_together_read_the_data_once(model):

@@ -10,7 +10,7 @@ from typing import Any
 import zarr
 
 from ..errors import DimensionError
-from .dimensions import Layout, checked_axis, split_dimensions, unnamed
+from .dimensions import FEATURE_DIMENSIONS, Layout, checked_axis, split_dimensions, unnamed
 from .grids import ArrayGrid, GridKind
 from .hdf5 import DatasetSource, is_dataset
 from .input_kinds import Grid
@@ -30,7 +30,7 @@ class ZarrArrays(GridKind):
         return isinstance(data, zarr.Array) and bool(data.ndim)  # an array without axes is refused elsewhere
 
     def arranged(self, data: Any, name: str, layout: Layout) -> Any:
-        if name != "X" or not _concerns(data, layout):
+        if name != "X" or not (_concerns(data, layout) or _is_transposed(_own_dimensions(data))):
             return None
         return _stored_grid(StoreSource(data, name), _zarr_dimensions(data), layout, name)
 
@@ -45,7 +45,7 @@ class HDF5Datasets(GridKind):
         return is_dataset(data, name)
 
     def arranged(self, data: Any, name: str, layout: Layout) -> Any:
-        if name != "X" or not _concerns(data, layout):
+        if name != "X" or not (_concerns(data, layout) or _is_transposed(_hdf5_dimensions(data))):
             return None
         return _stored_grid(DatasetSource(data, name), _hdf5_dimensions(data), layout, name)
 
@@ -57,6 +57,11 @@ def _concerns(data: Any, layout: Layout) -> bool:
     """Test whether a layout says which of an array's dimensions are the features."""
     recorded = layout.axis_of_fit is not None or bool(layout.feature_dims)
     return layout.is_given or (recorded and len(data.shape or ()) > 2)
+
+
+def _is_transposed(names: tuple[str, ...] | None) -> bool:
+    """Test for the names of a matrix whose features come first, as the names say."""
+    return names is not None and len(names) == 2 and [name in FEATURE_DIMENSIONS for name in names] == [True, False]
 
 
 def _stored_grid(source: Source, names: tuple[str, ...] | None, layout: Layout, name: str) -> ArrayGrid:
@@ -83,12 +88,17 @@ def _stored_grid(source: Source, names: tuple[str, ...] | None, layout: Layout, 
 
 def _zarr_dimensions(array: zarr.Array[Any]) -> tuple[str, ...] | None:
     """Names of the dimensions of a Zarr array, by its own metadata or those of an OME-Zarr image that it belongs to."""
+    return _own_dimensions(array) or _valid(image_axes(array), array.ndim)
+
+
+def _own_dimensions(array: zarr.Array[Any]) -> tuple[str, ...] | None:
+    """Names of the dimensions of a Zarr array, by its own metadata."""
     if array.metadata.zarr_format == 3:
         names: Any = array.metadata.dimension_names
     else:
         attributes: Any = array.metadata.attributes  # any JSON value
         names = attributes.get(_DIMENSIONS) if isinstance(attributes, dict) else None
-    return _valid(names, array.ndim) or _valid(image_axes(array), array.ndim)
+    return _valid(names, array.ndim)
 
 
 def _hdf5_dimensions(dataset: Any) -> tuple[str, ...] | None:

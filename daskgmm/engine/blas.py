@@ -72,9 +72,10 @@ def limit_worker(driver: str) -> None:
 def _acquire() -> None:
     global _holders, _limits
     with _lock:
+        _take_control()
+        before = _limit("blas")  # also within another hold: somebody else may have set another number since
         if _holders == 0:
-            _take_control()
-            _limits = _limit("blas")
+            _limits = before
         _holders += 1
 
 
