@@ -45,7 +45,7 @@ class HDF5Datasets(GridKind):
         return is_dataset(data, name)
 
     def arranged(self, data: Any, name: str, layout: Layout) -> Any:
-        if name != "X" or not (_concerns(data, layout) or _is_transposed(_hdf5_dimensions(data))):
+        if name != "X" or not (_concerns(data, layout) or _is_transposed(_names_of_matrix(data))):
             return None
         return _stored_grid(DatasetSource(data, name), _hdf5_dimensions(data), layout, name)
 
@@ -99,6 +99,12 @@ def _own_dimensions(array: zarr.Array[Any]) -> tuple[str, ...] | None:
         attributes: Any = array.metadata.attributes  # any JSON value
         names = attributes.get(_DIMENSIONS) if isinstance(attributes, dict) else None
     return _valid(names, array.ndim)
+
+
+def _names_of_matrix(dataset: Any) -> tuple[str, ...] | None:
+    """Names of the dimensions of an open dataset, if there are two."""
+    is_matrix = bool(dataset) and len(dataset.shape or ()) == 2  # false for a dataset of a closed file
+    return _hdf5_dimensions(dataset) if is_matrix else None
 
 
 def _hdf5_dimensions(dataset: Any) -> tuple[str, ...] | None:
