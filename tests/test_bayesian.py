@@ -444,7 +444,7 @@ def test_data_without_a_covariance_are_told():
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.covering
-@pytest.mark.parametrize("structure", mostly_slow(STRUCTURES, "full", "tied-diag", "spherical"))
+@pytest.mark.parametrize("structure", mostly_slow(STRUCTURES, "full"))
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_input_kinds_and_chunks_give_the_same_bits(structure, dtype, tmp_path, tune):
     tune(shortest_leaf=16, longest_leaf=16, shortest_task=0.0)

@@ -22,6 +22,7 @@ def run(script: str, *options: str) -> str:
 KERNELS = ("kernels.py", "--cases", "2x3", "--rows", "600", "--rounds", "1")
 
 
+@pytest.mark.slow
 def test_kernels_agree_with_scikit_learn() -> None:
     report = json.loads(run(*KERNELS, "--json"))
     assert {"processor", "cores", "versions"} <= report["machine"].keys()

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from products import mostly_slow
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, select
 from daskgmm.data.inputs import as_dataset
@@ -99,7 +100,7 @@ INPUTS = {
 
 @pytest.mark.covering
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "cluster"])
-@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("kind", mostly_slow(INPUTS, "zarr", "dask of zarr", "dask, computed"))
 def test_the_second_pass_reads_nothing_and_the_bits_are_the_same(kind, scheduler, folder, client):
     scheduler = client if scheduler == "cluster" else scheduler
     data = INPUTS[kind](folder)

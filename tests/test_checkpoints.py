@@ -437,11 +437,16 @@ def test_a_command_goes_on(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "asked",
     [
-        {},
         {"patience": 2},
-        {"criterion": "held_out"},
-        {"estimator": GaussianMixture(acceleration="lbfgs", n_init=2, random_state=3)},
         {"estimator": BayesianGaussianMixture(random_state=3), "criterion": "held_out"},
+        *(
+            pytest.param(slower, marks=pytest.mark.slow)
+            for slower in (
+                {},
+                {"criterion": "held_out"},
+                {"estimator": GaussianMixture(acceleration="lbfgs", n_init=2, random_state=3)},
+            )
+        ),
     ],
     ids=str,
 )
@@ -460,6 +465,7 @@ def test_a_selection_goes_on(asked, tmp_path):
             same_fit(resumed.models[key], model)
 
 
+@pytest.mark.slow
 def test_a_selection_goes_on_among_later_starts_and_smaller_tolerances(tmp_path):
     """Stopped after any pass, also after all fits had ended once."""
     rng = np.random.default_rng(5)

@@ -723,6 +723,7 @@ def test_worker_processes_of_its_own(here, run):
     np.testing.assert_array_equal(daskgmm.load("m.zarr").means_, expected.means_)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_as_a_program_and_interrupted(here, rows):
     """``python -m daskgmm``, on two worker processes, until Ctrl-C; the terminal sends it to all of them."""

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 import dask
 import pytest
+from products import mostly_slow
 
 from daskgmm import config
 
@@ -30,7 +31,9 @@ def settings(tmp_path, code, **variables):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("code", ["import dask, daskgmm", "from daskgmm import load; import dask"])
+@pytest.mark.parametrize(
+    "code", mostly_slow(["import dask, daskgmm", "from daskgmm import load; import dask"], "import dask, daskgmm")
+)
 def test_all_settings_show_with_their_defaults(tmp_path, code):
     assert settings(tmp_path, code) == DEFAULTS
 

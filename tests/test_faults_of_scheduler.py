@@ -296,6 +296,7 @@ async def forget_all_but(client, dask_scheduler):
             dask_scheduler.remove_client(other.client_key, stimulus_id="a test")
 
 
+@pytest.mark.slow
 def test_clients_that_are_forgotten_again_and_again_are_told(cluster, gate):
     """To a fit it is all one whether its scheduler has lost everything or only what it was asked for."""
     ended = threading.Event()

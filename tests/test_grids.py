@@ -10,6 +10,7 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from products import mostly_slow
 
 from daskgmm import GaussianMixture, load, select, write_predictions
 from daskgmm.cli import main
@@ -316,7 +317,7 @@ STORED = {
 }
 
 
-@pytest.mark.parametrize("kind", STORED)
+@pytest.mark.parametrize("kind", mostly_slow(STORED, "format 3", "OME 0.4", "HDF5"))
 def test_stored_grids_are_read_region_by_region(kind, tmp_path):
     x = STORED[kind](VOLUME, tmp_path / "x")
     expected = fit(ROWS, FIRST)

@@ -22,6 +22,7 @@ def assert_holds(function, max_examples, **options):
     assert n_examples >= max_examples // 2  # there may be fewer different ones
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", PROPERTIES, ids=NAMES)
 def test_a_few(function):
     assert_holds(function, 10, derandomize=True, database=None)

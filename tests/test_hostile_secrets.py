@@ -310,6 +310,7 @@ def test_what_works_works_with_secrets(port, folder, tmp_path):
     assert_no_file_tells(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_tells_none(tmp_path):
     url = f"evil://u:a/{SECRET}@h/x?sig={SECRET}"
     done = subprocess.run(

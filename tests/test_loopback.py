@@ -89,6 +89,7 @@ def test_every_socket_is_on_loopback(attacked):
     assert {port.port for port in found} == known, "nothing listens that nobody knows of"
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_its_directory_is_private(attacked):
     client, folder, *_ = attacked

@@ -137,9 +137,7 @@ def test_a_pass_takes_no_more_than_planned(tmp_path: Path, structure: str) -> No
 @pytest.mark.parametrize(
     "layout",
     [
-        "stored",
-        *(pytest.param(slower, marks=pytest.mark.slow) for slower in ("stored in small chunks", "dask, long chunks")),
-        "dask, uneven",
+        *mostly_slow(["stored", "stored in small chunks", "dask, long chunks", "dask, uneven"], "stored"),
     ],
 )
 def test_predictions_take_no_more_than_planned(tmp_path: Path, layout: str) -> None:

@@ -339,6 +339,7 @@ def test_a_second_survey_samples_the_few_complete_rows(weighted):
     np.testing.assert_array_equal(survey.sample, x[~mask])
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("weight", [np.nan, -1.0, np.inf, 50.0, 1e6, 1e300])
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_sample_may_meet_any_weights_of_incomplete_rows(weight, lazy):

@@ -115,6 +115,7 @@ def test_fits_with_default_parameters_find_a_rare_cluster(weighted):
     assert has_found(model, place, share)
 
 
+@pytest.mark.slow
 def test_weights_count(monkeypatch):
     x, place = make_data(2, 200_000, 2, 40)
     rare_ones = np.linalg.norm(x - place, axis=1) < 4
@@ -143,6 +144,7 @@ def test_few_rows_that_most_weight_lies_on_hold_their_components(seed):
         assert has_found(model, np.array(mean), 20 * 2000 / weights.sum())
 
 
+@pytest.mark.slow
 def test_several_are_found_at_once():
     x, place = make_data(2, 400_000, 2, 80)
     other, third = place + 60, place - 80
@@ -282,7 +284,7 @@ def test_a_plan_does_not_count_every_list_as_full():
     assert watched < plain + 60e6
 
 
-@pytest.mark.parametrize("heavy_are_worst", [False, True])
+@pytest.mark.parametrize("heavy_are_worst", mostly_slow([False, True], True))
 def test_all_lists_together_hold_about_twice_as_many_rows_as_are_kept(heavy_are_worst, monkeypatch, tune):
     """What `watch_cost` relies on."""
     sizes = []

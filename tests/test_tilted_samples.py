@@ -80,6 +80,7 @@ def somewhere(rows, structure):
     return MixtureParameters.from_covariances(structure, first.weights_, first.means_, covariances)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_climb_ends_higher_on_all_rows(rows, name, weighted):

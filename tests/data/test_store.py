@@ -91,6 +91,7 @@ def saved(model, folder):
     return str(folder / "m.zarr")
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_whatever_is_read_is_read_by_worker_processes(model, zipped, tmp_path):
     h5py = pytest.importorskip("h5py")
