@@ -37,6 +37,14 @@ def mostly_slow(values: Iterable[Hashable], *quick: Hashable) -> list[object]:
     return [value if value in quick else pytest.param(*own, marks=pytest.mark.slow) for value, own in several.items()]
 
 
+def thinned(cases: Iterable[object], step: int = 3) -> list[object]:
+    """Every third case of a long table; the others are slow cases. A tuple holds values of several parameters."""
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [
+        pytest.param(*own, marks=[] if number % step == 0 else pytest.mark.slow) for number, own in enumerate(values)
+    ]
+
+
 def mark_the_rest_slow(items: Sequence[pytest.Item]) -> None:
     """Mark cases of tests under ``covering`` as slow, except for those that cover the values of their parameters."""
     families: dict[str, list[tuple[pytest.Item, list[Hashable]]]] = {}

@@ -100,7 +100,7 @@ INPUTS = {
 
 @pytest.mark.covering
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "cluster"])
-@pytest.mark.parametrize("kind", mostly_slow(INPUTS, "zarr", "dask of zarr", "dask, computed"))
+@pytest.mark.parametrize("kind", mostly_slow(INPUTS, "zarr", "dask of zarr"))
 def test_the_second_pass_reads_nothing_and_the_bits_are_the_same(kind, scheduler, folder, client):
     scheduler = client if scheduler == "cluster" else scheduler
     data = INPUTS[kind](folder)

@@ -430,7 +430,7 @@ def test_structures_and_weights_on_a_distributed_scheduler(structure, weighted, 
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("kind", mostly_slow(INPUTS, "dask", "zarr"))
+@pytest.mark.parametrize("kind", mostly_slow(INPUTS, "zarr"))
 def test_worker_processes_give_the_same_bits(kind, files, expected, processes):
     fitted = model(scheduler=processes).fit(INPUTS[kind](files))
     assert_same_bits(fitted, expected)

@@ -228,7 +228,8 @@ def ends_within(seconds, call):
     return error
 
 
-@pytest.mark.parametrize("own", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [True, False])
 def test_a_scheduler_that_is_gone_for_good_is_told(own, cluster, gate, impatient):
     with cluster.connect(2, timeout="1s") as client:
         strike = Strike((BatchFinished, "estep", 3), cluster.kill_scheduler, gate)

@@ -117,6 +117,7 @@ def replace_all(cluster):
     cluster.start_worker()
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("act", [pytest.param(kill_one, marks=pytest.mark.slow), kill_all_but_one, replace_all])
 @pytest.mark.parametrize(
     "moment", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in MOMENTS]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import zarr
 from hostile import D, N, X, fit, good_store, refuse
+from products import thinned
 from sklearn_shared import GaussianMixture as Reference
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture
@@ -405,7 +406,7 @@ TERMINAL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", TERMINAL)
+@pytest.mark.parametrize("case", thinned(TERMINAL))
 def test_the_terminal(case, here, capsys):
     words, status, message = TERMINAL[case]
     before = sorted(os.listdir())

@@ -544,6 +544,7 @@ def test_choices_that_the_terminal_offers_are_those_that_there_are():
         assert defaults == {name: getattr(names.Defaults, name) for name in defaults}
 
 
+@pytest.mark.slow
 def test_optional_packages_may_be_absent():
     # Dask and scikit-learn import pandas and xarray where they are; we must do without.
     code = """

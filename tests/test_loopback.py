@@ -103,6 +103,7 @@ def test_its_directory_is_private(attacked):
         assert writable is None or private in Path(writable).parents
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_what_another_user_made_first_is_left_alone(attacked):
     client, folder, *_ = attacked

@@ -18,6 +18,7 @@ import threadpoolctl
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from products import mostly_slow
 
 from daskgmm import BayesianGaussianMixture, GaussianMixture, Selection, select
 from daskgmm.engine import blas, run
@@ -154,7 +155,8 @@ SCHEDULERS = {
 }
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.covering
+@pytest.mark.parametrize("scheduler", mostly_slow(SCHEDULERS, "synchronous", "two threads"))
 @pytest.mark.parametrize("name", FITS)
 def test_schedulers_in_this_process(name, scheduler, stores, expected):
     chosen, n_threads = SCHEDULERS[scheduler]
