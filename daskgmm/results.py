@@ -202,11 +202,16 @@ def _checked(threshold: Any) -> float | None:
     """Validate the threshold of outliers: not the flag or the share that a caller may have meant."""
     if threshold is None:
         return None
-    if isinstance(threshold, bool) or not isinstance(threshold, Real) or math.isnan(threshold):
-        raise TypeError(
-            f"outliers={threshold!r:.80}; expected a log-density, such as model.threshold(X, contamination=0.01)"
-        )
-    return float(threshold)
+    expected = "expected a log-density, such as model.threshold(X, contamination=0.01)"
+    if isinstance(threshold, bool) or not isinstance(threshold, Real):
+        raise TypeError(f"outliers={threshold!r:.80}; {expected}")
+    try:
+        value = float(threshold)
+    except OverflowError:
+        raise ValueError(f"outliers is an integer beyond the range of double precision; {expected}") from None
+    if math.isnan(value):
+        raise TypeError(f"outliers={threshold!r:.80}; {expected}")
+    return value
 
 
 @contextmanager

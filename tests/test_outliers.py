@@ -176,6 +176,8 @@ def test_incomplete_rows_are_no_outliers(tmp_path):
 def test_thresholds_that_are_none(outliers, tmp_path):
     with pytest.raises(TypeError, match=r"outliers=.*; expected a log-density, such as model\.threshold"):
         write_predictions(MODEL, X, tmp_path / "out.zarr", outliers=outliers)
+    with pytest.raises(ValueError, match="outliers is an integer beyond the range of double precision"):
+        write_predictions(MODEL, X, tmp_path / "out.zarr", outliers=10**400)
     assert not (tmp_path / "out.zarr").exists()
 
 
